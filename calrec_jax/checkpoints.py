@@ -1,0 +1,298 @@
+"""Checkpoints of a stage: every call of Orbax is in this file.
+
+Layout, which t5x readers know: `<stage>/checkpoint_<step>/` with `state/`
+(`target/...` are the parameters), beside it `feed/` (where the feed goes on),
+`lineage/` and, where the step was evaluated, `metrics/`. Saving is
+asynchronous; a directory gets its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import gin
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from calrec_jax.state import TrainState
+
+_STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
+
+
+class CheckpointError(ValueError):
+  """A checkpoint that is absent, broken or of another model."""
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointPolicy:
+  """When to save and what to keep.
+
+  Attributes:
+    period: steps between checkpoints; the last step is always saved.
+    keep: newest checkpoints that stay.
+    best_metric: validation metric by which one further checkpoint stays; the
+      next stage starts from it. An empty text keeps and hands over the last.
+    best_is_highest: whether more of the metric is better.
+  """
+
+  period: int = 500
+  keep: int = 2
+  best_metric: str = "ndcg@10"
+  best_is_highest: bool = True
+
+  def __post_init__(self):
+    """Refuses periods that save nothing."""
+    for name in ("period", "keep"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"CheckpointPolicy.{name} must be at least 1.")
+
+  def rank(self, metrics: Mapping[str, float]) -> float:
+    """The larger, the better."""
+    if self.best_metric not in metrics:
+      raise CheckpointError(
+        f"CheckpointPolicy.best_metric = {self.best_metric!r} is not among "
+        f"the validation metrics: {', '.join(sorted(metrics))}."
+      )
+    value = float(metrics[self.best_metric])
+    return value if self.best_is_highest else -value
+
+
+class Checkpoints:
+  """The checkpoints of one stage directory."""
+
+  def __init__(self, folder: pathlib.Path, policy: CheckpointPolicy):
+    """Opens the directory; leftovers of a killed save are removed."""
+    # Orbax logs every save and read; the progress bar says what matters.
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    self.policy = policy
+    keep = [checkpoint_managers.LatestN(policy.keep)]
+    if policy.best_metric:
+      keep.append(
+        checkpoint_managers.BestN(
+          get_metric_fn=policy.rank,
+          n=1,
+          keep_checkpoints_without_metrics=False,
+        )
+      )
+    self._manager = ocp.CheckpointManager(
+      folder.absolute(),
+      options=ocp.CheckpointManagerOptions(
+        step_prefix="checkpoint",
+        cleanup_tmp_directories=True,
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
+        enable_async_checkpointing=True,
+        save_root_metadata=False,
+      ),
+      item_names=("state", "feed", "lineage"),
+    )
+    self.folder = folder
+
+  def latest_step(self) -> int | None:
+    """The newest whole checkpoint."""
+    return self._manager.latest_step()
+
+  def best_step(self) -> int | None:
+    """The step the next stage starts from."""
+    steps = self._manager.all_steps()
+    if not self.policy.best_metric:
+      return max(steps, default=None)
+    ranked = []
+    for step in steps:
+      metrics = self._manager.metrics(step)
+      if metrics:
+        ranked.append((self.policy.rank(metrics), step))
+    # Of equals the later one: it has learned longer.
+    return max(ranked)[1] if ranked else max(steps, default=None)
+
+  def save(
+    self,
+    state: TrainState,
+    *,
+    step: int,
+    feed: Mapping[str, Any],
+    lineage: Mapping[str, Any],
+    metrics: Mapping[str, float] | None,
+  ) -> None:
+    """Starts saving; returns when the arrays are copied off the devices."""
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.PyTreeSave(state.on_disk()),
+        feed=ocp.args.JsonSave(dict(feed)),
+        lineage=ocp.args.JsonSave(dict(lineage)),
+      ),
+      metrics=dict(metrics) if metrics else None,
+    )
+
+  def restore(
+    self, step: int, abstract: TrainState, shardings: TrainState
+  ) -> tuple[TrainState, dict[str, Any]]:
+    """Reads the state straight onto its devices, and the feed's record.
+
+    Args:
+      step: of the checkpoint.
+      abstract: unboxed shapes and dtypes.
+      shardings: where each leaf goes; any mesh will do.
+    """
+    target = _with_shardings(abstract.on_disk(), shardings.on_disk())
+    arguments = ocp.args.Composite(
+      state=ocp.args.PyTreeRestore(
+        target,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+      ),
+      feed=ocp.args.JsonRestore(),
+    )
+    try:
+      restored = self._manager.restore(step, args=arguments)
+    except (ValueError, KeyError, FileNotFoundError) as error:
+      raise CheckpointError(
+        f"{self.folder}/checkpoint_{step} does not hold this model's state: "
+        f"{str(error).splitlines()[0]}"
+      ) from error
+    return TrainState.from_disk(restored.state), restored.feed
+
+  def wait(self) -> None:
+    """Returns when all saves are on disk; raises what went wrong in them."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits, and closes."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+
+def find(path: str | pathlib.Path) -> pathlib.Path:
+  """The `checkpoint_<step>` folder that a path means.
+
+  Args:
+    path: such a folder, or a stage's, of which the checkpoint named by its
+      lineage is taken, else the newest.
+  """
+  folder = pathlib.Path(path).absolute()
+  if _STEP_FOLDER.fullmatch(folder.name) and folder.is_dir():
+    return folder
+  found = steps(folder)
+  if not found:
+    below = sorted(
+      str(child.relative_to(folder.parent))
+      for child in (folder.iterdir() if folder.is_dir() else ())
+      if child.is_dir() and steps(child)
+    )
+    hint = f" It holds stages: {', '.join(below)}." if below else ""
+    raise CheckpointError(
+      f"{folder} holds no checkpoint_<step> folder.{hint} Give a checkpoint, "
+      "or the folder of a stage."
+    )
+  chosen = folder / "handover.json"
+  if chosen.exists():
+    import json
+
+    return folder / json.loads(chosen.read_text())["checkpoint"]
+  return folder / f"checkpoint_{found[-1]}"
+
+
+def steps(folder: pathlib.Path) -> list[int]:
+  """Steps of the whole checkpoints in a stage's folder, ascending."""
+  if not folder.is_dir():
+    return []
+  matches = (_STEP_FOLDER.fullmatch(child.name) for child in folder.iterdir())
+  return sorted(int(match[1]) for match in matches if match)
+
+
+def metadata(checkpoint: pathlib.Path) -> dict[str, Any]:
+  """Path to shape, dtype and sharding of every array; reads no array."""
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    tree = checkpointer.metadata(checkpoint / "state").item_metadata.tree
+  return flatten(tree)
+
+
+def restore_params(
+  checkpoint: pathlib.Path, abstract: Any, shardings: Any
+) -> Any:
+  """Reads the parameters alone, onto their devices.
+
+  Args:
+    checkpoint: a `checkpoint_<step>` folder.
+    abstract: unboxed shapes and dtypes of the parameters.
+    shardings: where each goes.
+
+  Raises:
+    CheckpointError: with every missing, further and differing array.
+  """
+  _refuse_other_shapes(checkpoint, abstract)
+  target = {"target": _with_shardings(abstract, shardings)}
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    restored = checkpointer.restore(
+      checkpoint / "state",
+      args=ocp.args.PyTreeRestore(
+        target,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+        partial_restore=True,
+      ),
+    )
+  return restored["target"]
+
+
+def read_json(checkpoint: pathlib.Path, item: str) -> dict[str, Any]:
+  """The JSON that a checkpoint holds as `feed`, `lineage` or `metrics`."""
+  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+    return checkpointer.restore(checkpoint / item)
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+  """A tree as a dictionary from slash-joined paths to leaves."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(
+    tree, is_leaf=lambda leaf: hasattr(leaf, "shape")
+  )
+  return {
+    "/".join(_name(entry) for entry in path): leaf for path, leaf in leaves
+  }
+
+
+def _name(entry: Any) -> str:
+  for attribute in ("key", "name", "idx"):
+    if hasattr(entry, attribute):
+      return str(getattr(entry, attribute))
+  return str(entry)
+
+
+def _with_shardings(abstract: Any, shardings: Any) -> Any:
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    abstract,
+    shardings,
+  )
+
+
+def _refuse_other_shapes(checkpoint: pathlib.Path, abstract: Any) -> None:
+  stored = {
+    path.removeprefix("target/"): leaf
+    for path, leaf in metadata(checkpoint).items()
+    if path.startswith("target/")
+  }
+  wanted = flatten(abstract)
+  faults = [f"missing {path}" for path in sorted(wanted.keys() - stored.keys())]
+  faults += [
+    f"further {path}" for path in sorted(stored.keys() - wanted.keys())
+  ]
+  for path in sorted(wanted.keys() & stored.keys()):
+    if tuple(wanted[path].shape) != tuple(stored[path].shape):
+      faults.append(
+        f"{path} is {tuple(stored[path].shape)}, "
+        f"the model wants {tuple(wanted[path].shape)}"
+      )
+  if faults:
+    raise CheckpointError(
+      f"{checkpoint} is of another model (see DecoderConfig): "
+      + "; ".join(faults[:8])
+      + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
+    )

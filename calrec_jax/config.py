@@ -1,0 +1,297 @@
+"""Gin configurations: flags, stages, and errors that name the nearest name.
+
+gin rejects an unknown parameter of a known configurable, but lets a macro
+that nobody reads and a scope that nobody enters pass in silence, so that
+`--gin.BATCH_SIZEE=16` trains with the old batch size. `Configuration.apply`
+parses the files and then refuses such bindings.
+
+A recipe may bind a macro or a parameter for one stage of a chain by its name
+as scope, `target/TRAIN_STEPS = 200` or `target/Feed.targets = "last"`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import importlib
+import importlib.util  # gin.resource_reader uses it without importing it.
+import inspect
+import logging
+import pathlib
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import gin
+from gin import config as gin_config
+
+_MACRO = "gin.macro"
+_GIN_FLAG = re.compile(r"--gin\.([^=]+)=(.*)", flags=re.DOTALL)
+_UNKNOWN = re.compile(r"No configurable matching (?:reference )?'@?([\w./]+)")
+_NO_PARAMETER = re.compile(
+  r"Configurable '([^']+)' doesn't have a parameter named '([^']+)'"
+)
+
+
+class ConfigurationError(ValueError):
+  """A configuration that cannot mean what its writer wanted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Configuration:
+  """Gin files and bindings, to be applied for each stage of a chain.
+
+  Attributes:
+    files: gin files, in order; later bindings win.
+    bindings: `NAME=VALUE` texts of the command line; they win over files.
+    search_paths: folders where gin files and their includes are looked for,
+      before the project's own.
+    macros: macros that the running program reads by name with `macro`.
+    stages: names that may stand as a scope although no reference enters it.
+  """
+
+  files: tuple[str, ...] = ()
+  bindings: tuple[str, ...] = ()
+  search_paths: tuple[str, ...] = ()
+  macros: tuple[str, ...] = ("STAGES",)
+  stages: tuple[str, ...] = ()
+
+  def apply(self, stage: str | None = None) -> None:
+    """Makes this the process's gin configuration.
+
+    Args:
+      stage: the stage whose `stage/NAME` macros replace `NAME`.
+
+    Raises:
+      ConfigurationError: for an unknown file, name, parameter, macro or
+        scope, with the nearest right one.
+    """
+    gin.clear_config()
+    # gin logs "path not found" as an error for every search path it tries.
+    logging.disable(logging.ERROR)
+    try:
+      for folder in (*self.search_paths, *gin_folders()):
+        if str(folder) not in gin_config._LOCATION_PREFIXES:
+          gin.add_config_file_search_path(str(folder))
+      gin.parse_config_files_and_bindings(
+        list(self.files), list(self.bindings), finalize_config=False
+      )
+    except (ValueError, OSError, SyntaxError, ImportError) as error:
+      raise ConfigurationError(_explain(error, self)) from error
+    finally:
+      logging.disable(logging.NOTSET)
+    stages = (*self.stages, *_stages())
+    _refuse_unread_macros(self.macros, stages)
+    _refuse_unentered_scopes(stages)
+    if stage is not None:
+      _promote_stage_macros(stage)
+    gin.finalize()
+
+  @contextlib.contextmanager
+  def stage(self, stage: str | None) -> Iterator[None]:
+    """Applies the configuration and enters the scope of a stage."""
+    self.apply(stage)
+    with gin.config_scope(stage):
+      yield
+
+  def arguments(self) -> list[str]:
+    """The command-line flags that rebuild this configuration."""
+    return [
+      *(f"--gin_file={file}" for file in self.files),
+      *(f"--gin_search_paths={path}" for path in self.search_paths),
+      *(f"--gin.{binding}" for binding in self.bindings),
+    ]
+
+  def with_bindings(self, *bindings: str) -> Configuration:
+    """The same configuration with further bindings, which win."""
+    return dataclasses.replace(self, bindings=(*self.bindings, *bindings))
+
+
+def gin_folders() -> list[pathlib.Path]:
+  """Folders of the gin files that the project brings."""
+  package = importlib.import_module("calrec_gin")
+  folders = [pathlib.Path(path) for path in package.__path__]
+  return [folder for folder in folders if folder.is_dir()]
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags every verb has; they follow t5x."""
+  group = parser.add_argument_group("configuration")
+  group.add_argument(
+    "--gin_file",
+    action="append",
+    default=[],
+    metavar="FILE",
+    help="gin file, e.g. recipes/quickstart.gin (repeatable; later ones win)",
+  )
+  group.add_argument(
+    "--gin.NAME",
+    dest="_gin_binding",
+    metavar="VALUE",
+    help="one binding, e.g. --gin.BATCH_SIZE=16 or --gin.Objective.alpha=0.2",
+  )
+  group.add_argument(
+    "--gin_search_paths",
+    action="append",
+    default=[],
+    metavar="FOLDER",
+    help="where to look for gin files before the project's own (repeatable)",
+  )
+  group.add_argument(
+    "--dry_run",
+    action="store_true",
+    help="resolve the configuration, print it, and stop",
+  )
+
+
+def parse_arguments(
+  parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> argparse.Namespace:
+  """Parses a verb's command line.
+
+  Returns:
+    The arguments, with the `Configuration` as `configuration`. It is not
+    applied yet: the verb knows which modules and stages it needs.
+  """
+  argv = list(sys.argv[1:] if argv is None else argv)
+  bindings, rest = [], []
+  for argument in argv:
+    match = _GIN_FLAG.fullmatch(argument)
+    if match:
+      bindings.append(f"{match[1]} = {match[2]}")
+    elif argument.startswith("--gin."):
+      parser.error(f"{argument} has no value; write {argument}=VALUE")
+    else:
+      rest.append(argument)
+  add_flags(parser)
+  arguments = parser.parse_args(rest)
+  arguments.configuration = Configuration(
+    files=tuple(arguments.gin_file),
+    bindings=tuple(bindings),
+    search_paths=tuple(
+      path for text in arguments.gin_search_paths for path in text.split(",")
+    ),
+  )
+  return arguments
+
+
+def macro(name: str, default: Any = gin.REQUIRED) -> Any:
+  """The value of a macro of the applied configuration."""
+  try:
+    value = gin.query_parameter(f"{name}/{_MACRO}.value")
+  except ValueError:
+    value = default
+  if value is gin.REQUIRED:
+    raise ConfigurationError(
+      f"{name} is not set. Set it in a gin file or with --gin.{name}=VALUE."
+    )
+  return value
+
+
+def text() -> str:
+  """The applied configuration as gin text, fit to be read back."""
+  return gin.config_str(max_line_length=100)
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+  """Turns gin's error on a missing required value into one with a remedy."""
+  try:
+    yield
+  except RuntimeError as error:
+    if "Required bindings" not in str(error):
+      raise
+    raise ConfigurationError(
+      f"{str(error).splitlines()[0]} Set the value in a gin file or on the "
+      "command line with --gin.NAME=VALUE."
+    ) from error
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+  """`" Did you mean 'x'?"`, or an empty text where nothing is near."""
+  folded = {candidate.lower(): candidate for candidate in names}
+  found = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
+  return f" Did you mean {folded[found[0]]!r}?" if found else ""
+
+
+def _stages() -> tuple[str, ...]:
+  stages = macro("STAGES", ())
+  return tuple(stages)
+
+
+def _keys() -> list[tuple[str, str]]:
+  """(scope, selector) of everything that is bound."""
+  return list(gin_config._CONFIG)
+
+
+def _references() -> list[gin_config.ConfigurableReference]:
+  return list(gin_config.iterate_references(gin_config._CONFIG))
+
+
+def _refuse_unread_macros(known: Iterable[str], stages: Sequence[str]) -> None:
+  bound = {scope for scope, selector in _keys() if selector == _MACRO}
+  read = {
+    "/".join(reference.scopes)
+    for reference in _references()
+    if reference.selector == _MACRO
+  }
+  usable = read | set(known)
+  for name in sorted(bound):
+    stage, _, base = name.rpartition("/")
+    plain = base if stage in stages else name
+    if plain not in usable:
+      raise ConfigurationError(
+        f"The macro {name} is bound, but nothing reads it."
+        f"{nearest(plain, usable)}"
+      )
+  per_stage = {f"{stage}/{name}" for stage in stages for name in usable}
+  for name in sorted(read - bound):
+    if not any(f"{stage}/{name}" in bound & per_stage for stage in stages):
+      raise ConfigurationError(
+        f"%{name} is read, but no file and no flag sets it."
+        f"{nearest(name, bound)}"
+      )
+
+
+def _refuse_unentered_scopes(stages: Sequence[str]) -> None:
+  entered = set(stages)
+  for reference in _references():
+    entered.update(reference.scopes)
+  for scope, selector in _keys():
+    for part in filter(None, scope.split("/")):
+      if selector != _MACRO and part not in entered:
+        raise ConfigurationError(
+          f"The binding {scope}/{selector} belongs to the scope {part!r}, "
+          f"which nothing enters.{nearest(part, entered)}"
+        )
+
+
+def _promote_stage_macros(stage: str) -> None:
+  for (scope, selector), values in list(gin_config._CONFIG.items()):
+    prefix, _, name = scope.rpartition("/")
+    if selector == _MACRO and prefix == stage:
+      gin.bind_parameter((name, _MACRO, "value"), values["value"])
+
+
+def _explain(error: Exception, configuration: Configuration) -> str:
+  message = str(error)
+  registry = dict(gin_config._REGISTRY.items())
+  if match := _UNKNOWN.search(message):
+    names = [selector.split(".")[-1] for selector in registry]
+    return message + nearest(match[1].split(".")[-1], names)
+  if match := _NO_PARAMETER.search(message):
+    entry = gin_config._REGISTRY.get_match(match[1])
+    parameters = inspect.signature(entry.wrapped).parameters if entry else ()
+    return message + nearest(match[2], parameters)
+  if isinstance(error, OSError):
+    offered = [
+      str(path.relative_to(folder))
+      for folder in gin_folders()
+      for path in sorted(folder.rglob("*.gin"))
+    ]
+    asked = [file for file in configuration.files if file in message]
+    return message + (nearest(asked[0], offered) if asked else "")
+  return message

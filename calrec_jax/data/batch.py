@@ -1,0 +1,65 @@
+"""The packed batch: what the feed hands to the training step.
+
+One symbol table is used everywhere: R rows, L tokens of a row, S slots of a
+row (one slot for each target item), D model width, V vocabulary, N catalogue.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+# A position that belongs to no slot, and a slot that holds no target.
+NO_SLOT = -1
+# Segment of padding tokens; real segments of a row count from 1.
+PADDING_SEGMENT = 0
+
+
+class Batch(NamedTuple):
+  """Packed rows of user documents.
+
+  A document is a joint segment (prompt prefix and all items of one user)
+  followed by one item segment for each target. It is a NamedTuple so that it
+  is a pytree of NumPy arrays on the host and of `jax.Array` on the mesh.
+
+  Attributes:
+    tokens: int32[R, L], vocabulary ids, 0 where empty.
+    positions: int32[R, L], restart at 0 in every segment.
+    segment_ids: int32[R, L], attention is causal within one; 0 is padding.
+    loss_weights: float32[R, L], 1 where the *next* token belongs to a target
+      inside the joint segment.
+    joint_slots: int32[R, L], slot of the target whose text the token spells
+      inside the joint segment, else -1.
+    item_slots: int32[R, L], slot whose item segment the token belongs to,
+      begin tokens excluded, else -1.
+    slot_items: int32[R, S], catalogue item of a slot, unique over all domains
+      of a mixture; -1 is an empty slot.
+    slot_users: int32[R, S], user of a slot, likewise.
+  """
+
+  tokens: np.ndarray | jax.Array
+  positions: np.ndarray | jax.Array
+  segment_ids: np.ndarray | jax.Array
+  loss_weights: np.ndarray | jax.Array
+  joint_slots: np.ndarray | jax.Array
+  item_slots: np.ndarray | jax.Array
+  slot_items: np.ndarray | jax.Array
+  slot_users: np.ndarray | jax.Array
+
+  @classmethod
+  def empty(cls, rows: int, row_tokens: int, row_slots: int) -> Batch:
+    """A batch of padding in NumPy: no document, no slot, no loss."""
+    by_token = (rows, row_tokens)
+    by_slot = (rows, row_slots)
+    return cls(
+      tokens=np.zeros(by_token, np.int32),
+      positions=np.zeros(by_token, np.int32),
+      segment_ids=np.full(by_token, PADDING_SEGMENT, np.int32),
+      loss_weights=np.zeros(by_token, np.float32),
+      joint_slots=np.full(by_token, NO_SLOT, np.int32),
+      item_slots=np.full(by_token, NO_SLOT, np.int32),
+      slot_items=np.full(by_slot, NO_SLOT, np.int32),
+      slot_users=np.full(by_slot, NO_SLOT, np.int32),
+    )

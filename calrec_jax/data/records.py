@@ -1,0 +1,98 @@
+"""Records that the data rooms hand to training, recommending and evaluation.
+
+Plain NumPy and strings: nothing here needs JAX or TensorFlow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptTokens:
+  """The pieces of a prompt, tokenised apart and joined as tokens.
+
+  Attributes:
+    begin: token every segment starts with, or None where the vocabulary has
+      none.
+    end: the end marker that closes every item.
+    prefix: tokens of the sentence that opens a history.
+    first: tokens before the first item.
+    next: tokens before every further item, and the end of every prompt.
+  """
+
+  begin: int | None
+  end: int
+  prefix: tuple[int, ...]
+  first: tuple[int, ...]
+  next: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Catalogue:
+  """The items of one domain, by row.
+
+  Attributes:
+    item_ids: the item's id in the source, by row.
+    texts: the item's cleaned text, by row.
+    values: int32, the token ids of all items one after another.
+    offsets: int64[N + 1], item i holds `values[offsets[i]:offsets[i + 1]]`.
+    train_counts: int64[N], training events of each item.
+  """
+
+  item_ids: tuple[str, ...]
+  texts: tuple[str, ...]
+  values: np.ndarray
+  offsets: np.ndarray
+  train_counts: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.item_ids)
+
+  def tokens(self, row: int) -> np.ndarray:
+    """Token ids of one item, closed by the end marker."""
+    if not 0 <= row < len(self):
+      raise IndexError(f"catalogue row {row} is outside 0..{len(self) - 1}")
+    return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+  @property
+  def lengths(self) -> np.ndarray:
+    """Tokens of each item, int64[N]."""
+    return np.diff(self.offsets)
+
+  @functools.cached_property
+  def rows(self) -> dict[str, int]:
+    """The row of each item id."""
+    return {item_id: row for row, item_id in enumerate(self.item_ids)}
+
+  @functools.cached_property
+  def twins(self) -> np.ndarray:
+    """The smallest row that has the same tokens, int32[N].
+
+    Items that share their text cannot be told apart by a text recommender.
+    """
+    first: dict[bytes, int] = {}
+    twins = np.empty(len(self), np.int32)
+    for row in range(len(self)):
+      twins[row] = first.setdefault(self.tokens(row).tobytes(), row)
+    return twins
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class History:
+  """One user of an evaluation split: what was bought, and what came next.
+
+  Attributes:
+    user_id: the user's id in the source.
+    items: int32[n], catalogue rows, oldest first.
+    target: catalogue row of the item to be predicted.
+    timestamps: int64[n + 1] of the history and the target, or None.
+  """
+
+  user_id: str
+  items: np.ndarray
+  target: int
+  timestamps: np.ndarray | None = None

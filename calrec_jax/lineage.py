@@ -1,0 +1,108 @@
+"""Where a checkpoint comes from: parent, data, configuration, versions.
+
+`lineage.json` lies in a stage's folder and in every checkpoint and metrics
+file made from it. A stage that goes on compares it with what it is asked to
+do and refuses a change that would make another run of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+SCHEMA = 1
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class LineageError(ValueError):
+  """A run that would go on from something it was not started as."""
+
+
+def describe(
+  *,
+  stage: str,
+  parent: Mapping[str, Any] | None,
+  data: Mapping[str, Any],
+  training: Mapping[str, Any],
+  configuration: str,
+) -> dict[str, Any]:
+  """The lineage of a stage.
+
+  Args:
+    stage: its name.
+    parent: path, step and stage of the checkpoint it starts from, or None.
+    data: fingerprint and card digest of every domain.
+    training: what decides the bits of the run: model, objective, feed, seed.
+    configuration: the gin text.
+  """
+  return {
+    "schema": SCHEMA,
+    "stage": stage,
+    "parent": dict(parent) if parent else None,
+    "data": dict(data),
+    "training": dict(training),
+    "configuration_sha256": digest(configuration),
+    "versions": {
+      "calrec_jax": importlib.metadata.version("calrec_jax"),
+      "python": platform.python_version(),
+      **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    },
+    "device": jax.devices()[0].device_kind,
+  }
+
+
+def digest(value: Any) -> str:
+  """sha256 of a text, or of a JSON value with sorted keys."""
+  if not isinstance(value, str):
+    value = json.dumps(value, sort_keys=True, default=str)
+  return hashlib.sha256(value.encode()).hexdigest()
+
+
+def refuse_changes(
+  before: Mapping[str, Any], now: Mapping[str, Any], folder: pathlib.Path
+) -> None:
+  """Refuses to continue a run whose bits would differ.
+
+  Mesh, devices, feed workers, checkpoint periods and versions may change.
+
+  Raises:
+    LineageError: names every changed value.
+  """
+  old = _flat({key: before[key] for key in ("parent", "data", "training")})
+  new = _flat({key: now[key] for key in ("parent", "data", "training")})
+  changed = [
+    f"{key}: was {old.get(key)!r}, is {new.get(key)!r}"
+    for key in sorted(old.keys() | new.keys())
+    if old.get(key) != new.get(key)
+  ]
+  if changed:
+    raise LineageError(
+      f"{folder} holds a run that was started otherwise:\n  "
+      + "\n  ".join(changed)
+      + "\nGive another MODEL_DIR, undo the change, or remove the folder."
+    )
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes a JSON file atomically."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+  os.replace(temporary, path)
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+  if isinstance(value, Mapping):
+    parts: dict[str, Any] = {}
+    for key, child in value.items():
+      parts.update(_flat(child, f"{prefix}.{key}" if prefix else str(key)))
+    return parts
+  return {prefix: value}

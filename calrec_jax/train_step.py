@@ -1,0 +1,76 @@
+"""One update: the mixed objective, its gradient, and the optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from calrec_jax.data.batch import NO_SLOT, PADDING_SEGMENT, Batch
+from calrec_jax.models import decoder as decoders
+from calrec_jax.models import objective as objectives
+from calrec_jax.state import TrainState
+from calrec_jax.weighted_sum import WeightedSum
+
+Metrics = dict[str, WeightedSum]
+
+
+def make_train_step(
+  decoder: decoders.Decoder,
+  objective: objectives.Objective,
+  optimizer: optax.GradientTransformation,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  """The update as a pure function of state and batch, ready for `jax.jit`."""
+
+  def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    key = jax.random.wrap_key_data(state.rng)
+    # Key 0 made the initial weights.
+    dropout_rng = jax.random.fold_in(key, state.step + 1)
+
+    def loss_of(params):
+      return objective(decoder, params, batch, dropout_rng=dropout_rng)
+
+    (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+      state.params
+    )
+    updates, opt_state = optimizer.update(
+      gradients, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    one = jnp.ones((), jnp.float32)
+    metrics = {
+      "loss": WeightedSum(loss, one),
+      **metrics,
+      "gradient_norm": WeightedSum(optax.global_norm(gradients), one),
+      **count(batch),
+    }
+    return TrainState(state.step + 1, params, opt_state, state.rng), metrics
+
+  return train_step
+
+
+def make_eval_step(
+  decoder: decoders.Decoder, objective: objectives.Objective
+) -> Callable[..., Metrics]:
+  """The objective alone, without dropout, as weighted sums."""
+
+  def eval_step(params, batch: Batch) -> Metrics:
+    _, metrics = objective(decoder, params, batch)
+    return metrics
+
+  return eval_step
+
+
+def count(batch: Batch) -> Metrics:
+  """Tokens and examples of a batch; an example is a target with its history."""
+  one = jnp.ones((), jnp.float32)
+  return {
+    "tokens": WeightedSum(
+      jnp.sum(batch.segment_ids != PADDING_SEGMENT).astype(jnp.float32), one
+    ),
+    "examples": WeightedSum(
+      jnp.sum(batch.slot_items != NO_SLOT).astype(jnp.float32), one
+    ),
+  }

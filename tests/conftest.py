@@ -1,0 +1,22 @@
+"""Eight fake CPU devices for every test, and strict array arithmetic."""
+
+import os
+
+# Before JAX is imported anywhere: a mesh needs devices, a CPU has one.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from jaxtyping import install_import_hook
+
+# Shapes in annotations are checked while the tests run, and only then.
+_hook = install_import_hook(
+  ["calrec_jax.models", "calrec_jax.recommend", "calrec_jax.evaluate"],
+  "beartype.beartype",
+)
+
+import jax
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
