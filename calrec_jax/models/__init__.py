@@ -1,0 +1,1 @@
+"""The decoder, its two towers and the mixed objective."""

@@ -1,0 +1,397 @@
+"""One decoder-only language model for the Gemma 3 and Llama families.
+
+Layers are scanned, so a model of any depth compiles as one layer; parameters
+always lie stacked along a leading `layers` axis. The same weights run three
+ways: packed rows, prompts that are kept as a prefix (`prefill`), and one token
+for each of G continuations of every prompt (`extend`).
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import gin
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from calrec_jax.models import attention, rope
+from calrec_jax.models.block import Block, KeyValue, View
+from calrec_jax.models.layers import ACTIVATIONS, Projection, RMSNorm
+from calrec_jax.partitioning import constrain
+
+REMAT_POLICIES = {
+  "full": jax.checkpoint_policies.nothing_saveable,
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+  """The shape of a decoder.
+
+  Attributes:
+    vocab_size: rows of the embedding, V; None takes what the token cache
+      needs, rounded up to a multiple of 128.
+    width: of the residual stream, D.
+    layers: number of layers.
+    heads: query heads.
+    kv_heads: key and value heads; divides `heads`.
+    head_dim: features of a head.
+    mlp_width: hidden width of the gated feed-forward layer.
+    activation: "silu" (Llama) or "gelu_tanh" (Gemma).
+    norm_eps: of every RMS norm.
+    qk_norm: whether queries and keys are normalised (Gemma 3).
+    post_norms: whether a norm follows attention and feed-forward (Gemma 3).
+    rope_theta: base of the rotary frequencies of global layers.
+    rope_theta_local: base in layers with a window; None is `rope_theta`.
+    rope_scaling: stretching of the global frequencies, or None.
+    window: keys a query of a local layer sees; None makes all layers global.
+    global_every: with a window, every so-many-th layer is global.
+    embed_scale: whether embeddings are multiplied by sqrt(width) (Gemma).
+    attention_scale: of the dot products; None is head_dim ** -0.5.
+    attention_softcap: tanh cap of attention logits, or None.
+    logit_softcap: tanh cap of the output logits, or None.
+    tied_embeddings: whether the output uses the embedding.
+    dropout: rate on the output of attention and feed-forward, in training.
+    dtype: of activations and products.
+    param_dtype: of parameters.
+    remat: "none", "full" or "dots": what a layer's backward pass recomputes.
+    scan_unroll: layers in one step of the scan; more compile slower and, on a
+      CPU, run faster.
+  """
+
+  vocab_size: int | None = None
+  width: int = 128
+  layers: int = 3
+  heads: int = 4
+  kv_heads: int = 4
+  head_dim: int = 32
+  mlp_width: int = 512
+  activation: str = "silu"
+  norm_eps: float = 1e-6
+  qk_norm: bool = False
+  post_norms: bool = False
+  rope_theta: float = 10_000.0
+  rope_theta_local: float | None = None
+  rope_scaling: rope.RopeScaling | None = None
+  window: int | None = None
+  global_every: int = 6
+  embed_scale: bool = False
+  attention_scale: float | None = None
+  attention_softcap: float | None = None
+  logit_softcap: float | None = None
+  tied_embeddings: bool = True
+  dropout: float = 0.0
+  dtype: str = "bfloat16"
+  param_dtype: str = "float32"
+  remat: str = "none"
+  scan_unroll: int = 1
+
+  def __post_init__(self):
+    """Refuses shapes that no decoder has."""
+    for name in ("width", "layers", "heads", "kv_heads", "mlp_width"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"DecoderConfig.{name} must be at least 1.")
+    if self.heads % self.kv_heads:
+      raise ValueError(
+        f"DecoderConfig.heads = {self.heads} is not a multiple of "
+        f"DecoderConfig.kv_heads = {self.kv_heads}."
+      )
+    if self.head_dim % 2:
+      raise ValueError(
+        f"DecoderConfig.head_dim = {self.head_dim} must be even: rotary "
+        "embeddings turn pairs of features."
+      )
+    for name, known in (
+      ("activation", sorted(ACTIVATIONS)),
+      ("remat", ["none", *REMAT_POLICIES]),
+    ):
+      if getattr(self, name) not in known:
+        raise ValueError(
+          f"DecoderConfig.{name} = {getattr(self, name)!r}; there are "
+          f"{', '.join(known)}."
+        )
+
+  def for_vocabulary(self, tokens: int) -> "DecoderConfig":
+    """The same shape with room for so many token ids.
+
+    Raises:
+      ValueError: if a fixed `vocab_size` is too small.
+    """
+    if self.vocab_size is None:
+      return dataclasses.replace(self, vocab_size=-(-tokens // 128) * 128)
+    if self.vocab_size < tokens:
+      raise ValueError(
+        f"DecoderConfig.vocab_size = {self.vocab_size}, but the token cache "
+        f"holds ids up to {tokens - 1}. Leave it at None, or use the "
+        "vocabulary that belongs to the model."
+      )
+    return self
+
+  def is_global(self) -> tuple[bool, ...]:
+    """Whether each layer sees the whole segment."""
+    return tuple(
+      self.window is None or (layer + 1) % self.global_every == 0
+      for layer in range(self.layers)
+    )
+
+
+class Decoder(nn.Module):
+  """A causal decoder over packed segments.
+
+  Attributes:
+    config: its shape.
+  """
+
+  config: DecoderConfig
+
+  def setup(self):
+    """Declares the parameters."""
+    config = self.config
+    if config.vocab_size is None:
+      raise ValueError(
+        "DecoderConfig.vocab_size is None; call `for_vocabulary` first."
+      )
+    self.token_embedder = Embedder(config)
+    block = Block
+    if config.remat != "none":
+      block = nn.remat(
+        Block, policy=REMAT_POLICIES[config.remat], prevent_cse=False
+      )
+    self.layers = nn.scan(
+      block,
+      variable_axes={"params": 0},
+      split_rngs={"params": True, "dropout": True},
+      in_axes=(0, nn.broadcast),
+      out_axes=0,
+      length=config.layers,
+      unroll=min(config.scan_unroll, config.layers),
+      metadata_params={nn.PARTITION_NAME: "layers"},
+    )(config)
+    self.decoder_norm = RMSNorm(config.norm_eps)
+    if not config.tied_embeddings:
+      self.logits_dense = Projection(
+        "...d,dv->...v",
+        (config.width, config.vocab_size),
+        ("embed", "vocab"),
+        (0,),
+        jnp.dtype(config.dtype),
+      )
+
+  def __call__(
+    self,
+    tokens: Int[Array, "R L"],
+    positions: Int[Array, "R L"],
+    segment_ids: Int[Array, "R L"],
+    deterministic: bool = True,
+  ) -> Float[Array, "R L D"]:
+    """Hidden states of packed rows, after the final norm.
+
+    Args:
+      tokens: vocabulary ids.
+      positions: restart at 0 in every segment.
+      segment_ids: attention is causal within one.
+      deterministic: whether dropout is off.
+    """
+    hidden, _ = self._packed(
+      tokens, positions, segment_ids, False, deterministic
+    )
+    if self.is_initializing() and not self.config.tied_embeddings:
+      self.logits_dense(hidden)
+    return hidden
+
+  def prefill(
+    self,
+    tokens: Int[Array, "B P"],
+    positions: Int[Array, "B P"],
+    segment_ids: Int[Array, "B P"],
+  ) -> tuple[Float[Array, "B P D"], KeyValue]:
+    """Hidden states of prompts, and what `extend` needs to go on from them.
+
+    Returns:
+      The hidden states, and keys and values [layers, B, P, K, F].
+    """
+    return self._packed(tokens, positions, segment_ids, True, True)
+
+  def extend(
+    self,
+    tokens: Int[Array, "B G"],
+    step: Int[Array, ""],
+    prefix: KeyValue,
+    prefix_lengths: Int[Array, " B"],
+    samples: KeyValue,
+  ) -> tuple[Float[Array, "B G D"], KeyValue]:
+    """One token further in G continuations of every prompt.
+
+    A prompt's keys and values are held once for all of its continuations.
+
+    Args:
+      tokens: the newest token of each continuation.
+      step: how many tokens each continuation had before.
+      prefix: of `prefill`.
+      prefix_lengths: tokens of each prompt; what lies beyond is not seen.
+      samples: of `empty_samples` or of the step before.
+
+    Returns:
+      Hidden states of the new tokens, and `samples` with them at `step`.
+    """
+    positions = jnp.broadcast_to((prefix_lengths + step)[:, None], tokens.shape)
+    kinds = self._kinds()
+    view = View(
+      rotations=tuple(rope.rotation(positions, kind.radians) for kind in kinds),
+      masks=tuple(
+        _extend_masks(tokens, step, prefix, prefix_lengths, samples, window)
+        for window in (kind.window for kind in kinds)
+      ),
+      keep=True,
+      deterministic=True,
+    )
+    per_layer = (self._layer_kinds(), (prefix, samples))
+    hidden, new = self.layers(self.token_embedder(tokens), per_layer, view)
+    samples = jax.tree.map(
+      lambda cache, fresh: jax.lax.dynamic_update_slice_in_dim(
+        cache, fresh[:, :, :, None].astype(cache.dtype), step, axis=3
+      ),
+      samples,
+      new,
+    )
+    return self.decoder_norm(hidden), samples
+
+  def logits(
+    self, hidden: Float[Array, "*batch D"]
+  ) -> Float[Array, "*batch V"]:
+    """Next-token logits, float32."""
+    config = self.config
+    if config.tied_embeddings:
+      logits = self.token_embedder.attend(hidden)
+    else:
+      logits = self.logits_dense(hidden).astype(jnp.float32)
+    if config.logit_softcap is None:
+      return logits
+    return config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
+
+  def empty_samples(self, prompts: int, samples: int, tokens: int) -> KeyValue:
+    """Room for T new tokens of G continuations: [layers, B, G, T, K, F]."""
+    config = self.config
+    shape = (
+      config.layers, prompts, samples, tokens, config.kv_heads, config.head_dim,
+    )  # fmt: skip
+    zeros = jnp.zeros(shape, jnp.dtype(config.dtype))
+    return KeyValue(zeros, zeros)
+
+  def _packed(
+    self,
+    tokens: Array,
+    positions: Array,
+    segment_ids: Array,
+    keep: bool,
+    deterministic: bool,
+  ) -> tuple[Array, KeyValue | None]:
+    kinds = self._kinds()
+    view = View(
+      rotations=tuple(rope.rotation(positions, kind.radians) for kind in kinds),
+      masks=tuple(
+        (attention.packed_mask(positions, segment_ids, kind.window),)
+        for kind in kinds
+      ),
+      keep=keep,
+      deterministic=deterministic,
+    )
+    hidden = self.token_embedder(tokens)
+    hidden, kept = self.layers(hidden, (self._layer_kinds(), None), view)
+    return self.decoder_norm(hidden), kept
+
+  def _kinds(self) -> tuple["_LayerKind", ...]:
+    """Global layers, and local ones where the model has them."""
+    config = self.config
+    radians = functools.partial(rope.frequencies, config.head_dim)
+    kinds = [_LayerKind(radians(config.rope_theta, config.rope_scaling), None)]
+    if config.window is not None:
+      local = config.rope_theta_local or config.rope_theta
+      kinds.append(_LayerKind(radians(local), config.window))
+    return tuple(kinds)
+
+  def _layer_kinds(self) -> Array:
+    """Index into `_kinds` of every layer."""
+    return jnp.array(
+      [0 if whole else 1 for whole in self.config.is_global()], jnp.int32
+    )
+
+
+class Embedder(nn.Module):
+  """Token embeddings, also used as the output matrix where they are tied.
+
+  Attributes:
+    config: of the decoder.
+  """
+
+  config: DecoderConfig
+
+  def setup(self):
+    """Declares the table."""
+    config = self.config
+    # Scaled embeddings start as large as the layers' outputs, and so do the
+    # logits of a tied output: width ** -0.5 serves both.
+    initialise = nn.initializers.normal(config.width**-0.5)
+    self.embedding = self.param(
+      "embedding",
+      nn.with_logical_partitioning(initialise, ("vocab", "embed")),
+      (config.vocab_size, config.width),
+      jnp.dtype(config.param_dtype),
+    )
+
+  def __call__(self, tokens: Int[Array, "R L"]) -> Float[Array, "R L D"]:
+    """Rows of the table."""
+    config = self.config
+    rows = self.embedding.astype(jnp.dtype(config.dtype))[tokens]
+    if config.embed_scale:
+      rows = rows * jnp.asarray(config.width**0.5, rows.dtype)
+    return constrain(
+      rows, "activation_batch", "activation_length", "activation_embed"
+    )
+
+  def attend(
+    self, hidden: Float[Array, "*batch D"]
+  ) -> Float[Array, "*batch V"]:
+    """Dot products with every row, float32."""
+    return jnp.einsum(
+      "...d,vd->...v",
+      hidden,
+      self.embedding.astype(hidden.dtype),
+      preferred_element_type=jnp.float32,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _LayerKind:
+  radians: Any
+  window: int | None
+
+
+def _extend_masks(
+  tokens: Array,
+  step: Array,
+  prefix: KeyValue,
+  prefix_lengths: Array,
+  samples: KeyValue,
+  window: int | None,
+) -> tuple[Array, Array, Array]:
+  """What a new token sees of its prompt, of its own past, and of itself."""
+  batch, count = tokens.shape
+  key = jnp.arange(prefix.keys.shape[2])
+  distance = (prefix_lengths + step)[:, None] - key[None]
+  seen = key[None] < prefix_lengths[:, None]
+  past = jnp.arange(samples.keys.shape[3])
+  seen_past = past < step
+  if window is not None:
+    seen &= distance < window
+    seen_past &= step - past < window
+  shape = (batch, count)
+  return (
+    jnp.broadcast_to(seen[:, None], (*shape, len(key))),
+    jnp.broadcast_to(seen_past[None, None], (*shape, len(past))),
+    jnp.ones((*shape, 1), bool),
+  )

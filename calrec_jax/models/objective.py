@@ -1,0 +1,128 @@
+"""The mixed objective of CALRec over one packed batch.
+
+    L = (1 - alpha - beta) L_NIG + alpha L_TT + beta L_UT
+
+One forward pass gives all three losses for every target of every row.
+"""
+
+import dataclasses
+
+import gin
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from calrec_jax.data.batch import Batch
+from calrec_jax.models import contrastive, two_tower
+from calrec_jax.models.decoder import Decoder
+from calrec_jax.models.next_token import next_token_loss
+from calrec_jax.weighted_sum import WeightedSum
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objective:
+  """Weights and settings of the three losses.
+
+  Attributes:
+    alpha: weight of L_TT, between v_{T|U} and v_T.
+    beta: weight of L_UT, between v_U and v_T; may be negative.
+    temperature: divides the cosine similarities.
+    direction: "item_to_user" (the paper), "user_to_item" or "both".
+    same_user_negatives: whether other targets of the same user count as
+      negatives.
+    loss_chunk_tokens: positions of a row whose logits are held at once.
+  """
+
+  alpha: float = 0.125
+  beta: float = 0.025
+  temperature: float = 0.5
+  direction: str = "item_to_user"
+  same_user_negatives: bool = False
+  loss_chunk_tokens: int = 64
+
+  def __post_init__(self):
+    """Refuses settings that are no mixture."""
+    if self.temperature <= 0:
+      raise ValueError(
+        f"Objective.temperature = {self.temperature} must be above 0."
+      )
+    if self.alpha + self.beta > 1:
+      raise ValueError(
+        f"Objective.alpha + Objective.beta = {self.alpha + self.beta} leaves "
+        "the language model a negative weight."
+      )
+    if self.direction not in contrastive.DIRECTIONS:
+      raise ValueError(
+        f"Objective.direction = {self.direction!r}; there are "
+        f"{', '.join(contrastive.DIRECTIONS)}."
+      )
+    if self.loss_chunk_tokens < 1:
+      raise ValueError("Objective.loss_chunk_tokens must be at least 1.")
+
+  def __call__(
+    self,
+    decoder: Decoder,
+    params: dict,
+    batch: Batch,
+    *,
+    dropout_rng: Array | None = None,
+  ) -> tuple[Float[Array, ""], dict[str, WeightedSum]]:
+    """The loss of a batch and its parts.
+
+    Args:
+      decoder: the model.
+      params: its parameters.
+      batch: packed rows, the global batch under `jax.jit`.
+      dropout_rng: turns dropout on.
+
+    Returns:
+      The loss, and weighted sums: `loss_nig_nats`, `loss_tt_nats`,
+      `loss_ut_nats`, `token_accuracy` of the next token, and
+      `batch_accuracy_tt` and `batch_accuracy_ut`, how often the own pair is
+      the nearest of the batch (it depends on the batch size).
+    """
+    rngs = {} if dropout_rng is None else {"dropout": dropout_rng}
+    hidden = decoder.apply(
+      {"params": params},
+      batch.tokens,
+      batch.positions,
+      batch.segment_ids,
+      deterministic=dropout_rng is None,
+      rngs=rngs,
+    )
+    nig, accuracy = next_token_loss(
+      decoder,
+      params,
+      hidden,
+      batch.tokens,
+      batch.loss_weights,
+      chunk_tokens=self.loss_chunk_tokens,
+    )
+    towers = two_tower.pool(hidden, batch)
+    joint, user, item = (
+      vectors.reshape(-1, vectors.shape[-1]) for vectors in towers
+    )
+    compared = contrastive.negatives(
+      batch.slot_items.reshape(-1),
+      batch.slot_users.reshape(-1),
+      same_user=self.same_user_negatives,
+    )
+    settings = {"temperature": self.temperature, "direction": self.direction}
+    tt, tt_hits = contrastive.contrastive_loss(
+      joint, item, compared, **settings
+    )
+    ut, ut_hits = contrastive.contrastive_loss(user, item, compared, **settings)
+    metrics = {
+      "loss_nig_nats": nig,
+      "loss_tt_nats": tt,
+      "loss_ut_nats": ut,
+      "token_accuracy": accuracy,
+      "batch_accuracy_tt": tt_hits,
+      "batch_accuracy_ut": ut_hits,
+    }
+    return self.mix(nig.mean(), tt.mean(), ut.mean()), metrics
+
+  def mix(self, nig: Array, tt: Array, ut: Array) -> Array:
+    """The weighted sum of the three means."""
+    lm = 1.0 - self.alpha - self.beta
+    return jnp.asarray(lm * nig + self.alpha * tt + self.beta * ut)

@@ -1,0 +1,298 @@
+"""Meshes, logical axes, and where every array lives.
+
+The model names the axes of its parameters and activations; one table maps
+those names to the mesh axes `replica`, `data`, `fsdp` and `tensor`. Linen
+replicates an axis that no rule names without a word, so names are checked
+here. Tested on eight CPU devices in `tests/sharded`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import gin
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+MESH_AXES = ("replica", "data", "fsdp", "tensor")
+# Rows of a batch are split over every axis that is not a model axis.
+BATCH_AXES = ("replica", "data", "fsdp")
+
+Rules = Mapping[str, str | Sequence[str] | None]
+
+
+class PartitioningError(ValueError):
+  """A mesh or a rule that does not fit the devices or the model."""
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshShape:
+  """Devices along each mesh axis.
+
+  Attributes:
+    replica: slices that hold a copy each and are joined by the slow network.
+    data: devices that hold a copy each and share the batch.
+    fsdp: devices that share both the batch and the parameters.
+    tensor: devices that share the width of every layer.
+  One axis may be -1: it takes the devices that are left.
+  """
+
+  replica: int = 1
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+
+  def resolve(self, num_devices: int) -> tuple[int, ...]:
+    """Sizes of `MESH_AXES` on so many devices.
+
+    Raises:
+      PartitioningError: with the arithmetic that does not work out.
+    """
+    sizes = [getattr(self, axis) for axis in MESH_AXES]
+    if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
+      raise PartitioningError(
+        f"MeshShape is {_arithmetic(sizes)}: every axis is at least 1, and "
+        "at most one of them is -1."
+      )
+    known = math.prod(size for size in sizes if size != -1)
+    if -1 in sizes:
+      if num_devices % known:
+        raise PartitioningError(
+          f"MeshShape is {_arithmetic(sizes)}, but {num_devices} devices are "
+          f"not a multiple of {known}."
+        )
+      sizes[sizes.index(-1)] = num_devices // known
+    elif known != num_devices:
+      raise PartitioningError(
+        f"MeshShape is {_arithmetic(sizes)} = {known} devices, but there are "
+        f"{num_devices}. Change MeshShape, or set one axis to -1."
+      )
+    return tuple(sizes)
+
+
+@gin.configurable
+def logical_axis_rules(
+  embed: str | None = "fsdp",
+  vocab: str | None = "tensor",
+  heads: str | None = "tensor",
+  kv_heads: str | None = "tensor",
+  mlp: str | None = "tensor",
+  activation_batch: Sequence[str] | str | None = BATCH_AXES,
+  activation_heads: str | None = "tensor",
+  activation_mlp: str | None = "tensor",
+) -> dict[str, str | Sequence[str] | None]:
+  """The table from logical axes to mesh axes.
+
+  Args:
+    embed: model width of parameters.
+    vocab: vocabulary of the embedding and the output.
+    heads: query heads of parameters.
+    kv_heads: key and value heads; None where they cannot be split.
+    mlp: hidden width of the feed-forward layers.
+    activation_batch: rows of a batch.
+    activation_heads: heads of queries.
+    activation_mlp: hidden activations of the feed-forward layers.
+
+  Returns:
+    Every logical axis the model uses; axes that stay whole map to None.
+  """
+  return {
+    "embed": embed,
+    "vocab": vocab,
+    "heads": heads,
+    "kv_heads": kv_heads,
+    "mlp": mlp,
+    "kv": None,
+    "layers": None,
+    "norm": None,
+    "activation_batch": activation_batch,
+    "activation_length": None,
+    "activation_embed": None,
+    "activation_heads": activation_heads,
+    "activation_mlp": activation_mlp,
+  }
+
+
+def make_mesh(
+  shape: MeshShape, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  """A mesh over the devices; by default over all of the job.
+
+  Its axes are `Auto`: Linen's sharding constraints need that.
+  """
+  devices = jax.devices() if devices is None else list(devices)
+  return jax.make_mesh(
+    shape.resolve(len(devices)),
+    MESH_AXES,
+    axis_types=(AxisType.Auto,) * len(MESH_AXES),
+    devices=devices,
+  )
+
+
+@contextlib.contextmanager
+def activate(mesh: Mesh, rules: Rules) -> Iterator[None]:
+  """Makes a mesh and its rules known to everything traced inside."""
+  with jax.set_mesh(mesh), nn.logical_axis_rules(list(rules.items())):
+    yield
+
+
+def constrain(array: jax.Array, *axes: str | None) -> jax.Array:
+  """Asks for the sharding that the active rules give these logical axes.
+
+  Without an active mesh, as in a test on one device, it does nothing.
+  """
+  if not nn.get_logical_axis_rules():
+    return array
+  return nn.with_logical_constraint(array, axes)
+
+
+def partition_spec(axes: Sequence[str | None], rules: Rules) -> PartitionSpec:
+  """Mesh axes of an array with these logical axes.
+
+  Raises:
+    PartitioningError: for a name that no rule has.
+  """
+  for axis in axes:
+    if axis is not None and axis not in rules:
+      raise PartitioningError(
+        f"No rule names the logical axis {axis!r}; logical_axis_rules has "
+        f"{', '.join(sorted(rules))}."
+      )
+  return PartitionSpec(
+    *(None if axis is None else _entry(rules[axis]) for axis in axes)
+  )
+
+
+def state_shardings(abstract: Any, mesh: Mesh, rules: Rules) -> Any:
+  """Where every leaf of a tree lives.
+
+  Args:
+    abstract: a tree of shapes, boxed with their logical axes where they have
+      any; what has none is replicated.
+    mesh: the devices.
+    rules: from logical to mesh axes.
+
+  Returns:
+    The unboxed tree with a `NamedSharding` for each leaf.
+
+  Raises:
+    PartitioningError: for an unknown axis, or a dimension that the mesh does
+      not divide, with the arithmetic.
+  """
+
+  def sharding(path: Any, leaf: Any) -> NamedSharding:
+    if not isinstance(leaf, nn.LogicallyPartitioned):
+      return NamedSharding(mesh, PartitionSpec())
+    spec = partition_spec(leaf.names, rules)
+    _require_divisible(path, leaf, spec, mesh)
+    return NamedSharding(mesh, spec)
+
+  return jax.tree_util.tree_map_with_path(sharding, abstract, is_leaf=_is_box)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Rows over every batch axis, the rest whole."""
+  return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def require_rows(rows: int, mesh: Mesh) -> None:
+  """Refuses a batch whose rows cannot be split over the mesh."""
+  parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+  if rows % parts:
+    raise PartitioningError(
+      f"BATCH_SIZE (Feed.rows) = {rows} rows cannot be split over replica × "
+      f"data × fsdp = {parts} devices; use a multiple of {parts}."
+    )
+
+
+def parameter_table(abstract: Any, mesh: Mesh, rules: Rules) -> str:
+  """Every parameter with shape, logical axes, sharding and bytes a device.
+
+  Args:
+    abstract: boxed shapes, as `jax.eval_shape` gives them.
+    mesh: the devices.
+    rules: from logical to mesh axes.
+  """
+  shardings = jax.tree.leaves(state_shardings(abstract, mesh, rules))
+  leaves, _ = jax.tree_util.tree_flatten_with_path(abstract, is_leaf=_is_box)
+  rows, parameters, total, local = [], 0, 0, 0
+  for (path, leaf), sharding in zip(leaves, shardings, strict=True):
+    value = nn.meta.unbox(leaf)
+    axes = leaf.names if _is_box(leaf) else ()
+    itemsize = np.dtype(value.dtype).itemsize
+    shard = math.prod(sharding.shard_shape(value.shape)) * itemsize
+    parameters += math.prod(value.shape)
+    total += math.prod(value.shape) * itemsize
+    local += shard
+    rows.append(
+      (
+        "/".join(str(getattr(key, "key", key)) for key in path),
+        "×".join(map(str, value.shape)),
+        str(value.dtype),
+        ", ".join(str(axis) for axis in axes) or "–",
+        ", ".join(map(_show, sharding.spec)) or "replicated",
+        f"{shard:,}",
+      )
+    )
+  head = (
+    "parameter", "shape", "dtype", "logical axes", "mesh axes", "bytes/device",
+  )  # fmt: skip
+  mesh_text = " × ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+  return "\n".join(
+    [
+      *_aligned([head, *rows]),
+      f"{parameters:,} parameters, {total:,} bytes, {local:,} bytes on each "
+      f"of {mesh.size} devices ({mesh_text})",
+    ]
+  )
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  lines = []
+  for row in rows:
+    cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+    cells[-1] = row[-1].rjust(widths[-1])
+    lines.append("  ".join(cells))
+  return lines
+
+
+def _is_box(leaf: Any) -> bool:
+  return isinstance(leaf, nn.LogicallyPartitioned)
+
+
+def _entry(axes: str | Sequence[str] | None) -> str | tuple[str, ...] | None:
+  return axes if axes is None or isinstance(axes, str) else tuple(axes)
+
+
+def _show(entry: Any) -> str:
+  if entry is None:
+    return "·"
+  return entry if isinstance(entry, str) else "+".join(entry)
+
+
+def _arithmetic(sizes: Sequence[int]) -> str:
+  return " × ".join(
+    f"{axis} {size}" for axis, size in zip(MESH_AXES, sizes, strict=True)
+  )
+
+
+def _require_divisible(
+  path: Any, leaf: nn.LogicallyPartitioned, spec: PartitionSpec, mesh: Mesh
+) -> None:
+  for size, name, entry in zip(leaf.value.shape, leaf.names, spec, strict=True):
+    axes = (entry,) if isinstance(entry, str) else (entry or ())
+    parts = math.prod(mesh.shape[axis] for axis in axes)
+    if size % parts:
+      raise PartitioningError(
+        f"{jax.tree_util.keystr(path)}: the logical axis {name!r} has {size} "
+        f"entries, which {' × '.join(axes)} = {parts} devices do not divide. "
+        f"Change MeshShape, or bind logical_axis_rules.{name} = None."
+      )
