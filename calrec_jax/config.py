@@ -88,7 +88,9 @@ class Configuration:
     _refuse_unentered_scopes(stages)
     if stage is not None:
       _promote_stage_macros(stage)
-    gin.finalize()
+    if stage is not None or not stages:
+      # Before a stage is chosen, macros that only stages bind are open.
+      gin.finalize()
 
   @contextlib.contextmanager
   def stage(self, stage: str | None) -> Iterator[None]:

@@ -93,9 +93,14 @@ def refuse_changes(
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes a JSON file atomically."""
+  write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a text file atomically."""
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+  temporary.write_text(text, encoding="utf-8")
   os.replace(temporary, path)
 
 

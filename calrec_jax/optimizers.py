@@ -80,3 +80,6 @@ def _decayed(params: Any) -> Any:
     ),
     params,
   )
+
+
+CONFIGURABLES = (adamw, warmup_cosine, constant)

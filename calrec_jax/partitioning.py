@@ -197,6 +197,13 @@ def state_shardings(abstract: Any, mesh: Mesh, rules: Rules) -> Any:
   return jax.tree_util.tree_map_with_path(sharding, abstract, is_leaf=_is_box)
 
 
+def unbox(tree: Any) -> Any:
+  """Takes the logical axes off, without asking for any sharding."""
+  return jax.tree.map(
+    lambda leaf: leaf.value if _is_box(leaf) else leaf, tree, is_leaf=_is_box
+  )
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Rows over every batch axis, the rest whole."""
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
@@ -224,7 +231,7 @@ def parameter_table(abstract: Any, mesh: Mesh, rules: Rules) -> str:
   leaves, _ = jax.tree_util.tree_flatten_with_path(abstract, is_leaf=_is_box)
   rows, parameters, total, local = [], 0, 0, 0
   for (path, leaf), sharding in zip(leaves, shardings, strict=True):
-    value = nn.meta.unbox(leaf)
+    value = unbox(leaf)
     axes = leaf.names if _is_box(leaf) else ()
     itemsize = np.dtype(value.dtype).itemsize
     shard = math.prod(sharding.shard_shape(value.shape)) * itemsize

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -99,7 +98,7 @@ def create_state(
   key_data = jax.random.key_data(jax.random.key(seed))
 
   def create(data: jax.Array) -> TrainState:
-    return nn.meta.unbox(_initialise(decoder, optimizer, data))
+    return partitioning.unbox(_initialise(decoder, optimizer, data))
 
   return jax.jit(create, out_shardings=shardings)(key_data)
 

@@ -32,12 +32,50 @@ PEAK_FLOPS = {
   "NVIDIA H100 80GB HBM3": 989e12,
   "NVIDIA H200": 989e12,
 }
+METRICS_FILE = "metrics.jsonl"
 
 
 def peak_flops() -> float | None:
   """FLOP/s of all devices together, or None where the peak is not known."""
   peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
   return peak * jax.device_count() if peak else None
+
+
+class StageLog:
+  """All that a stage writes about itself, in one place.
+
+  Only the first process of a job writes.
+  """
+
+  def __init__(self, folder: pathlib.Path, name: str, step: int, steps: int):
+    """Opens the writers after `step` of `steps`."""
+    self._progress = Progress(name, step, steps)
+    self._writers = []
+    if jax.process_index() == 0:
+      self._writers = [
+        MetricsLog(folder / METRICS_FILE, step),
+        TensorBoardLog(folder / "tensorboard", step),
+      ]
+
+  def advance(self) -> None:
+    """One step was handed to the devices."""
+    self._progress.advance()
+
+  def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+    """Adds a row; training shows on the bar, validation above it."""
+    for writer in self._writers:
+      writer.write(step, split, values)
+    if split == "train":
+      self._progress.show(values)
+    else:
+      shown = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
+      self._progress.write(f"step {step}, {split}: {shown}")
+
+  def close(self) -> None:
+    """Closes the writers."""
+    self._progress.close()
+    for writer in self._writers:
+      writer.close()
 
 
 class MetricsLog:

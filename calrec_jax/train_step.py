@@ -64,13 +64,19 @@ def make_eval_step(
 
 
 def count(batch: Batch) -> Metrics:
-  """Tokens and examples of a batch; an example is a target with its history."""
+  """What a batch holds.
+
+  Returns:
+    `tokens` that are no padding, `examples` (targets with their history), and
+    `attended_keys`, the keys that a token sees on average.
+  """
   one = jnp.ones((), jnp.float32)
+  filled = batch.segment_ids != PADDING_SEGMENT
+  tokens = jnp.sum(filled).astype(jnp.float32)
+  examples = jnp.sum(batch.slot_items != NO_SLOT).astype(jnp.float32)
+  keys = jnp.sum(jnp.where(filled, batch.positions + 1, 0))
   return {
-    "tokens": WeightedSum(
-      jnp.sum(batch.segment_ids != PADDING_SEGMENT).astype(jnp.float32), one
-    ),
-    "examples": WeightedSum(
-      jnp.sum(batch.slot_items != NO_SLOT).astype(jnp.float32), one
-    ),
+    "tokens": WeightedSum(tokens, one),
+    "examples": WeightedSum(examples, one),
+    "attended_keys": WeightedSum(keys.astype(jnp.float32), tokens),
   }

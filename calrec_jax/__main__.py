@@ -1,0 +1,65 @@
+"""The console script `calrec`: one verb, one module."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from calrec_jax import config
+
+VERBS = {
+  "data": ("calrec_jax.data.__main__", "build, cache and describe datasets"),
+  "train": ("calrec_jax.train", "train the stages of a recipe"),
+  "eval": ("calrec_jax.eval", "measure recommenders beside the baselines"),
+  "infer": ("calrec_jax.infer", "recommend items to users"),
+  "checkpoint": ("calrec_jax.checkpoint", "show and compare checkpoints"),
+}
+
+_USAGE = """\
+usage: calrec VERB [--gin_file=FILE] [--gin.NAME=VALUE] [--dry_run] ...
+
+Recommends the next item with a language model.
+
+{verbs}
+
+`calrec VERB --help` says more. A first run, on a CPU, in minutes:
+  calrec train --gin_file=recipes/quickstart.gin
+  calrec eval --gin_file=recipes/quickstart.gin
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs a verb.
+
+  Args:
+    argv: the command line without the program's name.
+
+  Returns:
+    The exit status: 0, 1 for an error the user can mend, 2 for wrong usage.
+  """
+  argv = list(sys.argv[1:] if argv is None else argv)
+  if not argv or argv[0] in ("-h", "--help", "help"):
+    verbs = "\n".join(
+      f"  {verb:<12}{text}" for verb, (_, text) in VERBS.items()
+    )
+    print(_USAGE.format(verbs=verbs), end="")
+    return 0 if argv else 2
+  if argv[0] not in VERBS:
+    print(
+      f"calrec: there is no verb {argv[0]!r}."
+      f"{config.nearest(argv[0], VERBS)} See `calrec --help`.",
+      file=sys.stderr,
+    )
+    return 2
+  module = importlib.import_module(VERBS[argv[0]][0])
+  try:
+    return module.main(argv[1:])
+  except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    # What a user can mend is said in one message; a traceback would hide it.
+    print(f"calrec {argv[0]}: {error}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,198 @@
+"""`calrec data`: builds, caches and describes datasets."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+from calrec_jax import config
+from calrec_jax.data import cache, features, leakage, splits
+from calrec_jax.data import card as card_lib
+from calrec_jax.data import dataset as dataset_lib
+
+NAME_MACRO = "MIXTURE_OR_TASK_NAME"
+
+# Wrong input and wrong configuration: their messages say what to do.
+_EXPECTED = (
+  ValueError,
+  OSError,
+  ModuleNotFoundError,
+  cache.CacheError,
+  leakage.LeakageError,
+)
+
+_EPILOG = """\
+build   reads and checks the logs, writes the TFDS datasets
+cache   does so and writes the token caches, which training reads
+card    prints what a dataset holds and what is wrong with it
+show    prints one user's prompt as text, and the item that followed
+
+Each makes first what it needs and what is not there yet. With
+MIXTURE_OR_TASK_NAME = "all" it is done for every domain.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the verb.
+
+  Args:
+    argv: the command line without the program's name.
+
+  Returns:
+    The exit status.
+  """
+  arguments = _parse(argv)
+  configuration = dataclasses.replace(
+    arguments.configuration,
+    macros=(*arguments.configuration.macros, NAME_MACRO),
+  )
+  try:
+    configuration.apply()
+    if arguments.dry_run:
+      print(config.text())
+      return 0
+    with config.explained():
+      dataset = dataset_lib.Dataset()
+    for name in _names(dataset):
+      _ACTIONS[arguments.action](dataset, name, arguments)
+  except _EXPECTED as error:
+    print(f"calrec data: {error}", file=sys.stderr)
+    return 1
+  return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog="calrec data",
+    description=__doc__,
+    epilog=_EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("action", choices=tuple(_ACTIONS))
+  parser.add_argument(
+    "--split",
+    choices=splits.SPLITS,
+    default="validation",
+    help="show: the split the user is taken from",
+  )
+  parser.add_argument("--user", help="show: the user's id; else the first")
+  parser.add_argument(
+    "--max_tokens",
+    type=int,
+    help="show: longest prompt; the oldest items are dropped",
+  )
+  parser.add_argument(
+    "--quiet", action="store_true", help="no progress, only results"
+  )
+  return config.parse_arguments(parser, argv)
+
+
+def _names(dataset: dataset_lib.Dataset) -> tuple[str, ...]:
+  """What MIXTURE_OR_TASK_NAME asks for; without it, every stage's choice."""
+  stages = config.macro("STAGES", ())
+  chosen = [
+    config.macro(f"{stage}/{NAME_MACRO}", None) for stage in stages
+  ] or [config.macro(NAME_MACRO, None)]
+  names = tuple(dict.fromkeys(name for name in chosen if name is not None))
+  return dataset.names() if not names or names == ("all",) else names
+
+
+def _build(
+  dataset: dataset_lib.Dataset, name: str, arguments: argparse.Namespace
+) -> None:
+  built = dataset.build_tfds(name, progress=not arguments.quiet)
+  for domain, tfds_name in built.items():
+    print(f"{domain}: {tfds_name}")
+
+
+def _cache(
+  dataset: dataset_lib.Dataset, name: str, arguments: argparse.Namespace
+) -> None:
+  for domain, folder in dataset.build(name, not arguments.quiet).items():
+    opened = cache.TokenCache.open(folder)
+    counts = ", ".join(
+      f"{opened.num_documents(split):,} {split}" for split in splits.SPLITS
+    )
+    print(f"{domain}: {opened.num_items:,} items, {counts}: {folder}")
+
+
+def _card(
+  dataset: dataset_lib.Dataset, name: str, arguments: argparse.Namespace
+) -> None:
+  for folder in dataset.build(name, not arguments.quiet).values():
+    print(card_lib.render(cache.TokenCache.open(folder).card), end="\n\n")
+
+
+def _show(
+  dataset: dataset_lib.Dataset, name: str, arguments: argparse.Namespace
+) -> None:
+  for folder in dataset.build(name, not arguments.quiet).values():
+    print(
+      describe_user(
+        cache.TokenCache.open(folder),
+        arguments.split,
+        arguments.user,
+        arguments.max_tokens,
+      )
+    )
+
+
+def describe_user(
+  opened: cache.TokenCache,
+  split: str,
+  user_id: str | None,
+  max_tokens: int | None,
+) -> str:
+  """One user's prompt as text, with token counts and the target.
+
+  Args:
+    opened: the domain's cache.
+    split: where the user is looked for.
+    user_id: the user's id in the source; None takes the first user.
+    max_tokens: longest prompt, or None.
+
+  Raises:
+    ValueError: if the split has no such user.
+  """
+  document = _find_user(opened, split, user_id)
+  catalogue = opened.catalogue
+  history, target = document.items[:-1], int(document.items[-1])
+  tokens = features.prompt_tokens(
+    opened.prompt, [catalogue.tokens(row) for row in history], max_tokens
+  )
+  answer = catalogue.tokens(target)
+  decode = opened.vocabulary().decode
+  rule = "-" * 72
+  return "\n".join(
+    (
+      f"{opened.name}, {split}: user {document.user_id}, {len(history)} items "
+      f"in the history, {len(tokens)} tokens in the prompt",
+      rule,
+      decode(tokens.tolist()),
+      rule,
+      f"followed by item {catalogue.item_ids[target]} (catalogue row {target}, "
+      f"{len(answer)} tokens, bought {catalogue.train_counts[target]:,} times "
+      "in training)",
+      decode(answer.tolist()).rstrip("\n"),
+    )
+  )
+
+
+def _find_user(
+  opened: cache.TokenCache, split: str, user_id: str | None
+) -> cache.DocumentRecord:
+  for index in range(opened.num_documents(split)):
+    document = opened.document(split, index)
+    if user_id in (None, document.user_id):
+      return document
+  raise ValueError(
+    f"{opened.name} has no user {user_id!r} in its {split} split (--user)."
+  )
+
+
+_ACTIONS = {"build": _build, "cache": _cache, "card": _card, "show": _show}
+
+if __name__ == "__main__":
+  sys.exit(main())

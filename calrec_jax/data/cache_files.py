@@ -1,0 +1,166 @@
+"""The files of a token cache: names, schema, checks, and record access.
+
+A cache is a folder that is written once, in one move, and never changed:
+
+    catalogue.arrayrecord       item id and text by catalogue row (msgpack)
+    catalogue.tokens.npy        token ids of all items, one after another
+    catalogue.lengths.npy       tokens of each item
+    catalogue.train_counts.npy  training events of each item
+    catalogue.twins.npy         smallest row with the same tokens
+    SPLIT.arrayrecord           user id, items and timestamps (msgpack)
+    SPLIT.lengths.npy           tokens of every event, user after user
+    SPLIT.offsets.npy           where each user's events start in it
+    prompt.json  card.json  vocabulary/
+    COMPLETED                   the manifest: schema, counts, sizes, hashes
+
+`cache` reads such a folder and `cache_writer` makes one; nothing else opens
+these files. Tested by `tests/unit/data/test_cache.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from array_record.python import (
+  array_record_module,  # pyright: ignore[reportAttributeAccessIssue]
+)
+
+SCHEMA = 1
+MANIFEST = "COMPLETED"
+
+# Readahead would fetch neighbours that a shuffled plan does not want.
+_READER_OPTIONS = "readahead_buffer_size:0"
+
+
+class CacheError(RuntimeError):
+  """A token cache that cannot be used, with the way to mend it."""
+
+
+class CatalogueRecord(NamedTuple):
+  """One item to be written: its id, cleaned text, and token ids."""
+
+  item_id: str
+  text: str
+  tokens: Sequence[int] | np.ndarray
+
+
+class DocumentRecord(NamedTuple):
+  """One user: catalogue rows oldest first, and their times or None."""
+
+  user_id: str
+  items: np.ndarray
+  timestamps: np.ndarray | None
+
+
+class Records:
+  """One ArrayRecord file, read by position."""
+
+  def __init__(self, folder: pathlib.Path, name: str):
+    self._folder = folder
+    self._name = f"{name}.arrayrecord"
+
+  @functools.cached_property
+  def _reader(self):
+    return array_record_module.ArrayRecordReader(
+      str(self._folder / self._name), _READER_OPTIONS
+    )
+
+  def read(self, indices: Sequence[int] | np.ndarray | None) -> list[bytes]:
+    """The records at `indices`, or all of them."""
+    try:
+      if indices is None:
+        return self._reader.read_all()
+      return self._reader.read(np.asarray(indices).tolist())
+    except IndexError:
+      raise
+    except Exception as error:  # The module raises whatever its status holds.
+      raise CacheError(
+        f"{self._folder / self._name} cannot be read ({error}). "
+        f"{remedy(self._folder)}"
+      ) from error
+
+
+def check(path: pathlib.Path, *, thorough: bool = False) -> dict[str, Any]:
+  """Checks that nothing of a cache is missing, cut or altered.
+
+  Args:
+    path: the folder.
+    thorough: compares the records with their hashes too. Without it, only
+      their sizes are compared: ArrayRecord has checksums of its own.
+
+  Returns:
+    The manifest.
+
+  Raises:
+    CacheError: naming the file that is wrong and the remedy.
+  """
+  manifest = _read_manifest(path)
+  for name, expected in manifest["files"].items():
+    hashed = thorough or not name.endswith(".arrayrecord")
+    _check_file(path, name, expected, hashed=hashed)
+  return manifest
+
+
+def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
+  if not path.is_dir():
+    raise CacheError(f"There is no token cache at {path}. {remedy(path)}")
+  try:
+    manifest = json.loads((path / MANIFEST).read_text("utf-8"))
+  except (OSError, ValueError) as error:
+    raise CacheError(
+      f"The token cache {path} is not complete: its file {MANIFEST} is "
+      f"missing or unreadable ({error}). {remedy(path)}"
+    ) from error
+  if manifest.get("schema") != SCHEMA:
+    raise CacheError(
+      f"The token cache {path} has schema {manifest.get('schema')}, and this "
+      f"version reads schema {SCHEMA}. {remedy(path)}"
+    )
+  return manifest
+
+
+def _check_file(
+  folder: pathlib.Path, name: str, expected: Mapping[str, Any], *, hashed: bool
+) -> None:
+  file = folder / name
+  if not file.is_file():
+    raise CacheError(
+      f"The token cache {folder} lacks its file {name}. {remedy(folder)}"
+    )
+  size = file.stat().st_size
+  if size != expected["bytes"]:
+    raise CacheError(
+      f"{file} has {size} bytes instead of {expected['bytes']}: it was cut or "
+      f"changed. {remedy(folder)}"
+    )
+  if hashed and sha256(file) != expected["sha256"]:
+    raise CacheError(
+      f"{file} is corrupt: its sha256 is not the one in {MANIFEST}. "
+      f"{remedy(folder)}"
+    )
+
+
+def remedy(path: pathlib.Path) -> str:
+  """What to do about a cache that cannot be used."""
+  return (
+    f"Remedy: delete {path} if it exists, and run `calrec data cache` with "
+    "the gin file of the run."
+  )
+
+
+def sha256(file: pathlib.Path) -> str:
+  """The hash of a file, in hexadecimal."""
+  with file.open("rb") as stream:
+    return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+  """sha256 of a value's canonical JSON."""
+  text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+  return hashlib.sha256(text.encode()).hexdigest()

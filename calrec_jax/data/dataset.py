@@ -1,0 +1,237 @@
+"""The dataset of a run: its domains, mixtures, vocabulary and prompt.
+
+Finds the token caches without TensorFlow, and builds those that are missing
+with it. Caches are addressed by their content: a changed option, file or
+vocabulary gives another folder, and nothing is ever overwritten.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gin
+
+from calrec_jax.data import cache_files, log_files
+from calrec_jax.data import card as card_lib
+from calrec_jax.data import domain as domain_lib
+from calrec_jax.data import prompt as prompt_lib
+from calrec_jax.data import vocabulary as vocabulary_lib
+
+_DIGITS = 12  # Of a fingerprint, in the name of a folder.
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dataset:
+  """Domains, and how they are mixed and tokenised.
+
+  Attributes:
+    domains: the domains, e.g. `[@grocery/Domain(), @produce/Domain()]`.
+    mixtures: names of domains by mixture name.
+    vocabulary: a `TrainedSentencePiece` or a `SentencePieceFile`.
+    prompt: the sentences around the items.
+    mixing_exponent: a domain's weight in SeqIO's mixture is its number of
+      training users to this power (0.3 in the paper).
+    data_dir: where datasets, vocabularies and caches are kept; None is
+      `$CALREC_DATA_DIR`, or `~/.cache/calrec_jax`.
+  """
+
+  domains: Sequence[domain_lib.Domain] = gin.REQUIRED
+  mixtures: Mapping[str, Sequence[str]] = dataclasses.field(
+    default_factory=dict
+  )
+  vocabulary: Any = dataclasses.field(
+    default_factory=vocabulary_lib.TrainedSentencePiece
+  )
+  prompt: prompt_lib.Prompt = dataclasses.field(
+    default_factory=prompt_lib.Prompt
+  )
+  mixing_exponent: float = 0.3
+  data_dir: str | None = None
+
+  def __post_init__(self) -> None:
+    names = self.names()
+    if not names or len(set(names)) != len(names):
+      raise ValueError(
+        f"Dataset.domains holds {', '.join(names) or 'nothing'}; it needs "
+        "domains of distinct names (Domain.name, each in a scope of its own)."
+      )
+    for mixture, members in self.mixtures.items():
+      if mixture in names:
+        raise ValueError(
+          f"Dataset.mixtures: {mixture!r} is a domain's name already."
+        )
+      for member in members:
+        if member not in names:
+          raise ValueError(
+            f"Dataset.mixtures: {mixture!r} names {member!r}, which is not in "
+            f"Dataset.domains.{_nearest(member, names)}"
+          )
+      if not members or len(set(members)) != len(members):
+        raise ValueError(
+          f"Dataset.mixtures: {mixture!r} must name distinct domains."
+        )
+
+  @property
+  def folder(self) -> str:
+    """The absolute path of `data_dir`."""
+    chosen = self.data_dir or os.environ.get("CALREC_DATA_DIR")
+    return os.path.abspath(
+      os.path.expanduser(chosen or os.path.join("~", ".cache", "calrec_jax"))
+    )
+
+  def names(self) -> tuple[str, ...]:
+    """Names of all domains."""
+    return tuple(domain.name for domain in self.domains)
+
+  def select(self, name: str) -> tuple[domain_lib.Domain, ...]:
+    """The domains of a mixture, or the one of a task.
+
+    Args:
+      name: MIXTURE_OR_TASK_NAME.
+
+    Raises:
+      ValueError: for an unknown name, with the nearest one.
+    """
+    known = {domain.name: domain for domain in self.domains}
+    if name in known:
+      return (known[name],)
+    if name in self.mixtures:
+      return tuple(known[member] for member in self.mixtures[name])
+    names = (*known, *self.mixtures)
+    raise ValueError(
+      f"MIXTURE_OR_TASK_NAME = {name!r} is neither a domain nor a mixture of "
+      f"Dataset.{_nearest(name, names)} There are {', '.join(names)}."
+    )
+
+  def vocabulary_dir(self) -> str:
+    """Folder of the vocabulary, whether it exists or not."""
+    fingerprint = self.vocabulary.fingerprint(self.domains, self.prompt)
+    return os.path.join(self.folder, "vocabularies", fingerprint[:_DIGITS])
+
+  def fingerprint(self, domain: domain_lib.Domain) -> str:
+    """Hash of everything the token cache of a domain depends on."""
+    return domain_lib.digest(
+      {
+        "schema": [cache_files.SCHEMA, card_lib.SCHEMA],
+        "domain": domain.fingerprint(),
+        "vocabulary": self.vocabulary.fingerprint(self.domains, self.prompt),
+        "prompt": self.prompt.fingerprint(),
+      }
+    )
+
+  def cache_dir(self, domain: domain_lib.Domain) -> str:
+    """Folder of a domain's token cache, whether it exists or not."""
+    name = f"{domain.name}-{self.fingerprint(domain)[:_DIGITS]}"
+    return os.path.join(self.folder, "caches", name)
+
+  def missing(self, name: str) -> tuple[domain_lib.Domain, ...]:
+    """The domains of a mixture or task that have no usable cache yet.
+
+    A strict domain whose card shows bad rows is one of them, so that building
+    it refuses them.
+    """
+    return tuple(
+      domain
+      for domain in self.select(name)
+      if not _is_cached(self.cache_dir(domain), strict=domain.strict)
+    )
+
+  def build(self, name: str, progress: bool = True) -> dict[str, str]:
+    """Makes what is missing: vocabulary, TFDS datasets, token caches.
+
+    Args:
+      name: a mixture or task.
+      progress: shows progress bars.
+
+    Returns:
+      The cache folders by domain.
+    """
+    missing = self.missing(name)
+    if missing:
+      # TensorFlow comes with this import, and only where it is needed.
+      from calrec_jax.data import building
+
+      work = building.Building(self, progress=progress)
+      for domain in missing:
+        work.cache(domain)
+    return {domain.name: self.cache_dir(domain) for domain in self.select(name)}
+
+  def build_tfds(self, name: str, progress: bool = True) -> dict[str, str]:
+    """Makes the TFDS datasets and registers the SeqIO tasks and mixtures.
+
+    Args:
+      name: a mixture or task.
+      progress: shows progress bars.
+
+    Returns:
+      TFDS's name of each domain's dataset.
+    """
+    from calrec_jax.data import building
+
+    work = building.Building(self, progress=progress)
+    names = {domain.name: work.tfds(domain) for domain in self.select(name)}
+    if name in self.mixtures:
+      work.mixture(name)
+    return names
+
+
+@gin.configurable
+def folder_domains(
+  root: str = gin.REQUIRED,
+  names: Sequence[str] = gin.REQUIRED,
+  positions: Sequence[str] = (),
+) -> tuple[domain_lib.Domain, ...]:
+  """Domains that are folders of `interactions.csv.gz` and `items.jsonl.gz`.
+
+  Args:
+    root: the folder above them.
+    names: names of the folders, which become the domains' names.
+    positions: those of them whose timestamps are positions, not times.
+
+  Returns:
+    One domain a folder; further options come from `Domain` and `LogFiles`.
+  """
+  for name in positions:
+    if name not in names:
+      raise ValueError(
+        f"folder_domains.positions names {name!r}, which is not in "
+        f"folder_domains.names.{_nearest(name, names)}"
+      )
+
+  def source(name: str) -> log_files.LogFiles:
+    unit = {"time_unit": "order"} if name in positions else {}
+    return log_files.LogFiles(
+      interactions="interactions.csv.gz",
+      items="items.jsonl.gz",
+      folder=os.path.join(root, name),
+      **unit,
+    )
+
+  return tuple(
+    domain_lib.Domain(name=domain_lib.slug(name), source=source(name))
+    for name in names
+  )
+
+
+def _is_cached(folder: str, *, strict: bool) -> bool:
+  path = pathlib.Path(folder)
+  try:
+    cache_files.check(path)
+  except cache_files.CacheError:
+    return False
+  if not strict:
+    return True
+  card = json.loads((path / "card.json").read_text(encoding="utf-8"))
+  return not card["problems"]
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+  near = difflib.get_close_matches(str(name), names, n=1)
+  return f" Did you mean {near[0]!r}?" if near else ""

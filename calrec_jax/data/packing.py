@@ -1,0 +1,91 @@
+"""Puts documents into rows of fixed size, wasting little.
+
+Documents are taken chunk by chunk, longest first, and each goes into the
+fullest open row that still has room for its tokens and its slots (first fit,
+over rows ordered by room). Documents come shuffled, and the rows are shuffled
+afterwards by the plan, so only which documents share a row depends on their
+lengths. Tested by `tests/unit/data/test_packing.py`.
+"""
+
+from __future__ import annotations
+
+import bisect
+from typing import NamedTuple
+
+import numpy as np
+
+# Large enough that the rows left open at the end of a chunk do not matter,
+# small enough that the sorted list of open rows is cheap to insert into.
+_CHUNK = 4096
+
+
+class Packing(NamedTuple):
+  """Where each document went.
+
+  Attributes:
+    rows: int64[D], the row of each document.
+    num_rows: rows used.
+  """
+
+  rows: np.ndarray
+  num_rows: int
+
+
+def pack(
+  tokens: np.ndarray, slots: np.ndarray, *, row_tokens: int, row_slots: int
+) -> Packing:
+  """Packs documents into rows; the result depends on the arguments alone.
+
+  Args:
+    tokens: tokens of each document, int[D].
+    slots: slots of each document, int[D].
+    row_tokens: tokens of a row.
+    row_slots: slots of a row.
+
+  Raises:
+    ValueError: for a document that is larger than an empty row.
+  """
+  too_large = (tokens > row_tokens) | (slots > row_slots)
+  if too_large.any():
+    at = int(np.argmax(too_large))
+    raise ValueError(
+      f"document {at} has {tokens[at]} tokens and {slots[at]} slots; a row "
+      f"has {row_tokens} (Feed.row_tokens) and {row_slots} (Feed.row_slots)"
+    )
+  rows = np.empty(len(tokens), np.int64)
+  num_rows = 0
+  for at in range(0, len(tokens), _CHUNK):
+    chunk = slice(at, at + _CHUNK)
+    longest_first = np.argsort(-tokens[chunk], kind="stable")
+    found, used = _pack_in_order(
+      tokens[chunk][longest_first].tolist(),
+      slots[chunk][longest_first].tolist(),
+      row_tokens,
+      row_slots,
+    )
+    rows[at + longest_first] = np.array(found) + num_rows
+    num_rows += used
+  return Packing(rows, num_rows)
+
+
+def _pack_in_order(
+  tokens: list[int], slots: list[int], row_tokens: int, row_slots: int
+) -> tuple[list[int], int]:
+  """First fit over the open rows, fullest first; plain ints are fastest."""
+  open_rows: list[tuple[int, int]] = []  # (tokens left, row), ascending.
+  slots_left: list[int] = []
+  rows = []
+  for needed, slots_needed in zip(tokens, slots, strict=True):
+    at = bisect.bisect_left(open_rows, (needed, -1))
+    while at < len(open_rows):
+      if slots_left[open_rows[at][1]] >= slots_needed:
+        room, row = open_rows.pop(at)
+        break
+      at += 1
+    else:
+      room, row = row_tokens, len(slots_left)
+      slots_left.append(row_slots)
+    rows.append(row)
+    slots_left[row] -= slots_needed
+    bisect.insort(open_rows, (room - needed, row))
+  return rows, len(slots_left)

@@ -1,0 +1,74 @@
+"""The sentences around the items of a history."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+import gin
+
+from calrec_jax.data import records
+
+
+class Vocabulary(Protocol):
+  """What tokenising a prompt needs of a vocabulary."""
+
+  begin: int | None
+
+  def encode(self, text: str) -> list[int]:
+    """Token ids of a text."""
+    ...
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prompt:
+  """The pieces of a prompt. They are tokenised apart and joined as tokens.
+
+  `prefix first ITEM end next ITEM end … next`, after which the model writes
+  the next item and closes it with the end marker (section 3 of the paper;
+  the end marker is this project's).
+
+  Attributes:
+    prefix: opens a history.
+    first: stands before the first item.
+    next: stands before every further item and closes a prompt.
+    end: closes every item; it must be one token, and no item may hold it.
+  """
+
+  prefix: str = "This is the summary of a user's purchase history. "
+  first: str = "The first item bought is as follows. "
+  next: str = "The next item bought is as follows. "
+  end: str = "\n"
+
+  def __post_init__(self) -> None:
+    if not self.end:
+      raise ValueError("Prompt.end is empty; decoding would never stop.")
+
+  def pieces(self) -> tuple[str, ...]:
+    """All strings of the prompt that are not empty, the end marker last."""
+    return tuple(filter(None, (self.prefix, self.first, self.next, self.end)))
+
+  def fingerprint(self) -> dict[str, Any]:
+    """What tokens depend on."""
+    return dataclasses.asdict(self)
+
+  def tokenise(self, vocabulary: Vocabulary) -> records.PromptTokens:
+    """The prompt's pieces as tokens.
+
+    Raises:
+      ValueError: if the end marker is not exactly one token.
+    """
+    end = vocabulary.encode(self.end)
+    if len(end) != 1:
+      raise ValueError(
+        f"Prompt.end = {self.end!r} is {len(end)} tokens in this vocabulary; "
+        "it must be one. Choose a text that the vocabulary knows as one piece."
+      )
+    return records.PromptTokens(
+      begin=vocabulary.begin,
+      end=end[0],
+      prefix=tuple(vocabulary.encode(self.prefix)),
+      first=tuple(vocabulary.encode(self.first)),
+      next=tuple(vocabulary.encode(self.next)),
+    )

@@ -1,0 +1,289 @@
+"""SeqIO tasks and mixtures over the TFDS datasets. Needs TensorFlow.
+
+Two tasks a domain. `<domain>` is an ordinary text-to-text task that any SeqIO
+trainer can use: `inputs` is the prompt, `targets` the last item of the
+document. `<domain>_documents` passes the rows of whole documents on to the
+token cache. The pieces of a prompt are tokenised apart and joined as tokens,
+here as everywhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from calrec_jax.data import builder, cache_files, records
+from calrec_jax.data import vocabulary as vocabulary_lib
+from calrec_jax.data.quiet_tensorflow import held_stderr, seqio, tf
+
+_READ_BATCH = 256
+_CATALOGUE_FEATURES = ("items", "item_ids", "texts", "targets")
+
+# What was registered under a name, so that registering it again is no error.
+_registered: dict[str, tuple[Any, ...]] = {}
+
+
+class TaskDocument(NamedTuple):
+  """One document of a split as its task yields it.
+
+  Attributes:
+    user_id: the user's id in the source.
+    items: int32[n], catalogue rows, oldest first.
+    timestamps: int64[n], unix milliseconds or positions.
+    events: int64[n], rows of the domain's sorted events.
+  """
+
+  user_id: str
+  items: np.ndarray
+  timestamps: np.ndarray
+  events: np.ndarray
+
+
+def register_domain(
+  name: str,
+  *,
+  config: str,
+  data_dir: str,
+  vocabulary: vocabulary_lib.Vocabulary,
+  prompt: records.PromptTokens,
+) -> None:
+  """Registers `<name>` and `<name>_documents` with SeqIO.
+
+  Args:
+    name: the domain's name.
+    config: its TFDS config.
+    data_dir: TFDS's root folder.
+    vocabulary: tokenises the items.
+    prompt: the prompt's pieces in this vocabulary.
+  """
+  identity = (config, data_dir, vocabulary.sha256, prompt)
+  if _registered.get(name) == identity:
+    return
+  source = seqio.TfdsDataSource(
+    tfds_name=builder.full_name(config),
+    tfds_data_dir=data_dir,
+    splits=("train", "validation", "test", builder.CATALOGUE),
+  )
+  pieces = seqio.SentencePieceVocabulary(vocabulary.model_file, extra_ids=0)
+  passed_on = {
+    "items": tf.int32,
+    "timestamps": tf.int64,
+    "events": tf.int64,
+  }
+  _add(
+    name,
+    source=source,
+    preprocessors=[
+      functools.partial(tokenise, vocabulary=pieces, end=prompt.end),
+      seqio.CacheDatasetPlaceholder(),
+      functools.partial(join_prompt, prompt=prompt),
+    ],
+    output_features={
+      "inputs": seqio.Feature(vocabulary=pieces, add_eos=False),
+      "targets": seqio.Feature(vocabulary=pieces, add_eos=False),
+    },
+    metric_fns=[exact_text],
+  )
+  _add(
+    f"{name}_documents",
+    source=source,
+    preprocessors=[select_document],
+    output_features={
+      feature: seqio.Feature(
+        vocabulary=seqio.PassThroughVocabulary(2**31 - 1),
+        add_eos=False,
+        dtype=dtype,
+      )
+      for feature, dtype in passed_on.items()
+    },
+    metric_fns=[],
+  )
+  _registered[name] = identity
+
+
+def register_mixture(
+  name: str, domains: Sequence[str], exponent: float
+) -> None:
+  """Registers a mixture that draws domain c with weight users_c ** exponent.
+
+  Args:
+    name: the mixture's name.
+    domains: names of registered domains.
+    exponent: 0.3 in the paper; 0 draws all alike, 1 by the number of users.
+  """
+  identity = (tuple(domains), exponent, *(_registered[d] for d in domains))
+  if _registered.get(name) == identity:
+    return
+  if name in seqio.MixtureRegistry.names():
+    seqio.MixtureRegistry.remove(name)
+  rate = functools.partial(mixing_rate, exponent=exponent)
+  seqio.MixtureRegistry.add(name, [(domain, rate) for domain in domains])
+  _registered[name] = identity
+
+
+def mixing_rate(task: seqio.Task, exponent: float) -> float:
+  """A task's weight in a mixture: its training users to a power."""
+  return task.num_input_examples("train") ** exponent
+
+
+def tokenise(
+  dataset: tf.data.Dataset, vocabulary: seqio.Vocabulary, end: int
+) -> tf.data.Dataset:
+  """Tokenises every item of a document apart.
+
+  Args:
+    dataset: examples of the TFDS builder.
+    vocabulary: tokenises the items' texts.
+    end: the end marker, which closes every item.
+
+  Returns:
+    The examples with `tokens` (all items one after another) and `lengths`
+    (tokens of each item) in place of the texts.
+  """
+
+  def convert(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    ragged = tf.cast(vocabulary.encode_tf(example["texts"]), tf.int32)
+    closed = tf.concat(
+      [ragged, tf.fill([ragged.nrows(), 1], tf.constant(end, tf.int32))],
+      axis=1,
+    )
+    return {
+      "tokens": closed.flat_values,
+      "lengths": tf.cast(closed.row_lengths(), tf.int32),
+      "user_id": example["user_id"],
+      "items": example["items"],
+      "item_ids": example["item_ids"],
+      "texts": example["texts"],
+    }
+
+  return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def join_prompt(
+  dataset: tf.data.Dataset,
+  sequence_length: Mapping[str, int] | None,
+  prompt: records.PromptTokens,
+) -> tf.data.Dataset:
+  """Joins the items of a document to a prompt and its target.
+
+  A prompt that is longer than `sequence_length["inputs"]` loses its oldest
+  items, never half an item.
+
+  Args:
+    dataset: examples of `tokenise`.
+    sequence_length: SeqIO's limits by feature, or None.
+    prompt: the prompt's pieces.
+
+  Returns:
+    The examples with `inputs`, which ends with the words before the target,
+    and `targets`, the last item's tokens.
+  """
+  limit = (sequence_length or {}).get("inputs")
+  head = ((prompt.begin,) if prompt.begin is not None else ()) + prompt.prefix
+  fixed = len(head) + len(prompt.next)
+
+  def convert(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    items = tf.RaggedTensor.from_row_lengths(
+      example["tokens"], example["lengths"]
+    )
+    history, target = items[:-1], items[-1]
+    if limit is not None:
+      lengths = history.row_lengths() + max(len(prompt.first), len(prompt.next))
+      from_end = tf.cumsum(lengths, reverse=True)
+      history = tf.ragged.boolean_mask(history, from_end <= limit - fixed)
+    count = history.nrows()
+    opening = tf.RaggedTensor.from_row_lengths(
+      tf.concat(
+        [
+          tf.constant(prompt.first, tf.int32),
+          tf.tile(tf.constant(prompt.next, tf.int32), [count]),
+        ],
+        axis=0,
+      ),
+      tf.concat(
+        [[len(prompt.first)], tf.fill([count], len(prompt.next))], axis=0
+      ),
+    )
+    told = tf.concat([opening[:-1], history], axis=1).flat_values
+    inputs = tf.concat([tf.constant(head, tf.int32), told, opening[-1]], axis=0)
+    return {**example, "inputs": inputs, "targets": target}
+
+  return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def select_document(dataset: tf.data.Dataset) -> tf.data.Dataset:
+  """Keeps what the token cache stores of a document."""
+  names = ("user_id", "items", "timestamps", "events")
+  return dataset.map(lambda example: {name: example[name] for name in names})
+
+
+def exact_text(
+  targets: Sequence[str], predictions: Sequence[str]
+) -> dict[str, float]:
+  """Share of predictions that are the target's text to the letter."""
+  same = [
+    str(target).strip() == str(prediction).strip()
+    for target, prediction in zip(targets, predictions, strict=True)
+  ]
+  return {"exact_text": float(np.mean(same)) if same else 0.0}
+
+
+def iter_catalogue(domain: str) -> Iterator[cache_files.CatalogueRecord]:
+  """The catalogue of a registered domain by row, through its task."""
+  # TFDS stores examples in the order of a hash, for those who shuffle files.
+  rows = _examples(domain, builder.CATALOGUE, _CATALOGUE_FEATURES)
+  for row in sorted(rows, key=lambda row: row["items"][0]):
+    yield cache_files.CatalogueRecord(
+      item_id=row["item_ids"][0].decode(),
+      text=row["texts"][0].decode(),
+      tokens=row["targets"],
+    )
+
+
+def iter_documents(domain: str, split: str) -> Iterator[TaskDocument]:
+  """The documents of a split of a registered domain, through its task.
+
+  They come in the order of their events, which is that of the users.
+  """
+  rows = _examples(f"{domain}_documents", split, TaskDocument._fields)
+  for row in sorted(rows, key=lambda row: row["events"][0]):
+    yield TaskDocument(**row | {"user_id": row["user_id"].decode()})
+
+
+def _examples(
+  task: str, split: str, features: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+  """Chosen features of a task's examples.
+
+  They cross into Python in batches: one by one would take a millisecond each.
+  """
+  dataset = seqio.get_mixture_or_task(task).get_dataset(
+    sequence_length=None, split=split, shuffle=False
+  )
+  dataset = dataset.map(
+    lambda example: {name: example[name] for name in features}
+  )
+  iterator = dataset.ragged_batch(_READ_BATCH).as_numpy_iterator()
+  with held_stderr():  # The tokeniser reports that it normalises nothing.
+    first = next(iterator, None)
+  for batch in itertools.chain([] if first is None else [first], iterator):
+    columns = [_rows(batch[name]) for name in features]
+    for values in zip(*columns, strict=True):
+      yield dict(zip(features, values, strict=True))
+
+
+def _rows(column: Any) -> Sequence[Any]:
+  """The rows of a batched feature, ragged or not."""
+  if isinstance(column, np.ndarray):
+    return column
+  return np.split(column.values, column.row_splits[1:-1])
+
+
+def _add(name: str, **task: Any) -> None:
+  if name in seqio.TaskRegistry.names():
+    seqio.TaskRegistry.remove(name)
+  seqio.TaskRegistry.add(name, **task)

@@ -1,0 +1,204 @@
+"""From raw field values to the text of an item.
+
+`Title: T. Category: C. Brand: B. Price: P.`, with `Unknown` for what the
+source does not say. Cleaned text never holds a control character, so that the
+newline can close an item.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+UNKNOWN = "Unknown"
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# Soft hyphen, zero-width space, direction marks, joiners, byte order mark.
+# Zero-width (non-)joiners stay: scripts and emoji are spelled with them.
+_INVISIBLE = re.compile(
+  "[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff]"
+)
+_AMOUNT = r"[$€£]?\s*(\d[\d,]*(?:\.\d+)?|\.\d+)"
+_PRICE = re.compile(rf"{_AMOUNT}(?:\s*-\s*{_AMOUNT})?")
+
+
+class Tokenizer(Protocol):
+  """What cutting by tokens needs of a vocabulary."""
+
+  def encode(self, text: str) -> list[int]:
+    """Token ids of a text."""
+    ...
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """The text of token ids."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """One field of an item's text.
+
+  Attributes:
+    label: how the field is called in the text, "Title".
+    column: the source's column that holds it.
+    max_words: longer values are cut after this many words.
+    max_tokens: longer values are cut after this many tokens.
+  """
+
+  label: str
+  column: str
+  max_words: int | None = None
+  max_tokens: int | None = None
+
+  def __post_init__(self) -> None:
+    for name in ("max_words", "max_tokens"):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ValueError(
+          f"Domain.fields: {name} of {self.label!r} is {value}; it must be at "
+          "least 1, or None for no limit."
+        )
+
+
+DEFAULT_FIELDS = (
+  Field("Title", "title", max_words=40),
+  Field("Category", "category", max_words=20),
+  Field("Brand", "brand", max_words=10),
+  Field("Price", "price"),
+)
+
+
+def as_field(value: Field | str | Sequence[Any]) -> Field:
+  """A field from gin: `"title"`, `("Title", "title")`, `(…, max_words)`."""
+  if isinstance(value, Field):
+    return value
+  if isinstance(value, str):
+    return Field(value.capitalize(), value)
+  try:
+    return Field(*value)
+  except TypeError as error:
+    raise ValueError(
+      f"Domain.fields holds {value!r}; a field is (label, column), "
+      "(label, column, max_words) or (label, column, max_words, max_tokens)."
+    ) from error
+
+
+def clean(text: str) -> str:
+  """Text without HTML entities, control characters and spare white space.
+
+  Done once: `&amp;lt;` becomes `&lt;` and stays so.
+  """
+  if "&" in text:
+    text = html.unescape(text)
+  if not text.isprintable():
+    text = _CONTROL.sub(" ", _INVISIBLE.sub("", text))
+  return " ".join(text.split())
+
+
+def value_text(value: Any) -> str:
+  """A raw value as clean text; empty where it is missing.
+
+  Lists of any depth are joined by commas, each value once; whole numbers are
+  written without decimals and other numbers with two, as prices are.
+  """
+  if value is None or isinstance(value, bool):
+    return "" if value is None else str(value)
+  if isinstance(value, str):
+    return clean(value)
+  if isinstance(value, int):
+    return str(value)
+  if isinstance(value, float):
+    return f"{value:.2f}" if math.isfinite(value) else ""
+  if isinstance(value, dict):
+    return ", ".join(_distinct(value.values()))
+  if isinstance(value, Iterable):
+    return ", ".join(_distinct(value))
+  return clean(str(value))
+
+
+def price_text(value: Any) -> str | None:
+  """A price as `2.99` or `2.99 - 5.99`; empty if missing, None if unreadable.
+
+  Shops' exports hold numbers, `$1,299.00`, ranges, and pieces of web pages.
+  """
+  if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if math.isnan(value):
+      return ""
+    return f"{value:.2f}" if 0 <= value < math.inf else None
+  text = value_text(value)
+  if not text:
+    return ""
+  match = _PRICE.fullmatch(text)
+  if match is None:
+    return None
+  amounts = [f"{float(x.replace(',', '')):.2f}" for x in match.groups() if x]
+  return " - ".join(amounts)
+
+
+def is_price(field: Field) -> bool:
+  """Whether a field's values are prices."""
+  return field.column == "price"
+
+
+def cut(text: str, field: Field, tokenizer: Tokenizer | None = None) -> str:
+  """A field's text within the field's limits on words and tokens."""
+  if field.max_words is not None:
+    words = text.split(" ", field.max_words)
+    text = " ".join(words[: field.max_words])
+  if field.max_tokens is not None and tokenizer is not None:
+    ids = tokenizer.encode(" " + text)  # As it stands behind its label.
+    if len(ids) > field.max_tokens:
+      # A cut inside a character's bytes leaves a replacement character.
+      text = clean(tokenizer.decode(ids[: field.max_tokens])).rstrip("\ufffd")
+  return text
+
+
+def item_text(fields: Sequence[Field], values: Sequence[str]) -> str:
+  """The text of one item from its cleaned field values, in their order.
+
+  A value that ends with a full stop, as `Inc.` does, gets no second one.
+  """
+  sentences = []
+  for field, value in zip(fields, values, strict=True):
+    stop = "" if value.endswith(".") else "."
+    sentences.append(f"{field.label}: {value or UNKNOWN}{stop}")
+  return " ".join(sentences)
+
+
+def column_texts(
+  field: Field,
+  values: Sequence[Any],
+  tokenizer: Tokenizer | None,
+  on_unreadable: Callable[[int], None],
+) -> list[str]:
+  """The cleaned and cut texts of one field for all items.
+
+  Args:
+    field: the field.
+    values: raw values, one an item.
+    tokenizer: cuts by tokens; None leaves that cut out.
+    on_unreadable: told the row of every price that cannot be read.
+
+  Returns:
+    One text an item, empty where the value is missing.
+  """
+  texts = []
+  for row, value in enumerate(values):
+    if is_price(field):
+      text = price_text(value)
+      if text is None:
+        on_unreadable(row)
+        text = ""
+    else:
+      text = value_text(value)
+    texts.append(cut(text, field, tokenizer) if text else "")
+  return texts
+
+
+def _distinct(values: Iterable[Any]) -> list[str]:
+  texts = [value_text(value) for value in values]
+  return list(dict.fromkeys(text for text in texts if text))

@@ -1,0 +1,261 @@
+"""Runs recommenders over the users of a split and measures them.
+
+Every recommender sees the same users, the same candidates and the same depth,
+and what it returns is checked before it is believed. Numbers do not depend on
+the batch size. Nothing here knows how a recommender works.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gin
+import numpy as np
+import tqdm
+
+from calrec_jax.data.records import Catalogue, History
+from calrec_jax.evaluate import answers, cases, metrics, slices, summary
+from calrec_jax.evaluate.intervals import Bootstrap
+from calrec_jax.evaluate.results import Results
+from calrec_jax.evaluate.runs import Run
+from calrec_jax.recommend.protocol import (
+  RULES,
+  Ranking,
+  Recommender,
+  exclusions,
+)
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Protocol:
+  """What is measured, on which candidates.
+
+  Attributes:
+    metrics: names of the metrics, see `metrics.user_values`.
+    rules: candidate rules, reported side by side: `all` items, all but the
+      user's last (`not_last`), or none of the user's history (`not_seen`).
+    rule: the rule of the headline metrics and of the slices.
+    slice_metrics: metrics that are also given per slice.
+    batch_users: users in one call of a recommender.
+    bootstrap: how intervals are made.
+    reference: the recommender the others are compared with; "" takes
+      `popularity` where it runs, else the first.
+    compared: the metric of that comparison.
+    num_cases: users shown in full in the report.
+    seed: seed of the choice of those users.
+  """
+
+  metrics: Sequence[str] = metrics.METRICS
+  rules: Sequence[str] = RULES
+  rule: str = "not_last"
+  slice_metrics: Sequence[str] = ("recall@10", "ndcg@10")
+  batch_users: int = 64
+  bootstrap: Bootstrap = dataclasses.field(default_factory=Bootstrap)
+  reference: str = ""
+  compared: str = "ndcg@10"
+  num_cases: int = 6
+  seed: int = 0
+
+  def __post_init__(self):
+    for name in self.metrics:
+      metrics.parse(name)
+    for field in ("slice_metrics", "compared"):
+      value = getattr(self, field)
+      names = (value,) if isinstance(value, str) else value
+      missing = sorted(set(names) - set(self.metrics))
+      if missing:
+        raise ValueError(
+          f"Protocol.{field} names {missing}, which Protocol.metrics does not "
+          "list; add it there"
+        )
+    unknown = [rule for rule in self.rules if rule not in RULES]
+    if unknown or not self.rules:
+      raise ValueError(f"Protocol.rules is {self.rules}; choose from {RULES}")
+    if self.rule not in self.rules:
+      raise ValueError(
+        f"Protocol.rule is {self.rule!r}, which Protocol.rules "
+        f"{tuple(self.rules)} does not list"
+      )
+    if self.batch_users < 1:
+      raise ValueError(
+        f"Protocol.batch_users is {self.batch_users}; use 1 or more"
+      )
+
+  @property
+  def horizon(self) -> int:
+    """Ranks beyond this one are misses."""
+    return metrics.horizon_of(tuple(self.metrics))
+
+  @property
+  def depth(self) -> int:
+    """Places of a list; twice the horizon makes misses exact under ties."""
+    return 2 * self.horizon
+
+
+def evaluate(
+  recommenders: Sequence[Recommender],
+  histories: Sequence[History],
+  catalogue: Catalogue,
+  *,
+  protocol: Protocol | None = None,
+  data: Mapping[str, Any] | None = None,
+  checkpoint: Mapping[str, Any] | None = None,
+  progress: bool = True,
+) -> Results:
+  """Measures recommenders on the next item of every user.
+
+  Args:
+    recommenders: what to measure; names have to differ. The first one whose
+      `explain` tells how it came to its list is shown first in the cases.
+    histories: the users of a split, each with one target.
+    catalogue: the items; every one is a candidate unless the rule excludes it.
+    protocol: what to measure; by default as gin configures it.
+    data: the dataset's card, stored with the results.
+    checkpoint: the model's lineage, stored with the results.
+    progress: whether to show a progress bar for each recommender.
+
+  Returns:
+    Metrics with intervals, slices, validity and cost of each recommender, the
+    rank of every user, and a few users in full.
+
+  Raises:
+    ValueError: for users or items that do not exist, and for a recommender
+      that breaks the protocol; the message says how.
+  """
+  protocol = protocol or Protocol()
+  histories = list(histories)
+  _check_users(histories, catalogue)
+  names = [recommender.name for recommender in recommenders]
+  _check_names(names, protocol)
+  pool = cases.draw_pool(len(histories), protocol.num_cases, protocol.seed)
+  runs = [
+    run_recommender(recommender, histories, catalogue, protocol, pool, progress)
+    for recommender in recommenders
+  ]
+  excluded = excluded_targets(histories, protocol)
+  slicings = slices.slice_users(histories, catalogue)
+  return Results(
+    protocol=summary.protocol(protocol, histories, catalogue, excluded, names),
+    data=dict(data or {}),
+    checkpoint=dict(checkpoint or {}),
+    recommenders=summary.recommenders(runs, slicings, protocol),
+    users=user_columns(histories, catalogue),
+    excluded=excluded,
+    ranks={run.name: run.ranks for run in runs},
+    text_ranks={run.name: run.text_ranks for run in runs},
+    cases=cases.choose(runs, histories, catalogue, protocol),
+  )
+
+
+def run_recommender(
+  recommender: Recommender,
+  histories: list[History],
+  catalogue: Catalogue,
+  protocol: Protocol,
+  pool: set[int],
+  progress: bool,
+) -> Run:
+  """Ranks the target of every user with one recommender.
+
+  Args:
+    recommender: what to run.
+    histories: the users.
+    catalogue: the items.
+    protocol: candidate rules, depth and batch size.
+    pool: users whose lists and explanations are kept.
+    progress: whether to show a progress bar.
+
+  Returns:
+    The ranks, what was listed, and what it took.
+  """
+  run = Run.begin(recommender, len(histories), catalogue, protocol.rules)
+  bar = tqdm.tqdm(
+    total=len(histories),
+    desc=recommender.name,
+    unit="user",
+    disable=not progress,
+  )
+  with bar:
+    for start in range(0, len(histories), protocol.batch_users):
+      users = histories[start : start + protocol.batch_users]
+      items = [user.items for user in users]
+      began = time.perf_counter()
+      rankings = recommender.recommend(
+        items, depth=protocol.depth, rules=tuple(protocol.rules)
+      )
+      rankings = _to_host(rankings)  # Waits for the device.
+      seconds = time.perf_counter() - began
+      answers.check(run.name, rankings, items, catalogue, protocol)
+      run.collect(rankings, users, start, protocol.horizon)
+      run.listen(recommender, rankings[protocol.rule], start, pool)
+      run.clock(seconds, len(users))
+      bar.update(len(users))
+  return run
+
+
+def excluded_targets(
+  histories: list[History], protocol: Protocol
+) -> dict[str, np.ndarray]:
+  """Which users' targets are no candidates, bool[U] for each rule."""
+  excluded = {rule: np.zeros(len(histories), bool) for rule in protocol.rules}
+  for start in range(0, len(histories), protocol.batch_users):
+    users = histories[start : start + protocol.batch_users]
+    targets = np.array([user.target for user in users])
+    for rule, flags in excluded.items():
+      out = np.asarray(exclusions([user.items for user in users], rule))
+      flags[start : start + len(users)] = (out == targets[:, None]).any(axis=1)
+  return excluded
+
+
+def user_columns(
+  histories: list[History], catalogue: Catalogue
+) -> dict[str, Any]:
+  """What is known of every user before a recommender runs, by column."""
+  targets = np.array([history.target for history in histories], np.int64)
+  return {
+    "user_id": [history.user_id for history in histories],
+    "item_id": [catalogue.item_ids[target] for target in targets],
+    "history_length": np.array([len(h.items) for h in histories], np.int32),
+    "target_train_events": catalogue.train_counts[targets].astype(np.int64),
+    "target_in_history": np.array(
+      [bool(np.any(h.items == h.target)) for h in histories], bool
+    ),
+  }
+
+
+def _to_host(rankings: Mapping[str, Ranking]) -> dict[str, Ranking]:
+  return {
+    rule: Ranking(*(np.asarray(field) for field in ranking))
+    for rule, ranking in rankings.items()
+  }
+
+
+def _check_users(histories: list[History], catalogue: Catalogue) -> None:
+  if not histories:
+    raise ValueError(
+      "there are no users to evaluate; `calrec data card` shows the size of "
+      "each split"
+    )
+  for history in histories:
+    rows = np.append(history.items, history.target)
+    if rows.min() < 0 or rows.max() >= len(catalogue):
+      raise ValueError(
+        f"user {history.user_id!r} holds catalogue rows {rows.min()} to "
+        f"{rows.max()}, but the catalogue has rows 0 to {len(catalogue) - 1}; "
+        "the users belong to another catalogue"
+      )
+
+
+def _check_names(names: list[str], protocol: Protocol) -> None:
+  if not names or len(set(names)) < len(names):
+    raise ValueError(
+      f"the recommenders are named {names}; give at least one, each with a "
+      "name of its own"
+    )
+  if protocol.reference and protocol.reference not in names:
+    raise ValueError(
+      f"Protocol.reference is {protocol.reference!r}, which does not run; "
+      f"choose from {names}"
+    )

@@ -1,0 +1,111 @@
+"""How far a mean over users can be trusted: the bootstrap.
+
+Users are drawn with replacement as often as there are users, the mean is taken
+again, and so on; the middle 95% of those means is the interval (percentile
+bootstrap, Efron 1979). Two recommenders are compared on the same users: the
+interval of the mean difference is much narrower than two intervals held side
+by side.
+
+Users with the same values are interchangeable, so drawing users is drawing
+how many come from each group of equal values: one multinomial draw over the
+groups. Ranks take few values, which makes 2,000 resamples of a million users
+as cheap as of a hundred, and independent of the order of the users.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import gin
+import numpy as np
+from jaxtyping import Float
+
+_CHUNK_COUNTS = 1 << 22  # Counts in memory at once, 32 MiB.
+
+
+class Interval(NamedTuple):
+  """A mean over users with the interval it lies in.
+
+  Attributes:
+    value: the mean; NaN where there are no users.
+    low: lower end of the interval.
+    high: upper end of the interval.
+  """
+
+  value: float
+  low: float
+  high: float
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bootstrap:
+  """Bootstrap intervals of means over users.
+
+  Attributes:
+    resamples: how often the users are drawn anew.
+    confidence: share of the resampled means inside an interval.
+    seed: seed of the draws; the same values give the same interval.
+  """
+
+  resamples: int = 2000
+  confidence: float = 0.95
+  seed: int = 0
+
+  def __post_init__(self):
+    if self.resamples < 1:
+      raise ValueError(
+        f"Bootstrap.resamples is {self.resamples}; use 1 or more"
+      )
+    if not 0 < self.confidence < 1:
+      raise ValueError(
+        f"Bootstrap.confidence is {self.confidence}; use a share between 0 "
+        "and 1, such as 0.95"
+      )
+
+  def means(self, values: Float[np.ndarray, "U M"]) -> list[Interval]:
+    """The mean of each column with its interval; NaN for no users."""
+    num_users, num_metrics = values.shape
+    if not num_users or not num_metrics:
+      return [Interval(np.nan, np.nan, np.nan)] * num_metrics
+    groups, counts = _group_rows(values)
+    tail = 100 * (1 - self.confidence) / 2
+    resampled = np.concatenate(list(self._resampled_means(groups, counts)))
+    low, high = np.percentile(resampled, [tail, 100 - tail], axis=0)
+    means = counts @ groups / num_users
+    return [
+      Interval(float(mean), float(lower), float(upper))
+      for mean, lower, upper in zip(means, low, high, strict=True)
+    ]
+
+  def differences(
+    self,
+    values: Float[np.ndarray, "U M"],
+    reference: Float[np.ndarray, "U M"],
+  ) -> list[Interval]:
+    """The mean of `values - reference` over the same users, per column."""
+    return self.means(values - reference)
+
+  def _resampled_means(
+    self, groups: np.ndarray, counts: np.ndarray
+  ) -> Iterator[np.ndarray]:
+    """Means of resampled users, [some of resamples, M], bounded in memory."""
+    num_users = counts.sum()
+    generator = np.random.default_rng(self.seed)
+    at_once = max(1, _CHUNK_COUNTS // len(groups))
+    for start in range(0, self.resamples, at_once):
+      drawn = generator.multinomial(
+        num_users,
+        counts / num_users,
+        size=min(at_once, self.resamples - start),
+      )
+      yield drawn @ groups / num_users
+
+
+def _group_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Distinct rows, sorted, and how often each occurs."""
+  ordered = values[np.lexsort(values.T)]
+  new = np.ones(len(ordered), bool)
+  new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+  starts = np.flatnonzero(new)
+  return ordered[starts], np.diff(np.append(starts, len(ordered)))

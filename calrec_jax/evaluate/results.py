@@ -1,0 +1,204 @@
+"""Results of an evaluation, and the files they are kept in.
+
+`metrics.json` holds the numbers, `per_user.parquet` every user's rank under
+every recommender and rule, `cases.json` a few users in full. Files are written
+beside their place and moved there: a reader never sees half a file. The
+schemas are documented in `docs/evaluation.md`.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SCHEMA = 1
+METRICS_FILE = "metrics.json"
+PER_USER_FILE = "per_user.parquet"
+CASES_FILE = "cases.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Results:
+  """Everything an evaluation found.
+
+  Attributes:
+    protocol: the rules under which the numbers hold.
+    data: the dataset's card.
+    checkpoint: the model's lineage.
+    recommenders: numbers by recommender.
+    users: columns that describe the users.
+    excluded: bool[U] for each rule, users whose target is no candidate.
+    ranks: float64[U] by recommender and rule, infinity for a miss.
+    text_ranks: the same where any item with the target's text counts.
+    cases: a few users in full.
+  """
+
+  protocol: dict[str, Any]
+  data: dict[str, Any]
+  checkpoint: dict[str, Any]
+  recommenders: dict[str, dict[str, Any]]
+  users: dict[str, Any]
+  excluded: dict[str, np.ndarray]
+  ranks: dict[str, dict[str, np.ndarray]]
+  text_ranks: dict[str, dict[str, np.ndarray]]
+  cases: list[dict[str, Any]]
+
+  def metrics(self) -> dict[str, Any]:
+    """The content of `metrics.json`; fractions, not percent."""
+    return {
+      "schema": SCHEMA,
+      "protocol": self.protocol,
+      "data": self.data,
+      "checkpoint": self.checkpoint,
+      "recommenders": self.recommenders,
+    }
+
+
+def write_results(
+  folder: str | os.PathLike[str], results: Results
+) -> dict[str, pathlib.Path]:
+  """Writes `metrics.json`, `per_user.parquet` and `cases.json`, atomically.
+
+  Args:
+    folder: where to; created if missing. Older files of these names go.
+    results: what to write.
+
+  Returns:
+    The path of each file, by its name.
+  """
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  paths = {
+    name: folder / name for name in (PER_USER_FILE, CASES_FILE, METRICS_FILE)
+  }
+  table = per_user_table(results)
+  # Last, since its presence says that the evaluation is finished.
+  write_atomically(
+    paths[PER_USER_FILE],
+    lambda path: pq.write_table(table, path, compression="zstd"),
+  )
+  write_atomically(paths[CASES_FILE], _json_writer(results.cases))
+  write_atomically(paths[METRICS_FILE], _json_writer(results.metrics()))
+  return paths
+
+
+def read_results(folder: str | os.PathLike[str]) -> Results:
+  """Reads back what `write_results` wrote.
+
+  Raises:
+    ValueError: if the files are of another schema.
+  """
+  folder = pathlib.Path(folder)
+  numbers = json.loads((folder / METRICS_FILE).read_text("utf-8"))
+  if numbers.get("schema") != SCHEMA:
+    raise ValueError(
+      f"{folder / METRICS_FILE} has schema {numbers.get('schema')}; this "
+      f"version reads {SCHEMA}. Evaluate again with `calrec eval`."
+    )
+  cases = json.loads((folder / CASES_FILE).read_text("utf-8"))
+  table = pq.read_table(folder / PER_USER_FILE)
+  del numbers["schema"]
+  return Results(**numbers, **_columns(table), cases=cases)
+
+
+def per_user_table(results: Results) -> pa.Table:
+  """One row per recommender, candidate rule and user."""
+  parts = []
+  for name, by_rule in results.ranks.items():
+    for rule, ranks in by_rule.items():
+      text = results.text_ranks[name][rule]
+      parts.append(
+        pa.table(
+          {
+            "recommender": _repeated(name, len(ranks)),
+            "candidates": _repeated(rule, len(ranks)),
+            **{key: pa.array(column) for key, column in results.users.items()},
+            "target_excluded": pa.array(results.excluded[rule]),
+            "rank": pa.array(ranks, pa.float32(), mask=np.isinf(ranks)),
+            "text_rank": pa.array(text, pa.float32(), mask=np.isinf(text)),
+          }
+        )
+      )
+  table = pa.concat_tables(parts).unify_dictionaries()
+  return table.replace_schema_metadata({"schema": str(SCHEMA)})
+
+
+def write_atomically(
+  path: pathlib.Path, write: Callable[[str], object]
+) -> None:
+  """Lets `write` fill a file beside `path`, then moves it there.
+
+  Args:
+    path: the file to replace.
+    write: fills the file whose path it is given.
+  """
+  handle, temporary = tempfile.mkstemp(
+    prefix=f".{path.name}.", suffix=".partial", dir=path.parent
+  )
+  os.close(handle)
+  try:
+    write(temporary)
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(temporary, 0o666 & ~umask)  # mkstemp gives the owner only.
+    os.replace(temporary, path)
+  except BaseException:
+    os.unlink(temporary)
+    raise
+
+
+def _json_writer(content: Any) -> Callable[[str], object]:
+  text = json.dumps(
+    content, indent=1, ensure_ascii=False, allow_nan=False, default=_plain
+  )
+  return lambda path: pathlib.Path(path).write_text(text + "\n", "utf-8")
+
+
+def _plain(value: Any) -> Any:
+  """What JSON can hold in place of a NumPy value or a path."""
+  if isinstance(value, np.generic | np.ndarray):
+    return value.tolist()
+  if isinstance(value, os.PathLike):
+    return os.fspath(value)
+  if isinstance(value, Mapping):
+    return dict(value)
+  raise TypeError(f"{type(value).__name__} has no place in a result file")
+
+
+def _repeated(value: str, times: int) -> pa.DictionaryArray:
+  return pa.DictionaryArray.from_arrays(
+    pa.array(np.zeros(times, np.int32)), pa.array([value])
+  )
+
+
+def _columns(table: pa.Table) -> dict[str, Any]:
+  """The per-user parts of `Results` from the rows of the file."""
+  found: dict[str, Any] = {"excluded": {}, "ranks": {}, "text_ranks": {}}
+  names = table["recommender"].to_numpy()
+  rules = table["candidates"].to_numpy()
+  changes = (names[1:] != names[:-1]) | (rules[1:] != rules[:-1])
+  starts = [0, *(np.flatnonzero(changes) + 1), len(names)]
+  for start, stop in itertools.pairwise(starts):
+    name, rule = str(names[start]), str(rules[start])
+    part = table.slice(start, stop - start)
+    for field, column in (("ranks", "rank"), ("text_ranks", "text_rank")):
+      ranks = part[column].to_numpy().astype(np.float64)
+      ranks[np.isnan(ranks)] = np.inf
+      found[field].setdefault(name, {})[rule] = ranks
+    found["excluded"][rule] = part["target_excluded"].to_numpy()
+  # The last part describes the same users as every other.
+  text = ("user_id", "item_id")
+  numbers = ("history_length", "target_train_events", "target_in_history")
+  found["users"] = {
+    **{key: part[key].to_pylist() for key in text},
+    **{key: part[key].to_numpy() for key in numbers},
+  }
+  return found

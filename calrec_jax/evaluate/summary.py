@@ -1,0 +1,166 @@
+"""From ranks to the numbers of `metrics.json`: the one place they are made."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from calrec_jax.data.records import Catalogue, History
+from calrec_jax.evaluate import metrics
+from calrec_jax.evaluate.intervals import Bootstrap, Interval
+from calrec_jax.evaluate.results import Results
+from calrec_jax.evaluate.runs import COVERAGE_CUTOFF, Run
+from calrec_jax.evaluate.slices import Slicing
+
+
+def protocol(
+  settings: Any,
+  histories: Sequence[History],
+  catalogue: Catalogue,
+  excluded: Mapping[str, np.ndarray],
+  names: Sequence[str],
+) -> dict[str, Any]:
+  """The rules under which the numbers hold, as stored in `metrics.json`."""
+  return {
+    "ranking": "full",
+    "hit": "item id",
+    "ties": "expected rank",
+    "users": len(histories),
+    "items": len(catalogue),
+    "items_with_text_twins": int(
+      np.sum(np.bincount(catalogue.twins, minlength=1)[catalogue.twins] > 1)
+    ),
+    "candidates": settings.rule,
+    "candidate_rules": list(settings.rules),
+    "excluded_targets": {
+      rule: int(flags.sum()) for rule, flags in excluded.items()
+    },
+    "metrics": list(settings.metrics),
+    "depth": settings.depth,
+    "reference": reference_of(settings, names),
+    "compared": settings.compared,
+    "intervals": {
+      "method": "percentile bootstrap over users",
+      "confidence": settings.bootstrap.confidence,
+      "resamples": settings.bootstrap.resamples,
+      "seed": settings.bootstrap.seed,
+    },
+  }
+
+
+def reference_of(settings: Any, names: Sequence[str]) -> str:
+  """The recommender that the others are compared with."""
+  if settings.reference:
+    return settings.reference
+  return "popularity" if "popularity" in names else names[0]
+
+
+def recommenders(
+  runs: Sequence[Run], slicings: Mapping[str, Slicing], settings: Any
+) -> dict[str, dict[str, Any]]:
+  """The numbers of every recommender, by name."""
+  reference = reference_of(settings, [run.name for run in runs])
+  values = {
+    run.name: metrics.user_values(
+      tuple(settings.metrics),
+      run.ranks[settings.rule],
+      run.text_ranks[settings.rule],
+    )
+    for run in runs
+  }
+  return {
+    run.name: {
+      "description": run.description,
+      "metrics": _metrics(run, settings.rule, settings),
+      "difference": _difference(
+        values[run.name], values[reference], reference, settings
+      ),
+      "candidates": {
+        rule: {"metrics": _metrics(run, rule, settings)}
+        for rule in settings.rules
+      },
+      "slices": _slices(values[run.name], slicings, settings),
+      "validity": run.mean_validity(),
+      "cost": run.cost(),
+    }
+    for run in runs
+  }
+
+
+def compare(results: Results, name: str, reference: str) -> dict[str, Any]:
+  """The paired difference of two recommenders in the compared metric.
+
+  Args:
+    results: an evaluation, fresh or read back.
+    name: a recommender.
+    reference: the recommender it is compared with.
+
+  Returns:
+    Value, low and high of the mean over users of `name - reference`.
+  """
+  settings = results.protocol
+  metric, rule = settings["compared"], settings["candidates"]
+  values = [
+    metrics.user_values(
+      (metric,), results.ranks[which][rule], results.text_ranks[which][rule]
+    )
+    for which in (name, reference)
+  ]
+  bootstrap = Bootstrap(
+    **{
+      key: settings["intervals"][key]
+      for key in ("confidence", "resamples", "seed")
+    }
+  )
+  return _named((metric,), bootstrap.differences(*values))[metric]
+
+
+def _metrics(run: Run, rule: str, settings: Any) -> dict[str, Any]:
+  names = tuple(settings.metrics)
+  values = metrics.user_values(names, run.ranks[rule], run.text_ranks[rule])
+  share = metrics.coverage(run.seen[rule])
+  return {
+    **_named(names, settings.bootstrap.means(values)),
+    # Not a mean over users: a resample of them has no interval to offer.
+    f"coverage@{COVERAGE_CUTOFF}": {"value": share, "low": None, "high": None},
+  }
+
+
+def _difference(
+  values: np.ndarray, reference: np.ndarray, name: str, settings: Any
+) -> dict[str, Any]:
+  """Every metric's mean difference to the reference, on the same users."""
+  intervals = settings.bootstrap.differences(values, reference)
+  return {"to": name, "metrics": _named(settings.metrics, intervals)}
+
+
+def _slices(
+  values: np.ndarray, slicings: Mapping[str, Slicing], settings: Any
+) -> dict[str, Any]:
+  columns = [
+    list(settings.metrics).index(name) for name in settings.slice_metrics
+  ]
+  bootstrap: Bootstrap = settings.bootstrap
+  found: dict[str, Any] = {}
+  for name, slicing in slicings.items():
+    found[name] = {}
+    for code, label in enumerate(slicing.labels):
+      part = values[slicing.codes == code][:, columns]
+      found[name][label] = {
+        "users": len(part),
+        **_named(settings.slice_metrics, bootstrap.means(part)),
+      }
+  return found
+
+
+def _named(
+  names: Sequence[str], intervals: Sequence[Interval]
+) -> dict[str, dict[str, float | None]]:
+  """Intervals by metric; JSON has no NaN, so no users give null."""
+  return {
+    name: {
+      key: None if np.isnan(number) else number
+      for key, number in interval._asdict().items()
+    }
+    for name, interval in zip(names, intervals, strict=True)
+  }

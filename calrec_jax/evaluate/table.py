@@ -1,0 +1,189 @@
+"""The results as a table for the terminal."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from calrec_jax.evaluate.results import Results
+
+_BESIDE = ("recall@10",)
+_POINTS = ("recall@1", "recall@50", "mrr", "recall@10_text")
+_NAMES = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR"}
+RULE_TEXTS = {
+  "all": "all items",
+  "not_last": "all but the last item",
+  "not_seen": "all but the seen items",
+}
+
+
+def format_table(results: Results) -> str:
+  """The headline numbers of every recommender, aligned, best first.
+
+  Values are fractions. Brackets hold the bootstrap interval. The sign behind a
+  difference says whether its interval leaves out zero: `+` better, `-` worse,
+  `~` undecided.
+
+  Returns:
+    Lines of text without colour, for a terminal of 100 columns.
+  """
+  protocol = results.protocol
+  order = by_quality(results)
+  blocks = [
+    _title(results),
+    _grid(*_headline(results, order)),
+    _grid(*_details(results, order)),
+    _grid(*_rules(results, order))
+    if len(protocol["candidate_rules"]) > 1
+    else "",
+    _notes(protocol),
+  ]
+  return "\n\n".join(block for block in blocks if block)
+
+
+def by_quality(results: Results) -> list[str]:
+  """Recommenders, best first by the compared metric."""
+  compared = results.protocol["compared"]
+  return sorted(
+    results.recommenders,
+    key=lambda name: (
+      -results.recommenders[name]["metrics"][compared]["value"],
+      name,
+    ),
+  )
+
+
+def metric_label(name: str) -> str:
+  """`ndcg@10` as `NDCG@10`; a metric of the text says so."""
+  plain, of_text = name.removesuffix("_text"), name.endswith("_text")
+  kind, _, cutoff = plain.partition("@")
+  label = _NAMES.get(kind, kind.capitalize()) + (f"@{cutoff}" if cutoff else "")
+  return f"{label} (text)" if of_text else label
+
+
+def verdict(difference: dict[str, Any]) -> str:
+  """`+`, `-` or `~`: does the interval of a difference leave out zero."""
+  low, high = difference["low"], difference["high"]
+  if low is None or low <= 0 <= high:
+    return "~"
+  return "+" if low > 0 else "-"
+
+
+def number(value: float | None, signed: bool = False) -> str:
+  """Four decimals, `.0788`: one user more or less of ten thousand."""
+  if value is None:
+    return "-"
+  text = f"{value:+.4f}" if signed else f"{value:.4f}"
+  return text.replace("0.", ".", 1) if abs(value) < 0.99995 else text
+
+
+def interval(entry: dict[str, Any], signed: bool = False) -> str:
+  """`.0788 [.0712, .0866]`."""
+  value = number(entry["value"], signed)
+  if entry["low"] is None:
+    return value
+  low, high = number(entry["low"], signed), number(entry["high"], signed)
+  return f"{value} [{low}, {high}]"
+
+
+def rate(users_per_second: float) -> str:
+  """Users per second with three digits at most."""
+  if users_per_second >= 100:
+    return f"{users_per_second:,.0f}"
+  return f"{users_per_second:.3g}"
+
+
+def _title(results: Results) -> str:
+  protocol = results.protocol
+  name = results.data.get("name") or results.data.get("domain") or ""
+  parts = [
+    str(name),
+    f"{protocol['users']:,} users",
+    f"{protocol['items']:,} items",
+    f"candidates: {RULE_TEXTS[protocol['candidates']]}",
+  ]
+  return " · ".join(part for part in parts if part)
+
+
+def _headline(
+  results: Results, order: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+  """The numbers that decide, with their intervals."""
+  protocol = results.protocol
+  compared, reference = protocol["compared"], protocol["reference"]
+  shown = [compared]
+  shown += [m for m in _BESIDE if m in protocol["metrics"] and m != compared]
+  label = metric_label(compared)
+  header = ["", *map(metric_label, shown), f"{label} - {reference}  "]
+  rows = []
+  for name in order:
+    entry = results.recommenders[name]
+    difference = entry["difference"]["metrics"][compared]
+    own = f"{interval(difference, signed=True)} {verdict(difference)}"
+    rows.append(
+      [
+        name,
+        *(interval(entry["metrics"][metric]) for metric in shown),
+        "" if name == reference else own,
+      ]
+    )
+  return header, rows
+
+
+def _details(
+  results: Results, order: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+  """Further metrics, coverage and speed."""
+  points = [name for name in _POINTS if name in results.protocol["metrics"]]
+  points += ["coverage@10"]
+  rows = []
+  for name in order:
+    entry = results.recommenders[name]
+    cells = [number(entry["metrics"][metric]["value"]) for metric in points]
+    rows.append([name, *cells, rate(entry["cost"]["users_per_second"])])
+  return ["", *map(metric_label, points), "users/s"], rows
+
+
+def _rules(
+  results: Results, order: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+  """The compared metric under each candidate rule."""
+  compared = results.protocol["compared"]
+  rules = results.protocol["candidate_rules"]
+  rows = []
+  for name in order:
+    by_rule = results.recommenders[name]["candidates"]
+    entries = [by_rule[rule]["metrics"][compared] for rule in rules]
+    rows.append([name, *map(interval, entries)])
+  return [f"{metric_label(compared)} by candidates", *rules], rows
+
+
+def _grid(header: list[str], rows: list[list[str]]) -> str:
+  """Columns aligned: names to the left, numbers to the right."""
+  widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+  rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+  lines = [_line(header, widths), rule, *(_line(row, widths) for row in rows)]
+  return "\n".join(line.rstrip() for line in lines)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+  first, *others = [
+    cell.ljust(width) if place == 0 else cell.rjust(width)
+    for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+  ]
+  return "  ".join([first, *others])
+
+
+def _notes(protocol: dict[str, Any]) -> str:
+  intervals = protocol["intervals"]
+  rule = protocol["candidates"]
+  lines = [
+    f"[low, high] is the {intervals['confidence']:.0%} bootstrap interval over "
+    f"users, from {intervals['resamples']:,} resamples.",
+    "+ better, - worse, ~ undecided: does the difference's interval leave out "
+    "zero?",
+  ]
+  if protocol["excluded_targets"][rule]:
+    lines.append(
+      f"{protocol['excluded_targets'][rule]:,} users' targets are excluded by "
+      f"{rule} and count as misses."
+    )
+  return "\n".join(lines)

@@ -1,0 +1,230 @@
+"""Ranking by the distance of user and item vectors: the model's two towers.
+
+The score is the cosine of v_U, the mean over the user's prompt, and v_T, the
+mean over the item's text: the similarity that the contrastive loss L_UT
+trains. Items with the same tokens share one vector and get the same score to
+the last bit. The search is exact, see `topk`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from calrec_jax.data.records import Catalogue, PromptTokens
+from calrec_jax.models import two_tower
+from calrec_jax.recommend import placement, protocol
+from calrec_jax.recommend.columns import TextColumns
+from calrec_jax.recommend.prompts import PromptLimits, PromptWriter, token_rows
+from calrec_jax.recommend.protocol import Ranking
+from calrec_jax.recommend.topk import NO_COLUMN, Best, VectorIndex
+
+_SMALLEST_ITEM_LENGTH = 16
+_SMALLEST_NORM = 1e-12
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenseSearch:
+  """How the vectors are computed and compared.
+
+  Attributes:
+    user_rows: users in one forward pass, and in one search.
+    item_rows: item texts in one forward pass.
+    chunk: item vectors that a device compares at once.
+  """
+
+  user_rows: int = 32
+  item_rows: int = 128
+  chunk: int = 8192
+
+  def __post_init__(self):
+    for name in ("user_rows", "item_rows", "chunk"):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f"DenseSearch.{name} is {getattr(self, name)}; use 1 or more."
+        )
+
+
+class Dense:
+  """Ranks by the cosine of the user's and the items' vectors."""
+
+  def __init__(
+    self,
+    decoder: Any,
+    params: Any,
+    catalogue: Catalogue,
+    prompt: PromptTokens,
+    *,
+    settings: DenseSearch | None = None,
+    limits: PromptLimits | None = None,
+    mesh: Mesh | None = None,
+    progress: bool = False,
+    name: str = "dense",
+  ):
+    """Encodes the catalogue.
+
+    Args:
+      decoder: the module of the model.
+      params: its parameters.
+      catalogue: the items.
+      prompt: pieces of the prompt, as in training.
+      settings: sizes of the computation.
+      limits: how much of a history is read.
+      mesh: where vectors lie and rows are spread; by default the mesh that is
+        set, if any.
+      progress: whether to show a progress bar while items are encoded.
+      name: key in the metrics file.
+    """
+    self.name = name
+    self.settings = settings or DenseSearch()
+    self._decoder, self._params = decoder, params
+    self._mesh = placement.mesh_in_use(mesh)
+    self._begins = prompt.begin is not None
+    self._prompts = PromptWriter(catalogue, prompt, limits)
+    self._texts = TextColumns(catalogue.twins)
+    vectors = self._encode(
+      "item",
+      [self._prompts.item(int(row)) for row in self._texts.first_rows],
+      rows=self.settings.item_rows,
+      smallest_length=_SMALLEST_ITEM_LENGTH,
+      progress=progress,
+    )
+    self._index = VectorIndex(
+      vectors, self._texts.sizes, chunk=self.settings.chunk, mesh=self._mesh
+    )
+
+  def describe(self) -> str:
+    """One line for people: what ranks."""
+    return (
+      "cosine of the user's vector with the vectors of "
+      f"{len(self._texts)} item texts, exact"
+    )
+
+  def recommend(
+    self,
+    histories: Sequence[np.ndarray],
+    *,
+    depth: int,
+    rules: Sequence[str] = ("not_last",),
+  ) -> dict[str, Ranking]:
+    """Ranks by cosine; see `protocol.Recommender`."""
+    histories = protocol.check_request(
+      histories, depth, rules, len(self._texts.columns)
+    )
+    own = protocol.exclusions(histories, "not_seen")
+    best = self._search(self.embed(histories), own, depth)
+    return {
+      rule: self._texts.cut(
+        best, own, protocol.exclusions(histories, rule), depth
+      )
+      for rule in rules
+    }
+
+  def embed(self, histories: Sequence[np.ndarray]) -> Float[np.ndarray, "B D"]:
+    """Unit vectors of users."""
+    return self._encode(
+      "user",
+      [self._prompts.user(history) for history in histories],
+      rows=self.settings.user_rows,
+      smallest_length=self._prompts.limits.smallest_length,
+    )
+
+  def _encode(
+    self,
+    tower: str,
+    sequences: list[np.ndarray],
+    *,
+    rows: int,
+    smallest_length: int,
+    progress: bool = False,
+  ) -> Float[np.ndarray, "B D"]:
+    """Unit vectors of token sequences, in their order."""
+    rows = placement.whole_rows(rows, self._mesh)
+    vectors: list[np.ndarray] = [np.zeros(0, np.float32)] * len(sequences)
+    bar = tqdm.tqdm(
+      total=len(sequences), desc=self.name, unit="text", disable=not progress
+    )
+    with bar:
+      for batch in token_rows(sequences, rows, smallest_length):
+        tokens, lengths = placement.place(
+          (batch.tokens, batch.lengths), self._mesh
+        )
+        embedded = _embed(
+          self._decoder,
+          self._params,
+          tokens,
+          lengths,
+          tower=tower,
+          begins=self._begins,
+          mesh=self._mesh,
+        )
+        for place, vector in zip(
+          batch.places, np.asarray(embedded), strict=False
+        ):
+          vectors[place] = vector
+        bar.update(len(batch.places))
+    return _unit(np.stack(vectors)) if vectors else np.zeros((0, 1), np.float32)
+
+  def _search(
+    self, users: Float[np.ndarray, "B D"], own: np.ndarray, depth: int
+  ) -> Best:
+    """Lists that are long enough for any rule."""
+    rows = self.settings.user_rows
+    # Few shapes, so few compilations. An excluded item can take at most one
+    # column out of a list.
+    width = 1 << max(3, (own.shape[1] - 1).bit_length())
+    wanted = 1 << (depth + width - 1).bit_length()
+    parts = []
+    for start in range(0, len(users), rows):
+      queries = users[start : start + rows]
+      asked = np.full((rows, width), NO_COLUMN, np.int32)
+      asked[: len(queries), : own.shape[1]] = self._texts.of(
+        own[start : start + rows]
+      )
+      filled = np.pad(queries, ((0, rows - len(queries)), (0, 0)))
+      best = self._index.search(jnp.asarray(filled), asked, wanted)
+      parts.append([np.asarray(field)[: len(queries)] for field in best])
+    if not parts:
+      return Best(*(np.zeros((0, 1), np.float32) for _ in Best._fields))
+    columns, scores, ties, asked = map(np.concatenate, zip(*parts, strict=True))
+    return Best(columns, scores, ties, asked[:, : own.shape[1]])
+
+
+@functools.partial(
+  jax.jit, static_argnames=("decoder", "tower", "begins", "mesh")
+)
+def _embed(
+  decoder: Any,
+  params: Any,
+  tokens: Int[Array, "B P"],
+  lengths: Int[Array, " B"],
+  *,
+  tower: str,
+  begins: bool,
+  mesh: Mesh | None,
+) -> Float[Array, "B D"]:
+  """Vectors of one tower, given to all devices."""
+  if tower == "user":
+    vectors = two_tower.embed_users(decoder, params, tokens, lengths)
+  else:
+    vectors = two_tower.embed_items(
+      decoder, params, tokens, lengths, begins=begins
+    )
+  if mesh is not None:
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    vectors = jax.lax.with_sharding_constraint(vectors, everywhere)
+  return vectors
+
+
+def _unit(vectors: Float[np.ndarray, "B D"]) -> Float[np.ndarray, "B D"]:
+  norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+  return vectors / np.maximum(norms, _SMALLEST_NORM)

@@ -1,0 +1,135 @@
+"""Reciprocal rank fusion: one list from the lists of several recommenders.
+
+    score(i) = sum over members of  weight / (k + rank of i)
+
+(Cormack, Clarke and Büttcher, SIGIR 2009, with k = 60). Ranks, not scores, are
+joined, so members need not share a scale. Tied items share their mean rank, and
+a tie that the end of a member's list cuts through counts for none of its
+items: the order of rows decides nothing, and items with the same text keep the
+same score.
+
+Tested against a loop in `tests/unit/recommend/test_fuse.py`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import gin
+import numpy as np
+
+from calrec_jax.recommend import protocol
+from calrec_jax.recommend.protocol import Ranking, Recommender
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fusion:
+  """How lists are fused.
+
+  Attributes:
+    k: damps the first ranks; 60 in the paper.
+    places: places of each member's list that count, at least; an item beyond
+      them gets nothing from that member.
+    weights: one for each member, in their order; empty for equal ones.
+  """
+
+  k: float = 60.0
+  places: int = 200
+  weights: Sequence[float] = ()
+
+  def __post_init__(self):
+    if self.k < 0:
+      raise ValueError(f"Fusion.k is {self.k}; it must be at least 0.")
+    if self.places < 1:
+      raise ValueError(f"Fusion.places is {self.places}; use 1 or more.")
+    if any(not weight > 0 for weight in self.weights):
+      raise ValueError(
+        f"Fusion.weights is {tuple(self.weights)}; all must be above 0."
+      )
+
+
+class Fused:
+  """Joins the rankings of other recommenders."""
+
+  def __init__(
+    self,
+    members: Sequence[Recommender],
+    *,
+    settings: Fusion | None = None,
+    name: str = "fused",
+  ):
+    """Takes the recommenders whose lists are joined.
+
+    Raises:
+      ValueError: for fewer than two members, or as many weights as do not fit.
+    """
+    self.name = name
+    self.settings = settings or Fusion()
+    self._members = list(members)
+    self._weights = tuple(self.settings.weights) or (1.0,) * len(self._members)
+    if len(self._members) < 2:
+      raise ValueError("A fusion needs two recommenders or more.")
+    if len(self._weights) != len(self._members):
+      raise ValueError(
+        f"Fusion.weights holds {len(self._weights)} numbers for "
+        f"{len(self._members)} recommenders."
+      )
+
+  def describe(self) -> str:
+    """One line for people: what ranks, and with which settings."""
+    names = [
+      member.name if weight == 1 else f"{weight:g} x {member.name}"
+      for member, weight in zip(self._members, self._weights, strict=True)
+    ]
+    return f"reciprocal ranks of {' + '.join(names)}, k={self.settings.k:g}"
+
+  def recommend(
+    self,
+    histories: Sequence[np.ndarray],
+    *,
+    depth: int,
+    rules: Sequence[str] = ("not_last",),
+  ) -> dict[str, Ranking]:
+    """Ranks what any member lists; see `protocol.Recommender`."""
+    places = max(depth, self.settings.places)
+    rankings = [
+      member.recommend(histories, depth=places, rules=rules)
+      for member in self._members
+    ]
+    return {
+      rule: self._fuse([ranking[rule] for ranking in rankings], depth)
+      for rule in rules
+    }
+
+  def _fuse(self, rankings: Sequence[Ranking], depth: int) -> Ranking:
+    items, scores = [], []
+    for user in range(len(rankings[0].items)):
+      rows, values = [], []
+      for ranking, weight in zip(rankings, self._weights, strict=True):
+        listed, ranks = mean_ranks(ranking, user)
+        rows.append(listed)
+        values.append(weight / (self.settings.k + ranks))
+      distinct, place = np.unique(np.concatenate(rows), return_inverse=True)
+      summed = np.bincount(place, np.concatenate(values), len(distinct))
+      items.append(distinct)
+      scores.append(summed.astype(np.float32))
+    nothing = np.full((len(items), 0), protocol.EMPTY, np.int32)
+    return protocol.top_listed(items, scores, nothing, depth)
+
+
+def mean_ranks(ranking: Ranking, user: int) -> tuple[np.ndarray, np.ndarray]:
+  """The items of one list and their ranks from 1, tied ones sharing the mean.
+
+  Items of a tie that goes on beyond the list are left out.
+
+  Returns:
+    int32 rows and float64 ranks.
+  """
+  real = ranking.items[user] >= 0
+  items, scores = ranking.items[user][real], ranking.scores[user][real]
+  if len(items) and ranking.tail_ties[user]:
+    inside = scores > scores[-1]
+    items, scores = items[inside], scores[inside]
+  _, group, sizes = np.unique(-scores, return_inverse=True, return_counts=True)
+  greater = np.cumsum(sizes) - sizes
+  return items, (greater + (sizes + 1) / 2)[group]

@@ -1,0 +1,39 @@
+"""Where rows of users lie when several devices work together."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from calrec_jax import partitioning
+
+
+def mesh_in_use(mesh: Mesh | None = None) -> Mesh | None:
+  """The given mesh, else the one that is set, else none."""
+  if mesh is None:
+    mesh = jax.sharding.get_mesh()
+  return None if mesh.empty else mesh
+
+
+def whole_rows(rows: int, mesh: Mesh | None) -> int:
+  """The number of rows, raised to a multiple of what the mesh splits it by."""
+  if mesh is None:
+    return rows
+  parts = math.prod(mesh.shape[axis] for axis in partitioning.BATCH_AXES)
+  return -(-rows // parts) * parts
+
+
+def place(arrays: Any, mesh: Mesh | None) -> Any:
+  """Puts NumPy arrays on the devices, their rows spread over the mesh."""
+  if mesh is None:
+    return jax.tree.map(jnp.asarray, arrays)
+  rows = partitioning.batch_sharding(mesh)
+  return jax.tree.map(
+    lambda array: jax.make_array_from_callback(
+      np.shape(array), rows, lambda index: array[index]
+    ),
+    arrays,
+  )

@@ -1,0 +1,130 @@
+"""Histories as token arrays of a few shapes.
+
+Every new shape compiles a program, so prompts are padded to a length that
+doubles from a smallest one, and filled up to a fixed number of rows. The
+length depends on the prompt alone, never on the others in its batch: results
+do not change with the company a user comes in.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import gin
+import numpy as np
+
+from calrec_jax.data import features
+from calrec_jax.data.records import Catalogue, PromptTokens
+
+PADDING_TOKEN = 0
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptLimits:
+  """How much of a history the model reads.
+
+  Attributes:
+    max_tokens: the longest prompt; the oldest items are dropped, whole, until
+      it fits. Not longer than the rows the model was trained on.
+    max_items: most items of a prompt, the newest; None for all that fit.
+    smallest_length: prompts are padded to this length or to its doubles.
+  """
+
+  max_tokens: int = 1024
+  max_items: int | None = None
+  smallest_length: int = 64
+
+  def __post_init__(self):
+    for name in ("max_tokens", "max_items", "smallest_length"):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ValueError(
+          f"PromptLimits.{name} is {value}; it must be at least 1."
+        )
+
+
+class TokenRows(NamedTuple):
+  """Padded token sequences.
+
+  Attributes:
+    places: which of the given sequences each row holds, at most `rows` of
+      them; the rows behind them are empty.
+    tokens: int32[rows, P].
+    lengths: int32[rows], 0 for an empty row.
+  """
+
+  places: list[int]
+  tokens: np.ndarray
+  lengths: np.ndarray
+
+
+class PromptWriter:
+  """Writes the prompts of one catalogue's users as tokens."""
+
+  def __init__(
+    self,
+    catalogue: Catalogue,
+    prompt: PromptTokens,
+    limits: PromptLimits | None = None,
+  ):
+    """Takes the catalogue and the pieces of the prompt."""
+    self.limits = limits or PromptLimits()
+    self._catalogue, self._prompt = catalogue, prompt
+
+  def user(self, history: np.ndarray) -> np.ndarray:
+    """The prompt of a user, int32[P], ending before the next item.
+
+    Raises:
+      ValueError: if `PromptLimits.max_tokens` is too short for the last item.
+    """
+    kept = self.limits.max_items
+    rows = history if kept is None else history[-kept:]
+    tokens = [self._catalogue.tokens(int(row)) for row in rows]
+    try:
+      return features.prompt_tokens(
+        self._prompt, tokens, self.limits.max_tokens
+      )
+    except features.PromptTooLong as error:
+      raise ValueError(f"PromptLimits.max_tokens: {error}") from error
+
+  def item(self, row: int) -> np.ndarray:
+    """What the item tower reads, int32: as in training."""
+    return features.item_segment_tokens(
+      self._prompt, self._catalogue.tokens(row)
+    )
+
+
+def padded_length(length: int, smallest: int) -> int:
+  """The smallest of `smallest` and its doubles that holds the length."""
+  return smallest << max(0, -(-length // smallest) - 1).bit_length()
+
+
+def token_rows(
+  sequences: Sequence[np.ndarray], rows: int, smallest_length: int
+) -> Iterator[TokenRows]:
+  """Pads sequences to few shapes: always `rows` rows, doubling lengths.
+
+  Args:
+    sequences: int32 token ids of each sequence.
+    rows: rows of every batch.
+    smallest_length: lengths are this or its doubles.
+
+  Yields:
+    Batches of equal padded length, the shortest first; together they hold
+    every sequence once.
+  """
+  by_length: dict[int, list[int]] = {}
+  for place, sequence in enumerate(sequences):
+    length = padded_length(len(sequence), smallest_length)
+    by_length.setdefault(length, []).append(place)
+  for length in sorted(by_length):
+    places = by_length[length]
+    for start in range(0, len(places), rows):
+      chosen = places[start : start + rows]
+      tokens = np.full((rows, length), PADDING_TOKEN, np.int32)
+      lengths = np.zeros(rows, np.int32)
+      for row, place in enumerate(chosen):
+        lengths[row] = len(sequences[place])
+        tokens[row, : lengths[row]] = sequences[place]
+      yield TokenRows(chosen, tokens, lengths)

@@ -1,0 +1,202 @@
+"""One stage of training, and the chain of stages that a recipe names.
+
+Stage one learns from many domains together, stage two goes on with the
+parameters of stage one on the target domain (CALRec, section on training).
+A chain can be stopped anywhere: finished stages are skipped, the one that was
+cut goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import gin
+import optax
+
+from calrec_jax import checkpoints, config, lineage, optimizers
+from calrec_jax.checkpoints import CheckpointPolicy
+from calrec_jax.data.cache import TokenCache
+from calrec_jax.data.dataset import Dataset
+from calrec_jax.data.feed import Feed
+from calrec_jax.models.decoder import DecoderConfig
+from calrec_jax.models.objective import Objective
+from calrec_jax.partitioning import MeshShape
+from calrec_jax.validation import Validation
+
+SINGLE_STAGE = "train"
+HANDOVER = "handover.json"
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+  """Everything one stage of training needs.
+
+  Attributes:
+    model_dir: MODEL_DIR; the stage writes into a folder of its name there.
+    task: MIXTURE_OR_TASK_NAME of the dataset.
+    steps: TRAIN_STEPS, updates.
+    dataset: domains, mixtures and vocabulary.
+    decoder: shape of the model.
+    objective: the losses.
+    optimizer: of the parameters.
+    feed: packing, shuffling, batch size.
+    mesh: devices along each axis.
+    checkpoints: when to save.
+    validation: when to validate.
+    initial_checkpoint: INITIAL_CHECKPOINT_PATH: parameters to start from, a
+      `checkpoint_<step>` folder or a stage's; None takes those of the stage
+      before, and the first stage starts from scratch.
+    use_cached: USE_CACHED_TASKS: True refuses to build a missing token cache.
+    seed: RANDOM_SEED of initial parameters and dropout.
+    log_period: steps between rows of the metrics log.
+  """
+
+  model_dir: str = gin.REQUIRED
+  task: str = gin.REQUIRED
+  steps: int = gin.REQUIRED
+  dataset: Dataset = gin.REQUIRED
+  decoder: DecoderConfig = gin.REQUIRED
+  objective: Objective = gin.REQUIRED
+  optimizer: optax.GradientTransformation = gin.REQUIRED
+  feed: Feed = gin.REQUIRED
+  mesh: MeshShape = gin.REQUIRED
+  checkpoints: CheckpointPolicy = gin.REQUIRED
+  validation: Validation = gin.REQUIRED
+  initial_checkpoint: str | None = None
+  use_cached: bool = False
+  seed: int = 0
+  log_period: int = 20
+
+  def __post_init__(self):
+    """Refuses stages that train nothing."""
+    for name in ("steps", "log_period"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"Stage.{name} must be at least 1.")
+
+
+@gin.configurable
+def feature_length(name: str, lengths: Mapping[str, int]) -> int:
+  """One of the lengths in TASK_FEATURE_LENGTHS.
+
+  Args:
+    name: "tokens" of a row or "slots" of a row.
+    lengths: all of them.
+
+  Raises:
+    ValueError: where it is missing.
+  """
+  if name not in lengths:
+    raise ValueError(
+      f"TASK_FEATURE_LENGTHS = {dict(lengths)} lacks {name!r}; it needs "
+      '{"tokens": ..., "slots": ...}.'
+    )
+  return lengths[name]
+
+
+def names() -> tuple[str, ...]:
+  """The stages that the applied configuration chains."""
+  return tuple(config.macro("STAGES", ())) or (SINGLE_STAGE,)
+
+
+def folder(stage: Stage, name: str) -> pathlib.Path:
+  """Where a stage writes."""
+  return pathlib.Path(stage.model_dir).expanduser().absolute() / name
+
+
+def handover(stage_folder: pathlib.Path) -> dict[str, Any] | None:
+  """What a finished stage hands to the next one; None if it is not finished."""
+  path = stage_folder / HANDOVER
+  return json.loads(path.read_text()) if path.exists() else None
+
+
+def open_caches(stage: Stage, progress: bool = True) -> list[TokenCache]:
+  """The stage's token caches, built first where they are missing."""
+  missing = stage.dataset.missing(stage.task)
+  if missing and stage.use_cached:
+    raise FileNotFoundError(
+      "USE_CACHED_TASKS = True, but there is no token cache for "
+      f"{', '.join(domain.name for domain in missing)}. Make it with "
+      "`calrec data cache` and the same gin files and flags."
+    )
+  paths = stage.dataset.build(stage.task, progress=progress)
+  return [TokenCache.open(path) for path in paths.values()]
+
+
+def vocabulary_size(caches: list[TokenCache]) -> int:
+  """Token ids the model must know: those of the vocabulary and the cache."""
+  return max(
+    max(cache.largest_token + 1, cache.vocabulary().size) for cache in caches
+  )
+
+
+def find_parent(
+  stage: Stage, name: str, stage_names: tuple[str, ...]
+) -> pathlib.Path | None:
+  """The checkpoint whose parameters a stage starts from, or None."""
+  if stage.initial_checkpoint:
+    return checkpoints.find(stage.initial_checkpoint)
+  position = stage_names.index(name)
+  if position == 0:
+    return None
+  before = folder(stage, stage_names[position - 1])
+  record = handover(before)
+  if record is None:
+    raise checkpoints.CheckpointError(
+      f"The stage {name!r} starts from {stage_names[position - 1]!r}, which "
+      f"has not finished in {before}. Train that one first (without --stage), "
+      "or set INITIAL_CHECKPOINT_PATH."
+    )
+  return before / record["checkpoint"]
+
+
+def describe_parent(checkpoint: pathlib.Path | None) -> dict[str, Any] | None:
+  """What the lineage keeps of a parent checkpoint."""
+  if checkpoint is None:
+    return None
+  record = checkpoints.read_json(checkpoint, "lineage")
+  return {
+    "stage": record["stage"],
+    "checkpoint": checkpoint.name,
+    "lineage_sha256": lineage.digest(record),
+  }
+
+
+def describe_training(
+  stage: Stage, decoder: DecoderConfig, feed_fingerprint: str
+) -> dict[str, Any]:
+  """What decides the bits of a stage, beside its data and its parent."""
+  return {
+    "task": stage.task,
+    "steps": stage.steps,
+    "seed": stage.seed,
+    "DecoderConfig": _plain(dataclasses.asdict(decoder)),
+    "Objective": _plain(dataclasses.asdict(stage.objective)),
+    "feed": feed_fingerprint,
+    "optimizer": optimizer_bindings(),
+  }
+
+
+def optimizer_bindings() -> dict[str, Any]:
+  """Every bound value of the module `optimizers`, as the stage sees it."""
+  bound = {}
+  for function in optimizers.CONFIGURABLES:
+    name = function.__name__
+    values = gin.get_bindings(function)
+    for key, value in values.items():
+      bound[f"{name}.{key}"] = (
+        getattr(value, "__name__", "schedule") if callable(value) else value
+      )
+  return bound
+
+
+def _plain(value: Any) -> Any:
+  if isinstance(value, Mapping):
+    return {key: _plain(child) for key, child in value.items()}
+  if isinstance(value, tuple | list):
+    return [_plain(child) for child in value]
+  return value

@@ -1,0 +1,75 @@
+"""`calrec train`: trains the stages that a recipe chains, or one of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from calrec_jax import config, stages, train_loop
+
+_EPILOG = """\
+A recipe names its stages in the macro STAGES. They are trained one after the
+other, each in MODEL_DIR/<stage>; a stage starts from the checkpoint that the
+one before handed over. Run the same command again after a stop, and it goes
+on where it was. Missing datasets and token caches are built first.
+
+  calrec train --gin_file=recipes/quickstart.gin
+  calrec train --gin_file=recipes/quickstart.gin --gin.target/TRAIN_STEPS=50
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the verb.
+
+  Args:
+    argv: the command line without the program's name.
+
+  Returns:
+    The exit status.
+  """
+  parser = argparse.ArgumentParser(
+    prog="calrec train",
+    description=__doc__,
+    epilog=_EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument(
+    "--stage", metavar="NAME", help="only this stage of the chain"
+  )
+  arguments = config.parse_arguments(parser, argv)
+  configuration = arguments.configuration
+  configuration.apply()
+  chain = stages.names()
+  if arguments.stage is not None and arguments.stage not in chain:
+    parser.error(
+      f"--stage={arguments.stage}: the recipe chains {', '.join(chain)}."
+      f"{config.nearest(arguments.stage, chain)}"
+    )
+  for name in [arguments.stage] if arguments.stage else chain:
+    with configuration.stage(name), config.explained():
+      if arguments.dry_run:
+        print(f"# Stage {name}\n{config.text()}")
+        continue
+      train(name, chain)
+  return 0
+
+
+def train(name: str, chain: tuple[str, ...]) -> None:
+  """Trains one stage as the applied configuration says.
+
+  Args:
+    name: of the stage.
+    chain: all stages of the recipe, in order.
+  """
+  stage = stages.Stage()
+  folder = stages.folder(stage, name)
+  done = stages.handover(folder)
+  if done is not None and done["steps"] == stage.steps:
+    print(f"{name}: finished before; {done['checkpoint']} of {folder}")
+    return
+  train_loop.run_stage(stage, name, chain)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,143 @@
+"""What a stage measures while it trains: validation loss and ranking.
+
+Ranking is by the dense tower, the cheapest recommender the model has, over
+the full catalogue of every domain; the evaluation job measures the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import gin
+import jax
+import numpy as np
+
+from calrec_jax import partitioning, train_step
+from calrec_jax.data.cache import TokenCache
+from calrec_jax.data.feed import OpenFeed
+from calrec_jax.evaluate import metrics as ranking_metrics
+from calrec_jax.models.decoder import Decoder
+from calrec_jax.models.objective import Objective
+from calrec_jax.recommend.dense import Dense
+from calrec_jax.recommend.prompts import PromptLimits
+from calrec_jax.weighted_sum import WeightedSum
+
+_SPLIT = "validation"
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Validation:
+  """When and how much.
+
+  Attributes:
+    period: steps between validations; the last step is always validated.
+    users: users of each domain, drawn once with `seed`; None takes all.
+    metrics: of the ranking; see `calrec_jax.evaluate.metrics`.
+    rule: candidates: "all", "not_last" or "not_seen".
+    seed: of the draw of users.
+  """
+
+  period: int = 500
+  users: int | None = 512
+  metrics: Sequence[str] = ("recall@1", "recall@10", "ndcg@10")
+  rule: str = "not_last"
+  seed: int = 0
+
+  def __post_init__(self):
+    """Refuses a period that never comes."""
+    if self.period < 1:
+      raise ValueError("Validation.period must be at least 1.")
+
+
+class Validator:
+  """Validates parameters on the users of every domain of a stage."""
+
+  def __init__(
+    self,
+    settings: Validation,
+    feed: OpenFeed,
+    decoder: Decoder,
+    objective: Objective,
+    mesh: jax.sharding.Mesh,
+  ):
+    self._settings = settings
+    self._feed = feed
+    self._decoder = decoder
+    self._mesh = mesh
+    self._step = jax.jit(train_step.make_eval_step(decoder, objective))
+    self._objective = objective
+
+  def __call__(self, params: Any) -> dict[str, float]:
+    """Losses in nats and ranking metrics as fractions, over all users.
+
+    A user counts once, whatever the domain.
+    """
+    sums = self._losses(params)
+    for cache in self._feed.caches:
+      for name, value in self._ranking(params, cache).items():
+        sums[name] = sums[name].merge(value) if name in sums else value
+    means = {name: value.host_mean() for name, value in sums.items()}
+    means["loss"] = float(
+      self._objective.mix(
+        means["loss_nig_nats"], means["loss_tt_nats"], means["loss_ut_nats"]
+      )
+    )
+    return means
+
+  def _losses(self, params: Any) -> dict[str, WeightedSum]:
+    batches = self._feed.eval_batches(
+      _SPLIT, self._settings.users, self._settings.seed
+    )
+    parts = [
+      jax.device_get(self._step(params, place(batch, self._mesh)))
+      for batch in batches
+    ]
+    return {
+      name: functools.reduce(WeightedSum.merge, (part[name] for part in parts))
+      for name in parts[0]
+    }
+
+  def _ranking(self, params: Any, cache: TokenCache) -> dict[str, WeightedSum]:
+    settings = self._settings
+    users = cache.histories(_SPLIT, settings.users, settings.seed)
+    names = tuple(settings.metrics)
+    horizon = ranking_metrics.horizon_of(names)
+    recommender = Dense(
+      self._decoder,
+      params,
+      cache.catalogue,
+      cache.prompt,
+      limits=prompt_limits(self._feed),
+    )
+    [ranking] = recommender.recommend(
+      [user.items for user in users], depth=2 * horizon, rules=(settings.rule,)
+    ).values()
+    ranks = ranking_metrics.expected_ranks(
+      ranking, np.array([user.target for user in users]), horizon
+    )
+    values = ranking_metrics.user_values(names, ranks, ranks)
+    return {
+      name: WeightedSum(float(values[:, column].sum()), float(len(users)))
+      for column, name in enumerate(names)
+    }
+
+
+def prompt_limits(feed: OpenFeed) -> PromptLimits:
+  """Prompts no longer than what the feed trains on."""
+  settings = feed.feed
+  return PromptLimits(
+    max_tokens=settings.row_tokens, max_items=settings.max_history
+  )
+
+
+def place(batch: Any, mesh: jax.sharding.Mesh) -> Any:
+  """This host's rows as part of the global batch on the mesh."""
+  sharding = partitioning.batch_sharding(mesh)
+  return jax.tree.map(
+    lambda array: jax.make_array_from_process_local_data(sharding, array),
+    batch,
+  )

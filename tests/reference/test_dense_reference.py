@@ -1,0 +1,120 @@
+"""The exact search against full sorts, with ties, twins and exclusions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from calrec_jax.recommend import protocol
+from calrec_jax.recommend.columns import TextColumns
+from calrec_jax.recommend.topk import VectorIndex
+
+USERS, WIDTH, ITEMS, SIZE = 6, 4, 150, 3
+
+
+def meshes():
+  return [
+    None,
+    jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)),
+    jax.make_mesh((2, 4), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2),
+  ]
+
+
+def small_integers(seed, *shape):
+  """Products of these are exact in float32, so ties are ties everywhere."""
+  return np.random.default_rng(seed).integers(-2, 3, shape).astype(np.float32)
+
+
+def world(seed):
+  """Items of which many share a text, and users with histories."""
+  draw = np.random.default_rng(seed)
+  twins = np.arange(ITEMS)
+  for row in range(ITEMS):
+    if draw.random() < 0.3:
+      twins[row] = twins[draw.integers(0, row + 1)]
+  texts = TextColumns(twins)
+  vectors = small_integers(seed + 1, len(texts), SIZE)
+  queries = small_integers(seed + 2, USERS, SIZE)
+  histories = [
+    draw.integers(0, ITEMS, draw.integers(1, WIDTH + 1)) for _ in range(USERS)
+  ]
+  return texts, vectors, queries, histories
+
+
+def full_sort(scores, excluded, depth):
+  rows = sorted(
+    set(range(len(scores))) - set(excluded.tolist()),
+    key=lambda row: (-scores[row], row),
+  )
+  listed, beyond = rows[:depth], rows[depth:]
+  ties = sum(scores[row] == scores[listed[-1]] for row in beyond)
+  return listed + [-1] * (depth - len(listed)), ties
+
+
+@pytest.mark.parametrize("mesh", meshes(), ids=["one", "eight", "two-by-four"])
+@pytest.mark.parametrize("depth", [3, 10, 200])
+def test_lists_and_ties_are_those_of_a_full_sort(mesh, depth):
+  cut_ties = 0
+  for seed in range(0, 40, 10):
+    texts, vectors, queries, histories = world(seed)
+    index = VectorIndex(vectors, texts.sizes, chunk=16, mesh=mesh)
+    own = protocol.exclusions(histories, "not_seen")
+    own = np.pad(own, ((0, 0), (0, WIDTH - own.shape[1])), constant_values=-1)
+    best = index.search(jnp.asarray(queries), texts.of(own), depth + WIDTH)
+    best = type(best)(*map(np.asarray, best))
+    scores = (queries @ vectors.T)[:, texts.columns]
+    for rule in protocol.RULES:
+      excluded = protocol.exclusions(histories, rule)
+      ranking = texts.cut(best, own, excluded, depth)
+      for user in range(USERS):
+        items, ties = full_sort(scores[user], excluded[user], depth)
+        assert ranking.items[user].tolist() == items
+        assert ranking.tail_ties[user] == ties
+        real = ranking.items[user] >= 0
+        np.testing.assert_array_equal(
+          ranking.scores[user][real], scores[user][ranking.items[user][real]]
+        )
+      cut_ties += np.count_nonzero(ranking.tail_ties)
+  assert cut_ties > 0 or depth > ITEMS  # Else this proves little.
+
+
+def test_every_mesh_gives_the_same_bits():
+  draw = np.random.default_rng(0)
+  vectors = draw.normal(size=(700, 16)).astype(np.float32)
+  queries = jnp.asarray(draw.normal(size=(5, 16)).astype(np.float32))
+  asked = draw.integers(0, 700, (5, 3)).astype(np.int32)
+  sizes = np.ones(700, np.int32)
+  first, *others = (
+    VectorIndex(vectors, sizes, chunk=64, mesh=mesh).search(queries, asked, 20)
+    for mesh in meshes()
+  )
+  for other in others:
+    jax.tree.map(np.testing.assert_array_equal, first, other)
+
+
+def test_scores_of_users_and_all_items_never_exist_at_once():
+  users, items, depth = 64, 4096, 8
+  index = VectorIndex(
+    np.zeros((items, 8), np.float32),
+    np.ones(items, np.int32),
+    chunk=128,
+    mesh=meshes()[1],
+  )
+  queries = jnp.zeros((users, 8))
+  asked = np.zeros((users, 1), np.int32)
+  from calrec_jax.recommend import topk
+
+  program = topk._program(index._mesh, index.chunk, depth)
+  compiled = program.lower(
+    index._vectors, index._sizes, queries, asked
+  ).compile()
+  memory = compiled.memory_analysis()
+  assert memory.temp_size_in_bytes < 4 * users * items / 2
+
+
+def test_vectors_that_are_no_numbers_are_refused():
+  with pytest.raises(ValueError, match="NaN"):
+    VectorIndex(
+      np.full((2, 3), np.nan, np.float32), np.ones(2, np.int32), chunk=8
+    )

@@ -1,0 +1,322 @@
+"""A small log all the way: TFDS, SeqIO tasks, leakage check, token cache."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+
+from calrec_jax.data import building, cache, features, leakage
+from calrec_jax.data import dataset as dataset_lib
+from calrec_jax.data import domain as domain_lib
+from calrec_jax.data import problems as problems_lib
+from calrec_jax.data import prompt as prompt_lib
+from calrec_jax.data import vocabulary as vocabulary_lib
+from calrec_jax.data.log_files import LogFiles
+
+WORDS = "red blue green tea soap rice bread milk salt lamp".split()
+USERS = {"small": 6, "large": 64}
+
+
+def write_log(folder, num_users, num_items=12):
+  random.seed(num_users)
+  folder.mkdir()
+  rows = ["user_id,item_id,timestamp"]
+  rows += [
+    f"u{user:02},i{random.randrange(num_items)},{random.randrange(10**6)}"
+    for user in range(num_users)
+    for _ in range(random.randrange(4, 20))
+  ]
+  rows.append("u00,nothing,5")
+  (folder / "interactions.csv").write_text("\n".join(rows) + "\n")
+  items = [
+    {"item_id": f"i{i}", "title": f"{WORDS[i % 10]} {WORDS[i // 10]}, {i} kg"}
+    for i in range(num_items)
+  ]
+  (folder / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+  return LogFiles(
+    folder=str(folder), interactions="interactions.csv", items="items.jsonl"
+  )
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+  root = tmp_path_factory.mktemp("logs")
+  return dataset_lib.Dataset(
+    domains=[
+      domain_lib.Domain(
+        name=name,
+        source=write_log(root / name, users),
+        fields=(("Title", "title"),),
+        min_count=2,
+      )
+      for name, users in USERS.items()
+    ],
+    mixtures={"both": ("small", "large")},
+    vocabulary=vocabulary_lib.TrainedSentencePiece(size=320),
+    data_dir=str(tmp_path_factory.mktemp("data")),
+  )
+
+
+@pytest.fixture(scope="module")
+def caches(dataset):
+  folders = dataset.build("both", progress=False)
+  return {name: cache.TokenCache.open(path) for name, path in folders.items()}
+
+
+@pytest.fixture(scope="module")
+def tasks(dataset):
+  dataset.build_tfds("both", progress=False)
+  from calrec_jax.data import tasks
+
+  return tasks
+
+
+def task_examples(tasks, name, split, sequence_length=None):
+  """The examples of a task by user."""
+  task = tasks.seqio.get_mixture_or_task(name)
+  examples = task.get_dataset(sequence_length, split=split, shuffle=False)
+  return {
+    example["user_id"].decode(): example
+    for example in examples.as_numpy_iterator()
+  }
+
+
+def item_tokens(opened, split):
+  """The tokens of every item of a document, by user."""
+  return {
+    document.user_id: [opened.catalogue.tokens(row) for row in document.items]
+    for document in opened.documents(split, range(opened.num_documents(split)))
+  }
+
+
+def test_the_cache_holds_the_domain(dataset, caches):
+  for domain in dataset.domains:
+    prepared = domain.prepare()
+    opened = caches[domain.name]
+    assert opened.name == domain.name
+    assert list(opened.catalogue.item_ids) == prepared.item_ids
+    assert list(opened.catalogue.texts) == prepared.texts
+    train = prepared.documents["train"]
+    assert (
+      opened.catalogue.train_counts.tolist()
+      == np.bincount(
+        prepared.events.items[train.events()], minlength=len(prepared.texts)
+      ).tolist()
+    )
+    for split, part in prepared.documents.items():
+      assert opened.num_documents(split) == len(part)
+      for index in (0, len(part) - 1):
+        document = opened.document(split, index)
+        rows = slice(part.starts[index], part.stops[index])
+        assert document.items.tolist() == prepared.events.items[rows].tolist()
+        assert (
+          document.timestamps.tolist()
+          == prepared.events.timestamps[rows].tolist()
+        )
+        assert document.user_id == prepared.events.user_ids[part.users[index]]
+
+
+def test_tokens_are_those_of_the_vocabulary_without_tensorflow(dataset, caches):
+  vocabulary = vocabulary_lib.load(dataset.vocabulary_dir())
+  end = dataset.prompt.tokenise(vocabulary).end
+  for opened in caches.values():
+    assert opened.prompt == dataset.prompt.tokenise(vocabulary)
+    for row, text in enumerate(opened.catalogue.texts):
+      expected = [*vocabulary.encode(text), end]
+      assert opened.catalogue.tokens(row).tolist() == expected
+
+
+def test_the_task_gives_the_prompt_of_inference(caches, tasks):
+  opened = caches["small"]
+  found = task_examples(tasks, "small", "test")
+  for user, tokens in item_tokens(opened, "test").items():
+    expected = features.prompt_tokens(opened.prompt, tokens[:-1])
+    assert found[user]["inputs"].tolist() == expected.tolist()
+    assert found[user]["targets"].tolist() == tokens[-1].tolist()
+
+
+def test_a_long_prompt_loses_its_oldest_items_whole(caches, tasks):
+  opened, limit, shortened = caches["large"], 50, 0
+  found = task_examples(
+    tasks, "large", "test", {"inputs": limit, "targets": 32}
+  )
+  for user, tokens in item_tokens(opened, "test").items():
+    expected = features.prompt_tokens(opened.prompt, tokens[:-1], limit)
+    whole = features.prompt_tokens(opened.prompt, tokens[:-1])
+    shortened += len(whole) > limit
+    assert found[user]["inputs"].tolist() == expected.tolist()
+  assert 0 < shortened < len(found)
+
+
+def test_the_mixture_draws_by_users_to_a_power(tasks):
+  mixture = tasks.seqio.get_mixture_or_task("both")
+  rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
+  assert rates == pytest.approx(
+    {name: users**0.3 for name, users in USERS.items()}
+  )
+
+
+def test_any_seqio_trainer_can_take_the_task(tasks):
+  batches = tasks.seqio.get_dataset(
+    "both",
+    {"inputs": 64, "targets": 24},
+    tasks.seqio.PrefixLMFeatureConverter(pack=False),
+    dataset_split="train",
+    shuffle=True,
+    seed=0,
+    batch_size=4,
+  )
+  batch = next(batches.as_numpy_iterator())
+  assert batch["decoder_target_tokens"].shape == (4, 88)
+
+
+def test_registering_again_is_no_error_and_another_dataset_takes_over(
+  dataset, tasks, tmp_path
+):
+  dataset.build_tfds("both", progress=False)
+  before = len(task_examples(tasks, "small", "train"))
+  other = dataset_lib.Dataset(
+    domains=[
+      domain_lib.Domain(
+        name="small",
+        source=write_log(tmp_path / "log", 9),
+        min_count=1,
+      )
+    ],
+    vocabulary=vocabulary_lib.SentencePieceFile(
+      path=vocabulary_lib.load(dataset.vocabulary_dir()).model_file
+    ),
+    data_dir=str(tmp_path / "data"),
+  )
+  other.build_tfds("small", progress=False)
+  assert (before, len(task_examples(tasks, "small", "train"))) == (6, 9)
+  dataset.build_tfds("both", progress=False)
+  assert len(task_examples(tasks, "small", "train")) == before
+
+
+def test_exact_text(tasks):
+  assert tasks.exact_text(["a\n", "b"], ["a", "c"]) == {"exact_text": 0.5}
+
+
+def test_nothing_is_built_twice(dataset, caches, monkeypatch):
+  def refuse(*args, **kwargs):
+    raise AssertionError("the log was read again")
+
+  monkeypatch.setattr(domain_lib.Domain, "prepare", refuse)
+  assert dataset.missing("both") == ()
+  assert set(dataset.build("both")) == set(caches)
+
+
+def test_a_changed_option_gives_another_cache(dataset):
+  domain = dataset.domains[0]
+  changed = domain_lib.Domain(
+    name=domain.name, source=domain.source, min_count=3
+  )
+  assert dataset.cache_dir(changed) != dataset.cache_dir(domain)
+  prompted = dataset_lib.Dataset(
+    domains=dataset.domains,
+    vocabulary=dataset.vocabulary,
+    prompt=prompt_lib.Prompt(next="And then: "),
+    data_dir=dataset.data_dir,
+  )
+  assert prompted.cache_dir(domain) != dataset.cache_dir(domain)
+  assert prompted.missing("small") == (domain,)
+
+
+def test_strict_refuses_what_a_cache_already_counted(dataset, caches):
+  domain = dataset.domains[0]
+  strict = dataset_lib.Dataset(
+    domains=[
+      domain_lib.Domain(
+        name=domain.name,
+        source=domain.source,
+        fields=domain.fields,
+        min_count=2,
+        strict=True,
+      )
+    ],
+    vocabulary=vocabulary_lib.SentencePieceFile(
+      path=vocabulary_lib.load(dataset.vocabulary_dir()).model_file
+    ),
+    data_dir=dataset.data_dir,
+  )
+  assert caches["small"].card["problems"][0]["kind"] == "unknown_item"
+  with pytest.raises(problems_lib.BadRowsError, match="unknown_item"):
+    strict.build("small", progress=False)
+
+
+def test_a_leak_on_the_way_stops_the_build(dataset, tmp_path, monkeypatch):
+  other = dataset_lib.Dataset(
+    domains=dataset.domains,
+    vocabulary=dataset.vocabulary,
+    prompt=prompt_lib.Prompt(prefix="Other. "),
+    data_dir=str(tmp_path),
+  )
+  honest = building.tasks.iter_documents
+
+  def leaking(name, split):
+    return honest(name, "test" if split == "train" else split)
+
+  monkeypatch.setattr(building.tasks, "iter_documents", leaking)
+  with pytest.raises(leakage.LeakageError, match="target"):
+    other.build("small", progress=False)
+  assert other.missing("small")
+
+
+def test_cutting_by_tokens(dataset, tmp_path):
+  domain = dataset.domains[0]
+  cut = dataset_lib.Dataset(
+    domains=[
+      domain_lib.Domain(
+        name="cut",
+        source=domain.source,
+        fields=(("Title", "title", None, 3),),
+        min_count=2,
+      )
+    ],
+    vocabulary=vocabulary_lib.TrainedSentencePiece(size=320),
+    data_dir=str(tmp_path),
+  )
+  opened = cache.TokenCache.open(cut.build("cut", progress=False)["cut"])
+  # Label, at most three tokens of the title, full stop, end marker.
+  assert opened.catalogue.lengths.max() <= 6
+  assert opened.card["shares"]["twin_texts"] >= 0
+
+
+def test_unknown_names_and_wrong_mixtures(dataset):
+  with pytest.raises(ValueError, match="mean 'small'"):
+    dataset.select("smal")
+  assert [d.name for d in dataset.select("both")] == ["small", "large"]
+  for mixtures, match in (
+    ({"small": ("large",)}, "domain's name already"),
+    ({"m": ("smal",)}, "mean 'small'"),
+    ({"m": ()}, "distinct"),
+  ):
+    with pytest.raises(ValueError, match=match):
+      dataset_lib.Dataset(domains=dataset.domains, mixtures=mixtures)
+  with pytest.raises(ValueError, match=r"Dataset\.domains"):
+    dataset_lib.Dataset(domains=[*dataset.domains, dataset.domains[0]])
+
+
+def test_the_data_folder(monkeypatch, dataset, tmp_path):
+  monkeypatch.setenv("CALREC_DATA_DIR", str(tmp_path))
+  other = dataset_lib.Dataset(domains=dataset.domains)
+  assert other.folder == str(tmp_path)
+  assert dataset.folder == dataset.data_dir
+
+
+def test_folders_as_domains(tmp_path):
+  domains = dataset_lib.folder_domains(
+    root=str(tmp_path), names=("beauty", "Office-1"), positions=("beauty",)
+  )
+  assert [d.name for d in domains] == ["beauty", "office_1"]
+  assert [d.source.time_unit for d in domains] == ["order", "s"]
+  assert domains[1].source.files() == [
+    str(tmp_path / "Office-1" / "interactions.csv.gz"),
+    str(tmp_path / "Office-1" / "items.jsonl.gz"),
+  ]
+  with pytest.raises(ValueError, match=r"folder_domains\.positions"):
+    dataset_lib.folder_domains(
+      root=str(tmp_path), names=("a",), positions=("b",)
+    )

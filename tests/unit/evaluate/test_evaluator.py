@@ -1,0 +1,315 @@
+"""The evaluator on toy recommenders: numbers, checks, and invariances."""
+
+import dataclasses
+
+import evaluation_toys as toys
+import gin
+import numpy as np
+import pytest
+
+from calrec_jax.evaluate import Bootstrap, Protocol, evaluate
+from calrec_jax.evaluate.runs import Run
+from calrec_jax.recommend import baselines
+from calrec_jax.recommend.protocol import Ranking
+
+FLOAT = 1e-12
+FAST = Bootstrap(resamples=100)
+
+
+def run(recommenders=None, users=None, items=None, **protocol):
+  items = items or toys.catalogue(twins=[(3, 4)])
+  recommenders = recommenders or [
+    toys.popularity(items),
+    toys.by_distance(items),
+  ]
+  protocol = Protocol(**{"bootstrap": FAST, **protocol})
+  return evaluate(
+    recommenders,
+    users or toys.histories(),
+    items,
+    protocol=protocol,
+    progress=False,
+  )
+
+
+def loop_rank(scores, target, excluded):
+  if target in excluded:
+    return np.inf
+  rows = [row for row in range(len(scores)) if row not in excluded]
+  greater = sum(scores[row] > scores[target] for row in rows)
+  equal = sum(scores[row] == scores[target] for row in rows)
+  return greater + (equal + 1) / 2
+
+
+def test_ranks_equal_a_loop_under_every_rule():
+  users = toys.histories()
+  results = run(users=users)
+  for rule, out in {
+    "all": lambda items: [],
+    "not_last": lambda items: items[-1:].tolist(),
+    "not_seen": lambda items: items.tolist(),
+  }.items():
+    expected = [
+      loop_rank(-np.abs(np.arange(40) - u.items[-1]), u.target, out(u.items))
+      for u in users
+    ]
+    np.testing.assert_array_equal(results.ranks["near"][rule], expected)
+  found = results.recommenders["near"]
+  by_hand = np.mean(results.ranks["near"]["not_last"] <= 10)
+  assert abs(found["metrics"]["recall@10"]["value"] - by_hand) < FLOAT
+  assert found["metrics"] == found["candidates"]["not_last"]["metrics"]
+
+
+@pytest.mark.parametrize("batch_users", [1, 7, 30, 64])
+def test_the_batch_size_changes_no_number(batch_users):
+  whole, parts = run(batch_users=30), run(batch_users=batch_users)
+  for name, entry in parts.recommenders.items():
+    other = whole.recommenders[name]
+    for key in ("metrics", "candidates", "slices", "difference"):
+      assert entry[key] == other[key]
+    for rule in ("all", "not_last", "not_seen"):
+      np.testing.assert_array_equal(
+        parts.ranks[name][rule], whole.ranks[name][rule]
+      )
+    for key, share in entry["validity"].items():
+      assert abs(share - other["validity"][key]) < FLOAT
+  assert parts.protocol == whole.protocol
+  assert parts.cases == whole.cases
+
+
+def test_excluded_targets_are_misses_and_counted():
+  users = [
+    toys.history(0, [1, 2], 2),  # The last item: no candidate by default.
+    toys.history(1, [1, 2], 1),  # Seen, but not the last.
+    toys.history(2, [1, 2], 3),
+    toys.history(3, [], 3),
+  ]
+  items = toys.catalogue()
+  results = run([toys.popularity(items)], users=users, items=items)
+  assert results.protocol["excluded_targets"] == {
+    "all": 0,
+    "not_last": 1,
+    "not_seen": 2,
+  }
+  ranks = results.ranks["popularity"]
+  assert ranks["all"][:2].tolist() == [3, 2]
+  assert ranks["not_last"][:2].tolist() == [np.inf, 2]
+  assert ranks["not_seen"][:2].tolist() == [np.inf, np.inf]
+
+
+def test_the_difference_is_paired_and_zero_to_itself():
+  found = run().recommenders
+  own = found["popularity"]["difference"]
+  assert own["to"] == "popularity"
+  assert own["metrics"]["ndcg@10"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+  difference = found["near"]["difference"]["metrics"]["ndcg@10"]["value"]
+  values = [found[n]["metrics"]["ndcg@10"]["value"] for n in found]
+  assert abs(difference - (values[1] - values[0])) < FLOAT
+
+
+def test_slices_add_up_to_the_whole():
+  found = run().recommenders["near"]
+  for buckets in found["slices"].values():
+    assert sum(bucket["users"] for bucket in buckets.values()) == 30
+    total = sum(
+      bucket["users"] * bucket["recall@10"]["value"]
+      for bucket in buckets.values()
+      if bucket["users"]
+    )
+    assert abs(total / 30 - found["metrics"]["recall@10"]["value"]) < FLOAT
+    for bucket in buckets.values():
+      assert (bucket["recall@10"]["low"] is None) == (bucket["users"] == 0)
+
+
+def test_coverage_counts_items_of_the_first_ten_places():
+  items = toys.catalogue()
+  found = run([toys.popularity(items)], items=items).recommenders["popularity"]
+  # Everybody sees the ten most popular, or eleven where one is the last item.
+  lasts = {int(user.items[-1]) for user in toys.histories()}
+  expected = (10 + any(last < 10 for last in lasts)) / 40
+  assert found["metrics"]["coverage@10"]["value"] == expected
+
+
+def test_text_hits_count_twins():
+  users = [toys.history(0, [5], 3)]
+  results = run(
+    users=users,
+    metrics=("ndcg@10", "recall@10", "recall@10_text", "recall@1_text"),
+    num_cases=0,
+  )
+  found = results.recommenders["near"]["metrics"]
+  # 4 and 6 tie at distance 1; 4 has the text of 3: first at rank 1.5.
+  assert results.text_ranks["near"]["not_last"][0] == 1.5
+  assert found["recall@10_text"]["value"] == 1.0
+  assert found["recall@1_text"]["value"] == 0.0
+  assert results.protocol["items_with_text_twins"] == 2
+
+
+def test_cost_leaves_the_compiling_call_out():
+  items = toys.catalogue()
+  done = Run.begin(toys.popularity(items), 30, items, ("all",))
+  for seconds, users in ((10.0, 10), (1.0, 10), (1.0, 10)):
+    done.clock(seconds, users)
+  assert done.cost() == {
+    "users_per_second": 10.0,
+    "first_batch_seconds": 10.0,
+    "seconds": 12.0,
+    "batch_users": 10,
+  }
+
+
+def test_cases_show_hits_and_misses_with_their_texts():
+  results = run(num_cases=4)
+  ranks = results.ranks["near"]["not_last"]
+  by_user = dict(zip(results.users["user_id"], ranks, strict=True))
+  assert len(results.cases) == 4
+  assert [by_user[case["user_id"]] <= 10 for case in results.cases] == [
+    True,
+    True,
+    False,
+    False,
+  ]
+  first = results.cases[0]["recommenders"][0]
+  assert first["name"] == "near"  # It explains itself, so it comes first.
+  assert first["rank"] == by_user[results.cases[0]["user_id"]]
+  assert [text["samples"] for text in first["texts"]] == [2, 1]
+  assert first["texts"][0]["probability"] == pytest.approx(np.exp(-0.5))
+  matches = [item["match"] for item in first["items"]]
+  assert matches.count("target") == 1
+
+
+def break_ranking(change):
+  """A recommender that is right but for one thing."""
+
+  class Broken(toys.Scorer):
+    def recommend(self, histories, *, depth, rules):
+      answer = super().recommend(histories, depth=depth, rules=rules)
+      answer["not_last"] = change(answer["not_last"], histories)
+      return answer
+
+  return Broken("broken", lambda items: np.arange(40)[::-1])
+
+
+def with_items(ranking, place, value):
+  items = ranking.items.copy()
+  items[0, place] = value
+  return ranking._replace(items=items)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda r, h: r._replace(items=r.items[:, :5]), "shape"),
+    (lambda r, h: with_items(r, 1, r.items[0, 0]), "twice"),
+    (lambda r, h: with_items(r, 0, 40), "beyond the 40 items"),
+    (lambda r, h: with_items(r, 3, -1), "empty place"),
+    (lambda r, h: r._replace(scores=-r.scores), "not sorted"),
+    (lambda r, h: r._replace(scores=r.scores * np.nan), "not numbers"),
+    (lambda r, h: r._replace(tail_ties=r.tail_ties + 1), "not full"),
+    (lambda r, h: with_items(r, 38, h[0][-1]), "the rule excludes"),
+  ],
+)
+def test_broken_answers_are_refused(change, message):
+  with pytest.raises(ValueError, match=f"'broken'.*'not_last'.*{message}"):
+    run([break_ranking(change)])
+
+
+def test_a_missing_rule_is_refused():
+  class Lazy(toys.Scorer):
+    def recommend(self, histories, *, depth, rules):
+      return super().recommend(histories, depth=depth, rules=rules[:1])
+
+  with pytest.raises(ValueError, match="'not_last' is missing"):
+    run([Lazy("lazy", lambda items: np.arange(40))])
+
+
+def test_wrong_users_are_refused():
+  with pytest.raises(ValueError, match="no users"):
+    evaluate([], [], toys.catalogue(), progress=False)
+  with pytest.raises(ValueError, match=r"'u0'.*rows 0 to 39"):
+    run(users=[toys.history(0, [1], 40)])
+  items = toys.catalogue()
+  with pytest.raises(ValueError, match="name of its own"):
+    run([toys.popularity(items), toys.popularity(items)], items=items)
+
+
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [
+    ("metrics", ("recall@ten",)),
+    ("rules", ("unseen",)),
+    ("rules", ()),
+    ("rule", "other"),
+    ("slice_metrics", ("recall@7",)),
+    ("compared", "ndcg@7"),
+    ("batch_users", 0),
+  ],
+)
+def test_impossible_settings_name_their_binding(field, value):
+  with pytest.raises(ValueError, match=rf"Protocol\.{field}"):
+    Protocol(**{field: value})
+
+
+def test_an_unknown_reference_is_refused():
+  with pytest.raises(ValueError, match=r"Protocol\.reference.*'popular'"):
+    run(reference="popular")
+
+
+def test_bars_and_rankings_of_jax_arrays_are_read(capsys):
+  jnp = pytest.importorskip("jax.numpy")
+
+  class OnDevice(toys.Scorer):
+    def recommend(self, histories, *, depth, rules):
+      answer = super().recommend(histories, depth=depth, rules=rules)
+      return {
+        rule: Ranking(*map(jnp.asarray, ranking))
+        for rule, ranking in answer.items()
+      }
+
+  items = toys.catalogue()
+  scorer = OnDevice("device", lambda rows: items.train_counts)
+  results = evaluate(
+    [scorer, toys.popularity(items)],
+    toys.histories(),
+    items,
+    protocol=dataclasses.replace(Protocol(), bootstrap=FAST),
+  )
+  for rule in ("all", "not_last", "not_seen"):
+    np.testing.assert_array_equal(
+      results.ranks["device"][rule], results.ranks["popularity"][rule]
+    )
+  assert "popularity" in capsys.readouterr().err
+
+
+def test_gin_sets_the_protocol_and_its_bootstrap():
+  with gin.unlock_config():
+    gin.parse_config(
+      "Protocol.batch_users = 7\nBootstrap.resamples = 12\n"
+      "Protocol.metrics = ['ndcg@10', 'recall@10']"
+    )
+  try:
+    protocol = Protocol()
+  finally:
+    gin.clear_config()
+  assert (protocol.batch_users, protocol.bootstrap.resamples) == (7, 12)
+  assert protocol.depth == 20
+
+
+def test_the_baselines_of_the_project_follow_the_protocol():
+  items = toys.catalogue()
+  results = run(
+    [
+      baselines.Popularity(items.train_counts),
+      baselines.LastItem(len(items)),
+      baselines.OwnMostFrequent(len(items)),
+    ],
+    items=items,
+  )
+  ours = run([toys.popularity(items)], items=items)
+  for rule in ("all", "not_last", "not_seen"):
+    np.testing.assert_array_equal(
+      results.ranks["popularity"][rule], ours.ranks["popularity"][rule]
+    )
+  # Of items that were seen, nothing is left to repeat.
+  found = results.recommenders["last_item"]["candidates"]["not_seen"]
+  assert found["metrics"]["recall@50"]["value"] == 0.0
