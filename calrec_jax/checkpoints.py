@@ -9,6 +9,7 @@ asynchronous; a directory gets its name only when it is whole.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import pathlib
 import re
@@ -17,10 +18,14 @@ from typing import Any
 
 import gin
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from calrec_jax.state import TrainState
+
+# Orbax logs every save and read; the progress bar says what matters.
+logging.getLogger("absl").setLevel(logging.ERROR)
 
 _STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
 
@@ -69,8 +74,6 @@ class Checkpoints:
 
   def __init__(self, folder: pathlib.Path, policy: CheckpointPolicy):
     """Opens the directory; leftovers of a killed save are removed."""
-    # Orbax logs every save and read; the progress bar says what matters.
-    logging.getLogger("absl").setLevel(logging.WARNING)
     self.policy = policy
     keep = [checkpoint_managers.LatestN(policy.keep)]
     if policy.best_metric:
@@ -86,6 +89,8 @@ class Checkpoints:
       options=ocp.CheckpointManagerOptions(
         step_prefix="checkpoint",
         cleanup_tmp_directories=True,
+        # Only with it does Orbax store metrics; what stays is up to `keep`.
+        best_fn=policy.rank if policy.best_metric else None,
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
         enable_async_checkpointing=True,
         save_root_metadata=False,
@@ -192,8 +197,6 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
     )
   chosen = folder / "handover.json"
   if chosen.exists():
-    import json
-
     return folder / json.loads(chosen.read_text())["checkpoint"]
   return folder / f"checkpoint_{found[-1]}"
 
@@ -208,8 +211,21 @@ def steps(folder: pathlib.Path) -> list[int]:
 
 def metadata(checkpoint: pathlib.Path) -> dict[str, Any]:
   """Path to shape, dtype and sharding of every array; reads no array."""
+  return flatten(_tree(checkpoint))
+
+
+def read_arrays(checkpoint: pathlib.Path) -> dict[str, np.ndarray]:
+  """Every array by its path, in NumPy; for inspection of small models."""
+  arguments = jax.tree.map(
+    lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+    _tree(checkpoint),
+    is_leaf=lambda leaf: hasattr(leaf, "shape"),
+  )
   with ocp.PyTreeCheckpointer() as checkpointer:
-    tree = checkpointer.metadata(checkpoint / "state").item_metadata.tree
+    tree = checkpointer.restore(
+      checkpoint / "state",
+      args=ocp.args.PyTreeRestore(restore_args=arguments),
+    )
   return flatten(tree)
 
 
@@ -254,6 +270,11 @@ def flatten(tree: Any) -> dict[str, Any]:
   return {
     "/".join(_name(entry) for entry in path): leaf for path, leaf in leaves
   }
+
+
+def _tree(checkpoint: pathlib.Path) -> Any:
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    return checkpointer.metadata(checkpoint / "state").item_metadata.tree
 
 
 def _name(entry: Any) -> str:

@@ -114,6 +114,12 @@ def handover(stage_folder: pathlib.Path) -> dict[str, Any] | None:
   return json.loads(path.read_text()) if path.exists() else None
 
 
+def lineage_of(stage_folder: pathlib.Path) -> dict[str, Any] | None:
+  """The lineage that a stage wrote; None if it never started."""
+  path = stage_folder / "lineage.json"
+  return json.loads(path.read_text()) if path.exists() else None
+
+
 def open_caches(stage: Stage, progress: bool = True) -> list[TokenCache]:
   """The stage's token caches, built first where they are missing."""
   missing = stage.dataset.missing(stage.task)

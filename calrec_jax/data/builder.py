@@ -16,7 +16,7 @@ import tqdm
 
 from calrec_jax.data import domain as domain_lib
 from calrec_jax.data import splits
-from calrec_jax.data.quiet_tensorflow import tfds
+from calrec_jax.data.quiet_tensorflow import registered, tfds
 
 NAME = "purchase_histories"
 _VERSION = "1.0.0"
@@ -28,7 +28,7 @@ def _column(dtype: Any) -> tfds.features.Tensor:
 
 
 # Read back from its files alone, so the class stays out of TFDS's registry.
-with tfds.core.registered.skip_registration():
+with registered.skip_registration():
 
   class PurchaseHistories(tfds.core.GeneratorBasedBuilder):
     """Documents of one prepared domain."""
@@ -128,7 +128,7 @@ with tfds.core.registered.skip_registration():
         yield (
           row,
           {
-            "user_id": prepared.events.user_ids[documents.users[row]],
+            "user_id": events.user_ids[int(documents.users[row])],
             "items": items,
             "item_ids": [prepared.item_ids[item] for item in items],
             "texts": [prepared.texts[item] for item in items],

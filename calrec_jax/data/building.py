@@ -11,7 +11,7 @@ import logging
 import os
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import tqdm
 
@@ -141,9 +141,8 @@ class Building:
     texts: dict[str, None] = {}
     for domain in domains:
       prepared = self._prepare(domain, cut=False)
-      texts.update(
-        (prepared.texts[row], None) for row in prepared.train_items()
-      )
+      rows = prepared.train_items().tolist()
+      texts.update(dict.fromkeys(prepared.texts[row] for row in rows))
     with self._step(f"vocabulary of {len(texts):,} texts"):
       symbols = vocabulary_lib.symbols(self._dataset.prompt, domains)
       model = chosen.train(list(texts), symbols)
@@ -176,7 +175,7 @@ class Building:
     else:
       logging.info(text)
 
-  def _bar(self, rows: Iterator, total: int, what: str) -> Iterator:
+  def _bar(self, rows: Iterable, total: int, what: str) -> Iterable:
     return tqdm.tqdm(
       rows, total=total, desc=what, leave=False, disable=not self._progress
     )

@@ -23,6 +23,8 @@ from calrec_jax.data import domain as domain_lib
 from calrec_jax.data import prompt as prompt_lib
 from calrec_jax.data import vocabulary as vocabulary_lib
 
+_REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
+
 _DIGITS = 12  # Of a fingerprint, in the name of a folder.
 
 
@@ -42,7 +44,7 @@ class Dataset:
       `$CALREC_DATA_DIR`, or `~/.cache/calrec_jax`.
   """
 
-  domains: Sequence[domain_lib.Domain] = gin.REQUIRED
+  domains: Sequence[domain_lib.Domain] = _REQUIRED
   mixtures: Mapping[str, Sequence[str]] = dataclasses.field(
     default_factory=dict
   )
@@ -90,25 +92,29 @@ class Dataset:
     """Names of all domains."""
     return tuple(domain.name for domain in self.domains)
 
-  def select(self, name: str) -> tuple[domain_lib.Domain, ...]:
-    """The domains of a mixture, or the one of a task.
+  def select(self, *names: str) -> tuple[domain_lib.Domain, ...]:
+    """The domains of mixtures and tasks, each once, in the order given.
 
     Args:
-      name: MIXTURE_OR_TASK_NAME.
+      names: MIXTURE_OR_TASK_NAME, or several such names.
 
     Raises:
       ValueError: for an unknown name, with the nearest one.
     """
     known = {domain.name: domain for domain in self.domains}
-    if name in known:
-      return (known[name],)
-    if name in self.mixtures:
-      return tuple(known[member] for member in self.mixtures[name])
-    names = (*known, *self.mixtures)
-    raise ValueError(
-      f"MIXTURE_OR_TASK_NAME = {name!r} is neither a domain nor a mixture of "
-      f"Dataset.{_nearest(name, names)} There are {', '.join(names)}."
-    )
+    chosen: dict[str, None] = {}
+    for name in names:
+      if name in known:
+        chosen[name] = None
+      elif name in self.mixtures:
+        chosen.update(dict.fromkeys(self.mixtures[name]))
+      else:
+        every = (*known, *self.mixtures)
+        raise ValueError(
+          f"MIXTURE_OR_TASK_NAME = {name!r} is neither a domain nor a mixture "
+          f"of Dataset.{_nearest(name, every)} There are {', '.join(every)}."
+        )
+    return tuple(known[name] for name in chosen)
 
   def vocabulary_dir(self) -> str:
     """Folder of the vocabulary, whether it exists or not."""
@@ -131,29 +137,33 @@ class Dataset:
     name = f"{domain.name}-{self.fingerprint(domain)[:_DIGITS]}"
     return os.path.join(self.folder, "caches", name)
 
-  def missing(self, name: str) -> tuple[domain_lib.Domain, ...]:
-    """The domains of a mixture or task that have no usable cache yet.
+  def missing(self, *names: str) -> tuple[domain_lib.Domain, ...]:
+    """The domains of mixtures and tasks that have no usable cache yet.
 
     A strict domain whose card shows bad rows is one of them, so that building
     it refuses them.
     """
     return tuple(
       domain
-      for domain in self.select(name)
+      for domain in self.select(*names)
       if not _is_cached(self.cache_dir(domain), strict=domain.strict)
     )
 
-  def build(self, name: str, progress: bool = True) -> dict[str, str]:
+  def build(self, *names: str, progress: bool = True) -> dict[str, str]:
     """Makes what is missing: vocabulary, TFDS datasets, token caches.
 
     Args:
-      name: a mixture or task.
+      names: mixtures and tasks.
       progress: shows progress bars.
 
     Returns:
       The cache folders by domain.
+
+    Raises:
+      problems.BadRowsError: if a strict domain has bad rows.
+      leakage.LeakageError: if a document shows what is to be predicted.
     """
-    missing = self.missing(name)
+    missing = self.missing(*names)
     if missing:
       # TensorFlow comes with this import, and only where it is needed.
       from calrec_jax.data import building
@@ -161,13 +171,15 @@ class Dataset:
       work = building.Building(self, progress=progress)
       for domain in missing:
         work.cache(domain)
-    return {domain.name: self.cache_dir(domain) for domain in self.select(name)}
+    return {
+      domain.name: self.cache_dir(domain) for domain in self.select(*names)
+    }
 
-  def build_tfds(self, name: str, progress: bool = True) -> dict[str, str]:
+  def build_tfds(self, *names: str, progress: bool = True) -> dict[str, str]:
     """Makes the TFDS datasets and registers the SeqIO tasks and mixtures.
 
     Args:
-      name: a mixture or task.
+      names: mixtures and tasks.
       progress: shows progress bars.
 
     Returns:
@@ -176,16 +188,17 @@ class Dataset:
     from calrec_jax.data import building
 
     work = building.Building(self, progress=progress)
-    names = {domain.name: work.tfds(domain) for domain in self.select(name)}
-    if name in self.mixtures:
-      work.mixture(name)
-    return names
+    built = {domain.name: work.tfds(domain) for domain in self.select(*names)}
+    for name in names:
+      if name in self.mixtures:
+        work.mixture(name)
+    return built
 
 
 @gin.configurable
 def folder_domains(
-  root: str = gin.REQUIRED,
-  names: Sequence[str] = gin.REQUIRED,
+  root: str = _REQUIRED,
+  names: Sequence[str] = _REQUIRED,
   positions: Sequence[str] = (),
 ) -> tuple[domain_lib.Domain, ...]:
   """Domains that are folders of `interactions.csv.gz` and `items.jsonl.gz`.
@@ -206,13 +219,14 @@ def folder_domains(
       )
 
   def source(name: str) -> log_files.LogFiles:
-    unit = {"time_unit": "order"} if name in positions else {}
-    return log_files.LogFiles(
+    chosen = log_files.LogFiles(
       interactions="interactions.csv.gz",
       items="items.jsonl.gz",
       folder=os.path.join(root, name),
-      **unit,
     )
+    if name in positions:
+      chosen = dataclasses.replace(chosen, time_unit="order")
+    return chosen
 
   return tuple(
     domain_lib.Domain(name=domain_lib.slug(name), source=source(name))

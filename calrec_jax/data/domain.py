@@ -23,6 +23,8 @@ from calrec_jax.data import problems as problems_lib
 from calrec_jax.data import splits
 from calrec_jax.data import text as text_lib
 
+_REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
+
 # Part of every fingerprint: raise it when the same configuration and files
 # begin to give other documents.
 SCHEMA = 1
@@ -114,8 +116,8 @@ class Domain:
     strict: bad rows are an error instead of being counted and skipped.
   """
 
-  name: str = gin.REQUIRED
-  source: Source = gin.REQUIRED
+  name: str = _REQUIRED
+  source: Source = _REQUIRED
   fields: tuple[Any, ...] | None = None
   dedup: str = "consecutive_id"
   min_count: int = 5
@@ -238,8 +240,8 @@ class Domain:
       )
     return Prepared(
       name=self.name,
-      item_ids=[items.item_ids[row] for row in kept],
-      texts=[texts[row] for row in kept],
+      item_ids=[items.item_ids[row] for row in kept.tolist()],
+      texts=[texts[row] for row in kept.tolist()],
       fields=fields,
       missing={
         label: float(np.mean(mask[kept])) for label, mask in missing.items()

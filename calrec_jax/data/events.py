@@ -6,6 +6,9 @@ that sorting first equals sorting last, and "consecutive" means what it says
 in a file that is not in order of time.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions at run time.)
+
 from __future__ import annotations
 
 import dataclasses

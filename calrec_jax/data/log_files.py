@@ -1,5 +1,8 @@
 """Any purchase log as CSV, JSON lines or Parquet, by a mapping of columns."""
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions at run time.)
+
 from __future__ import annotations
 
 import dataclasses
@@ -17,6 +20,8 @@ from calrec_jax.data import events as events_lib
 from calrec_jax.data import problems as problems_lib
 from calrec_jax.data import tables
 from calrec_jax.data import text as text_lib
+
+_REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
 
 TIME_UNITS = ("s", "ms", "iso", "order")
 # The largest time of each unit, in the year 5138: what is beyond is a time in
@@ -48,7 +53,7 @@ class LogFiles:
 
   default_fields: ClassVar[tuple[text_lib.Field, ...]] = text_lib.DEFAULT_FIELDS
 
-  interactions: str = gin.REQUIRED
+  interactions: str = _REQUIRED
   items: str | None = None
   folder: str | None = None
   user_column: str = "user_id"

@@ -13,7 +13,10 @@ from calrec_jax.data import records
 class Vocabulary(Protocol):
   """What tokenising a prompt needs of a vocabulary."""
 
-  begin: int | None
+  @property
+  def begin(self) -> int | None:
+    """Token that begins every segment."""
+    ...
 
   def encode(self, text: str) -> list[int]:
     """Token ids of a text."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # It reports at every use.
 
-__all__ = ["held_stderr", "seqio", "tf", "tfds"]
+__all__ = ["held_stderr", "registered", "seqio", "tf", "tfds"]
 
 
 @contextlib.contextmanager
@@ -43,6 +43,7 @@ with held_stderr():
   import tensorflow as tf
   import tensorflow_datasets as tfds
   from absl import logging as absl_logging
+  from tensorflow_datasets.core import registered
 
   tf.config.set_visible_devices([], "GPU")  # The accelerator is JAX's.
 

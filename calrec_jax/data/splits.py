@@ -181,7 +181,7 @@ def day(milliseconds: int) -> str:
 
 
 def _milliseconds(value: Any, name: str) -> int:
-  if isinstance(value, int) and not isinstance(value, bool):
+  if isinstance(value, int):
     return value
   try:
     time = datetime.datetime.fromisoformat(value)

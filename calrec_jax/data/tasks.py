@@ -7,11 +7,14 @@ token cache. The pieces of a prompt are tokenised apart and joined as tokens,
 here as everywhere.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (TensorFlow makes its functions at run time.)
+
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -127,7 +130,10 @@ def register_mixture(
 
 def mixing_rate(task: seqio.Task, exponent: float) -> float:
   """A task's weight in a mixture: its training users to a power."""
-  return task.num_input_examples("train") ** exponent
+  users = task.num_input_examples("train")
+  if users is None:
+    raise ValueError(f"The source of {task.name} does not count its users.")
+  return users**exponent
 
 
 def tokenise(
@@ -276,7 +282,7 @@ def _examples(
       yield dict(zip(features, values, strict=True))
 
 
-def _rows(column: Any) -> Sequence[Any]:
+def _rows(column: Any) -> Iterable[Any]:
   """The rows of a batched feature, ragged or not."""
   if isinstance(column, np.ndarray):
     return column

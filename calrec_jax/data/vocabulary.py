@@ -16,6 +16,7 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import gin
 import sentencepiece
@@ -23,6 +24,8 @@ import sentencepiece
 from calrec_jax.data import domain as domain_lib
 from calrec_jax.data import prompt as prompt_lib
 from calrec_jax.data import tables
+
+_REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
 
 SCHEMA = 1
 MODEL_FILE = "sentencepiece.model"
@@ -245,7 +248,7 @@ class SentencePieceFile:
     begin: True takes the model's own begin token; False has none.
   """
 
-  path: str = gin.REQUIRED
+  path: str = _REQUIRED
   begin: bool = True
 
   def fingerprint(

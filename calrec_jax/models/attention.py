@@ -1,102 +1,204 @@
-"""Attention behind one function, for packed rows and for shared prefixes.
+"""Attention behind two functions: packed rows, and shared prefixes.
 
-Softmax and its logits are float32 whatever the inputs. Tested against a
-NumPy loop in `tests/reference`.
+Softmax and its logits are float32 whatever the inputs. Nothing of the size
+queries × keys is kept for the backward pass, and none of it is computed above
+the causal diagonal but for the blocks that lie on it.
+
+Tested against a NumPy loop in `tests/reference/test_attention_reference.py`.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-# Far below any logit, and finite: a row that may see nothing (padding) must
+# Far below any logit, and finite: a query that may see nothing (padding) must
 # not become NaN.
 _MASKED = -1e30
+# Queries of one block, at least: smaller products are slow everywhere.
+_SMALLEST_BLOCK = 64
 
-
-def packed_mask(
-  positions: Int[Array, "R L"],
-  segment_ids: Int[Array, "R L"],
-  window: int | None = None,
-) -> Bool[Array, "R L L"]:
-  """Which key (last axis) a query (middle axis) of a packed row may see.
-
-  Args:
-    positions: restart at 0 in every segment.
-    segment_ids: attention stays within one.
-    window: a query sees at most so many keys, itself included.
-  """
-  distance = positions[:, :, None] - positions[:, None, :]
-  seen = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (distance >= 0)
-  return seen if window is None else seen & (distance < window)
+Window = int | Int[Array, ""] | None
 
 
 def attend(
-  query: Float[Array, "B Q H F"],
-  key: Float[Array, "B M K F"],
-  value: Float[Array, "B M K F"],
-  mask: Bool[Array, "B Q M"],
+  query: Float[Array, "R L H F"],
+  key: Float[Array, "R L K F"],
+  value: Float[Array, "R L K F"],
   *,
+  positions: Int[Array, "R L"],
+  segment_ids: Int[Array, "R L"],
   scale: float,
+  window: Window = None,
   softcap: float | None = None,
-) -> Float[Array, "B Q H F"]:
-  """Grouped-query attention of Q queries over M keys.
+  blocks: int = 8,
+) -> Float[Array, "R L H F"]:
+  """Grouped-query attention inside packed rows, causal within a segment.
+
+  A row's queries are handled in blocks. Each sees the keys up to its own end,
+  which saves up to half of the products, and is computed again in the backward
+  pass.
 
   Args:
     query: H heads; H is a multiple of K.
     key: K heads of F features.
     value: as the keys.
-    mask: True where a query may see a key.
+    positions: rise by one inside a segment, whose tokens are neighbours.
+    segment_ids: attention stays within one.
     scale: multiplies the dot products.
+    window: a query sees at most so many keys, itself included.
     softcap: squashes logits into (-softcap, softcap) by tanh; None does not.
+    blocks: of queries in a row; short rows have fewer.
 
   Returns:
     The weighted values, in the dtype of the values.
   """
-  return attend_parts(query, [(key, value, mask)], scale=scale, softcap=softcap)
+  length, heads = query.shape[1:3]
+  query = jnp.moveaxis(_grouped(query, key.shape[2]), 1, 3)  # [R K H/K L F]
+  key, value = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
+  size = min(length, max(_SMALLEST_BLOCK, -(-length // blocks)))
+  block = jax.checkpoint(
+    functools.partial(_attend_block, scale=scale, softcap=softcap)
+  )
+  outputs = []
+  for start in range(0, length, size):
+    rows, seen = slice(start, min(start + size, length)), slice(start + size)
+    mask = packed_mask(
+      (positions[:, rows], segment_ids[:, rows]),
+      (positions[:, seen], segment_ids[:, seen]),
+      window,
+    )
+    outputs.append(
+      block(query[..., rows, :], key[:, :, seen], value[:, :, seen], mask)
+    )
+  output = jnp.moveaxis(jnp.concatenate(outputs, axis=3), 3, 1)
+  return output.reshape(*output.shape[:2], heads, -1)
 
 
-def attend_parts(
-  query: Float[Array, "B Q H F"],
-  parts: list[tuple[Array, Array, Array]],
-  *,
-  scale: float,
-  softcap: float | None = None,
-) -> Float[Array, "B Q H F"]:
-  """Attention over keys that lie in several arrays, under one softmax.
+def packed_mask(
+  query: tuple[Int[Array, "R Q"], Int[Array, "R Q"]],
+  key: tuple[Int[Array, "R M"], Int[Array, "R M"]],
+  window: Window = None,
+) -> Bool[Array, "R Q M"]:
+  """Which keys (last axis) each query (middle axis) of a packed row may see.
 
   Args:
-    query: H heads of B users and Q queries each.
-    parts: keys, values and mask; either shared by the queries of a user,
-      [B, M, K, F] with mask [B, Q, M], or each query's own, [B, Q, M, K, F].
+    query: positions and segment ids.
+    key: positions and segment ids.
+    window: see `attend`.
+  """
+  distance = query[0][:, :, None] - key[0][:, None]
+  seen = (query[1][:, :, None] == key[1][:, None]) & (distance >= 0)
+  return seen if window is None else seen & (distance < window)
+
+
+def attend_continuations(
+  query: Float[Array, "B G H F"],
+  new: tuple[Float[Array, "B G K F"], Float[Array, "B G K F"]],
+  past: tuple[Float[Array, "B G T K F"], Float[Array, "B G T K F"]],
+  prefix: tuple[Float[Array, "B P K F"], Float[Array, "B P K F"]],
+  *,
+  step: Int[Array, ""],
+  prefix_lengths: Int[Array, " B"],
+  scale: float,
+  window: Window = None,
+  softcap: float | None = None,
+) -> Float[Array, "B G H F"]:
+  """Attention of the newest token of G continuations of each of B prompts.
+
+  One softmax over three parts: the prompt, whose keys are shared by its
+  continuations, the continuation so far, and the new token itself.
+
+  Args:
+    query: of the new tokens.
+    new: their keys and values.
+    past: those of the continuations so far, filled up to `step`.
+    prefix: those of the prompts.
+    step: tokens of each continuation before the new one.
+    prefix_lengths: tokens of each prompt; what lies beyond is not seen.
     scale: multiplies the dot products.
+    window: see `attend`.
     softcap: see `attend`.
 
   Returns:
     The weighted values, in the dtype of the values.
   """
-  batch, queries, heads, features = query.shape
-  kv_heads = parts[0][0].shape[-2]
-  grouped = query.reshape(batch, queries, kv_heads, -1, features)
-  logits = []
-  for key, _, mask in parts:
-    own = "bqmkf" if key.ndim == 5 else "bmkf"
-    scores = jnp.einsum(
-      f"bqkgf,{own}->bkgqm", grouped, key, preferred_element_type=jnp.float32
-    )
-    scores = scores * scale
-    if softcap is not None:
-      scores = softcap * jnp.tanh(scores / softcap)
-    logits.append(jnp.where(mask[:, None, None], scores, _MASKED))
-  joined = logits[0] if len(logits) == 1 else jnp.concatenate(logits, axis=-1)
-  weights = jax.nn.softmax(joined, axis=-1)
-  output, start = None, 0
-  for _, value, _ in parts:
-    stop = start + value.shape[-3]
-    own = "bqmkf" if value.ndim == 5 else "bmkf"
-    part = jnp.einsum(
-      f"bkgqm,{own}->bqkgf",
-      weights[..., start:stop].astype(value.dtype),
-      value,
-    )
-    output, start = part if output is None else output + part, stop
-  return output.reshape(batch, queries, heads, features)
+  grouped = _grouped(query, new[0].shape[2])  # [B, G, K, H/K, F]
+  place, age = (
+    jnp.arange(prefix[0].shape[1]),
+    step - jnp.arange(past[0].shape[2]),
+  )
+  seen = place[None] < prefix_lengths[:, None]
+  seen_past = age > 0
+  if window is not None:
+    distance = prefix_lengths[:, None] + step - place[None]
+    seen, seen_past = seen & (distance < window), seen_past & (age < window)
+  scores = functools.partial(_scores, grouped, scale=scale, softcap=softcap)
+  logits = [
+    scores("bgkhf,bmkf->bgkhm", prefix[0], mask=seen[:, None, None, None]),
+    scores(
+      "bgkhf,bgmkf->bgkhm", past[0], mask=seen_past[None, None, None, None]
+    ),
+    scores("bgkhf,bgkf->bgkh", new[0])[..., None],
+  ]
+  highest = functools.reduce(
+    jnp.maximum, [jnp.max(part, axis=-1, keepdims=True) for part in logits]
+  )
+  weights = [jnp.exp(part - highest) for part in logits]
+  total = sum(jnp.sum(part, axis=-1, keepdims=True) for part in weights)
+  dtype = new[1].dtype
+  shared, own, itself = (part.astype(dtype) for part in weights)
+  output = (
+    jnp.einsum("bgkhm,bmkf->bgkhf", shared, prefix[1])
+    + jnp.einsum("bgkhm,bgmkf->bgkhf", own, past[1])
+    + itself * new[1][:, :, :, None]
+  )
+  return (output / total).astype(dtype).reshape(query.shape)
+
+
+def _attend_block(
+  query: Array,
+  key: Array,
+  value: Array,
+  mask: Array,
+  *,
+  scale: float,
+  softcap: float | None,
+) -> Array:
+  """Queries [R, K, H/K, Q, F] over keys [R, K, M, F], mask [R, Q, M]."""
+  logits = _scores(
+    query,
+    "rkhqf,rkmf->rkhqm",
+    key,
+    mask=mask[:, None, None],
+    scale=scale,
+    softcap=softcap,
+  )
+  # Divided after the product with the values: Q × F numbers, not Q × M.
+  highest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+  weights = jnp.exp(logits - highest)
+  total = jnp.sum(weights, axis=-1, keepdims=True)
+  output = jnp.einsum("rkhqm,rkmf->rkhqf", weights.astype(value.dtype), value)
+  return (output / total).astype(value.dtype)
+
+
+def _scores(
+  query: Array,
+  equation: str,
+  key: Array,
+  *,
+  scale: float,
+  softcap: float | None,
+  mask: Array | None = None,
+) -> Array:
+  scores = jnp.einsum(equation, query, key, preferred_element_type=jnp.float32)
+  scores = scores * scale
+  if softcap is not None:
+    scores = softcap * jnp.tanh(scores / softcap)
+  return scores if mask is None else jnp.where(mask, scores, _MASKED)
+
+
+def _grouped(query: Array, kv_heads: int) -> Array:
+  """Splits heads [..., H, F] into [..., K, H/K, F]."""
+  return query.reshape(*query.shape[:-2], kv_heads, -1, query.shape[-1])

@@ -1,5 +1,6 @@
 """One decoder layer, as the scan over layers sees it."""
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,6 +12,10 @@ from jaxtyping import Array, Float
 from calrec_jax.models import attention, rope
 from calrec_jax.models.layers import GatedMlp, Projection, RMSNorm
 from calrec_jax.partitioning import constrain
+
+
+# Longer than any segment.
+_NO_WINDOW = 2**30
 
 
 class KeyValue(NamedTuple):
@@ -26,31 +31,57 @@ class KeyValue(NamedTuple):
 
 
 @flax.struct.dataclass
-class View:
-  """What all layers share: rotations and masks of each kind of layer.
+class Packed:
+  """Rows of segments; see `Batch`.
 
   Attributes:
-    rotations: cosine and sine, for global layers and, where there are any,
-      for local ones.
-    masks: likewise, one mask for each part of the keys.
+    positions: int32[R, L].
+    segment_ids: int32[R, L].
+  """
+
+  positions: jax.Array
+  segment_ids: jax.Array
+
+
+@flax.struct.dataclass
+class Continued:
+  """One new token for each continuation of a prompt.
+
+  Attributes:
+    step: int32 scalar, tokens that each continuation has already.
+    prefix_lengths: int32[B], tokens of each prompt.
+  """
+
+  step: jax.Array
+  prefix_lengths: jax.Array
+
+
+@flax.struct.dataclass
+class View:
+  """What all layers share; tuples have one entry for each kind of layer.
+
+  Attributes:
+    place: where the tokens stand.
+    rotations: cosine and sine.
+    windows: keys that a query sees at most, or None.
     keep: whether layers hand out their keys and values.
     deterministic: whether dropout is off.
   """
 
+  place: Packed | Continued
   rotations: tuple[tuple[jax.Array, jax.Array], ...]
-  masks: tuple[tuple[jax.Array, ...], ...]
+  windows: tuple[int | None, ...] = flax.struct.field(pytree_node=False)
   keep: bool = flax.struct.field(pytree_node=False)
   deterministic: bool = flax.struct.field(pytree_node=False)
 
   def of(self, kind: jax.Array) -> tuple[Any, Any]:
-    """Rotation and masks of a layer whose kind is known on the device only."""
-    if len(self.masks) == 1:
-      return self.rotations[0], self.masks[0]
-    return jax.tree.map(
-      lambda whole, local: jnp.where(kind == 0, whole, local),
-      (self.rotations[0], self.masks[0]),
-      (self.rotations[1], self.masks[1]),
+    """Rotation and window of a layer whose kind only the device knows."""
+    if len(self.windows) == 1:
+      return self.rotations[0], self.windows[0]
+    rotation = jax.tree.map(
+      functools.partial(jnp.where, kind == 0), *self.rotations
     )
+    return rotation, jnp.where(kind == 0, _NO_WINDOW, self.windows[1])
 
 
 class Attention(nn.Module):
@@ -75,7 +106,7 @@ class Attention(nn.Module):
     """
     config = self.config
     kind, cached = per_layer
-    rotation, masks = view.of(kind)
+    rotation, window = view.of(kind)
     query = self._heads("query", config.heads, "heads", x)
     key = self._heads("key", config.kv_heads, "kv_heads", x)
     value = self._heads("value", config.kv_heads, "kv_heads", x)
@@ -83,28 +114,41 @@ class Attention(nn.Module):
       query = RMSNorm(config.norm_eps, name="query_norm")(query)
       key = RMSNorm(config.norm_eps, name="key_norm")(key)
     query, key = (rope.rotate(part, *rotation) for part in (query, key))
-    if cached is None:
-      parts = [(key, value, masks[0])]
-    else:
-      # Of a new token, the prompt, the continuation so far, and itself.
-      pairs = [*cached, KeyValue(key[:, :, None], value[:, :, None])]
-      parts = [(*pair, mask) for pair, mask in zip(pairs, masks, strict=True)]
     query = constrain(
       query, "activation_batch", "activation_length", "activation_heads", "kv"
     )
-    output = attention.attend_parts(
-      query,
-      parts,
-      scale=config.attention_scale or config.head_dim**-0.5,
-      softcap=config.attention_softcap,
-    )
+    settings = {
+      "scale": config.attention_scale or config.head_dim**-0.5,
+      "window": window,
+      "softcap": config.attention_softcap,
+    }
+    if cached is None:
+      output = attention.attend(
+        query,
+        key,
+        value,
+        positions=view.place.positions,
+        segment_ids=view.place.segment_ids,
+        blocks=config.attention_blocks,
+        **settings,
+      )
+    else:
+      prefix, past = cached
+      output = attention.attend_continuations(
+        query,
+        (key, value),
+        past,
+        prefix,
+        step=view.place.step,
+        prefix_lengths=view.place.prefix_lengths,
+        **settings,
+      )
     output = Projection(
-      "...hf,hfd->...d",
       (config.heads, config.head_dim, config.width),
       ("heads", "kv", "embed"),
-      (0, 1),
       jnp.dtype(config.dtype),
       jnp.dtype(config.param_dtype),
+      num_inputs=2,
       name="out",
     )(output)
     return output, KeyValue(key, value) if view.keep else None
@@ -112,10 +156,8 @@ class Attention(nn.Module):
   def _heads(self, name: str, heads: int, axis: str, x: Array) -> Array:
     config = self.config
     return Projection(
-      "...d,dhf->...hf",
       (config.width, heads, config.head_dim),
       ("embed", axis, "kv"),
-      (0,),
       jnp.dtype(config.dtype),
       jnp.dtype(config.param_dtype),
       name=name,

@@ -7,7 +7,6 @@ for each of G continuations of every prompt (`extend`).
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -16,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from calrec_jax.models import attention, rope
-from calrec_jax.models.block import Block, KeyValue, View
+from calrec_jax.models import rope
+from calrec_jax.models.block import Block, Continued, KeyValue, Packed, View
 from calrec_jax.models.layers import ACTIVATIONS, Projection, RMSNorm
 from calrec_jax.partitioning import constrain
 
@@ -59,6 +58,8 @@ class DecoderConfig:
     dtype: of activations and products.
     param_dtype: of parameters.
     remat: "none", "full" or "dots": what a layer's backward pass recomputes.
+    attention_blocks: blocks of queries in a row; more save products above the
+      diagonal (up to half of them) and compile slower.
     scan_unroll: layers in one step of the scan; more compile slower and, on a
       CPU, run faster.
   """
@@ -88,6 +89,7 @@ class DecoderConfig:
   dtype: str = "bfloat16"
   param_dtype: str = "float32"
   remat: str = "none"
+  attention_blocks: int = 8
   scan_unroll: int = 1
 
   def __post_init__(self):
@@ -174,11 +176,10 @@ class Decoder(nn.Module):
     self.decoder_norm = RMSNorm(config.norm_eps)
     if not config.tied_embeddings:
       self.logits_dense = Projection(
-        "...d,dv->...v",
         (config.width, config.vocab_size),
         ("embed", "vocab"),
-        (0,),
         jnp.dtype(config.dtype),
+        jnp.dtype(config.param_dtype),
       )
 
   def __call__(
@@ -239,15 +240,8 @@ class Decoder(nn.Module):
       Hidden states of the new tokens, and `samples` with them at `step`.
     """
     positions = jnp.broadcast_to((prefix_lengths + step)[:, None], tokens.shape)
-    kinds = self._kinds()
-    view = View(
-      rotations=tuple(rope.rotation(positions, kind.radians) for kind in kinds),
-      masks=tuple(
-        _extend_masks(tokens, step, prefix, prefix_lengths, samples, window)
-        for window in (kind.window for kind in kinds)
-      ),
-      keep=True,
-      deterministic=True,
+    view = self._view(
+      Continued(step, prefix_lengths), positions, keep=True, deterministic=True
     )
     per_layer = (self._layer_kinds(), (prefix, samples))
     hidden, new = self.layers(self.token_embedder(tokens), per_layer, view)
@@ -290,13 +284,9 @@ class Decoder(nn.Module):
     keep: bool,
     deterministic: bool,
   ) -> tuple[Array, KeyValue | None]:
-    kinds = self._kinds()
-    view = View(
-      rotations=tuple(rope.rotation(positions, kind.radians) for kind in kinds),
-      masks=tuple(
-        (attention.packed_mask(positions, segment_ids, kind.window),)
-        for kind in kinds
-      ),
+    view = self._view(
+      Packed(positions, segment_ids),
+      positions,
       keep=keep,
       deterministic=deterministic,
     )
@@ -304,18 +294,35 @@ class Decoder(nn.Module):
     hidden, kept = self.layers(hidden, (self._layer_kinds(), None), view)
     return self.decoder_norm(hidden), kept
 
-  def _kinds(self) -> tuple["_LayerKind", ...]:
-    """Global layers, and local ones where the model has them."""
+  def _view(
+    self,
+    place: Packed | Continued,
+    positions: Array,
+    *,
+    keep: bool,
+    deterministic: bool,
+  ) -> View:
+    """Global layers are kind 0; local ones, where there are any, kind 1."""
     config = self.config
-    radians = functools.partial(rope.frequencies, config.head_dim)
-    kinds = [_LayerKind(radians(config.rope_theta, config.rope_scaling), None)]
+    kinds = [(config.rope_theta, config.rope_scaling, None)]
     if config.window is not None:
-      local = config.rope_theta_local or config.rope_theta
-      kinds.append(_LayerKind(radians(local), config.window))
-    return tuple(kinds)
+      theta = config.rope_theta_local or config.rope_theta
+      kinds.append((theta, None, config.window))
+    return View(
+      place=place,
+      rotations=tuple(
+        rope.rotation(
+          positions, rope.frequencies(config.head_dim, theta, scaling)
+        )
+        for theta, scaling, _ in kinds
+      ),
+      windows=tuple(window for _, _, window in kinds),
+      keep=keep,
+      deterministic=deterministic,
+    )
 
   def _layer_kinds(self) -> Array:
-    """Index into `_kinds` of every layer."""
+    """The kind of every layer, see `_view`."""
     return jnp.array(
       [0 if whole else 1 for whole in self.config.is_global()], jnp.int32
     )
@@ -357,41 +364,11 @@ class Embedder(nn.Module):
     self, hidden: Float[Array, "*batch D"]
   ) -> Float[Array, "*batch V"]:
     """Dot products with every row, float32."""
-    return jnp.einsum(
-      "...d,vd->...v",
-      hidden,
+    # Flat: a gradient that sums over two axes is twice as slow on CPUs.
+    flat = jnp.einsum(
+      "td,vd->tv",
+      hidden.reshape(-1, hidden.shape[-1]),
       self.embedding.astype(hidden.dtype),
       preferred_element_type=jnp.float32,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class _LayerKind:
-  radians: Any
-  window: int | None
-
-
-def _extend_masks(
-  tokens: Array,
-  step: Array,
-  prefix: KeyValue,
-  prefix_lengths: Array,
-  samples: KeyValue,
-  window: int | None,
-) -> tuple[Array, Array, Array]:
-  """What a new token sees of its prompt, of its own past, and of itself."""
-  batch, count = tokens.shape
-  key = jnp.arange(prefix.keys.shape[2])
-  distance = (prefix_lengths + step)[:, None] - key[None]
-  seen = key[None] < prefix_lengths[:, None]
-  past = jnp.arange(samples.keys.shape[3])
-  seen_past = past < step
-  if window is not None:
-    seen &= distance < window
-    seen_past &= step - past < window
-  shape = (batch, count)
-  return (
-    jnp.broadcast_to(seen[:, None], (*shape, len(key))),
-    jnp.broadcast_to(seen_past[None, None], (*shape, len(past))),
-    jnp.ones((*shape, 1), bool),
-  )
+    return flat.reshape(*hidden.shape[:-1], -1)

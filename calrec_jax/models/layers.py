@@ -48,30 +48,29 @@ class RMSNorm(nn.Module):
 
 
 class Projection(nn.Module):
-  """A linear map as one einsum, without bias.
+  """A linear map from the last axes of its input, without bias.
 
   Attributes:
-    equation: of input and kernel, such as "...d,dhf->...hf".
-    shape: of the kernel.
+    shape: of the kernel: input axes, then output axes.
     axes: logical axes of the kernel.
-    inputs: kernel dimensions that are summed over, for the initial scale.
     dtype: of the product.
     param_dtype: of the kernel.
+    num_inputs: how many axes of the kernel are input axes.
   """
 
-  equation: str
   shape: Sequence[int]
   axes: Sequence[str]
-  inputs: Sequence[int]
   dtype: Any
   param_dtype: Any = jnp.float32
+  num_inputs: int = 1
 
   @nn.compact
   def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Applies the map."""
-    outputs = [i for i in range(len(self.shape)) if i not in self.inputs]
+    inputs = tuple(range(self.num_inputs))
+    outputs = tuple(range(self.num_inputs, len(self.shape)))
     initialise = nn.initializers.variance_scaling(
-      1.0, "fan_in", "truncated_normal", in_axis=self.inputs, out_axis=outputs
+      1.0, "fan_in", "truncated_normal", in_axis=inputs, out_axis=outputs
     )
     kernel = self.param(
       "kernel",
@@ -79,9 +78,15 @@ class Projection(nn.Module):
       tuple(self.shape),
       self.param_dtype,
     )
-    return jnp.einsum(
-      self.equation, x.astype(self.dtype), kernel.astype(self.dtype)
+    batch = x.shape[: -self.num_inputs]
+    # One axis of tokens: the gradient of the kernel then sums over one axis,
+    # which is twice as fast on CPUs as a sum over rows and tokens.
+    flat = jnp.tensordot(
+      x.astype(self.dtype).reshape(-1, *self.shape[: self.num_inputs]),
+      kernel.astype(self.dtype),
+      axes=self.num_inputs,
     )
+    return flat.reshape(*batch, *self.shape[self.num_inputs :])
 
 
 class GatedMlp(nn.Module):
@@ -106,10 +111,8 @@ class GatedMlp(nn.Module):
     """Applies the layer."""
     into = [
       Projection(
-        "...d,dm->...m",
         (self.width, self.hidden),
         ("embed", "mlp"),
-        (0,),
         self.dtype,
         self.param_dtype,
         name=name,
@@ -121,10 +124,8 @@ class GatedMlp(nn.Module):
       hidden, "activation_batch", "activation_length", "activation_mlp"
     )
     return Projection(
-      "...m,md->...d",
       (self.hidden, self.width),
       ("mlp", "embed"),
-      (0,),
       self.dtype,
       self.param_dtype,
       name="wo",

@@ -14,7 +14,7 @@ from calrec_jax.data import prompt as prompt_lib
 from calrec_jax.data import vocabulary as vocabulary_lib
 from calrec_jax.data.log_files import LogFiles
 
-WORDS = "red blue green tea soap rice bread milk salt lamp".split()
+WORDS = ["red", "blue", "green", "tea", "soap", "rice", "milk", "salt"]
 USERS = {"small": 6, "large": 64}
 
 
@@ -30,7 +30,7 @@ def write_log(folder, num_users, num_items=12):
   rows.append("u00,nothing,5")
   (folder / "interactions.csv").write_text("\n".join(rows) + "\n")
   items = [
-    {"item_id": f"i{i}", "title": f"{WORDS[i % 10]} {WORDS[i // 10]}, {i} kg"}
+    {"item_id": f"i{i}", "title": f"{WORDS[i % 8]} {WORDS[i // 8]}, {i} kg"}
     for i in range(num_items)
   ]
   (folder / "items.jsonl").write_text("\n".join(map(json.dumps, items)))

@@ -144,8 +144,8 @@ def test_damaged_and_unknown_files(tmp_path):
   fake.write_text("id,title\n")
   with pytest.raises(ValueError, match=r"a\.parquet is damaged"):
     read(fake)
+  (tmp_path / "a.xlsx").write_text("")
   with pytest.raises(ValueError, match="suffix"):
-    (tmp_path / "a.xlsx").write_text("")
     read(tmp_path / "a.xlsx")
   with pytest.raises(FileNotFoundError, match=r"LogFiles\.interactions"):
     read(tmp_path / "none.csv")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from calrec_jax.evaluate import Bootstrap, Protocol, evaluate
+from calrec_jax.evaluate.evaluator import run_recommender
 from calrec_jax.evaluate.runs import Run
 from calrec_jax.recommend import baselines
 from calrec_jax.recommend.protocol import Ranking
@@ -62,7 +63,9 @@ def test_ranks_equal_a_loop_under_every_rule():
 
 @pytest.mark.parametrize("batch_users", [1, 7, 30, 64])
 def test_the_batch_size_changes_no_number(batch_users):
-  whole, parts = run(batch_users=30), run(batch_users=batch_users)
+  # Few cases, so that the pool they come from is a part of the users.
+  whole = run(batch_users=30, num_cases=1)
+  parts = run(batch_users=batch_users, num_cases=1)
   for name, entry in parts.recommenders.items():
     other = whole.recommenders[name]
     for key in ("metrics", "candidates", "slices", "difference"):
@@ -200,6 +203,7 @@ def with_items(ranking, place, value):
   ("change", "message"),
   [
     (lambda r, h: r._replace(items=r.items[:, :5]), "shape"),
+    (lambda r, h: Ranking(r.items[:, 1:], r.scores[:, 1:], r.tail_ties), "99"),
     (lambda r, h: with_items(r, 1, r.items[0, 0]), "twice"),
     (lambda r, h: with_items(r, 0, 40), "beyond the 40 items"),
     (lambda r, h: with_items(r, 3, -1), "empty place"),
@@ -313,3 +317,19 @@ def test_the_baselines_of_the_project_follow_the_protocol():
   # Of items that were seen, nothing is left to repeat.
   found = results.recommenders["last_item"]["candidates"]["not_seen"]
   assert found["metrics"]["recall@50"]["value"] == 0.0
+
+
+@pytest.mark.parametrize("batch_users", [1, 7, 30])
+def test_only_the_drawn_users_are_kept(batch_users):
+  items, users = toys.catalogue(), toys.histories()
+  kept = run_recommender(
+    toys.by_distance(items),
+    users,
+    items,
+    Protocol(batch_users=batch_users),
+    {8, 20},
+    progress=False,
+  ).observed
+  assert sorted(kept) == [8, 20]
+  for user, seen in kept.items():
+    assert seen.explanation[0]["items"] == [users[user].items[-1]]

@@ -46,6 +46,24 @@ def test_popularity_classes_follow_the_events_above(counts):
     assert classes[row] == (2 if count == 0 else min(third, 2))
 
 
+def test_items_on_a_third_belong_to_the_rarer_class():
+  # Events above: 0, then exactly a third of 9.
+  assert slices.popularity_classes(np.array([3, 2, 2, 2])).tolist() == [
+    0,
+    1,
+    1,
+    1,
+  ]
+  # Events above: 0, 4 and then exactly two thirds of 9.
+  assert slices.popularity_classes(np.array([4, 2, 1, 1, 1])).tolist() == [
+    0,
+    1,
+    2,
+    2,
+    2,
+  ]
+
+
 def test_no_training_events_make_everything_tail():
   assert slices.popularity_classes(np.zeros(3, int)).tolist() == [2, 2, 2]
 

@@ -1,0 +1,158 @@
+"""Recommenders by name: trained models from checkpoints, and baselines.
+
+The evaluation and the inference job choose from the same names here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from calrec_jax import checkpoints, config, partitioning
+from calrec_jax.data.cache import TokenCache
+from calrec_jax.models.decoder import Decoder, DecoderConfig
+from calrec_jax.recommend import baselines, dense, fuse, generate
+from calrec_jax.recommend.bm25 import CatalogueIndex
+from calrec_jax.recommend.prompts import PromptLimits
+from calrec_jax.recommend.protocol import Recommender
+
+MODEL_RECOMMENDERS = ("generate", "dense", "fused")
+BASELINES = (
+  "popularity",
+  "last_item",
+  "own_most_frequent",
+  "bm25_history",
+  "bm25_last_item",
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainedModel:
+  """A decoder with its parameters, as a checkpoint holds them.
+
+  Attributes:
+    decoder: the module.
+    params: on the devices of the active mesh.
+    checkpoint: the folder it came from.
+    lineage: where that checkpoint comes from.
+  """
+
+  decoder: Decoder
+  params: Any
+  checkpoint: pathlib.Path
+  lineage: dict[str, Any]
+
+
+def load_model(
+  checkpoint: pathlib.Path,
+  decoder_config: DecoderConfig,
+  mesh: jax.sharding.Mesh,
+) -> TrainedModel:
+  """Reads parameters straight onto the mesh, in the model's own dtype."""
+  decoder = Decoder(decoder_config)
+  tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+  boxed = jax.eval_shape(
+    decoder.init, jax.random.key(0), tokens, tokens, tokens
+  )["params"]
+  shardings = partitioning.state_shardings(
+    boxed, mesh, partitioning.logical_axis_rules()
+  )
+  params = checkpoints.restore_params(
+    checkpoint, partitioning.unbox(boxed), shardings
+  )
+  return TrainedModel(
+    decoder, params, checkpoint, checkpoints.read_json(checkpoint, "lineage")
+  )
+
+
+class Workshop:
+  """Makes the recommenders of one domain; shares what they have in common."""
+
+  def __init__(
+    self,
+    cache: TokenCache,
+    model: TrainedModel | None,
+    limits: PromptLimits,
+    mesh: jax.sharding.Mesh,
+  ):
+    self._cache, self._model = cache, model
+    self._limits, self._mesh = limits, mesh
+
+  def make(self, names: Sequence[str]) -> list[Recommender]:
+    """The recommenders of these names, in this order.
+
+    Raises:
+      ValueError: for an unknown name, with the nearest one.
+    """
+    known = (*MODEL_RECOMMENDERS, *BASELINES)
+    for name in names:
+      if name not in known:
+        raise ValueError(
+          f"There is no recommender {name!r}.{config.nearest(name, known)} "
+          f"Choose from {', '.join(known)}."
+        )
+    return [self._make(name) for name in names]
+
+  def _make(self, name: str) -> Recommender:
+    catalogue = self._cache.catalogue
+    makers: dict[str, Callable[[], Recommender]] = {
+      "generate": lambda: self._generate,
+      "dense": lambda: self._dense,
+      "fused": lambda: fuse.Fused([self._generate, self._dense]),
+      "popularity": lambda: baselines.Popularity(catalogue.train_counts),
+      "last_item": lambda: baselines.LastItem(len(catalogue)),
+      "own_most_frequent": lambda: baselines.OwnMostFrequent(len(catalogue)),
+      "bm25_history": lambda: baselines.BM25History(
+        catalogue.texts, self._index
+      ),
+      "bm25_last_item": lambda: baselines.bm25_last_item(
+        catalogue.texts, self._index
+      ),
+    }
+    return makers[name]()
+
+  @functools.cached_property
+  def _index(self) -> CatalogueIndex:
+    return CatalogueIndex(self._cache.catalogue.texts)
+
+  @functools.cached_property
+  def _dense(self) -> dense.Dense:
+    model = self._trained("dense")
+    return dense.Dense(
+      model.decoder,
+      model.params,
+      self._cache.catalogue,
+      self._cache.prompt,
+      limits=self._limits,
+      mesh=self._mesh,
+    )
+
+  @functools.cached_property
+  def _generate(self) -> generate.GenerateAndGround:
+    model = self._trained("generate")
+    return generate.GenerateAndGround(
+      model.decoder,
+      model.params,
+      self._cache.catalogue,
+      self._cache.prompt,
+      self._cache.vocabulary(),
+      index=self._index,
+      limits=self._limits,
+      mesh=self._mesh,
+    )
+
+  def _trained(self, name: str) -> TrainedModel:
+    if self._model is None:
+      raise ValueError(f"The recommender {name!r} needs a checkpoint.")
+    return self._model
+
+
+def needs_model(names: Sequence[str]) -> bool:
+  """Whether any of these recommenders needs a trained model."""
+  return any(name in MODEL_RECOMMENDERS for name in names)

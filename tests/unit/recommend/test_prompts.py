@@ -1,0 +1,64 @@
+"""Padding to few shapes, and how much of a history is read."""
+
+import numpy as np
+import pytest
+import recommend_toys as toys
+
+from calrec_jax.data import features
+from calrec_jax.recommend import prompts
+
+
+@pytest.mark.parametrize(
+  ("length", "padded"),
+  [(1, 8), (8, 8), (9, 16), (16, 16), (17, 32), (33, 64), (64, 64)],
+)
+def test_lengths_are_doubles(length, padded):
+  assert prompts.padded_length(length, 8) == padded
+
+
+def test_every_sequence_is_held_once():
+  draw = np.random.default_rng(0)
+  sequences = [
+    draw.integers(1, 9, n).astype(np.int32) for n in draw.integers(1, 40, 23)
+  ]
+  seen = []
+  for batch in prompts.token_rows(sequences, rows=4, smallest_length=8):
+    assert batch.tokens.shape[0] == len(batch.lengths) == 4
+    for row, place in enumerate(batch.places):
+      length = int(batch.lengths[row])
+      assert prompts.padded_length(length, 8) == batch.tokens.shape[1]
+      np.testing.assert_array_equal(
+        batch.tokens[row, :length], sequences[place]
+      )
+      assert not batch.tokens[row, length:].any()
+    assert not batch.lengths[len(batch.places) :].any()
+    seen += batch.places
+  assert sorted(seen) == list(range(23))
+
+
+def test_only_the_newest_items_are_read():
+  items = toys.catalogue()
+  history = np.array([1, 2, 7, 8, 4])
+  whole = prompts.PromptWriter(items, toys.PROMPT)
+  last_two = prompts.PromptWriter(
+    items, toys.PROMPT, prompts.PromptLimits(max_items=2)
+  )
+  np.testing.assert_array_equal(
+    whole.user(history),
+    features.prompt_tokens(toys.PROMPT, [items.tokens(row) for row in history]),
+  )
+  np.testing.assert_array_equal(
+    last_two.user(history), whole.user(history[-2:])
+  )
+  fitting = prompts.PromptWriter(
+    items,
+    toys.PROMPT,
+    prompts.PromptLimits(max_tokens=len(whole.user(history)) - 1),
+  )
+  np.testing.assert_array_equal(fitting.user(history), whole.user(history[1:]))
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_items", "smallest_length"])
+def test_settings_are_checked(name):
+  with pytest.raises(ValueError, match=rf"PromptLimits\.{name} is 0"):
+    prompts.PromptLimits(**{name: 0})
