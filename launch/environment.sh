@@ -34,7 +34,7 @@ make_environment() {
   version="$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
   lock="$ROOT/launch/locks/py$version.txt"
   folder="$ROOT/.venv-py$version"
-  wanted="$(cat "$lock" "$ROOT/setup.py" "$ROOT/pyproject.toml" | sha256sum)"
+  wanted="$(cat "$lock" "$ROOT/setup.py" | sha256sum)"
   PYTHON="$folder/bin/python"
   if [ "$(cat "$folder/.complete" 2>/dev/null)" = "$wanted $ROOT" ]; then
     say "Python $version: environment $folder is up to date"

@@ -6,6 +6,9 @@ importing it would need pandas. 22% of the products share their text with
 another product, so the distinct text is the item.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions at run time.)
+
 from __future__ import annotations
 
 import dataclasses

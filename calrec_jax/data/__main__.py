@@ -90,11 +90,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _names(dataset: dataset_lib.Dataset) -> tuple[str, ...]:
   """What MIXTURE_OR_TASK_NAME asks for; without it, every stage's choice."""
-  stages = config.macro("STAGES", ())
+  plain = config.macro(NAME_MACRO, None)
   chosen = [
-    config.macro(f"{stage}/{NAME_MACRO}", None) for stage in stages
-  ] or [config.macro(NAME_MACRO, None)]
-  names = tuple(dict.fromkeys(name for name in chosen if name is not None))
+    config.macro(f"{stage}/{NAME_MACRO}", plain)
+    for stage in config.macro("STAGES", ())
+  ]
+  names = tuple(dict.fromkeys(name for name in chosen or [plain] if name))
   return dataset.names() if not names or names == ("all",) else names
 
 

@@ -141,7 +141,7 @@ class Building:
     texts: dict[str, None] = {}
     for domain in domains:
       prepared = self._prepare(domain, cut=False)
-      rows = prepared.train_items().tolist()
+      rows: list[int] = prepared.train_items().tolist()
       texts.update(dict.fromkeys(prepared.texts[row] for row in rows))
     with self._step(f"vocabulary of {len(texts):,} texts"):
       symbols = vocabulary_lib.symbols(self._dataset.prompt, domains)

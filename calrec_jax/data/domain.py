@@ -225,6 +225,7 @@ class Domain:
       events, problems, f"Domain.min_count = {self.min_count} leaves nothing"
     )
     kept = np.unique(events.items)
+    rows_kept: list[int] = kept.tolist()
     events = dataclasses.replace(
       events, items=np.searchsorted(kept, events.items).astype(np.int32)
     )
@@ -240,8 +241,8 @@ class Domain:
       )
     return Prepared(
       name=self.name,
-      item_ids=[items.item_ids[row] for row in kept.tolist()],
-      texts=[texts[row] for row in kept.tolist()],
+      item_ids=[items.item_ids[row] for row in rows_kept],
+      texts=[texts[row] for row in rows_kept],
       fields=fields,
       missing={
         label: float(np.mean(mask[kept])) for label, mask in missing.items()

@@ -17,7 +17,7 @@ import json
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -143,7 +143,7 @@ def _format(path: str) -> str:
   return kind
 
 
-def _open(path: str) -> IO[bytes]:
+def _open(path: str) -> Any:
   return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
 
 

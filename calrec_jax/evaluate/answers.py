@@ -76,7 +76,9 @@ def _wrong(
     "counts ties beyond a list that is not full": (
       (tail_ties != 0) & ~real[:, -1] | (tail_ties < 0)
     ),
-    "lists an item that the rule excludes": _members(items, excluded),
+    "lists an item that the rule excludes": _members(
+      items, excluded, num_items
+    ),
   }
   for problem, where in tests.items():
     if where.any():
@@ -85,9 +87,11 @@ def _wrong(
   return None
 
 
-def _members(items: np.ndarray, excluded: np.ndarray) -> np.ndarray:
+def _members(
+  items: np.ndarray, excluded: np.ndarray, num_items: int
+) -> np.ndarray:
   """Which places hold an excluded item, bool[B, depth]."""
-  found = np.zeros(items.shape, bool)
-  for listed, out, flags in zip(items, excluded, found, strict=True):
-    flags[:] = (listed >= 0) & np.isin(listed, out)
-  return found
+  # Users and items in one number, so that one call compares all of them.
+  first = np.arange(len(items), dtype=np.int64)[:, None] * num_items
+  out = (first + excluded)[excluded >= 0]
+  return (items >= 0) & np.isin(first + items, out)

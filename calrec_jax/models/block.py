@@ -13,7 +13,6 @@ from calrec_jax.models import attention, rope
 from calrec_jax.models.layers import GatedMlp, Projection, RMSNorm
 from calrec_jax.partitioning import constrain
 
-
 # Longer than any segment.
 _NO_WINDOW = 2**30
 

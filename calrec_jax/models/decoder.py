@@ -7,7 +7,6 @@ for each of G continuations of every prompt (`extend`).
 """
 
 import dataclasses
-from typing import Any
 
 import flax.linen as nn
 import gin
