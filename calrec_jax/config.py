@@ -184,6 +184,8 @@ def macro(name: str, default: Any = gin.REQUIRED) -> Any:
   """The value of a macro of the applied configuration."""
   try:
     value = gin.query_parameter(f"{name}/{_MACRO}.value")
+    while _is_macro(value):  # One macro may be bound to another.
+      value = gin.query_parameter(f"{'/'.join(value.scopes)}/{_MACRO}.value")
   except ValueError:
     value = default
   if value is gin.REQUIRED:
@@ -219,6 +221,13 @@ def nearest(name: str, names: Iterable[str]) -> str:
   return f" Did you mean {folded[found[0]]!r}?" if found else ""
 
 
+def _is_macro(value: Any) -> bool:
+  return (
+    isinstance(value, gin_config.ConfigurableReference)
+    and value.selector == _MACRO
+  )
+
+
 def _stages() -> tuple[str, ...]:
   stages = macro("STAGES", ())
   return tuple(stages)
@@ -238,7 +247,7 @@ def _refuse_unread_macros(known: Iterable[str], stages: Sequence[str]) -> None:
   read = {
     "/".join(reference.scopes)
     for reference in _references()
-    if reference.selector == _MACRO
+    if _is_macro(reference)
   }
   usable = read | set(known)
   for name in sorted(bound):
