@@ -55,10 +55,27 @@ def main(argv: Sequence[str] | None = None) -> int:
   module = importlib.import_module(VERBS[argv[0]][0])
   try:
     return module.main(argv[1:])
-  except (ValueError, FileNotFoundError, FloatingPointError) as error:
+  except Exception as error:
+    if not isinstance(error, _mendable()):
+      raise
     # What a user can mend is said in one message; a traceback would hide it.
     print(f"calrec {argv[0]}: {error}", file=sys.stderr)
     return 1
+
+
+def _mendable() -> tuple[type[Exception], ...]:
+  # Imported here: `calrec --help` is to be quick.
+  from calrec_jax.data.cache_files import CacheError
+  from calrec_jax.data.leakage import LeakageError
+
+  return (
+    ValueError,
+    OSError,
+    FloatingPointError,
+    ModuleNotFoundError,
+    CacheError,
+    LeakageError,
+  )
 
 
 if __name__ == "__main__":

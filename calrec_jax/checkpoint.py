@@ -202,4 +202,6 @@ def _short(value: Any) -> str:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  from calrec_jax.__main__ import main as calrec
+
+  sys.exit(calrec(["checkpoint", *sys.argv[1:]]))

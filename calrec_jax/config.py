@@ -16,9 +16,8 @@ import contextlib
 import dataclasses
 import difflib
 import importlib
-import importlib.util  # gin.resource_reader uses it without importing it.
 import inspect
-import logging
+import os
 import pathlib
 import re
 import sys
@@ -70,19 +69,13 @@ class Configuration:
         scope, with the nearest right one.
     """
     gin.clear_config()
-    # gin logs "path not found" as an error for every search path it tries.
-    logging.disable(logging.ERROR)
+    _look_for_files_in((*self.search_paths, *gin_folders()))
     try:
-      for folder in (*self.search_paths, *gin_folders()):
-        if str(folder) not in gin_config._LOCATION_PREFIXES:
-          gin.add_config_file_search_path(str(folder))
       gin.parse_config_files_and_bindings(
         list(self.files), list(self.bindings), finalize_config=False
       )
     except (ValueError, OSError, SyntaxError, ImportError) as error:
       raise ConfigurationError(_explain(error, self)) from error
-    finally:
-      logging.disable(logging.NOTSET)
     stages = (*self.stages, *_stages())
     _refuse_unread_macros(self.macros, stages)
     _refuse_unentered_scopes(stages)
@@ -163,7 +156,7 @@ def parse_arguments(
   for argument in argv:
     match = _GIN_FLAG.fullmatch(argument)
     if match:
-      bindings.append(f"{match[1]} = {match[2]}")
+      bindings.append(f"{match[1]}={match[2]}")
     elif argument.startswith("--gin."):
       parser.error(f"{argument} has no value; write {argument}=VALUE")
     else:
@@ -228,6 +221,13 @@ def _is_macro(value: Any) -> bool:
   )
 
 
+def _look_for_files_in(folders: Iterable[str | pathlib.Path]) -> None:
+  # gin would look in Python packages too, and fails with a TypeError where
+  # the working directory has a folder of the same name, as "runs" or "data".
+  gin_config._FILE_READERS[:] = [(open, os.path.isfile)]
+  gin_config._LOCATION_PREFIXES[:] = ["", *map(str, folders)]
+
+
 def _stages() -> tuple[str, ...]:
   stages = macro("STAGES", ())
   return tuple(stages)
@@ -256,15 +256,25 @@ def _refuse_unread_macros(known: Iterable[str], stages: Sequence[str]) -> None:
     if plain not in usable:
       raise ConfigurationError(
         f"The macro {name} is bound, but nothing reads it."
-        f"{nearest(plain, usable)}"
+        f"{nearest(plain, [*usable, *_scoped(stages, usable)])}"
       )
-  per_stage = {f"{stage}/{name}" for stage in stages for name in usable}
   for name in sorted(read - bound):
-    if not any(f"{stage}/{name}" in bound & per_stage for stage in stages):
+    lacking = [stage for stage in stages if f"{stage}/{name}" not in bound]
+    if lacking and len(lacking) < len(stages):
+      raise ConfigurationError(
+        f"%{name} is read, but the stage {lacking[0]!r} does not set it. Set "
+        f"it in a gin file or with --gin.{lacking[0]}/{name}=VALUE."
+      )
+    if lacking or not stages:
       raise ConfigurationError(
         f"%{name} is read, but no file and no flag sets it."
-        f"{nearest(name, bound)}"
+        f"{nearest(name, bound)} Set it in a gin file or with "
+        f"--gin.{name}=VALUE."
       )
+
+
+def _scoped(stages: Iterable[str], names: Iterable[str]) -> list[str]:
+  return [f"{stage}/{name}" for stage in stages for name in names]
 
 
 def _refuse_unentered_scopes(stages: Sequence[str]) -> None:

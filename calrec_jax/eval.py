@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-import gin
 import jax
 
 from calrec_jax import (
@@ -29,6 +27,7 @@ from calrec_jax.evaluate import (
   write_report,
   write_results,
 )
+from calrec_jax.evaluation import Evaluation
 from calrec_jax.recommend.prompts import PromptLimits
 from calrec_jax.recommenders import TrainedModel
 from calrec_jax.stages import Stage
@@ -42,35 +41,6 @@ EVAL_OUTPUT_DIR/<domain> (by default inside the stage's folder).
   calrec eval --gin_file=recipes/quickstart.gin \\
     --gin.Evaluation.recommenders="('popularity', 'bm25_history')"
 """
-
-
-@gin.configurable
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluation:
-  """One evaluation job.
-
-  Attributes:
-    recommenders: names out of `calrec_jax.recommenders`, in the order of the
-      table.
-    checkpoint: CHECKPOINT_PATH: a `checkpoint_<step>` folder or a stage's;
-      None takes what the evaluated stage handed over.
-    output_dir: EVAL_OUTPUT_DIR; None is `eval` in the stage's folder.
-    split: "test" or "validation".
-    users: at most so many users of a domain, drawn once; None takes all.
-    seed: of that draw.
-  """
-
-  recommenders: Sequence[str] = (
-    "generate",
-    "dense",
-    "fused",
-    *recommenders.BASELINES,
-  )
-  checkpoint: str | None = None
-  output_dir: str | None = None
-  split: str = "test"
-  users: int | None = None
-  seed: int = 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -226,4 +196,6 @@ def _run(
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  from calrec_jax.__main__ import main as calrec
+
+  sys.exit(calrec(["eval", *sys.argv[1:]]))

@@ -32,7 +32,7 @@ that is known of them. A file of histories holds one JSON object a line:
   calrec infer --gin_file=recipes/quickstart.gin \\
     --histories=new.jsonl --output=recommendations.parquet
 """
-_BATCH_USERS = 64
+_BATCH_USERS = 256
 
 
 class Request(NamedTuple):
@@ -60,11 +60,17 @@ def main(argv: Sequence[str] | None = None) -> int:
   configuration = arguments.configuration
   configuration.apply()
   chain = stages.names()
-  with configuration.stage(arguments.stage or chain[-1]), config.explained():
+  name = arguments.stage or chain[-1]
+  if name not in chain:
+    raise ValueError(
+      f"--stage={name}: the recipe chains {', '.join(chain)}."
+      f"{config.nearest(name, chain)}"
+    )
+  with configuration.stage(name), config.explained():
     if arguments.dry_run:
       print(config.text())
       return 0
-    answer(arguments, arguments.stage or chain[-1])
+    answer(arguments, name)
   return 0
 
 
@@ -75,10 +81,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     epilog=_EPILOG,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument(
+  asking = parser.add_mutually_exclusive_group()
+  asking.add_argument(
     "--user", action="append", help="id of a user of the log (repeatable)"
   )
-  parser.add_argument("--histories", help="JSON lines of new histories")
+  asking.add_argument("--histories", help="JSON lines of new histories")
   parser.add_argument("--domain", help="where the stage has several domains")
   parser.add_argument("--stage", help="the stage whose model recommends")
   parser.add_argument("--checkpoint", help="another checkpoint or stage folder")
@@ -102,7 +109,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     action="store_true",
     help="leave out, and count, items that the catalogue does not hold",
   )
-  return config.parse_arguments(parser, argv)
+  arguments = config.parse_arguments(parser, argv)
+  if arguments.top_k < 1:
+    parser.error(f"--top_k={arguments.top_k}: at least 1 item a user.")
+  return arguments
 
 
 def answer(arguments: argparse.Namespace, name: str) -> None:
@@ -290,4 +300,6 @@ def _show(line: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  from calrec_jax.__main__ import main as calrec
+
+  sys.exit(calrec(["infer", *sys.argv[1:]]))

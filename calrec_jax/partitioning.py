@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -151,6 +151,36 @@ def constrain(array: jax.Array, *axes: str | None) -> jax.Array:
   if not nn.get_logical_axis_rules():
     return array
   return nn.with_logical_constraint(array, axes)
+
+
+def by_rows(function: Callable[..., Any]) -> Callable[..., Any]:
+  """Runs a function on every device's own rows of a batch.
+
+  Inside, nothing is exchanged between devices that hold different rows; axes
+  that are not batch axes work as ever. Without an active mesh, or where the
+  rules split rows otherwise, the function runs as it is.
+
+  Args:
+    function: takes an array that is the same for all rows and then arrays
+      [R, ...]; returns arrays [R, ...].
+  """
+  rules = dict(nn.get_logical_axis_rules())
+  batch_axes = _entry(rules.get("activation_batch"))
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or not batch_axes:
+    return function
+  rows = PartitionSpec(batch_axes)
+  axes = {batch_axes} if isinstance(batch_axes, str) else set(batch_axes)
+
+  def run(shared: jax.Array, *arrays: jax.Array) -> Any:
+    return jax.shard_map(
+      function,
+      in_specs=(PartitionSpec(), *(rows for _ in arrays)),
+      out_specs=rows,
+      axis_names=axes,
+    )(shared, *arrays)
+
+  return run
 
 
 def partition_spec(axes: Sequence[str | None], rules: Rules) -> PartitionSpec:

@@ -173,7 +173,7 @@ def describe_parent(checkpoint: pathlib.Path | None) -> dict[str, Any] | None:
 
 
 def describe_training(
-  stage: Stage, decoder: DecoderConfig, feed_fingerprint: str
+  stage: Stage, decoder: DecoderConfig, feed_settings: Mapping[str, Any]
 ) -> dict[str, Any]:
   """What decides the bits of a stage, beside its data and its parent."""
   return {
@@ -182,7 +182,7 @@ def describe_training(
     "seed": stage.seed,
     "DecoderConfig": _plain(dataclasses.asdict(decoder)),
     "Objective": _plain(dataclasses.asdict(stage.objective)),
-    "feed": feed_fingerprint,
+    "feed": _plain(feed_settings),
     "optimizer": optimizer_bindings(),
   }
 

@@ -185,9 +185,10 @@ class Progress:
       f"nig {values['loss_nig_nats']:.3f}",
       f"tt {values['loss_tt_nats']:.3f}",
       f"ut {values['loss_ut_nats']:.3f}",
-      f"{values['tokens_per_second']:,.0f} tok/s",
-      f"{values['examples_per_second']:,.0f} ex/s",
     ]
+    if "tokens_per_second" in values:  # Not where the only step compiled.
+      parts.append(f"{values['tokens_per_second']:,.0f} tok/s")
+      parts.append(f"{values['examples_per_second']:,.0f} ex/s")
     if "model_flop_utilisation" in values:
       parts.append(f"MFU {values['model_flop_utilisation']:.1%}")
     self._bar.set_postfix_str(", ".join(parts), refresh=False)

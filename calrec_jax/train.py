@@ -62,14 +62,10 @@ def train(name: str, chain: tuple[str, ...]) -> None:
     name: of the stage.
     chain: all stages of the recipe, in order.
   """
-  stage = stages.Stage()
-  folder = stages.folder(stage, name)
-  done = stages.handover(folder)
-  if done is not None and done["steps"] == stage.steps:
-    print(f"{name}: finished before; {done['checkpoint']} of {folder}")
-    return
-  train_loop.run_stage(stage, name, chain)
+  train_loop.run_stage(stages.Stage(), name, chain)
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  from calrec_jax.__main__ import main as calrec
+
+  sys.exit(calrec(["train", *sys.argv[1:]]))

@@ -37,6 +37,8 @@ from calrec_jax.weighted_sum import WeightedSum
 def run_stage(stage: Stage, name: str, stage_names: tuple[str, ...]) -> None:
   """Trains one stage to its end, from wherever it stands.
 
+  A stage that is finished is left as it is.
+
   Args:
     stage: the configuration of the stage.
     name: of the stage; its folder in MODEL_DIR.
@@ -63,9 +65,15 @@ def run_stage(stage: Stage, name: str, stage_names: tuple[str, ...]) -> None:
       }
       for cache in caches
     },
-    training=stages.describe_training(stage, decoder_config, feed.fingerprint),
+    training=stages.describe_training(stage, decoder_config, feed.settings()),
     configuration=config.text(),
   )
+  done = stages.handover(folder)
+  if done is not None:
+    # Not to be passed off as a run of another configuration.
+    lineage.refuse_changes(stages.lineage_of(folder), record, folder)
+    print(f"{name}: finished before; {done['checkpoint']} of {folder}")
+    return
   with partitioning.activate(mesh, partitioning.logical_axis_rules()):
     loop = _Loop(stage, name, folder, feed, decoder_config, mesh, record)
     loop.start(parent)
@@ -148,7 +156,9 @@ class _Loop:
         self.step = step + 1
         self.meter.add(metrics)
         self.log.advance()
-        if self._due(stage.log_period):
+        # A row ends where a checkpoint is made: the rows after it must not
+        # depend on whether the run was stopped there.
+        if self._due(stage.log_period) or self._due(stage.checkpoints.period):
           self._report()
         validated = None
         if self._due(stage.validation.period):
@@ -222,7 +232,7 @@ class _Loop:
       f"{self.name}: {origin}, to step {self.stage.steps}, in {self.folder}\n"
       f"  users of an epoch: {users}; {stats.steps_per_epoch} steps, rows "
       f"{stats.fill:.0%} full, {stats.targets_per_row:.1f} targets a row\n"
-      f"  {self.table.splitlines()[-1]}; the table is in model-info.txt"
+      f"{self.table}"
     )
 
 

@@ -158,7 +158,7 @@ class OpenFeed:
     )
     self._costs = [features.token_costs(cache.prompt) for cache in caches]
     self._require_fit(_TRAIN, last_only=feed.targets == "last")
-    self.fingerprint = cache_files.fingerprint(self._settings())
+    self.fingerprint = cache_files.fingerprint(self.settings())
 
   def __reduce__(self):
     return OpenFeed, (self.feed, self.caches)
@@ -230,7 +230,7 @@ class OpenFeed:
       "fingerprint": self.fingerprint,
       "epoch": epoch,
       "epoch_first_step": first_step,
-      "settings": self._settings(),
+      "settings": self.settings(),
     }
 
   def resume(self, state: Mapping[str, Any]) -> int:
@@ -240,7 +240,7 @@ class OpenFeed:
       ValueError: if it is not, naming the settings that differ.
     """
     if state["fingerprint"] != self.fingerprint:
-      mine, theirs = self._settings(), state["settings"]
+      mine, theirs = self.settings(), state["settings"]
       differing = [
         f"{name} was {theirs.get(name)!r} and is {mine.get(name)!r}"
         for name in sorted({*mine, *theirs})
@@ -309,7 +309,8 @@ class OpenFeed:
     rows = [packed.row(row) for row in range(start, start + count)]
     return self._assembler.batch(split, rows)
 
-  def _settings(self) -> dict[str, Any]:
+  def settings(self) -> dict[str, Any]:
+    """All that decides the batches, by gin names; fit for JSON."""
     settings = {
       f"Feed.{name}": value
       for name, value in dataclasses.asdict(self.feed).items()

@@ -51,7 +51,7 @@ class Protocol:
   rules: Sequence[str] = RULES
   rule: str = "not_last"
   slice_metrics: Sequence[str] = ("recall@10", "ndcg@10")
-  batch_users: int = 64
+  batch_users: int = 256
   bootstrap: Bootstrap = dataclasses.field(default_factory=Bootstrap)
   reference: str = ""
   compared: str = "ndcg@10"

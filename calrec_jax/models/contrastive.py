@@ -5,6 +5,7 @@ item in another slot is never a negative, and neither, by default, are other
 targets of the same user.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -22,10 +23,10 @@ def negatives(
   *,
   same_user: bool,
 ) -> Bool[Array, "M M"]:
-  """Which pairs of slots are compared: real negatives and the own pair.
+  """Which pairs of slots are negatives of each other.
 
   Items are compared by id, not by vector: two users may have bought the same
-  item in one batch, and that is no negative.
+  item in one batch, and that is no negative. The relation is symmetric.
 
   Args:
     items: item of each slot, -1 where it is empty.
@@ -36,14 +37,14 @@ def negatives(
   other = items[:, None] != items[None]
   if not same_user:
     other &= users[:, None] != users[None]
-  own = jnp.eye(len(items), dtype=bool)
-  return (other | own) & filled[:, None] & filled[None]
+  return other & filled[:, None] & filled[None]
 
 
 def contrastive_loss(
   queries: Float[Array, "M D"],
   items: Float[Array, "M D"],
-  compared: Bool[Array, "M M"],
+  filled: Bool[Array, " M"],
+  negative: Bool[Array, "M M"],
   *,
   temperature: float,
   direction: str,
@@ -56,7 +57,8 @@ def contrastive_loss(
   Args:
     queries: v_U or v_{T|U} of every slot.
     items: v_T of every slot.
-    compared: of `negatives`; symmetric.
+    filled: which slots hold a target.
+    negative: of `negatives`.
     temperature: divides the cosine; dimensionless.
     direction: which side picks, a name of `DIRECTIONS`.
 
@@ -66,24 +68,22 @@ def contrastive_loss(
   """
   queries = constrain(normalise(queries), "activation_batch", None)
   items = constrain(normalise(items), "activation_batch", None)
-  filled = jnp.diagonal(compared)
+  # Row by row rather than the diagonal of [M, M], which no device holds.
+  own = jnp.sum(queries * items, axis=-1) / temperature
   totals = []
   for anchor, other in _sides(queries, items, direction):
-    similarity = jnp.einsum(
-      "id,jd->ij", anchor, other, precision="highest"
-    )  # [M, M], own pairs on the diagonal.
-    logits = constrain(similarity / temperature, "activation_batch", None)
-    logits = jnp.where(compared, logits, -jnp.inf)
-    own = jnp.where(filled, jnp.diagonal(logits), 0.0)
-    # Empty slots compare with nothing; a finite stand-in keeps NaN out of
-    # their gradient.
-    safe = jnp.where(filled[:, None], logits, 0.0)
-    highest = jnp.max(safe, axis=-1)
-    rest = jnp.sum(jnp.exp(safe - highest[:, None]), axis=-1)
-    nats = jnp.where(filled, highest + jnp.log(rest) - own, 0.0)
-    hits = jnp.where(filled, own >= highest, False)
-    totals.append((jnp.sum(nats), jnp.sum(hits.astype(jnp.float32))))
-  count = jnp.sum(filled.astype(jnp.float32))
+    similarity = jnp.einsum("id,jd->ij", anchor, other, precision="highest")
+    others = jnp.where(negative, similarity / temperature, -jnp.inf)
+    others = constrain(others, "activation_batch", None)  # [M, M]
+    nearest = jax.lax.stop_gradient(jnp.max(others, axis=-1))
+    highest = jax.lax.stop_gradient(jnp.maximum(own, nearest))
+    rest = jnp.sum(jnp.exp(others - highest[:, None]), axis=-1)
+    nats = jnp.log(jnp.exp(own - highest) + rest) + highest - own
+    hits = filled & (own >= nearest)
+    totals.append(
+      (jnp.sum(jnp.where(filled, nats, 0.0)), jnp.sum(hits, dtype=jnp.float32))
+    )
+  count = jnp.sum(filled, dtype=jnp.float32)
   loss, hits = (sum(part) / len(totals) for part in zip(*totals, strict=True))
   return WeightedSum(loss, count), WeightedSum(hits, count)
 
@@ -91,6 +91,7 @@ def contrastive_loss(
 def _sides(
   queries: Array, items: Array, direction: str
 ) -> list[tuple[Array, Array]]:
+  """Who picks, and from what."""
   sides = []
   if direction in ("item_to_user", "both"):
     sides.append((items, queries))

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from calrec_jax.models import rope
 from calrec_jax.models.block import Block, Continued, KeyValue, Packed, View
-from calrec_jax.models.layers import ACTIVATIONS, Projection, RMSNorm
+from calrec_jax.models.layers import ACTIVATIONS, RMSNorm
 from calrec_jax.partitioning import constrain
 
 REMAT_POLICIES = {
@@ -88,7 +88,7 @@ class DecoderConfig:
   dtype: str = "bfloat16"
   param_dtype: str = "float32"
   remat: str = "none"
-  attention_blocks: int = 8
+  attention_blocks: int = 4
   scan_unroll: int = 1
 
   def __post_init__(self):
@@ -174,12 +174,7 @@ class Decoder(nn.Module):
     )(config)
     self.decoder_norm = RMSNorm(config.norm_eps)
     if not config.tied_embeddings:
-      self.logits_dense = Projection(
-        (config.width, config.vocab_size),
-        ("embed", "vocab"),
-        jnp.dtype(config.dtype),
-        jnp.dtype(config.param_dtype),
-      )
+      self.logits_dense = OutputWeights(config)
 
   def __call__(
     self,
@@ -200,7 +195,7 @@ class Decoder(nn.Module):
       tokens, positions, segment_ids, False, deterministic
     )
     if self.is_initializing() and not self.config.tied_embeddings:
-      self.logits_dense(hidden)
+      self.output_weights()
     return hidden
 
   def prefill(
@@ -257,14 +252,18 @@ class Decoder(nn.Module):
     self, hidden: Float[Array, "*batch D"]
   ) -> Float[Array, "*batch V"]:
     """Next-token logits, float32."""
-    config = self.config
-    if config.tied_embeddings:
-      logits = self.token_embedder.attend(hidden)
-    else:
-      logits = self.logits_dense(hidden).astype(jnp.float32)
-    if config.logit_softcap is None:
-      return logits
-    return config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
+    return project(self.config, self.output_weights(), hidden)
+
+  def output_weights(self) -> Float[Array, "..."]:
+    """The matrix behind the logits, whole but for its vocabulary.
+
+    Returns:
+      [V, D] where it is the embedding, else [D, V]; in the compute dtype, ready
+      for `project`.
+    """
+    if self.config.tied_embeddings:
+      return self.token_embedder.table()
+    return self.logits_dense()
 
   def empty_samples(self, prompts: int, samples: int, tokens: int) -> KeyValue:
     """Room for T new tokens of G continuations: [layers, B, G, T, K, F]."""
@@ -352,22 +351,70 @@ class Embedder(nn.Module):
   def __call__(self, tokens: Int[Array, "R L"]) -> Float[Array, "R L D"]:
     """Rows of the table."""
     config = self.config
-    rows = self.embedding.astype(jnp.dtype(config.dtype))[tokens]
+    rows = self.table()[tokens]
     if config.embed_scale:
       rows = rows * jnp.asarray(config.width**0.5, rows.dtype)
     return constrain(
       rows, "activation_batch", "activation_length", "activation_embed"
     )
 
-  def attend(
-    self, hidden: Float[Array, "*batch D"]
-  ) -> Float[Array, "*batch V"]:
-    """Dot products with every row, float32."""
-    # Flat: a gradient that sums over two axes is twice as slow on CPUs.
-    flat = jnp.einsum(
-      "td,vd->tv",
-      hidden.reshape(-1, hidden.shape[-1]),
-      self.embedding.astype(hidden.dtype),
-      preferred_element_type=jnp.float32,
+  def table(self) -> Float[Array, "V D"]:
+    """The table in the compute dtype, gathered over the width.
+
+    Looked up as it is stored, split over `fsdp`, it would make every device
+    gather its columns for the rows of all others.
+    """
+    table = constrain(self.embedding, "vocab", "embed")
+    return constrain(table.astype(jnp.dtype(self.config.dtype)), "vocab", None)
+
+
+class OutputWeights(nn.Module):
+  """The matrix of the logits where it is not the embedding.
+
+  Attributes:
+    config: of the decoder.
+  """
+
+  config: DecoderConfig
+
+  @nn.compact
+  def __call__(self) -> Float[Array, "D V"]:
+    """The matrix in the compute dtype, gathered over the width."""
+    config = self.config
+    kernel = self.param(
+      "kernel",
+      nn.with_logical_partitioning(
+        nn.initializers.normal(config.width**-0.5), ("embed", "vocab")
+      ),
+      (config.width, config.vocab_size),
+      jnp.dtype(config.param_dtype),
     )
-    return flat.reshape(*hidden.shape[:-1], -1)
+    kernel = constrain(kernel, "embed", "vocab")
+    return constrain(kernel.astype(jnp.dtype(config.dtype)), None, "vocab")
+
+
+def project(
+  config: DecoderConfig,
+  weights: Float[Array, "..."],
+  hidden: Float[Array, "*batch D"],
+) -> Float[Array, "*batch V"]:
+  """Next-token logits, float32.
+
+  A function rather than a method, so that a loss can fetch the weights once
+  and use them in pieces.
+
+  Args:
+    config: of the decoder.
+    weights: of `Decoder.output_weights`.
+    hidden: after the final norm.
+  """
+  # One axis of tokens, as in `Projection`.
+  logits = jnp.einsum(
+    "td,vd->tv" if config.tied_embeddings else "td,dv->tv",
+    hidden.reshape(-1, hidden.shape[-1]),
+    weights,
+    preferred_element_type=jnp.float32,
+  )
+  if config.logit_softcap is not None:
+    logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
+  return logits.reshape(*hidden.shape[:-1], -1)

@@ -78,6 +78,8 @@ class Projection(nn.Module):
       tuple(self.shape),
       self.param_dtype,
     )
+    # On the gradient too, which is then never whole on any device.
+    kernel = constrain(kernel, *self.axes)
     batch = x.shape[: -self.num_inputs]
     # One axis of tokens: the gradient of the kernel then sums over one axis,
     # which is twice as fast on CPUs as a sum over rows and tokens.

@@ -1,22 +1,29 @@
 """L_NIG: next-token cross-entropy on target tokens, in pieces.
 
-The logits of a whole batch are never held: the positions that carry loss are
-brought to the front of their row, rows are cut into chunks of positions, each
-chunk's logits are computed again in the backward pass, and chunks in which no
-row has any loss are skipped.
+The logits of a whole batch are never held. The positions that carry loss are
+brought to the front of their row and rows are cut into chunks of positions;
+chunks without any loss are skipped, and the logits of the others are computed
+again in the backward pass.
+
+On a mesh every device does this for its own rows. The output weights are
+gathered once, their gradient is summed once.
 """
 
-import flax.linen as nn
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from calrec_jax import partitioning
+from calrec_jax.models.decoder import Decoder, DecoderConfig, project
 from calrec_jax.weighted_sum import WeightedSum
 
 
 def next_token_loss(
-  decoder: nn.Module,
-  params: dict,
+  decoder: Decoder,
+  params: dict[str, Any],
   hidden: Float[Array, "R L D"],
   tokens: Int[Array, "R L"],
   weights: Float[Array, "R L"],
@@ -26,7 +33,7 @@ def next_token_loss(
   """Sums the loss over the positions that carry weight.
 
   Args:
-    decoder: a `Decoder`, for its `logits`.
+    decoder: the model.
     params: its parameters.
     hidden: last layer at every position.
     tokens: the row; position t is asked for token t + 1.
@@ -39,45 +46,74 @@ def next_token_loss(
   """
   labels = jnp.roll(tokens, -1, axis=1)
   weights = weights.at[:, -1].set(0.0)  # The last position has no next token.
-  length = weights.shape[1]
-  chunk = min(chunk_tokens, length)
-  padding = -length % chunk
-  order = jnp.argsort(weights <= 0, axis=1, stable=True)
-  hidden = jnp.take_along_axis(hidden, order[..., None], axis=1)
-  labels = jnp.take_along_axis(labels, order, axis=1)
-  weights = jnp.take_along_axis(weights, order, axis=1)
+  output = decoder.apply({"params": params}, method="output_weights")
+  by_row = functools.partial(
+    _loss_of_rows, decoder.config, min(chunk_tokens, tokens.shape[1])
+  )
+  nats, hits = partitioning.by_rows(by_row)(output, hidden, labels, weights)
+  count = jnp.sum(weights)
+  return WeightedSum(jnp.sum(nats), count), WeightedSum(jnp.sum(hits), count)
 
-  def in_chunks(array: Array) -> Array:
-    wide = ((0, 0), (0, padding)) + ((0, 0),) * (array.ndim - 2)
-    array = jnp.pad(array, wide)
-    array = array.reshape(array.shape[0], -1, chunk, *array.shape[2:])
-    return jnp.moveaxis(array, 1, 0)
+
+def _loss_of_rows(
+  config: DecoderConfig,
+  chunk: int,
+  output: Float[Array, "..."],
+  hidden: Float[Array, "R L D"],
+  labels: Int[Array, "R L"],
+  weights: Float[Array, "R L"],
+) -> tuple[Float[Array, " R"], Float[Array, " R"]]:
+  """Nats and hits of every row."""
+  order = jnp.argsort(weights <= 0, axis=1, stable=True)
+  parts = tuple(
+    _in_chunks(array, order, chunk) for array in (hidden, labels, weights)
+  )
 
   @jax.checkpoint
-  def counted(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-    logits = decoder.apply({"params": params}, part[0], method="logits")
-    return _cross_entropy(logits, part[1], part[2])
+  def counted(
+    output: Array, part: tuple[Array, Array, Array]
+  ) -> tuple[Array, Array]:
+    return _cross_entropy(project(config, output, part[0]), part[1], part[2])
 
-  def body(carry, part):
-    nothing = (jnp.zeros(()), jnp.zeros(()))
-    some = jnp.any(part[2] > 0)
-    sums = jax.lax.cond(some, counted, lambda _: nothing, part)
-    return jax.tree.map(jnp.add, carry, sums), None
+  def skipped(
+    output: Array, part: tuple[Array, Array, Array]
+  ) -> tuple[Array, Array]:
+    return nothing, nothing
 
-  chunks = tuple(map(in_chunks, (hidden, labels, weights)))
-  (nats, hits), _ = jax.lax.scan(body, (jnp.zeros(()), jnp.zeros(())), chunks)
-  count = jnp.sum(weights)
-  return WeightedSum(nats, count), WeightedSum(hits, count)
+  def add(sums, part):
+    chunk_sums = jax.lax.cond(
+      jnp.any(part[2] > 0), counted, skipped, output, part
+    )
+    return jax.tree.map(jnp.add, sums, chunk_sums), None
+
+  nothing = jnp.zeros_like(weights[:, 0])
+  sums, _ = jax.lax.scan(add, (nothing, nothing), parts)
+  return sums
+
+
+def _in_chunks(array: Array, order: Array, chunk: int) -> Array:
+  """Reorders positions [R, L, ...], then cuts them: [chunks, R, chunk, ...]."""
+  array = jnp.take_along_axis(
+    array, order.reshape(*order.shape, *(1,) * (array.ndim - 2)), axis=1
+  )
+  padding = (
+    (0, 0),
+    (0, -order.shape[1] % chunk),
+    *((0, 0),) * (array.ndim - 2),
+  )
+  array = jnp.pad(array, padding)
+  array = array.reshape(len(array), -1, chunk, *array.shape[2:])
+  return jnp.moveaxis(array, 1, 0)
 
 
 def _cross_entropy(
   logits: Float[Array, "R C V"],
   labels: Int[Array, "R C"],
   weights: Float[Array, "R C"],
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+) -> tuple[Float[Array, " R"], Float[Array, " R"]]:
   chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
   highest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
   rest = jnp.sum(jnp.exp(logits - highest[..., None]), axis=-1)
   nats = highest + jnp.log(rest) - chosen
   hits = (chosen >= highest).astype(jnp.float32)
-  return jnp.sum(nats * weights), jnp.sum(hits * weights)
+  return jnp.sum(nats * weights, axis=1), jnp.sum(hits * weights, axis=1)

@@ -6,12 +6,13 @@ One forward pass gives all three losses for every target of every row.
 """
 
 import dataclasses
+import functools
 
 import gin
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from calrec_jax.data.batch import Batch
+from calrec_jax.data.batch import NO_SLOT, Batch
 from calrec_jax.models import contrastive, two_tower
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.next_token import next_token_loss
@@ -102,16 +103,22 @@ class Objective:
     joint, user, item = (
       vectors.reshape(-1, vectors.shape[-1]) for vectors in towers
     )
-    compared = contrastive.negatives(
-      batch.slot_items.reshape(-1),
+    slot_items = batch.slot_items.reshape(-1)
+    negative = contrastive.negatives(
+      slot_items,
       batch.slot_users.reshape(-1),
       same_user=self.same_user_negatives,
     )
-    settings = {"temperature": self.temperature, "direction": self.direction}
-    tt, tt_hits = contrastive.contrastive_loss(
-      joint, item, compared, **settings
+    contrast = functools.partial(
+      contrastive.contrastive_loss,
+      items=item,
+      filled=slot_items != NO_SLOT,
+      negative=negative,
+      temperature=self.temperature,
+      direction=self.direction,
     )
-    ut, ut_hits = contrastive.contrastive_loss(user, item, compared, **settings)
+    tt, tt_hits = contrast(joint)
+    ut, ut_hits = contrast(user)
     metrics = {
       "loss_nig_nats": nig,
       "loss_tt_nats": tt,

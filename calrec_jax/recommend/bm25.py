@@ -8,6 +8,7 @@ a plain loop is tested in `tests/reference/test_bm25_reference.py`.
 
 import collections
 import dataclasses
+import logging
 import re
 from collections.abc import Iterator, Sequence
 
@@ -17,11 +18,10 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float
 
-_METHODS = (
-  "lucene",
-  "robertson",
-  "atire",
-)  # Those where an absent word adds 0.
+logging.getLogger("bm25s").setLevel(logging.WARNING)  # It reports each index.
+
+# Those where an absent word adds 0.
+_METHODS = ("lucene", "robertson", "atire")
 _QUERIES_PER_PRODUCT = 256  # Bounds the memory of one sparse product.
 
 

@@ -23,10 +23,12 @@ from calrec_jax.data.records import Catalogue, PromptTokens
 from calrec_jax.models import two_tower
 from calrec_jax.recommend import placement, protocol
 from calrec_jax.recommend.columns import TextColumns
+from calrec_jax.recommend.memory import RecentlyUsed
 from calrec_jax.recommend.prompts import PromptLimits, PromptWriter, token_rows
 from calrec_jax.recommend.protocol import Ranking
 from calrec_jax.recommend.topk import NO_COLUMN, Best, VectorIndex
 
+_REMEMBERED_PROMPTS = 2**14
 _SMALLEST_ITEM_LENGTH = 16
 _SMALLEST_NORM = 1e-12
 
@@ -42,7 +44,7 @@ class DenseSearch:
     chunk: item vectors that a device compares at once.
   """
 
-  user_rows: int = 32
+  user_rows: int = 16
   item_rows: int = 128
   chunk: int = 8192
 
@@ -90,6 +92,9 @@ class Dense:
     self._mesh = placement.mesh_in_use(mesh)
     self._begins = prompt.begin is not None
     self._prompts = PromptWriter(catalogue, prompt, limits)
+    self._users: RecentlyUsed[bytes, np.ndarray] = RecentlyUsed(
+      _REMEMBERED_PROMPTS
+    )
     self._texts = TextColumns(catalogue.twins)
     vectors = self._encode(
       "item",
@@ -131,9 +136,15 @@ class Dense:
 
   def embed(self, histories: Sequence[np.ndarray]) -> Float[np.ndarray, "B D"]:
     """Unit vectors of users."""
+    prompts = [self._prompts.user(history).tobytes() for history in histories]
+    vectors = self._users.look_up(prompts, self._embed_prompts)
+    return np.stack(vectors) if vectors else np.zeros((0, 1), np.float32)
+
+  def _embed_prompts(self, keys: list[bytes]) -> Float[np.ndarray, "B D"]:
+    """Vectors of distinct prompts, given as the bytes of their tokens."""
     return self._encode(
       "user",
-      [self._prompts.user(history) for history in histories],
+      [np.frombuffer(key, np.int32) for key in keys],
       rows=self.settings.user_rows,
       smallest_length=self._prompts.limits.smallest_length,
     )
@@ -172,7 +183,7 @@ class Dense:
         ):
           vectors[place] = vector
         bar.update(len(batch.places))
-    return _unit(np.stack(vectors)) if vectors else np.zeros((0, 1), np.float32)
+    return _unit(np.stack(vectors))
 
   def _search(
     self, users: Float[np.ndarray, "B D"], own: np.ndarray, depth: int

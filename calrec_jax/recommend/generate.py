@@ -6,8 +6,6 @@ prompt is kept: the same prompt gives the same samples, so a fusion that asks
 again pays nothing.
 """
 
-import collections
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +18,7 @@ from calrec_jax.data.records import Catalogue, PromptTokens
 from calrec_jax.recommend import placement, protocol
 from calrec_jax.recommend.bm25 import CatalogueIndex
 from calrec_jax.recommend.ground import Grounder, Grounding
+from calrec_jax.recommend.memory import RecentlyUsed
 from calrec_jax.recommend.prompts import (
   PromptLimits,
   PromptWriter,
@@ -34,26 +33,10 @@ from calrec_jax.recommend.sampling import (
   sample,
   uniform_numbers,
 )
+from calrec_jax.recommend.texts import GeneratedText, TextReader
 
+_REMEMBERED_PROMPTS = 2**14  # Some kilobytes each.
 _SCORE_BYTES = 2**26  # Scores of whole catalogues that exist at once.
-
-
-@dataclasses.dataclass(frozen=True)
-class GeneratedText:
-  """One distinct text that was written for a user.
-
-  Attributes:
-    text: the words, without the end marker.
-    log_prob: log-probability of the most likely sample that spells it, in
-      nats.
-    samples: how many samples spell it.
-    ended: whether the model closed it by the end marker.
-  """
-
-  text: str
-  log_prob: float
-  samples: int
-  ended: bool
 
 
 class GenerateAndGround:
@@ -97,12 +80,13 @@ class GenerateAndGround:
       name: key in the metrics file.
 
     Raises:
-      ValueError: if the index was built with other settings.
+      ValueError: if the index was built with other settings, or the model
+        has no room for the vocabulary.
     """
     self.name = name
     self.sampler = sampler or Sampler()
     self._decoder, self._params = decoder, params
-    self._prompt, self._vocabulary = prompt, vocabulary
+    self._end_token = prompt.end
     self._prompts = PromptWriter(catalogue, prompt, limits)
     self._mesh, self._progress = placement.mesh_in_use(mesh), progress
     grounding = grounding or Grounding()
@@ -115,11 +99,10 @@ class GenerateAndGround:
     self._grounder = Grounder(index, grounding)
     self._vocab_size = _vocab_size(decoder, vocabulary, vocab_size)
     self._steps = self.sampler.max_new_tokens or int(catalogue.lengths.max())
-    self._catalogue_texts = {
-      catalogue.tokens(int(row)).tobytes(): catalogue.texts[row]
-      for row in np.unique(catalogue.twins)
-    }
-    self._written: dict[bytes, tuple[GeneratedText, ...]] = {}
+    self._reader = TextReader(catalogue, vocabulary)
+    self._written: RecentlyUsed[bytes, tuple[GeneratedText, ...]] = (
+      RecentlyUsed(_REMEMBERED_PROMPTS)
+    )
     self._last: list[tuple[GeneratedText, ...]] = []
 
   def describe(self) -> str:
@@ -164,31 +147,8 @@ class GenerateAndGround:
     self, histories: Sequence[np.ndarray]
   ) -> list[tuple[GeneratedText, ...]]:
     """The distinct texts written for each user, the likeliest first."""
-    prompts = [self._prompts.user(history) for history in histories]
-    keys = [prompt.tobytes() for prompt in prompts]
-    missing = {
-      key: prompt
-      for key, prompt in zip(keys, prompts, strict=True)
-      if key not in self._written
-    }
-    rows = placement.whole_rows(self.sampler.rows, self._mesh)
-    new_keys, new_prompts = list(missing), list(missing.values())
-    bar = tqdm.tqdm(
-      total=len(missing),
-      desc=self.name,
-      unit="prompt",
-      leave=False,
-      disable=not self._progress,
-    )
-    with bar:
-      for batch in token_rows(
-        new_prompts, rows, self._prompts.limits.smallest_length
-      ):
-        samples = self._sample(batch, new_prompts)
-        for row, place in enumerate(batch.places):
-          self._written[new_keys[place]] = self._texts(samples, row)
-        bar.update(len(batch.places))
-    return [self._written[key] for key in keys]
+    prompts = [self._prompts.user(history).tobytes() for history in histories]
+    return self._written.look_up(prompts, self._write)
 
   def explain(self, place: int) -> list[dict[str, Any]]:
     """What was written for one user of the last call, the likeliest first.
@@ -217,7 +177,7 @@ class GenerateAndGround:
       `exact_samples`: share of samples that spell an item of the catalogue;
       `ended_samples`: share that the model closed by the end marker;
       `distinct_texts`: distinct texts of a user, over the number of samples;
-      `distinct_exact_texts`: how many of the distinct texts spell an item.
+      `distinct_exact_texts`: share of a user's distinct texts that spell one.
     """
     users = [self._counts(texts) for texts in self._last]
     return {
@@ -228,17 +188,6 @@ class GenerateAndGround:
         "distinct_texts",
         "distinct_exact_texts",
       )
-    }
-
-  def _counts(self, texts: tuple[GeneratedText, ...]) -> dict[str, float]:
-    exact = [text.text in self._grounder.index.rows for text in texts]
-    samples = [text.samples for text in texts]
-    total = sum(samples)
-    return {
-      "exact_samples": float(np.dot(exact, samples)) / total,
-      "ended_samples": sum(t.samples for t in texts if t.ended) / total,
-      "distinct_texts": len(texts) / total,
-      "distinct_exact_texts": float(np.mean(exact)),
     }
 
   def _scores(
@@ -252,6 +201,39 @@ class GenerateAndGround:
       for texts in written
     ]
     return np.array(scores, np.float32).reshape(-1, len(self._grounder.index))
+
+  def _counts(self, texts: tuple[GeneratedText, ...]) -> dict[str, float]:
+    exact = [text.text in self._grounder.index.rows for text in texts]
+    samples = [text.samples for text in texts]
+    total = sum(samples)
+    return {
+      "exact_samples": float(np.dot(exact, samples)) / total,
+      "ended_samples": sum(t.samples for t in texts if t.ended) / total,
+      "distinct_texts": len(texts) / total,
+      "distinct_exact_texts": float(np.mean(exact)),
+    }
+
+  def _write(self, keys: list[bytes]) -> list[tuple[GeneratedText, ...]]:
+    """Samples for distinct prompts, given as the bytes of their tokens."""
+    prompts = [np.frombuffer(key, np.int32) for key in keys]
+    rows = placement.whole_rows(self.sampler.rows, self._mesh)
+    written: list[tuple[GeneratedText, ...]] = [()] * len(prompts)
+    bar = tqdm.tqdm(
+      total=len(prompts),
+      desc=self.name,
+      unit="prompt",
+      leave=False,
+      disable=not self._progress,
+    )
+    with bar:
+      for batch in token_rows(
+        prompts, rows, self._prompts.limits.smallest_length
+      ):
+        samples = self._sample(batch, prompts)
+        for row, place in enumerate(batch.places):
+          written[place] = self._reader.distinct_texts(samples, row)
+        bar.update(len(batch.places))
+    return written
 
   def _sample(self, batch: TokenRows, prompts: list[np.ndarray]) -> Samples:
     """Samples for one batch of prompts, on the host."""
@@ -268,41 +250,11 @@ class GenerateAndGround:
       self._params,
       *arrays,
       temperature=settings.temperature,
-      end_token=self._prompt.end,
+      end_token=self._end_token,
       vocab_size=self._vocab_size,
       mesh=self._mesh,
     )
     return Samples(*map(np.asarray, samples))
-
-  def _texts(self, samples: Samples, row: int) -> tuple[GeneratedText, ...]:
-    """The distinct texts of one prompt's samples, the likeliest first."""
-    found: dict[str, GeneratedText] = {}
-    spelled: collections.Counter[bytes] = collections.Counter()
-    first: dict[bytes, int] = {}
-    for number, length in enumerate(samples.lengths[row]):
-      key = samples.tokens[row, number, :length].tobytes()
-      spelled[key] += 1
-      first.setdefault(key, number)
-    for key, count in spelled.items():
-      number = first[key]
-      ended = bool(samples.ended[row, number])
-      text = self._decode(key, ended)
-      log_prob = float(samples.log_probs[row, number])
-      known = found.get(text, GeneratedText(text, -np.inf, 0, False))
-      found[text] = GeneratedText(
-        text,
-        max(known.log_prob, log_prob),
-        known.samples + count,
-        known.ended or ended,
-      )
-    return tuple(sorted(found.values(), key=lambda t: (-t.log_prob, t.text)))
-
-  def _decode(self, key: bytes, ended: bool) -> str:
-    """The text of a sample; an item's own where the tokens are an item's."""
-    if key in self._catalogue_texts:
-      return self._catalogue_texts[key]
-    ids = np.frombuffer(key, np.int32).tolist()
-    return self._vocabulary.decode(ids[:-1] if ended else ids).strip()
 
 
 def _vocab_size(decoder: Any, vocabulary: Any, given: int | None) -> int:

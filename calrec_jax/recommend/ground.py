@@ -11,7 +11,6 @@ probability, then the second-best ones: nearly a round robin. Tested against a
 loop over texts and items in `tests/reference/test_ground_reference.py`.
 """
 
-import collections
 import dataclasses
 from collections.abc import Sequence
 
@@ -20,6 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from calrec_jax.recommend.bm25 import BM25, CatalogueIndex
+from calrec_jax.recommend.memory import RecentlyUsed
 
 _MEBIBYTE = 2**20
 
@@ -61,35 +61,17 @@ class Grounder:
     """Takes the index; several recommenders may share one."""
     self.settings = settings or Grounding()
     self.index = index
-    self._matches: collections.OrderedDict[str, np.ndarray] = (
-      collections.OrderedDict()
-    )
-    row_bytes = 4 * index.num_columns
     budget = self.settings.cache_mebibytes * _MEBIBYTE
-    self._capacity = max(1, budget // row_bytes)
+    self._matches: RecentlyUsed[str, np.ndarray] = RecentlyUsed(
+      max(1, budget // (4 * index.num_columns))
+    )
 
   def matches(self, texts: Sequence[str]) -> Float[np.ndarray, "K M"]:
     """Match of each text with each distinct item text, 0 to 1.
 
     A text that fits no item better than another matches none.
     """
-    missing = [
-      text for text in dict.fromkeys(texts) if text not in self._matches
-    ]
-    found = dict(
-      zip(missing, _scaled(self.index.column_scores(missing)), strict=True)
-    )
-    rows = [
-      self._matches[text] if text in self._matches else found[text]
-      for text in texts
-    ]
-    for text in texts:
-      if text in self._matches:
-        self._matches.move_to_end(text)
-      else:
-        self._matches[text] = found[text].copy()  # Not a view of the batch.
-    while len(self._matches) > self._capacity:
-      self._matches.popitem(last=False)
+    rows = self._matches.look_up(texts, self._new_matches)
     shape = (len(rows), self.index.num_columns)
     return np.array(rows, np.float32).reshape(shape)
 
@@ -120,6 +102,10 @@ class Grounder:
     damping = np.exp(self.settings.epsilon * np.array(list(best.values())))
     damped = damping[:, None] * self.matches(list(best))
     return damped.max(axis=0).astype(np.float32)[self.index.columns]
+
+  def _new_matches(self, texts: list[str]) -> list[np.ndarray]:
+    scaled = _scaled(self.index.column_scores(texts))
+    return [row.copy() for row in scaled]  # Not views that keep all alive.
 
 
 def quasi_round_robin(

@@ -33,7 +33,7 @@ class PromptLimits:
 
   max_tokens: int = 1024
   max_items: int | None = None
-  smallest_length: int = 64
+  smallest_length: int = 128
 
   def __post_init__(self):
     for name in ("max_tokens", "max_items", "smallest_length"):

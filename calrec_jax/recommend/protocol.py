@@ -41,6 +41,9 @@ class Ranking(NamedTuple):
 class Recommender(Protocol):
   """Anything that ranks the items of one catalogue for a user.
 
+  One that writes texts may also tell of its last call: `validity()` gives
+  shares averaged over the users, `explain(place)` the texts of one user.
+
   Attributes:
     name: short and unique within an evaluation; it becomes a key of the
       metrics file.

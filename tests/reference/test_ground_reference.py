@@ -98,7 +98,7 @@ def test_repeats_change_nothing_and_are_scored_once(monkeypatch):
 def test_a_small_cache_forgets_but_stays_right():
   index = bm25.CatalogueIndex(TEXTS)
   grounder = ground.Grounder(index)
-  grounder._capacity = 2
+  grounder._matches.capacity = 2
   texts = ["apple", "bread", "milk", "rye"]
   log_probs = np.array([-1.0, -2.0, -3.0, -4.0], np.float32)
   for _ in range(2):

@@ -1,10 +1,19 @@
 """Eight devices recommend what one does."""
 
+import re
+
 import numpy as np
 import recommend_toys as toys
 
 from calrec_jax import partitioning
-from calrec_jax.recommend import dense, generate, prompts, protocol, sampling
+from calrec_jax.recommend import (
+  dense,
+  generate,
+  placement,
+  prompts,
+  protocol,
+  sampling,
+)
 
 SCORE_TOLERANCE = 1e-5
 LIMITS = prompts.PromptLimits(max_tokens=96, smallest_length=96)
@@ -72,3 +81,39 @@ def test_generate():
       [text.log_prob for text in many],
       rtol=1e-4,
     )
+
+
+def test_only_the_samples_are_gathered():
+  module, params = toys.decoder()
+  prompts_count, samples, steps, length = 16, 3, 7, 64
+  mesh = partitioning.make_mesh(partitioning.MeshShape(data=4, tensor=2))
+  rows = partitioning.activate(mesh, partitioning.logical_axis_rules())
+  with rows:
+    arrays = placement.place(
+      (
+        np.ones((prompts_count, length), np.int32),
+        np.full(prompts_count, 50, np.int32),
+        np.zeros((prompts_count, samples, steps), np.float32),
+      ),
+      mesh,
+    )
+    compiled = sampling.sample.lower(
+      module,
+      params,
+      *arrays,
+      temperature=1.0,
+      end_token=toys.END,
+      vocab_size=toys.VOCAB,
+      mesh=mesh,
+    ).compile()
+  text = compiled.as_text()
+  # Keys of the samples, [layers, B, G, T, K, F]: B over 4, K over 2 devices.
+  assert "f32[2,4,3,7,1,4]" in text
+  assert "f32[2,16,3,7" not in text
+  gathered = re.findall(r"= (\w+\[[\d,]*\])\S* all-gather\(", text)
+  assert sorted(gathered) == [
+    "f32[16,3]",
+    "pred[16,3]",
+    "s32[16,3,7]",
+    "s32[16,3]",
+  ]

@@ -1,0 +1,1 @@
+"""What measures speed; each benchmark writes one line of JSON."""

@@ -1,0 +1,46 @@
+"""A bounded memory of what was computed last."""
+
+import collections
+from collections.abc import Callable, Hashable, Sequence
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class RecentlyUsed(Generic[Key, Value]):
+  """Keeps the values that were asked for last, up to a number.
+
+  Attributes:
+    capacity: how many values are kept.
+  """
+
+  def __init__(self, capacity: int):
+    self.capacity = capacity
+    self._values: collections.OrderedDict[Key, Value] = (
+      collections.OrderedDict()
+    )
+
+  def __len__(self) -> int:
+    return len(self._values)
+
+  def look_up(
+    self,
+    keys: Sequence[Key],
+    compute: Callable[[list[Key]], Sequence[Value]],
+  ) -> list[Value]:
+    """The values of keys, where what is not known is computed once.
+
+    Args:
+      keys: may repeat.
+      compute: the values of distinct keys that are not known, in their order.
+    """
+    missing = [key for key in dict.fromkeys(keys) if key not in self._values]
+    new = dict(zip(missing, compute(missing), strict=True)) if missing else {}
+    found = [new[key] if key in new else self._values[key] for key in keys]
+    for key, value in zip(keys, found, strict=True):
+      self._values[key] = value
+      self._values.move_to_end(key)
+    while len(self._values) > self.capacity:
+      self._values.popitem(last=False)
+    return found
