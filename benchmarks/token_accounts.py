@@ -45,7 +45,8 @@ def account(
     For `packed` and `plain`: `tokens_per_example`, `real_tokens_per_example`,
     `padding` (a share) and `flops_per_example`. In `share_of_plain_flops`,
     `repeated_history` is what a user's examples have in common, which the
-    packed form computes once.
+    packed form computes once. In `share_of_packed_flops`,
+    `masked_attention` is spent on keys of other segments of the row.
   """
   examples = sum(len(batch.slot_items) for batch in plain)
   asked = sum(float(batch.label_weights.sum()) for batch in plain)
@@ -85,16 +86,18 @@ def account(
     "logits": logits,
     "once_per_user": layers(once),
   }
+  # Real tokens with the keys that are computed and then masked.
+  filled = once.count + items.count
+  unmasked = Tokens(filled, round(filled * rows.keys / rows.count))
   packed_parts = {
-    "padding": packed_flops - layers(once) - layers(items) - logits,
+    "padding": layers(rows) - layers(unmasked),
+    "masked_attention": layers(unmasked) - layers(once) - layers(items),
     "item_segments": layers(items),
     "logits": logits,
     "once_per_user": layers(once),
   }
   return {
-    "packed": _per_example(
-      rows.count, once.count + items.count, packed_flops, examples
-    ),
+    "packed": _per_example(rows.count, filled, packed_flops, examples),
     "plain": _per_example(
       padded.count, joint.count + alone.count, plain_flops, examples
     ),

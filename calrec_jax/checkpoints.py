@@ -145,7 +145,13 @@ class Checkpoints:
       step: of the checkpoint.
       abstract: unboxed shapes and dtypes.
       shardings: where each leaf goes; any mesh will do.
+
+    Raises:
+      CheckpointError: with every missing, further and differing array.
     """
+    _refuse_other_shapes(
+      self.folder / f"checkpoint_{step}", abstract.on_disk()
+    )
     target = _with_shardings(abstract.on_disk(), shardings.on_disk())
     arguments = ocp.args.Composite(
       state=ocp.args.PyTreeRestore(
@@ -242,7 +248,7 @@ def restore_params(
   Raises:
     CheckpointError: with every missing, further and differing array.
   """
-  _refuse_other_shapes(checkpoint, abstract)
+  _refuse_other_shapes(checkpoint, {"target": abstract})
   target = {"target": _with_shardings(abstract, shardings)}
   with ocp.PyTreeCheckpointer() as checkpointer:
     restored = checkpointer.restore(
@@ -258,7 +264,9 @@ def restore_params(
 
 def read_json(checkpoint: pathlib.Path, item: str) -> dict[str, Any]:
   """The JSON that a checkpoint holds as `feed`, `lineage` or `metrics`."""
-  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+  # Orbax names the file of the metrics otherwise than its other JSON.
+  handler = ocp.JsonCheckpointHandler("metrics" if item == "metrics" else None)
+  with ocp.Checkpointer(handler) as checkpointer:
     return checkpointer.restore(checkpoint / item)
 
 
@@ -294,11 +302,13 @@ def _with_shardings(abstract: Any, shardings: Any) -> Any:
   )
 
 
-def _refuse_other_shapes(checkpoint: pathlib.Path, abstract: Any) -> None:
+def _refuse_other_shapes(
+  checkpoint: pathlib.Path, abstract: dict[str, Any]
+) -> None:
   stored = {
-    path.removeprefix("target/"): leaf
+    path: leaf
     for path, leaf in metadata(checkpoint).items()
-    if path.startswith("target/")
+    if path.split("/")[0] in abstract
   }
   wanted = flatten(abstract)
   faults = [f"missing {path}" for path in sorted(wanted.keys() - stored.keys())]

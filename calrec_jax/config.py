@@ -256,7 +256,7 @@ def _refuse_unread_macros(known: Iterable[str], stages: Sequence[str]) -> None:
     if plain not in usable:
       raise ConfigurationError(
         f"The macro {name} is bound, but nothing reads it."
-        f"{nearest(plain, [*usable, *_scoped(stages, usable)])}"
+        f"{nearest(name, [*usable, *_scoped(stages, usable)])}"
       )
   for name in sorted(read - bound):
     lacking = [stage for stage in stages if f"{stage}/{name}" not in bound]

@@ -146,10 +146,15 @@ def activate(mesh: Mesh, rules: Rules) -> Iterator[None]:
 def constrain(array: jax.Array, *axes: str | None) -> jax.Array:
   """Asks for the sharding that the active rules give these logical axes.
 
-  Without an active mesh, as in a test on one device, it does nothing.
+  Without active rules, as in a test on one device, it does nothing.
+
+  Raises:
+    PartitioningError: for a name that no rule has.
   """
-  if not nn.get_logical_axis_rules():
+  rules = dict(nn.get_logical_axis_rules())
+  if not rules:
     return array
+  partition_spec(axes, rules)  # Linen takes an unknown name for "anywhere".
   return nn.with_logical_constraint(array, axes)
 
 
@@ -157,27 +162,31 @@ def by_rows(function: Callable[..., Any]) -> Callable[..., Any]:
   """Runs a function on every device's own rows of a batch.
 
   Inside, nothing is exchanged between devices that hold different rows; axes
-  that are not batch axes work as ever. Without an active mesh, or where the
-  rules split rows otherwise, the function runs as it is.
+  that are not batch axes work as ever. Without an active mesh the function
+  runs as it is.
 
   Args:
-    function: takes an array that is the same for all rows and then arrays
+    function: takes a tree that is the same for all rows and then arrays
       [R, ...]; returns arrays [R, ...].
   """
   rules = dict(nn.get_logical_axis_rules())
   batch_axes = _entry(rules.get("activation_batch"))
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or not batch_axes:
+  if jax.sharding.get_abstract_mesh().empty or not batch_axes:
     return function
-  rows = PartitionSpec(batch_axes)
-  axes = {batch_axes} if isinstance(batch_axes, str) else set(batch_axes)
+  axes = (batch_axes,) if isinstance(batch_axes, str) else batch_axes
+  rows = PartitionSpec(axes)
 
-  def run(shared: jax.Array, *arrays: jax.Array) -> Any:
+  def on_device(shared: Any, *arrays: jax.Array) -> Any:
+    # From here on a device's own, so that the gradient is summed over devices
+    # once, here, and not wherever the function uses it.
+    return function(jax.lax.pcast(shared, axes, to="varying"), *arrays)
+
+  def run(shared: Any, *arrays: jax.Array) -> Any:
     return jax.shard_map(
-      function,
+      on_device,
       in_specs=(PartitionSpec(), *(rows for _ in arrays)),
       out_specs=rows,
-      axis_names=axes,
+      axis_names=set(axes),
     )(shared, *arrays)
 
   return run

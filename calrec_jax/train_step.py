@@ -43,7 +43,7 @@ def make_train_step(
     metrics = {
       "loss": WeightedSum(loss, one),
       **metrics,
-      "gradient_norm": WeightedSum(optax.global_norm(gradients), one),
+      "gradient_norm": WeightedSum(optax.tree.norm(gradients), one),
       **count(batch),
     }
     return TrainState(state.step + 1, params, opt_state, state.rng), metrics

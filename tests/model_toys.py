@@ -1,116 +1,109 @@
-"""A tiny decoder, and packed rows written by the real document writer."""
+"""Tiny decoders and packed batches, for tests of the model."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import synthetic_caches
 from flax.core import meta
 
-from calrec_jax.data import assembly, plan
+from calrec_jax.data import features
 from calrec_jax.data.batch import Batch
-from calrec_jax.data.cache import TokenCache
+from calrec_jax.data.records import PromptTokens
 from calrec_jax.models.decoder import Decoder, DecoderConfig
+from calrec_jax.models.rope import RopeScaling
 
-# Above every token id of `synthetic_caches`, and unlike any other size here.
-VOCABULARY = 96
+VOCAB = 48
+PROMPT = PromptTokens(begin=1, end=2, prefix=(3, 4), first=(5,), next=(6, 7))
 
-TINY = {
-  "vocab_size": VOCABULARY,
-  "width": 16,
-  "layers": 2,
-  "heads": 4,
-  "kv_heads": 2,
-  "head_dim": 4,
-  "mlp_width": 24,
-  "dtype": "float32",
-}
-LLAMA = {
-  **TINY,
-  "tied_embeddings": False,
-  "norm_eps": 1e-5,
-  "rope_theta": 500.0,
-}
+LLAMA = {"kv_heads": 2, "tied_embeddings": False, "norm_eps": 1e-5}
 GEMMA = {
-  **TINY,
+  "layers": 3,
+  "kv_heads": 1,
   "activation": "gelu_tanh",
   "qk_norm": True,
   "post_norms": True,
   "embed_scale": True,
-  "rope_theta": 5000.0,
-  "rope_theta_local": 100.0,
-  "window": 6,
+  "rope_theta": 1e6,
+  "rope_theta_local": 1e4,
+  "window": 5,
   "global_every": 2,
+  "attention_scale": 0.3,
 }
+CAPPED = {"attention_softcap": 2.0, "logit_softcap": 3.0}
+FAMILIES = {"llama": LLAMA, "gemma": GEMMA, "capped": CAPPED}
 
 
-class Document(NamedTuple):
-  """Items `start..stop` of a user, targets from `first_target` on."""
-
-  user: int
-  start: int
-  first_target: int
-  stop: int
-
-
-# Users 0, 1 and 2 share targets; the third document is a further window of a
-# long history, whose first items are context only.
-HISTORIES = ((0, 1, 2, 3), (4, 2), (3, 5, 0, 1, 2), (1, 0))
-ITEM_LENGTHS = (4, 3, 4, 3, 4, 3)
-DOCUMENTS = (
-  Document(0, 0, 1, 4),
-  Document(1, 0, 1, 2),
-  Document(2, 1, 3, 5),
-  Document(3, 0, 1, 2),
-)
+def config(**changes):
+  shape = {
+    "vocab_size": VOCAB,
+    "width": 16,
+    "layers": 2,
+    "heads": 4,
+    "kv_heads": 4,
+    "head_dim": 4,
+    "mlp_width": 32,
+    "dtype": "float32",
+    **changes,
+  }
+  return DecoderConfig(**shape)
 
 
-def decoder(seed: int = 0, **shape) -> tuple[Decoder, dict]:
-  """A decoder with random parameters; no norm scale is left at 1."""
-  module = Decoder(DecoderConfig(**{**TINY, **shape}))
-  blank = jnp.zeros((1, 1), jnp.int32)
-  abstract = meta.unbox(
-    jax.eval_shape(module.init, jax.random.key(0), blank, blank, blank)
-  )["params"]
-  numbers = np.random.default_rng(seed)
-
-  def fill(path, leaf):
-    values = numbers.normal(size=leaf.shape)
-    if path[-1].key == "scale":
-      values = 1 + 0.2 * values
-    else:
-      values = 0.3 * values
-    return jnp.asarray(values, leaf.dtype)
-
-  return module, jax.tree_util.tree_map_with_path(fill, abstract)
+def decoder(**changes):
+  """A decoder and random parameters, with norm scales that are not 1."""
+  scaling = changes.pop("rope_scaling", None)
+  if scaling is not None:
+    changes["rope_scaling"] = RopeScaling(**scaling)
+  module = Decoder(config(**changes))
+  return module, _params(module.config)
 
 
-def cache(folder) -> TokenCache:
-  """The cache that `DOCUMENTS` are cut from."""
-  return synthetic_caches.write(
-    folder, item_lengths=ITEM_LENGTHS, histories=HISTORIES
-  )
+@functools.cache
+def _params(shape):
+  blank = jnp.zeros((1, 2), jnp.int32)
+  init = jax.jit(Decoder(shape).init)
+  params = meta.unbox(init(jax.random.key(0), blank, blank, blank + 1))
+  draw = np.random.default_rng(0)
+
+  def sharper(path, leaf):
+    name = jax.tree_util.keystr(path)
+    if "scale" in name:
+      return jnp.asarray(draw.uniform(0.5, 1.5, leaf.shape), jnp.float32)
+    return 2.0 * leaf if "embedding" in name else leaf
+
+  return jax.tree_util.tree_map_with_path(sharper, params["params"])
 
 
-def rows(
-  cache: TokenCache,
-  layout: Sequence[Sequence[Document]],
-  *,
-  row_tokens: int = 96,
-  row_slots: int = 6,
-) -> Batch:
-  """Rows that hold these documents, in this order."""
-  writer = assembly.Assembler([cache], row_tokens, row_slots)
-  return writer.batch("train", [_columns(documents) for documents in layout])
+def documents(count=6, longest=5, num_items=9, seed=0):
+  """(user, items, first_target); items come again in other documents."""
+  draw = np.random.default_rng(seed)
+  texts = [
+    [*draw.integers(8, VOCAB, draw.integers(1, 5)).tolist(), PROMPT.end]
+    for _ in range(num_items)
+  ]
+  found = []
+  for user in range(count):
+    number = int(draw.integers(2, longest + 1))
+    items = draw.integers(0, num_items, number).tolist()
+    first_target = int(draw.integers(1, number))
+    found.append((user, [(item, texts[item]) for item in items], first_target))
+  return found
 
 
-def on_device(batch: Batch) -> Batch:
-  return Batch(*map(jnp.asarray, batch))
-
-
-def _columns(documents: Sequence[Document]) -> plan.Documents:
-  table = np.array(documents, np.int64).reshape(-1, 4)
-  zeros = np.zeros(len(table), np.int64)
-  return plan.Documents(zeros, *table.T, tokens=zeros, visit=zeros)
+def pack(rows, row_tokens, row_slots):
+  """A batch with these documents in each row."""
+  batch = Batch.empty(len(rows), row_tokens, row_slots)
+  for row, members in enumerate(rows):
+    cursor = features.Cursor()
+    for user, items, first_target in members:
+      cursor = features.write_document(
+        batch,
+        row,
+        cursor,
+        PROMPT,
+        [np.array(tokens, np.int32) for _, tokens in items],
+        first_target=first_target,
+        slot_items=np.array([i for i, _ in items[first_target:]], np.int32),
+        slot_user=user,
+      )
+  return jax.tree.map(jnp.asarray, batch)

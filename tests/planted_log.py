@@ -29,6 +29,7 @@ DecoderConfig.kv_heads = 2
 DecoderConfig.head_dim = 16
 DecoderConfig.mlp_width = 64
 DecoderConfig.scan_unroll = 1
+DecoderConfig.attention_blocks = 1
 VOCABULARY_SIZE = 320
 BATCH_SIZE = 8
 TASK_FEATURE_LENGTHS = {{"tokens": 128, "slots": 12}}
@@ -81,10 +82,10 @@ ROOT = "{folder}/domains"
 DOMAINS = ("shop", "mart")
 target/MIXTURE_OR_TASK_NAME = "mart"
 target/Feed.targets = "last"
-joint/TRAIN_STEPS = 6
-target/TRAIN_STEPS = 8
+joint/TRAIN_STEPS = 10
+target/TRAIN_STEPS = 12
 
-# Odd against each other, so that a stop falls between rows of the log.
+# Out of step, so that a checkpoint falls between the rows of the log.
 Stage.log_period = 3
 CheckpointPolicy.period = 2
 CheckpointPolicy.keep = 1

@@ -23,6 +23,7 @@ REMAT_POLICIES = {
   "full": jax.checkpoint_policies.nothing_saveable,
   "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
+DTYPES = ("bfloat16", "float16", "float32")
 
 
 @gin.configurable
@@ -93,8 +94,12 @@ class DecoderConfig:
 
   def __post_init__(self):
     """Refuses shapes that no decoder has."""
-    for name in ("width", "layers", "heads", "kv_heads", "mlp_width"):
-      if getattr(self, name) < 1:
+    for name in (
+      "width", "layers", "heads", "kv_heads", "mlp_width", "window",
+      "global_every", "attention_blocks", "scan_unroll",
+    ):  # fmt: skip
+      value = getattr(self, name)
+      if value is not None and value < 1:
         raise ValueError(f"DecoderConfig.{name} must be at least 1.")
     if self.heads % self.kv_heads:
       raise ValueError(
@@ -109,6 +114,8 @@ class DecoderConfig:
     for name, known in (
       ("activation", sorted(ACTIVATIONS)),
       ("remat", ["none", *REMAT_POLICIES]),
+      ("dtype", DTYPES),
+      ("param_dtype", DTYPES),
     ):
       if getattr(self, name) not in known:
         raise ValueError(

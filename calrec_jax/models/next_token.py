@@ -10,6 +10,7 @@ gathered once, their gradient is summed once.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from calrec_jax import partitioning
-from calrec_jax.models.decoder import Decoder, DecoderConfig, project
+from calrec_jax.models.decoder import Decoder, project
 from calrec_jax.weighted_sum import WeightedSum
 
 
@@ -47,47 +48,54 @@ def next_token_loss(
   labels = jnp.roll(tokens, -1, axis=1)
   weights = weights.at[:, -1].set(0.0)  # The last position has no next token.
   output = decoder.apply({"params": params}, method="output_weights")
+  dtype = output.dtype
+  # Float32 of the same values: gradients are summed over chunks and devices.
+  output = output.astype(jnp.float32)
   by_row = functools.partial(
-    _loss_of_rows, decoder.config, min(chunk_tokens, tokens.shape[1])
+    _loss_of_rows,
+    lambda weights, part: project(decoder.config, weights.astype(dtype), part),
+    min(chunk_tokens, tokens.shape[1]),
   )
-  nats, hits = partitioning.by_rows(by_row)(output, hidden, labels, weights)
+  # All devices skip the same chunks: there is a collective in a chunk where
+  # the vocabulary is split.
+  longest = jnp.max(jnp.sum(weights > 0, axis=1))
+  nats, hits = partitioning.by_rows(by_row)(
+    (output, longest), hidden, labels, weights
+  )
   count = jnp.sum(weights)
   return WeightedSum(jnp.sum(nats), count), WeightedSum(jnp.sum(hits), count)
 
 
 def _loss_of_rows(
-  config: DecoderConfig,
+  logits_of: Callable[[Array, Array], Array],
   chunk: int,
-  output: Float[Array, "..."],
+  shared: tuple[Float[Array, "..."], Int[Array, ""]],
   hidden: Float[Array, "R L D"],
   labels: Int[Array, "R L"],
   weights: Float[Array, "R L"],
 ) -> tuple[Float[Array, " R"], Float[Array, " R"]]:
-  """Nats and hits of every row."""
+  """Nats and hits of every row; `shared` is the output and a row's most."""
+  output, longest = shared
   order = jnp.argsort(weights <= 0, axis=1, stable=True)
   parts = tuple(
     _in_chunks(array, order, chunk) for array in (hidden, labels, weights)
   )
+  starts = chunk * jnp.arange(len(parts[0]))
 
   @jax.checkpoint
-  def counted(
-    output: Array, part: tuple[Array, Array, Array]
-  ) -> tuple[Array, Array]:
-    return _cross_entropy(project(config, output, part[0]), part[1], part[2])
+  def counted(output: Array, part: tuple[Array, ...]) -> tuple[Array, Array]:
+    return _cross_entropy(logits_of(output, part[0]), part[1], part[2])
 
-  def skipped(
-    output: Array, part: tuple[Array, Array, Array]
-  ) -> tuple[Array, Array]:
+  def skipped(output: Array, part: tuple[Array, ...]) -> tuple[Array, Array]:
     return nothing, nothing
 
-  def add(sums, part):
-    chunk_sums = jax.lax.cond(
-      jnp.any(part[2] > 0), counted, skipped, output, part
-    )
+  def add(sums, start_and_part):
+    start, part = start_and_part
+    chunk_sums = jax.lax.cond(start < longest, counted, skipped, output, part)
     return jax.tree.map(jnp.add, sums, chunk_sums), None
 
   nothing = jnp.zeros_like(weights[:, 0])
-  sums, _ = jax.lax.scan(add, (nothing, nothing), parts)
+  sums, _ = jax.lax.scan(add, (nothing, nothing), (starts, parts))
   return sums
 
 

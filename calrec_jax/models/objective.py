@@ -129,7 +129,9 @@ class Objective:
     }
     return self.mix(nig.mean(), tt.mean(), ut.mean()), metrics
 
-  def mix(self, nig: Array, tt: Array, ut: Array) -> Array:
+  def mix(
+    self, nig: Array | float, tt: Array | float, ut: Array | float
+  ) -> Array:
     """The weighted sum of the three means."""
     lm = 1.0 - self.alpha - self.beta
     return jnp.asarray(lm * nig + self.alpha * tt + self.beta * ut)

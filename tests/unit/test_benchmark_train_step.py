@@ -4,13 +4,17 @@ import functools
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import synthetic_caches
 
-from benchmarks import plain_two_pass, token_accounts, train_step
+from benchmarks import (
+  plain_two_pass,
+  side_by_side,
+  token_accounts,
+  train_step,
+)
 from calrec_jax.data import features
 from calrec_jax.data.feed import Feed
 from calrec_jax.models.decoder import Decoder, DecoderConfig
@@ -36,18 +40,12 @@ def feed(tmp_path_factory):
   cache = synthetic_caches.write_random(
     tmp_path_factory.mktemp("shop"), users=12, longest_history=12, seed=4
   )
-  return Feed(row_tokens=128, row_slots=12, rows=2, context=3).open([cache])
+  return Feed(row_tokens=64, row_slots=8, rows=2, context=3).open([cache])
 
 
 @pytest.fixture(scope="module")
-def params():
-  tokens = jnp.ones((1, 4), jnp.int32)
-  boxed = Decoder(MODEL).init(jax.random.key(0), tokens, tokens, tokens)
-  return jax.tree.map(
-    lambda leaf: leaf.unbox(),
-    boxed["params"],
-    is_leaf=lambda leaf: hasattr(leaf, "unbox"),
-  )
+def bench(feed):
+  return side_by_side.Bench(MODEL, Objective(), optax.sgd(0.1), [feed.batch(0)])
 
 
 def _plain(batch):
@@ -74,27 +72,21 @@ def test_examples_are_the_prompts_that_inference_would_write(feed):
     )
 
 
-@pytest.mark.parametrize(
-  "objective",
-  [
-    Objective(),
-    Objective(
-      direction="both",
-      same_user_negatives=True,
-      alpha=0.4,
-      beta=-0.1,
-      temperature=0.1,
-    ),
-  ],
-  ids=["default", "other"],
-)
-def test_both_forms_have_the_same_losses_and_gradients(feed, params, objective):
+def test_both_forms_have_the_same_losses_and_gradients(feed, bench):
+  # The defaults are what `Bench.check` compares.
+  objective = Objective(
+    direction="both",
+    same_user_negatives=True,
+    alpha=0.4,
+    beta=-0.1,
+    temperature=0.1,
+  )
   batch = feed.batch(0)
 
   def value_and_grad(form, given):
     return jax.jit(
       jax.value_and_grad(functools.partial(form, Decoder(MODEL)), has_aux=True)
-    )(params, given)
+    )(bench.state.params, given)
 
   (loss, parts), gradient = value_and_grad(objective, batch)
   plain_form = plain_two_pass.PlainObjective(objective)
@@ -114,21 +106,21 @@ def test_both_forms_have_the_same_losses_and_gradients(feed, params, objective):
   assert difference < GRADIENT_TOLERANCE * scale
 
 
-def test_a_form_that_computes_something_else_is_refused(feed):
-  bench = train_step.Bench(MODEL, Objective(), optax.sgd(0.1), [feed.batch(0)])
+def test_a_form_that_computes_something_else_is_refused(bench):
+  assert max(bench.check().values()) <= side_by_side.TOLERANCES["float32"]
   [plain] = bench.plain_batches
-  assert bench.check()["loss"] <= train_step.TOLERANCES["float32"]
   wrong = plain.in_target.copy()
   wrong[:, 0] = True
   bench.plain_batches = [plain._replace(in_target=wrong)]
-  with pytest.raises(train_step.DisagreementError, match="differs by"):
+  with pytest.raises(side_by_side.DisagreementError, match="differs by"):
     bench.check()
+  bench.plain_batches = [plain]
 
 
 def test_dropout_is_refused(feed):
   config = DecoderConfig(vocab_size=128, dropout=0.1)
   with pytest.raises(ValueError, match=r"DecoderConfig\.dropout"):
-    train_step.Bench(config, Objective(), optax.sgd(0.1), [feed.batch(0)])
+    side_by_side.Bench(config, Objective(), optax.sgd(0.1), [feed.batch(0)])
 
 
 def test_accounts_add_up(feed):
@@ -158,10 +150,8 @@ def test_accounts_add_up(feed):
   )
 
 
-def test_a_run_gives_a_row_of_json(feed):
-  row = train_step.run(
-    feed, MODEL, Objective(), optax.sgd(0.1), batches=1, repetitions=1
-  )
+def test_a_comparison_gives_a_row_of_json(bench):
+  row = side_by_side.compare(bench, repetitions=1)
   assert json.loads(json.dumps(row)) == row
   for form in ("packed", "plain"):
     assert row[form]["examples_per_second"] > 0

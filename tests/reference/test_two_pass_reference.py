@@ -1,0 +1,150 @@
+"""One packed pass equals the plain method: two passes for every prefix.
+
+The reference (`plain_decoder`) sees one prefix at a time, unpacked, and one
+item at a time, in NumPy and float64. Gradients are checked without any
+automatic differentiation, as central differences along random directions.
+"""
+
+import jax
+import jax.numpy as jnp
+import model_toys
+import numpy as np
+import plain_decoder
+import pytest
+
+from calrec_jax.data.batch import NO_SLOT
+from calrec_jax.models import two_tower
+from calrec_jax.models.objective import Objective
+
+PLAIN = 1e-5  # Float32 against float64, on numbers of size 1.
+STEP = 1e-5  # Of central differences: their own error is about 1e-9.
+ROW_TOKENS, ROW_SLOTS = 96, 9
+
+
+def _packed():
+  documents = model_toys.documents()
+  rows = [documents[:2], [], documents[2:3], documents[3:]]
+  return documents, model_toys.pack(rows, ROW_TOKENS, ROW_SLOTS)
+
+
+@pytest.mark.parametrize("family", model_toys.FAMILIES)
+def test_hidden_states(family):
+  decoder, params = model_toys.decoder(**model_toys.FAMILIES[family])
+  tokens = np.random.default_rng(0).integers(0, model_toys.VOCAB, 23)
+  place = jnp.arange(23)[None]
+  apply = jax.jit(decoder.apply)
+  found = apply({"params": params}, tokens[None], place, place * 0 + 1)[0]
+  plain = plain_decoder.float64(params)
+  wanted = plain_decoder.hidden(decoder.config, plain, tokens)
+  np.testing.assert_allclose(found, wanted, atol=PLAIN, rtol=PLAIN)
+  np.testing.assert_allclose(
+    decoder.apply({"params": params}, found, method="logits"),
+    plain_decoder.logits(decoder.config, plain, wanted),
+    atol=PLAIN,
+    rtol=PLAIN,
+  )
+
+
+@pytest.mark.parametrize("family", model_toys.FAMILIES)
+def test_embeddings_of_every_target(family):
+  decoder, params = model_toys.decoder(**model_toys.FAMILIES[family])
+  documents, batch = _packed()
+  hidden = jax.jit(decoder.apply)(
+    {"params": params}, batch.tokens, batch.positions, batch.segment_ids
+  )
+  towers = two_tower.pool(hidden, batch)
+  filled = np.asarray(batch.slot_items) != NO_SLOT
+  wanted = plain_decoder.examples(
+    decoder.config, plain_decoder.float64(params), model_toys.PROMPT, documents
+  )
+  assert filled.sum() == len(wanted) >= 10
+  for name in ("joint", "user", "item"):
+    found = np.asarray(getattr(towers, name))
+    np.testing.assert_allclose(
+      found[filled],
+      [example[name] for example in wanted],
+      atol=PLAIN,
+      rtol=PLAIN,
+    )
+    assert not found[~filled].any()
+
+
+@pytest.mark.parametrize(
+  ("family", "settings"),
+  [
+    ("llama", {}),
+    ("llama", {"direction": "both", "same_user_negatives": True}),
+    ("gemma", {"direction": "user_to_item", "temperature": 0.1}),
+  ],
+)
+def test_losses_and_gradients(family, settings):
+  decoder, params = model_toys.decoder(**model_toys.FAMILIES[family])
+  documents, batch = _packed()
+  objective = Objective(alpha=0.3, beta=0.2, loss_chunk_tokens=7, **settings)
+
+  @jax.jit
+  def run(params):
+    return jax.value_and_grad(
+      lambda params: objective(decoder, params, batch), has_aux=True
+    )(params)
+
+  (loss, metrics), gradients = run(params)
+
+  def parts(plain):
+    return plain_decoder.losses(
+      plain_decoder.examples(
+        decoder.config, plain, model_toys.PROMPT, documents
+      ),
+      temperature=objective.temperature,
+      direction=objective.direction,
+      same_user_negatives=objective.same_user_negatives,
+    )
+
+  def mixed(plain):
+    return np.dot([0.5, 0.3, 0.2], parts(plain))
+
+  plain = plain_decoder.float64(params)
+  names = ("loss_nig_nats", "loss_tt_nats", "loss_ut_nats")
+  np.testing.assert_allclose(
+    [metrics[name].mean() for name in names], parts(plain), atol=PLAIN
+  )
+  np.testing.assert_allclose(loss, mixed(plain), atol=PLAIN)
+  leaves, structure = jax.tree.flatten(plain)
+  draw = np.random.default_rng(0)
+  for number, gradient in enumerate(jax.tree.leaves(gradients)):
+    direction = draw.normal(size=gradient.shape)
+    direction /= np.linalg.norm(direction)
+    ahead, behind = (
+      mixed(structure.unflatten(
+        [*leaves[:number], leaves[number] + step * direction,
+         *leaves[number + 1 :]]
+      ))
+      for step in (STEP, -STEP)
+    )  # fmt: skip
+    slope = (ahead - behind) / (2 * STEP)
+    found = float(np.sum(direction * np.asarray(gradient, np.float64)))
+    np.testing.assert_allclose(found, slope, atol=PLAIN)
+
+
+@pytest.mark.parametrize("family", model_toys.FAMILIES)
+def test_towers_alone_give_the_vectors_of_the_packed_pass(family):
+  decoder, params = model_toys.decoder(**model_toys.FAMILIES[family])
+  (_, items, _), *_ = model_toys.documents()
+  plain = plain_decoder.float64(params)
+  prompt = model_toys.PROMPT
+  text = [1, *prompt.prefix, *prompt.first]
+  for _, tokens in items:
+    text += [*tokens, *prompt.next]
+  padded = np.array([text + [9] * 5], np.int32)  # The filling is not seen.
+  user = two_tower.embed_users(
+    decoder, params, jnp.asarray(padded), jnp.array([len(text)])
+  )
+  wanted = plain_decoder.hidden(decoder.config, plain, text).mean(0)
+  np.testing.assert_allclose(user[0], wanted, atol=PLAIN, rtol=PLAIN)
+  segment = [1, *items[0][1]]
+  padded = np.array([segment + [9] * 3], np.int32)
+  item = two_tower.embed_items(
+    decoder, params, jnp.asarray(padded), jnp.array([len(segment)]), begins=True
+  )
+  wanted = plain_decoder.hidden(decoder.config, plain, segment)[1:].mean(0)
+  np.testing.assert_allclose(item[0], wanted, atol=PLAIN, rtol=PLAIN)

@@ -1,0 +1,61 @@
+"""The formula against the matrix products that JAX traces."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import model_toys
+import pytest
+
+from calrec_jax.models import flops
+from calrec_jax.models.decoder import Decoder
+
+LENGTH = 32  # One block of queries: every query meets every key.
+
+
+def _products(jaxpr, times=1):
+  """FLOPs of all products of a traced program, loops included."""
+  total = 0
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == "dot_general":
+      (left, _), _ = equation.params["dimension_numbers"]
+      shape = equation.invars[0].aval.shape
+      inner = math.prod(shape[axis] for axis in left)
+      total += 2 * times * inner * math.prod(equation.outvars[0].aval.shape)
+    length = equation.params.get("length", 1)
+    for value in equation.params.values():
+      inner = getattr(value, "jaxpr", value)
+      if hasattr(inner, "eqns"):
+        total += _products(inner, times * length)
+  return total
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+def test_forward_and_backward(family):
+  decoder, params = model_toys.decoder(**model_toys.FAMILIES[family])
+  place = jnp.arange(LENGTH)[None]
+
+  def logits(params):
+    hidden = decoder.apply({"params": params}, place, place, place * 0 + 1)
+    return decoder.apply({"params": params}, hidden, method="logits").sum()
+
+  traced = jax.make_jaxpr(logits)(params).jaxpr
+  config = decoder.config
+  forward = flops.train_step_flops(
+    config, tokens=LENGTH, loss_tokens=LENGTH, attended=LENGTH
+  ) / 3  # fmt: skip
+  assert _products(traced) == forward
+  traced = jax.make_jaxpr(jax.grad(logits))(params).jaxpr
+  # Scores are computed a second time in the backward pass, by choice.
+  again = 2 * LENGTH**2 * config.heads * config.head_dim * config.layers
+  assert _products(traced) == 3 * forward + again
+
+
+def test_only_what_is_counted_costs():
+  config = Decoder(model_toys.config()).config
+  count = lambda **changes: flops.train_step_flops(  # noqa: E731
+    config, **{"tokens": 100.0, "loss_tokens": 40.0, "attended": 9.0, **changes}
+  )
+  more = count(loss_tokens=41.0) - count()
+  assert more == pytest.approx(3 * 2 * config.width * config.vocab_size)
+  assert count(tokens=200.0, loss_tokens=80.0) == 2 * count()
