@@ -35,6 +35,7 @@ setuptools.setup(
   description="Recommend the next item with a language model, TPU first.",
   long_description=(ROOT / "README.md").read_text(),
   long_description_content_type="text/markdown",
+  license="Apache-2.0",
   python_requires=">=3.11,<3.14",
   packages=[
     *setuptools.find_packages(include=["calrec_jax", "calrec_jax.*"]),

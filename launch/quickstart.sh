@@ -10,13 +10,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 make_environment
 cd "$ROOT"
-# Datasets and token caches stay in the checkout, too.
-export CALREC_DATA_DIR="${CALREC_DATA_DIR:-$ROOT/data}"
 recipe=(--gin_file=recipes/quickstart.gin "$@")
 
 say "1 of 3: data (1.5 million purchases of a grocery retailer, as text)"
 "$PYTHON" -m calrec_jax data cache "${recipe[@]}"
-say "2 of 3: training (stage one on four departments, stage two on nutrition)"
+say "2 of 3: training (stage one on three departments, stage two on nutrition)"
 "$PYTHON" -m calrec_jax train "${recipe[@]}"
 say "3 of 3: evaluation (all users of nutrition, full catalogue)"
 "$PYTHON" -m calrec_jax eval "${recipe[@]}"

@@ -4,8 +4,14 @@ import os
 
 # Before JAX is imported anywhere: a mesh needs devices, a CPU has one.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Tests compile more than they compute: XLA leaves out its dear passes.
+os.environ["XLA_FLAGS"] = " ".join(
+  (
+    os.environ.get("XLA_FLAGS", ""),
+    "--xla_force_host_platform_device_count=8",
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+  )
 )
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -20,3 +26,11 @@ _hook = install_import_hook(
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    "--update-goldens",
+    action="store_true",
+    help="write the files of tests/golden anew instead of comparing",
+  )

@@ -178,16 +178,11 @@ def test_training_from_a_cache_imports_no_tensorflow(straight):
 def test_a_run_killed_in_both_stages_ends_with_the_same_bits(
   runs, straight, killed
 ):
+  # The first stage went on with threads, the second one with a process.
   model_dir = copy(runs, killed, "killed_finished")
-  printed = runs.finish(model_dir)
+  printed = runs.finish(model_dir, "--gin.Feed.workers=1")
   assert "joint: finished before" in printed
   assert "target: goes on from step" in printed
-  assert_same_run(model_dir, straight[0])
-
-
-def test_worker_processes_change_nothing(runs, straight, killed):
-  model_dir = copy(runs, killed, "killed_workers")
-  runs.finish(model_dir, "--gin.Feed.workers=1")
   assert_same_run(model_dir, straight[0])
 
 

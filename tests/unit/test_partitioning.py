@@ -62,8 +62,8 @@ def test_indivisible_dimension_says_the_arithmetic():
   mesh = partitioning.make_mesh(MeshShape(data=1, tensor=8))
   with pytest.raises(
     PartitioningError,
-    match=r"'heads' has 4 entries, which tensor = 8 devices do not divide.*"
-    r"logical_axis_rules\.heads = None",
+    match=r"'kv_heads' has 4 entries, which tensor = 8 devices do not divide.*"
+    r"logical_axis_rules\.kv_heads = None",
   ):
     partitioning.state_shardings(
       _boxed(), mesh, partitioning.logical_axis_rules()
@@ -114,7 +114,7 @@ def test_table_of_parameters_adds_up():
   assert "2×16×32" in row
   assert "layers, embed, mlp" in row
   assert "·, fsdp, tensor" in row
-  assert row.split()[-1] == str(2 * 16 * 32 * 4 // 4)
+  assert row.split()[-1] == f"{2 * 16 * 32 * 4 // 4:,}"
   total = sum(leaf.size for leaf in leaves)
   assert lines[-1].startswith(f"{total:,} parameters, {4 * total:,} bytes")
   assert lines[-1].endswith("(replica 1 × data 2 × fsdp 2 × tensor 2)")

@@ -10,7 +10,7 @@ import pytest
 from calrec_jax.models import flops
 from calrec_jax.models.decoder import Decoder
 
-LENGTH = 32  # One block of queries: every query meets every key.
+LENGTH = 32.0  # One block of queries: every query meets every key.
 
 
 def _products(jaxpr, times=1):
@@ -33,7 +33,7 @@ def _products(jaxpr, times=1):
 @pytest.mark.parametrize("family", ["llama", "gemma"])
 def test_forward_and_backward(family):
   decoder, params = model_toys.decoder(**model_toys.FAMILIES[family])
-  place = jnp.arange(LENGTH)[None]
+  place = jnp.arange(int(LENGTH))[None]
 
   def logits(params):
     hidden = decoder.apply({"params": params}, place, place, place * 0 + 1)
