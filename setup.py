@@ -85,6 +85,7 @@ setuptools.setup(
     "cuda": ["jax[cuda13]"],
     "test": [
       "pytest>=8.3",
+      "pytest-xdist>=3.6",  # Compiling takes most of the time, on one core.
       "hypothesis>=6.120",
       "beartype>=0.20",
       "ruff>=0.12",

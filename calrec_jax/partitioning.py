@@ -18,6 +18,7 @@ import flax.linen as nn
 import gin
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("replica", "data", "fsdp", "tensor")
@@ -126,13 +127,43 @@ def make_mesh(
   """A mesh over the devices; by default over all of the job.
 
   Its axes are `Auto`: Linen's sharding constraints need that.
+
+  Raises:
+    PartitioningError: if the devices cannot be arranged like this.
   """
   devices = jax.devices() if devices is None else list(devices)
-  return jax.make_mesh(
-    shape.resolve(len(devices)),
-    MESH_AXES,
-    axis_types=(AxisType.Auto,) * len(MESH_AXES),
-    devices=devices,
+  sizes = shape.resolve(len(devices))
+  axis_types = (AxisType.Auto,) * len(MESH_AXES)
+  if len(_slices(devices)) > 1:
+    return Mesh(arrange_slices(sizes, devices), MESH_AXES, axis_types)
+  return jax.make_mesh(sizes, MESH_AXES, axis_types, devices=devices)
+
+
+def arrange_slices(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
+  """Devices of several TPU slices along `MESH_AXES`.
+
+  The slow network between slices is crossed along `replica` alone.
+
+  Args:
+    sizes: of `MESH_AXES`.
+    devices: of all slices, as many as `sizes` multiply to.
+
+  Raises:
+    PartitioningError: if slices would have to share a copy.
+  """
+  slices = len(_slices(devices))
+  replica, *within = sizes
+  if replica % slices:
+    raise PartitioningError(
+      f"MeshShape is {_arithmetic(sizes)} on {slices} slices: a copy of the "
+      f"model must not span slices. Make MeshShape.replica a multiple of "
+      f"{slices}."
+    )
+  return mesh_utils.create_hybrid_device_mesh(
+    (replica // slices, *within),
+    (slices, 1, 1, 1),
+    devices,
+    allow_split_physical_axes=True,
   )
 
 
@@ -308,6 +339,11 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     cells[-1] = row[-1].rjust(widths[-1])
     lines.append("  ".join(cells))
   return lines
+
+
+def _slices(devices: Sequence[Any]) -> set[int]:
+  """TPU slices that devices belong to; other devices form a single one."""
+  return {getattr(device, "slice_index", 0) for device in devices}
 
 
 def _is_box(leaf: Any) -> bool:

@@ -18,4 +18,5 @@ say "Style: ruff"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 say "Tests: pytest"
-exec "$PYTHON" -m pytest "${selection[@]}" "$@"
+exec "$PYTHON" -m pytest --numprocesses=auto --dist=loadscope \
+  "${selection[@]}" "$@"

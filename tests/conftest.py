@@ -23,7 +23,7 @@ _hook = install_import_hook(
   "beartype.beartype",
 )
 
-import jax
+import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -69,9 +69,12 @@ def attend(
       (positions[:, seen], segment_ids[:, seen]),
       window,
     )
-    outputs.append(
-      block(query[..., rows, :], key[:, :, seen], value[:, :, seen], mask)
+    part, total = block(
+      query[..., rows, :], key[:, :, seen], value[:, :, seen], mask
     )
+    # Divided after the product with the values: Q × F numbers, not Q × M; and
+    # outside, so that the backward pass need not repeat that product.
+    outputs.append((part / total).astype(value.dtype))
   output = jnp.moveaxis(jnp.concatenate(outputs, axis=3), 3, 1)
   return output.reshape(*output.shape[:2], heads, -1)
 
@@ -165,8 +168,12 @@ def _attend_block(
   *,
   scale: float,
   softcap: float | None,
-) -> Array:
-  """Queries [R, K, H/K, Q, F] over keys [R, K, M, F], mask [R, Q, M]."""
+) -> tuple[Array, Array]:
+  """Queries [R, K, H/K, Q, F] over keys [R, K, M, F], mask [R, Q, M].
+
+  Returns:
+    Values weighted by unnormalised chances, and the sum of the chances.
+  """
   rows, kv_heads, shared, queries, features = query.shape
   # The queries that share a key's head are one axis: the products, and above
   # all their gradients, are a fifth faster on CPUs.
@@ -178,7 +185,6 @@ def _attend_block(
     softcap=softcap,
   ).reshape(rows, kv_heads, shared, queries, -1)
   logits = jnp.where(mask[:, None, None], logits, _MASKED)
-  # Divided after the product with the values: Q × F numbers, not Q × M.
   highest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
   weights = jnp.exp(logits - highest)
   total = jnp.sum(weights, axis=-1, keepdims=True)
@@ -187,7 +193,7 @@ def _attend_block(
     weights.reshape(rows, kv_heads, -1, key.shape[2]).astype(value.dtype),
     value,
   )
-  return (output.reshape(query.shape) / total).astype(value.dtype)
+  return output.reshape(query.shape), total
 
 
 def _scores(

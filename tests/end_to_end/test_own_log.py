@@ -151,7 +151,9 @@ def test_metrics_follow_the_schema(results):
       else:
         assert 0 <= shown["low"] <= shown["value"] <= shown["high"] <= 1
     assert entry["cost"]["users_per_second"] > 0
-  assert 0 <= metrics["recommenders"]["generate"]["validity"]["valid"] <= 1
+  assert (
+    0 <= metrics["recommenders"]["generate"]["validity"]["exact_samples"] <= 1
+  )
   table = pq.read_table(results / "per_user.parquet")
   assert len(set(table["user_id"].to_pylist())) == USERS
 

@@ -5,9 +5,10 @@ the item tower alone; nothing is packed, padded or masked.
 """
 
 import functools
+
+import document_toys
 import jax
 import jax.numpy as jnp
-import document_toys
 import numpy as np
 import pytest
 

@@ -70,9 +70,7 @@ def assert_same(found, wanted):
 
 
 @pytest.mark.parametrize("name", MESHES)
-def test_a_step_on_a_mesh_equals_that_of_one_device(
-  name, batch, alone, caplog
-):
+def test_a_step_on_a_mesh_equals_that_of_one_device(name, batch, alone, caplog):
   mesh = partitioning.make_mesh(MESHES[name])
   rules = partitioning.logical_axis_rules()
   with partitioning.activate(mesh, rules):

@@ -1,5 +1,7 @@
 """Meshes, rules and shardings: what fits, and what is said if it does not."""
 
+import types
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -44,6 +46,32 @@ def test_sizes_of_a_mesh(shape, devices, sizes):
 def test_meshes_that_do_not_fit(shape, message):
   with pytest.raises(PartitioningError, match=message):
     MeshShape(**shape).resolve(8)
+
+
+def _devices(slices, chips):
+  return [
+    types.SimpleNamespace(
+      id=chips * index + chip,
+      slice_index=index,
+      platform="cpu",
+      device_kind="cpu",
+    )
+    for index in range(slices)
+    for chip in range(chips)
+  ]
+
+
+def test_a_copy_of_the_model_lies_within_one_slice():
+  # Even where the devices are listed in another order.
+  devices = _devices(slices=2, chips=4)[::-1]
+  found = partitioning.arrange_slices((4, 1, 2, 1), devices)
+  assert found.shape == (4, 1, 2, 1)
+  slices = [{device.slice_index for device in copy.flat} for copy in found]
+  assert slices == [{0}, {0}, {1}, {1}]
+  with pytest.raises(
+    PartitioningError, match=r"MeshShape\.replica a multiple of 2"
+  ):
+    partitioning.arrange_slices((1, 4, 2, 1), devices)
 
 
 def test_unknown_logical_axis_is_refused():
