@@ -22,7 +22,10 @@ def gin_packages() -> dict[str, str]:
   A folder named `gin` with an `__init__.py` would shadow the gin library, so
   the configurations are installed as `calrec_gin`.
   """
-  folders = ["", *sorted(p.name for p in (ROOT / "gin").iterdir() if p.is_dir())]
+  folders = [
+    "",
+    *sorted(p.name for p in (ROOT / "gin").iterdir() if p.is_dir()),
+  ]
   return {
     ".".join(filter(None, ["calrec_gin", folder])): f"gin/{folder}".rstrip("/")
     for folder in folders

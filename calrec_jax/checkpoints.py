@@ -149,9 +149,7 @@ class Checkpoints:
     Raises:
       CheckpointError: with every missing, further and differing array.
     """
-    _refuse_other_shapes(
-      self.folder / f"checkpoint_{step}", abstract.on_disk()
-    )
+    _refuse_other_shapes(self.folder / f"checkpoint_{step}", abstract.on_disk())
     target = _with_shardings(abstract.on_disk(), shardings.on_disk())
     arguments = ocp.args.Composite(
       state=ocp.args.PyTreeRestore(

@@ -71,10 +71,7 @@ def decoder(seed: int = 0) -> tuple[Decoder, dict]:
 
   def fill(path, leaf):
     values = numbers.normal(size=leaf.shape)
-    if path[-1].key == "scale":
-      values = 1 + 0.2 * values
-    else:
-      values = 0.3 * values
+    values = 1 + 0.2 * values if path[-1].key == "scale" else 0.3 * values
     return jnp.asarray(values, leaf.dtype)
 
   return module, jax.tree_util.tree_map_with_path(fill, abstract)
