@@ -113,6 +113,9 @@ def test_only_the_samples_are_gathered():
   gathered = re.findall(r"= (\w+\[[\d,]*\])\S* all-gather\(", text)
   assert sorted(gathered) == [
     "f32[16,3]",
+    # A device's own rows: chances add up over the vocabulary, which is split
+    # over the tensor axis.
+    f"f32[4,3,{toys.ROOM}]",
     "pred[16,3]",
     "s32[16,3,7]",
     "s32[16,3]",
