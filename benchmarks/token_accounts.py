@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.plain_two_pass import PlainBatch
 from calrec_jax.data.batch import PADDING_SEGMENT, Batch
 from calrec_jax.models import flops
-from calrec_jax.models.decoder import DecoderConfig
+from calrec_jax.models.decoder_config import DecoderConfig
 
 
 class Tokens(NamedTuple):

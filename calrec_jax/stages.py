@@ -22,7 +22,7 @@ from calrec_jax.checkpoints import CheckpointPolicy
 from calrec_jax.data.cache import TokenCache
 from calrec_jax.data.dataset import Dataset
 from calrec_jax.data.feed import Feed
-from calrec_jax.models.decoder import DecoderConfig
+from calrec_jax.models.decoder_config import DecoderConfig
 from calrec_jax.models.objective import Objective
 from calrec_jax.partitioning import MeshShape
 from calrec_jax.validation import Validation

@@ -4,7 +4,7 @@ A multiplication with its addition counts as two. What remat computes again is
 not counted: utilisation is of the FLOPs that the model needs.
 """
 
-from calrec_jax.models.decoder import DecoderConfig
+from calrec_jax.models.decoder_config import DecoderConfig
 
 
 def layer_flops_per_token(config: DecoderConfig, attended: float) -> float:

