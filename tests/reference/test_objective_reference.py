@@ -1,7 +1,9 @@
 """One packed pass equals two plain passes for every prefix.
 
 The plain computation joins the tokens itself, runs one prefix at a time, and
-the item tower alone; nothing is packed, padded or masked.
+the item tower alone; nothing is packed, padded or masked. The packed one is
+made by the feed's own packing and writer, a window of a long history included.
+Gradients are checked by `test_two_pass_reference`.
 """
 
 import functools
@@ -16,10 +18,9 @@ from calrec_jax.data import packing
 from calrec_jax.models import two_tower
 from calrec_jax.models.objective import Objective
 
-# Float32; vectors and gradients are compared relative to their largest entry.
+# Float32; vectors are compared relative to their largest entry.
 LOSS_TOLERANCE = 1e-5
 VECTOR_TOLERANCE = 1e-5
-GRADIENT_TOLERANCE = 1e-5
 
 OBJECTIVE = Objective(
   alpha=0.3, beta=0.2, temperature=0.4, direction="both", loss_chunk_tokens=16
@@ -38,15 +39,13 @@ def model():
 
 @jax.jit
 def one_pass(params, batch):
-  """Losses, pooled vectors and the gradient of a packed batch."""
+  """Losses and pooled vectors of a packed batch."""
   module, _ = model()
-  (loss, metrics), gradients = jax.value_and_grad(
-    lambda params: OBJECTIVE(module, params, batch), has_aux=True
-  )(params)
+  loss, metrics = OBJECTIVE(module, params, batch)
   hidden = module.apply(
     {"params": params}, batch.tokens, batch.positions, batch.segment_ids
   )
-  return loss, metrics, two_tower.pool(hidden, batch), gradients
+  return loss, metrics, two_tower.pool(hidden, batch)
 
 
 class Example:
@@ -164,17 +163,10 @@ def test_one_pass_equals_two_passes(cache):
   items = [example.item for example in given]
   assert len(set(items)) < len(items) == 7
   batch = document_toys.on_device(document_toys.rows(cache, layout))
-  loss, metrics, pooled, gradients = one_pass(model()[1], batch)
-
-  def total(params):
-    losses, vectors = plain(params, given)
-    weights = (0.5, 0.3, 0.2)
-    mixed = sum(w * part for w, part in zip(weights, losses, strict=True))
-    return mixed, (losses, vectors)
-
-  (wanted, (losses, vectors)), wanted_gradients = jax.value_and_grad(
-    total, has_aux=True
-  )(model()[1])
+  loss, metrics, pooled = one_pass(model()[1], batch)
+  losses, vectors = plain(model()[1], given)
+  weights = (0.5, 0.3, 0.2)
+  wanted = sum(w * part for w, part in zip(weights, losses, strict=True))
   for name, part in zip(("nig", "tt", "ut"), losses, strict=True):
     found = metrics[f"loss_{name}_nats"]
     np.testing.assert_allclose(found.mean(), part, rtol=LOSS_TOLERANCE)
@@ -185,8 +177,3 @@ def test_one_pass_equals_two_passes(cache):
   for found, part in zip(pooled, vectors, strict=True):
     assert_close(found[filled], part, VECTOR_TOLERANCE)
     assert not np.asarray(found)[~filled].any()
-  jax.tree.map(
-    functools.partial(assert_close, tolerance=GRADIENT_TOLERANCE),
-    gradients,
-    wanted_gradients,
-  )
