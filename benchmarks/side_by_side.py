@@ -67,7 +67,7 @@ class Bench:
       partitioning.MeshShape(), jax.local_devices()[:1]
     )
     boxed = states.abstract_state(self._decoder, optimizer)
-    shardings = states.state_shardings(
+    shardings = partitioning.state_shardings(
       boxed, self._mesh, partitioning.logical_axis_rules()
     )
     self.state = states.create_state(self._decoder, optimizer, shardings, seed)

@@ -100,10 +100,6 @@ class Configuration:
       *(f"--gin.{binding}" for binding in self.bindings),
     ]
 
-  def with_bindings(self, *bindings: str) -> Configuration:
-    """The same configuration with further bindings, which win."""
-    return dataclasses.replace(self, bindings=(*self.bindings, *bindings))
-
 
 def gin_folders() -> list[pathlib.Path]:
   """Folders of the gin files that the project brings."""

@@ -28,9 +28,9 @@ from calrec_jax.evaluate import (
   write_results,
 )
 from calrec_jax.evaluation import Evaluation
-from calrec_jax.recommend.prompts import PromptLimits
 from calrec_jax.recommenders import TrainedModel
 from calrec_jax.stages import Stage
+from calrec_jax.validation import prompt_limits
 
 _EPILOG = """\
 Evaluates the last stage of the recipe, on the domain that it was trained on,
@@ -99,7 +99,9 @@ def run_evaluation(
     caches = stages.open_caches(stage)
     model = None
     if recommenders.needs_model(evaluation.recommenders):
-      model = load_stage_model(evaluation.checkpoint or folder, stage, mesh)
+      model = load_stage_model(
+        evaluation.checkpoint or folder, stage, caches, mesh
+      )
     for cache in caches:
       results[cache.name] = _evaluate_domain(
         evaluation, stage, cache, model, mesh
@@ -119,21 +121,15 @@ def run_evaluation(
 
 
 def load_stage_model(
-  path: str | pathlib.Path, stage: Stage, mesh: jax.sharding.Mesh
+  path: str | pathlib.Path,
+  stage: Stage,
+  caches: list[TokenCache],
+  mesh: jax.sharding.Mesh,
 ) -> TrainedModel:
   """The model of a checkpoint, checked against the stage's vocabulary."""
   checkpoint = checkpoints.find(path)
-  shape = stage.decoder.for_vocabulary(
-    stages.vocabulary_size(stages.open_caches(stage))
-  )
+  shape = stage.decoder.for_vocabulary(stages.vocabulary_size(caches))
   return recommenders.load_model(checkpoint, shape, mesh)
-
-
-def prompt_limits(stage: Stage) -> PromptLimits:
-  """Prompts as long as those the stage trains on."""
-  return PromptLimits(
-    max_tokens=stage.feed.row_tokens, max_items=stage.feed.max_history
-  )
 
 
 def _evaluate_domain(
@@ -143,7 +139,8 @@ def _evaluate_domain(
   model: TrainedModel | None,
   mesh: jax.sharding.Mesh,
 ) -> Results:
-  workshop = recommenders.Workshop(cache, model, prompt_limits(stage), mesh)
+  limits = prompt_limits(stage.feed)
+  workshop = recommenders.Workshop(cache, model, limits, mesh)
   lineage: dict[str, Any] = {}
   if model is not None:
     lineage = {"checkpoint": str(model.checkpoint.name), **model.lineage}

@@ -17,10 +17,11 @@ import tqdm
 from calrec_jax import config, partitioning, recommenders, stages
 from calrec_jax.data.cache import TokenCache
 from calrec_jax.data.records import Catalogue
-from calrec_jax.eval import load_stage_model, prompt_limits
+from calrec_jax.eval import load_stage_model
 from calrec_jax.evaluate.results import write_atomically
 from calrec_jax.recommend.protocol import RULES
 from calrec_jax.stages import Stage
+from calrec_jax.validation import prompt_limits
 
 _EPILOG = """\
 Without --user and --histories every user of the log is answered, from all
@@ -122,14 +123,16 @@ def answer(arguments: argparse.Namespace, name: str) -> None:
     _writer_of(arguments.output)  # A wrong suffix is said before the work.
   mesh = partitioning.make_mesh(stage.mesh)
   with partitioning.activate(mesh, partitioning.logical_axis_rules()):
-    cache = _choose(stages.open_caches(stage), arguments.domain)
+    caches = stages.open_caches(stage)
+    cache = _choose(caches, arguments.domain)
     requests = _requests(arguments, cache)
     model = None
     if recommenders.needs_model([arguments.recommender]):
       model = load_stage_model(
-        arguments.checkpoint or stages.folder(stage, name), stage, mesh
+        arguments.checkpoint or stages.folder(stage, name), stage, caches, mesh
       )
-    workshop = recommenders.Workshop(cache, model, prompt_limits(stage), mesh)
+    limits = prompt_limits(stage.feed)
+    workshop = recommenders.Workshop(cache, model, limits, mesh)
     [recommender] = workshop.make([arguments.recommender])
     answers = []
     for start in tqdm.trange(

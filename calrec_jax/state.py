@@ -101,10 +101,3 @@ def create_state(
     return partitioning.unbox(_initialise(decoder, optimizer, data))
 
   return jax.jit(create, out_shardings=shardings)(key_data)
-
-
-def state_shardings(
-  abstract: TrainState, mesh: jax.sharding.Mesh, rules: Any
-) -> TrainState:
-  """Where every leaf of the state lives, from its logical axes."""
-  return partitioning.state_shardings(abstract, mesh, rules)

@@ -101,7 +101,7 @@ class _Loop:
     rules = partitioning.logical_axis_rules()
     boxed = states.abstract_state(self.decoder, stage.optimizer)
     self.table = partitioning.parameter_table(boxed.params, mesh, rules)
-    self.shardings = states.state_shardings(boxed, mesh, rules)
+    self.shardings = partitioning.state_shardings(boxed, mesh, rules)
     self.abstract = partitioning.unbox(boxed)
     self.checkpoints = checkpoints.Checkpoints(folder, stage.checkpoints)
     self.validator = Validator(

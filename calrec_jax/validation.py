@@ -17,7 +17,7 @@ import numpy as np
 
 from calrec_jax import partitioning, train_step
 from calrec_jax.data.cache import TokenCache
-from calrec_jax.data.feed import OpenFeed
+from calrec_jax.data.feed import Feed, OpenFeed
 from calrec_jax.evaluate import metrics as ranking_metrics
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.objective import Objective
@@ -111,7 +111,7 @@ class Validator:
       params,
       cache.catalogue,
       cache.prompt,
-      limits=prompt_limits(self._feed),
+      limits=prompt_limits(self._feed.feed),
     )
     [ranking] = recommender.recommend(
       [user.items for user in users], depth=2 * horizon, rules=(settings.rule,)
@@ -126,12 +126,9 @@ class Validator:
     }
 
 
-def prompt_limits(feed: OpenFeed) -> PromptLimits:
+def prompt_limits(feed: Feed) -> PromptLimits:
   """Prompts no longer than what the feed trains on."""
-  settings = feed.feed
-  return PromptLimits(
-    max_tokens=settings.row_tokens, max_items=settings.max_history
-  )
+  return PromptLimits(max_tokens=feed.row_tokens, max_items=feed.max_history)
 
 
 def place(batch: Any, mesh: jax.sharding.Mesh) -> Any:

@@ -75,7 +75,7 @@ def test_a_step_on_a_mesh_equals_that_of_one_device(name, batch, alone, caplog):
   rules = partitioning.logical_axis_rules()
   with partitioning.activate(mesh, rules):
     boxed = states.abstract_state(decoder(), optimizer())
-    shardings = states.state_shardings(boxed, mesh, rules)
+    shardings = partitioning.state_shardings(boxed, mesh, rules)
     state = jax.device_put(alone[0], shardings)
     placed = jax.device_put(batch, partitioning.batch_sharding(mesh))
     step = jitted_step()
@@ -99,7 +99,7 @@ def test_a_state_is_created_where_it_belongs(alone):
   rules = partitioning.logical_axis_rules()
   with partitioning.activate(mesh, rules):
     boxed = states.abstract_state(decoder(), optimizer())
-    shardings = states.state_shardings(boxed, mesh, rules)
+    shardings = partitioning.state_shardings(boxed, mesh, rules)
     state = states.create_state(decoder(), optimizer(), shardings, seed=7)
   assert_same(state, alone[0])
   jax.tree.map(assert_lies, state, shardings)
