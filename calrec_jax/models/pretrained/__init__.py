@@ -1,1 +1,1 @@
-"""Pretrained models: from others' names and shapes to the decoder's, and back."""
+"""Pretrained models: others' names and shapes, to the decoder's and back."""
