@@ -1,0 +1,180 @@
+"""What a GGUF file's metadata and tensors mean, in Hugging Face's terms.
+
+llama.cpp knows some things of a model by heart that its files do not say; they
+are written out here (llama.cpp, src/llama-model.cpp).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from calrec_jax.models import rope
+from calrec_jax.weights.gguf_file import GgufFile
+from calrec_jax.weights.packages import WeightsError
+
+FREQUENCIES = "rope_freqs.weight"
+
+_PLAIN = {
+  "token_embd.weight": "model.embed_tokens.weight",
+  "output_norm.weight": "model.norm.weight",
+  "output.weight": "lm_head.weight",
+}
+_LAYER = {
+  "attn_norm": "input_layernorm",
+  "attn_q": "self_attn.q_proj",
+  "attn_k": "self_attn.k_proj",
+  "attn_v": "self_attn.v_proj",
+  "attn_output": "self_attn.o_proj",
+  "attn_q_norm": "self_attn.q_norm",
+  "attn_k_norm": "self_attn.k_norm",
+  "ffn_gate": "mlp.gate_proj",
+  "ffn_up": "mlp.up_proj",
+  "ffn_down": "mlp.down_proj",
+}
+_NORMS = {
+  "llama": {"ffn_norm": "post_attention_layernorm"},
+  "gemma3": {
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+  },
+}
+_GEMMA_LOCAL_THETA = 10_000.0
+_GEMMA_GLOBAL_EVERY = 6
+_GEMMA_27B_LAYERS = 62
+
+
+def architecture(file: GgufFile) -> str:
+  """The family a file belongs to.
+
+  Raises:
+    WeightsError: for other models.
+  """
+  name = file.fields.get("general.architecture")
+  if name not in _NORMS:
+    raise WeightsError(
+      f"{file.path}: the architecture {name!r} is not read; there are "
+      f"{', '.join(sorted(_NORMS))}."
+    )
+  return name
+
+
+def tensors(file: GgufFile) -> dict[str, str]:
+  """Stored name by Hugging Face's name; tensors without a place are left."""
+  layer_names = _LAYER | _NORMS[architecture(file)]
+  names = {}
+  for stored in file.tensors:
+    if stored in _PLAIN:
+      names[_PLAIN[stored]] = stored
+      continue
+    parts = stored.split(".")
+    if len(parts) == 4 and parts[0] == "blk" and parts[2] in layer_names:
+      names[f"model.layers.{parts[1]}.{layer_names[parts[2]]}.weight"] = stored
+  return names
+
+
+def decoder_fields(file: GgufFile) -> dict[str, Any]:
+  """Fields of `DecoderConfig` that the file decides.
+
+  Raises:
+    WeightsError: for metadata that is missing or not understood.
+  """
+  kind = architecture(file)
+  width, heads = _field(file, "embedding_length"), _heads(file)
+  kv_heads = file.fields.get(f"{kind}.attention.head_count_kv", heads)
+  head_dim = file.fields.get(f"{kind}.attention.key_length", width // heads)
+  fields = {
+    "width": width,
+    "layers": _field(file, "block_count"),
+    "heads": heads,
+    "kv_heads": kv_heads,
+    "head_dim": head_dim,
+    "mlp_width": _field(file, "feed_forward_length"),
+    # Stored as float32, whose nearest short decimal is meant.
+    "norm_eps": float(
+      str(np.float32(_field(file, "attention.layer_norm_rms_epsilon")))
+    ),
+    "rope_theta": float(file.fields.get(f"{kind}.rope.freq_base", 10_000.0)),
+    "tied_embeddings": "output.weight" not in file.tensors,
+  }
+  if kind == "llama":
+    scaling = _llama_scaling(file, head_dim, fields["rope_theta"])
+    return fields | {"activation": "silu", "rope_scaling": scaling}
+  scale = head_dim**-0.5
+  if fields["layers"] == _GEMMA_27B_LAYERS:
+    scale = (width // heads) ** -0.5
+  return fields | {
+    "activation": "gelu_tanh",
+    "qk_norm": True,
+    "post_norms": True,
+    "embed_scale": True,
+    "rope_theta_local": _GEMMA_LOCAL_THETA,
+    "rope_scaling": _linear_scaling(file),
+    "window": _field(file, "attention.sliding_window"),
+    "global_every": _GEMMA_GLOBAL_EVERY,
+    "attention_scale": scale,
+  }
+
+
+def reorder(file: GgufFile, stored: str, rows: np.ndarray) -> np.ndarray:
+  """Undoes llama.cpp's order of rotated rows, where a file has it.
+
+  It stores the rows of a Llama head as neighbouring pairs; here, as in
+  Hugging Face's files, row i turns with row i + F/2.
+  """
+  part = stored.split(".")[2] if stored.startswith("blk.") else ""
+  if architecture(file) != "llama" or part not in ("attn_q", "attn_k"):
+    return rows
+  head_dim = file.fields.get("llama.attention.key_length") or (
+    _field(file, "embedding_length") // _heads(file)
+  )
+  pairs = rows.reshape(-1, head_dim // 2, 2, rows.shape[-1])
+  return pairs.swapaxes(1, 2).reshape(rows.shape)
+
+
+def _field(file: GgufFile, name: str) -> Any:
+  key = f"{architecture(file)}.{name}"
+  if key not in file.fields:
+    raise WeightsError(f"{file.path}: the metadata lacks {key}.")
+  return file.fields[key]
+
+
+def _heads(file: GgufFile) -> int:
+  return _field(file, "attention.head_count")
+
+
+def _linear_scaling(file: GgufFile) -> rope.RopeScaling | None:
+  kind = file.fields.get("gemma3.rope.scaling.type")
+  if kind in (None, "none"):
+    return None
+  if kind != "linear":
+    raise WeightsError(f"{file.path}: the rotation's scaling {kind!r}.")
+  return rope.RopeScaling(
+    kind="linear", factor=float(file.fields["gemma3.rope.scaling.factor"])
+  )
+
+
+def _llama_scaling(
+  file: GgufFile, head_dim: int, theta: float
+) -> rope.RopeScaling | None:
+  """Llama 3's stretching, which a file holds as divisors of frequencies."""
+  if FREQUENCIES not in file.tensors:
+    if file.fields.get("llama.rope.scaling.type") not in (None, "none"):
+      raise WeightsError(
+        f"{file.path}: the rotation's scaling "
+        f"{file.fields['llama.rope.scaling.type']!r} is not read."
+      )
+    return None
+  divisors = file.read(FREQUENCIES)
+  plain = rope.frequencies(head_dim, theta)
+  for factor in (8.0, 32.0):
+    scaling = rope.RopeScaling(kind="llama3", factor=factor)
+    expected = plain / rope.frequencies(head_dim, theta, scaling)
+    if np.allclose(divisors, expected, rtol=1e-4):
+      return scaling
+  raise WeightsError(
+    f"{file.path}: its frequencies are stretched otherwise than those of "
+    "Llama 3.1 and 3.2."
+  )

@@ -1,0 +1,262 @@
+"""Where pretrained parameters come from: one interface over file formats.
+
+`open_source` tells what a path or a packaged model's name means. Tensors have
+Hugging Face's names and shapes whatever the file, and are read as float32 rows
+when they are asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any, Protocol
+
+import numpy as np
+
+from calrec_jax.models.pretrained import gguf_names, huggingface
+from calrec_jax.weights import packages
+from calrec_jax.weights.gguf_file import GgufFile
+from calrec_jax.weights.packages import WeightsError
+from calrec_jax.weights.safetensors_files import SafetensorsFiles
+
+_SAMPLE = 1 << 20
+
+
+class Source(Protocol):
+  """An opened model.
+
+  Attributes:
+    path: its file or folder.
+    kind: of the files, for people.
+    num_tokens: rows of the embedding.
+    norm_offset: what stored norms lack to be multipliers.
+    shapes: of the tensors of the text decoder.
+    ignored: tensors that the decoder has no place for, such as those of an
+      image tower.
+  """
+
+  path: pathlib.Path
+  kind: str
+  num_tokens: int
+  norm_offset: float
+  shapes: dict[str, tuple[int, ...]]
+  ignored: list[str]
+
+  def decoder_fields(self) -> dict[str, Any]:
+    """Fields of `DecoderConfig` that the model decides."""
+    ...
+
+  def read(
+    self, name: str, start: int = 0, stop: int | None = None
+  ) -> np.ndarray:
+    """Rows of a tensor, float32."""
+    ...
+
+  def files(self) -> list[pathlib.Path]:
+    """The files that hold the weights and their description."""
+    ...
+
+
+class HuggingFaceSource:
+  """A folder with config.json and safetensors; see `Source`."""
+
+  kind = "Hugging Face folder"
+
+  def __init__(self, path: pathlib.Path):
+    self.path = path
+    config_file = path / "config.json"
+    try:
+      self.config = json.loads(config_file.read_text("utf-8"))
+    except ValueError as error:
+      raise WeightsError(f"{config_file} is no JSON: {error}") from error
+    family = huggingface.family(self.config)
+    self.norm_offset = 1.0 if family == "gemma3" else 0.0
+    self._tensors = SafetensorsFiles(path)
+    self._names = dict(_text_tensors(self._tensors.shapes))
+    self.shapes = {
+      name: self._tensors.shapes[stored] for name, stored in self._names.items()
+    }
+    self.ignored = sorted(
+      self._tensors.shapes.keys() - set(self._names.values())
+    )
+    self.num_tokens = _rows(self.shapes, path)
+
+  def decoder_fields(self) -> dict[str, Any]:
+    """See `Source`; tied embeddings are what the tensors say."""
+    fields = huggingface.decoder_fields(self.config)
+    return fields | {"tied_embeddings": "lm_head.weight" not in self.shapes}
+
+  def read(
+    self, name: str, start: int = 0, stop: int | None = None
+  ) -> np.ndarray:
+    """See `Source`."""
+    return self._tensors.read(self._names[name], start, stop)
+
+  def files(self) -> list[pathlib.Path]:
+    """See `Source`."""
+    return [self.path / "config.json", *self._tensors.files]
+
+
+class GgufSource:
+  """A GGUF file; see `Source`."""
+
+  kind = "GGUF file"
+  # llama.cpp stores Gemma's norms as multipliers already.
+  norm_offset = 0.0
+
+  def __init__(self, path: pathlib.Path):
+    self.path = path
+    self.file = GgufFile(path)
+    self._names = gguf_names.tensors(self.file)
+    self.shapes = {
+      name: self.file.tensors[stored].shape
+      for name, stored in self._names.items()
+    }
+    self.ignored = sorted(
+      self.file.tensors.keys()
+      - set(self._names.values())
+      - {gguf_names.FREQUENCIES}
+    )
+    self.num_tokens = _rows(self.shapes, path)
+
+  def decoder_fields(self) -> dict[str, Any]:
+    """See `Source`."""
+    return gguf_names.decoder_fields(self.file)
+
+  def read(
+    self, name: str, start: int = 0, stop: int | None = None
+  ) -> np.ndarray:
+    """See `Source`; rotated rows come in Hugging Face's order."""
+    rows = self.file.read(self._names[name], start, stop)
+    return gguf_names.reorder(self.file, self._names[name], rows)
+
+  def files(self) -> list[pathlib.Path]:
+    """See `Source`."""
+    return [self.path]
+
+
+def open_source(source: str | os.PathLike[str]) -> Source:
+  """Opens a pretrained model.
+
+  Args:
+    source: a Hugging Face folder, a GGUF file, or the name of a packaged model
+      (`calrec_jax.weights.packages.PACKAGES`).
+
+  Raises:
+    WeightsError: for anything else, with the way out where there is one.
+  """
+  path = packages.resolve(source)
+  if path.is_file():
+    with path.open("rb") as file:
+      if file.read(4) == b"GGUF":
+        return GgufSource(path)
+    raise WeightsError(f"{path} is not a GGUF file. {_way_out(path)}")
+  if (path / "config.json").exists():
+    return HuggingFaceSource(path)
+  gguf = sorted(path.glob("*.gguf"))
+  if len(gguf) == 1:
+    return GgufSource(gguf[0])
+  raise WeightsError(
+    f"{path} is neither a Hugging Face folder (it has no config.json) nor a "
+    f"GGUF file. {_way_out(path)}"
+  )
+
+
+def is_source(source: str | os.PathLike[str]) -> bool:
+  """Whether a name or path looks like weights that `open_source` reads."""
+  path = pathlib.Path(source).expanduser()
+  return (
+    os.fspath(source) in packages.PACKAGES
+    or path.is_file()
+    or (path / "config.json").is_file()
+    or bool(list(path.glob("*.gguf")))
+  )
+
+
+def identity(source: Source) -> dict[str, Any]:
+  """What tells a model from another without reading all of it.
+
+  Returns:
+    Its kind and name, and a sha256 over sizes, beginnings and ends of its
+    files: hashing gigabytes at every start would cost minutes.
+  """
+  digest = hashlib.sha256()
+  for path in source.files():
+    size = path.stat().st_size
+    digest.update(f"{path.name} {size}\n".encode())
+    with path.open("rb") as file:
+      digest.update(file.read(_SAMPLE))
+      file.seek(max(0, size - _SAMPLE))
+      digest.update(file.read())
+  return {
+    "kind": source.kind,
+    "name": source.path.name,
+    "sampled_sha256": digest.hexdigest(),
+  }
+
+
+def _text_tensors(
+  shapes: dict[str, tuple[int, ...]],
+) -> list[tuple[str, str]]:
+  """(plain name, stored name) of the text decoder's tensors."""
+  prefixes = (
+    ("language_model.model.", "model."),
+    ("model.language_model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+  )
+  if not any(name.startswith(prefixes[0][0]) for name in shapes) and not any(
+    name.startswith(prefixes[1][0]) for name in shapes
+  ):
+    return [(name, name) for name in shapes]
+  return [
+    (plain + name.removeprefix(prefix), name)
+    for name in shapes
+    for prefix, plain in (*prefixes, ("lm_head.", "lm_head."))
+    if name.startswith(prefix)
+  ]
+
+
+def _rows(shapes: dict[str, tuple[int, ...]], path: pathlib.Path) -> int:
+  embedding = shapes.get("model.embed_tokens.weight")
+  if embedding is None:
+    raise WeightsError(
+      f"{path} holds no token embedding; it is not a language model of the "
+      f"families {', '.join(huggingface.FAMILIES)}."
+    )
+  return embedding[0]
+
+
+def _way_out(path: pathlib.Path) -> str:
+  """What to do with a format that is not read."""
+  names = (
+    {path.name} if path.is_file() else {child.name for child in path.iterdir()}
+  )
+  if "checkpoint" in names and path.is_dir():
+    return (
+      "A file named `checkpoint` is t5x's old msgpack format or Mesh "
+      "TensorFlow's: restore it in t5x and save it with Orbax "
+      "(SaveCheckpointConfig with the Orbax checkpoint manager)."
+    )
+  if any(name.endswith((".msgpack", ".h5")) for name in names):
+    return (
+      "Flax msgpack and Keras files are not read: load the model in "
+      "Transformers and write it with save_pretrained(NEW, "
+      "safe_serialization=True)."
+    )
+  if any(name.endswith((".bin", ".pt", ".pth", ".ckpt")) for name in names):
+    return (
+      "Pickles can run code and are refused: where you trust them, load the "
+      "model in Transformers and write it with save_pretrained(NEW, "
+      "safe_serialization=True)."
+    )
+  if any(".index" in name or name.startswith("model.ckpt") for name in names):
+    return (
+      "TensorFlow checkpoints are not read: convert them with t5x, then save "
+      "with Orbax."
+    )
+  return (
+    "Give a Hugging Face folder, a GGUF file, a checkpoint_<step> folder, or "
+    f"one of {', '.join(packages.PACKAGES)}."
+  )
