@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -289,13 +289,17 @@ def require_rows(rows: int, mesh: Mesh) -> None:
     )
 
 
-def parameter_table(abstract: Any, mesh: Mesh, rules: Rules) -> str:
+def parameter_table(
+  abstract: Any, mesh: Mesh, rules: Rules, frozen: Collection[str] = ()
+) -> str:
   """Every parameter with shape, logical axes, sharding and bytes a device.
 
   Args:
     abstract: boxed shapes, as `jax.eval_shape` gives them.
     mesh: the devices.
     rules: from logical to mesh axes.
+    frozen: paths of parameters that are not trained; where there are any, a
+      column says so.
   """
   shardings = jax.tree.leaves(state_shardings(abstract, mesh, rules))
   leaves, _ = jax.tree_util.tree_flatten_with_path(abstract, is_leaf=_is_box)
@@ -308,18 +312,21 @@ def parameter_table(abstract: Any, mesh: Mesh, rules: Rules) -> str:
     parameters += math.prod(value.shape)
     total += math.prod(value.shape) * itemsize
     local += shard
+    name = "/".join(str(getattr(key, "key", key)) for key in path)
     rows.append(
       (
-        "/".join(str(getattr(key, "key", key)) for key in path),
+        name,
         "×".join(map(str, value.shape)),
         str(value.dtype),
         ", ".join(str(axis) for axis in axes) or "–",
         ", ".join(map(_show, sharding.spec)) or "replicated",
+        *(["frozen" if name in frozen else "trained"] if frozen else []),
         f"{shard:,}",
       )
     )
   head = (
-    "parameter", "shape", "dtype", "logical axes", "mesh axes", "bytes/device",
+    "parameter", "shape", "dtype", "logical axes", "mesh axes",
+    *(["tuning"] if frozen else []), "bytes/device",
   )  # fmt: skip
   mesh_text = " × ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
   return "\n".join(

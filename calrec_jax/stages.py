@@ -25,6 +25,7 @@ from calrec_jax.data.feed import Feed
 from calrec_jax.models.decoder_config import DecoderConfig
 from calrec_jax.models.objective import Objective
 from calrec_jax.partitioning import MeshShape
+from calrec_jax.tuning import EVERYTHING, Tuning
 from calrec_jax.validation import Validation
 
 SINGLE_STAGE = "train"
@@ -43,11 +44,12 @@ class Stage:
     dataset: domains, mixtures and vocabulary.
     decoder: shape of the model.
     objective: the losses.
-    optimizer: of the parameters.
+    optimizer: of the trained parameters.
     feed: packing, shuffling, batch size.
     mesh: devices along each axis.
     checkpoints: when to save.
     validation: when to validate.
+    tuning: which parameters are trained; by default all.
     initial_checkpoint: INITIAL_CHECKPOINT_PATH: parameters to start from, a
       `checkpoint_<step>` folder or a stage's; None takes those of the stage
       before, and the first stage starts from scratch.
@@ -67,6 +69,7 @@ class Stage:
   mesh: MeshShape = gin.REQUIRED
   checkpoints: CheckpointPolicy = gin.REQUIRED
   validation: Validation = gin.REQUIRED
+  tuning: Tuning = EVERYTHING
   initial_checkpoint: str | None = None
   use_cached: bool = False
   seed: int = 0
@@ -182,6 +185,7 @@ def describe_training(
     "seed": stage.seed,
     "DecoderConfig": _plain(dataclasses.asdict(decoder)),
     "Objective": _plain(dataclasses.asdict(stage.objective)),
+    "Tuning": _plain(dataclasses.asdict(stage.tuning)),
     "feed": _plain(feed_settings),
     "optimizer": optimizer_bindings(),
   }

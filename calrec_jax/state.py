@@ -14,6 +14,7 @@ import optax
 
 from calrec_jax import partitioning
 from calrec_jax.models import decoder as decoders
+from calrec_jax.tuning import EVERYTHING, Tuning
 
 
 class TrainState(NamedTuple):
@@ -21,8 +22,8 @@ class TrainState(NamedTuple):
 
   Attributes:
     step: int32 scalar, updates done.
-    params: the decoder's parameters, unboxed, float32.
-    opt_state: the optimizer's state, sharded like the parameters.
+    params: the decoder's parameters, unboxed, trained and frozen ones.
+    opt_state: the optimizer's state of the trained ones, sharded like them.
     rng: uint32 key data; step k draws from `fold_in(rng, k)`.
   """
 
@@ -53,6 +54,7 @@ class TrainState(NamedTuple):
 def _initialise(
   decoder: decoders.Decoder,
   optimizer: optax.GradientTransformation,
+  tuning: Tuning,
   key_data: jax.Array,
 ) -> TrainState:
   """A fresh state whose leaves still carry their logical axes."""
@@ -63,21 +65,24 @@ def _initialise(
     jax.random.fold_in(key, 0), tokens, tokens, tokens + 1
   )
   params = variables["params"]
+  trained, _ = tuning.split(params)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
-    params=params,
-    opt_state=optimizer.init(params),
+    params=tuning.store(params),
+    opt_state=optimizer.init(trained),
     rng=key_data,
   )
 
 
 def abstract_state(
-  decoder: decoders.Decoder, optimizer: optax.GradientTransformation
+  decoder: decoders.Decoder,
+  optimizer: optax.GradientTransformation,
+  tuning: Tuning = EVERYTHING,
 ) -> TrainState:
   """Shapes and logical axes of the state; nothing is allocated."""
   key_data = jax.random.key_data(jax.random.key(0))
   return jax.eval_shape(
-    lambda data: _initialise(decoder, optimizer, data), key_data
+    lambda data: _initialise(decoder, optimizer, tuning, data), key_data
   )
 
 
@@ -86,6 +91,7 @@ def create_state(
   optimizer: optax.GradientTransformation,
   shardings: TrainState,
   seed: int,
+  tuning: Tuning = EVERYTHING,
 ) -> TrainState:
   """A fresh state, every leaf created where it will live.
 
@@ -94,10 +100,11 @@ def create_state(
     optimizer: the gradient transformation.
     shardings: a `TrainState` of `NamedSharding`.
     seed: of the initial weights and of dropout.
+    tuning: which parameters are trained.
   """
   key_data = jax.random.key_data(jax.random.key(seed))
 
   def create(data: jax.Array) -> TrainState:
-    return partitioning.unbox(_initialise(decoder, optimizer, data))
+    return partitioning.unbox(_initialise(decoder, optimizer, tuning, data))
 
   return jax.jit(create, out_shardings=shardings)(key_data)

@@ -99,10 +99,15 @@ class _Loop:
     self.decoder_config = decoder_config
     self.decoder = Decoder(decoder_config)
     rules = partitioning.logical_axis_rules()
-    boxed = states.abstract_state(self.decoder, stage.optimizer)
-    self.table = partitioning.parameter_table(boxed.params, mesh, rules)
+    boxed = states.abstract_state(self.decoder, stage.optimizer, stage.tuning)
     self.shardings = partitioning.state_shardings(boxed, mesh, rules)
     self.abstract = partitioning.unbox(boxed)
+    frozen = stage.tuning.frozen_paths(boxed.params)
+    table = partitioning.parameter_table(boxed.params, mesh, rules, frozen)
+    summary = stage.tuning.summary(
+      self.abstract.params, self.abstract.opt_state, self.shardings.opt_state
+    )
+    self.table = f"{table}\n{summary}"
     self.checkpoints = checkpoints.Checkpoints(folder, stage.checkpoints)
     self.validator = Validator(
       stage.validation, feed, self.decoder, stage.objective, mesh
@@ -124,7 +129,11 @@ class _Loop:
     else:
       self.step = 0
       self.state = states.create_state(
-        self.decoder, self.stage.optimizer, self.shardings, self.stage.seed
+        self.decoder,
+        self.stage.optimizer,
+        self.shardings,
+        self.stage.seed,
+        self.stage.tuning,
       )
       origin = "starts from scratch"
       if parent is not None:
@@ -142,7 +151,7 @@ class _Loop:
     stage = self.stage
     step_fn = jax.jit(
       train_step.make_train_step(
-        self.decoder, stage.objective, stage.optimizer
+        self.decoder, stage.objective, stage.optimizer, stage.tuning
       ),
       donate_argnums=0,
     )
@@ -191,7 +200,7 @@ class _Loop:
     if not math.isfinite(values["loss"]):
       raise FloatingPointError(
         f"{self.name}: the loss is {values['loss']} at step {self.step}. "
-        "Lower warmup_cosine.peak, or look at the rows of metrics.jsonl "
+        "Lower LEARNING_RATE, or look at the rows of metrics.jsonl "
         f"before it; {self.folder} holds the last good checkpoint."
       )
     self.log.write(self.step, "train", values)

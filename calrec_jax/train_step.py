@@ -12,6 +12,7 @@ from calrec_jax.data.batch import NO_SLOT, PADDING_SEGMENT, Batch
 from calrec_jax.models import decoder as decoders
 from calrec_jax.models import objective as objectives
 from calrec_jax.state import TrainState
+from calrec_jax.tuning import EVERYTHING, Tuning, join
 from calrec_jax.weighted_sum import WeightedSum
 
 Metrics = dict[str, WeightedSum]
@@ -21,24 +22,34 @@ def make_train_step(
   decoder: decoders.Decoder,
   objective: objectives.Objective,
   optimizer: optax.GradientTransformation,
+  tuning: Tuning = EVERYTHING,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-  """The update as a pure function of state and batch, ready for `jax.jit`."""
+  """The update as a pure function of state and batch, ready for `jax.jit`.
+
+  Args:
+    decoder: the model.
+    objective: the losses.
+    optimizer: of the trained parameters.
+    tuning: which parameters are trained; the gradient is taken of them alone,
+      and the metric `gradient_norm` is theirs.
+  """
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     key = jax.random.wrap_key_data(state.rng)
     # Key 0 made the initial weights.
     dropout_rng = jax.random.fold_in(key, state.step + 1)
 
-    def loss_of(params):
+    trained, frozen = tuning.split(state.params)
+
+    def loss_of(trained):
+      params = join(trained, frozen)
       return objective(decoder, params, batch, dropout_rng=dropout_rng)
 
     (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-      state.params
+      trained
     )
-    updates, opt_state = optimizer.update(
-      gradients, state.opt_state, state.params
-    )
-    params = optax.apply_updates(state.params, updates)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+    params = join(optax.apply_updates(trained, updates), frozen)
     one = jnp.ones((), jnp.float32)
     metrics = {
       "loss": WeightedSum(loss, one),
