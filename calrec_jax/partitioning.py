@@ -112,6 +112,7 @@ def logical_axis_rules(
     "mlp": mlp,
     "kv": None,
     "layers": None,
+    "lora_rank": None,
     "norm": None,
     "activation_batch": activation_batch,
     "activation_length": None,

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from calrec_jax import checkpoints, config, partitioning
+from calrec_jax import checkpoints, config, handover, partitioning
 from calrec_jax.data.cache import TokenCache
 from calrec_jax.models.decoder import Decoder, DecoderConfig
 from calrec_jax.recommend import baselines, dense, fuse, generate
@@ -63,8 +63,8 @@ def load_model(
   shardings = partitioning.state_shardings(
     boxed, mesh, partitioning.logical_axis_rules()
   )
-  params = checkpoints.restore_params(
-    checkpoint, partitioning.unbox(boxed), shardings
+  params = handover.restore_params(
+    checkpoint, decoder_config, partitioning.unbox(boxed), shardings
   )
   return TrainedModel(
     decoder, params, checkpoint, checkpoints.read_json(checkpoint, "lineage")

@@ -18,6 +18,7 @@ import jax
 from calrec_jax import (
   checkpoints,
   config,
+  handover,
   lineage,
   partitioning,
   stages,
@@ -137,8 +138,12 @@ class _Loop:
       )
       origin = "starts from scratch"
       if parent is not None:
-        params = checkpoints.restore_params(
-          parent, self.abstract.params, self.shardings.params
+        params = handover.restore_params(
+          parent,
+          self.decoder_config,
+          self.abstract.params,
+          self.shardings.params,
+          fresh=self.state.params,
         )
         self.state = self.state._replace(params=params)
         origin = f"starts from {parent.parent.name}/{parent.name}"

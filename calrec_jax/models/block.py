@@ -148,6 +148,7 @@ class Attention(nn.Module):
       jnp.dtype(config.dtype),
       jnp.dtype(config.param_dtype),
       num_inputs=2,
+      lora=config.lora,
       name="out",
     )(output)
     return output, KeyValue(key, value) if view.keep else None
@@ -159,6 +160,7 @@ class Attention(nn.Module):
       ("embed", axis, "kv"),
       jnp.dtype(config.dtype),
       jnp.dtype(config.param_dtype),
+      lora=config.lora,
       name=name,
     )(x)
 
@@ -188,6 +190,7 @@ class Block(nn.Module):
       config.activation,
       jnp.dtype(config.dtype),
       jnp.dtype(config.param_dtype),
+      config.lora,
       name="mlp",
     )
     update = mlp(self._norm("pre_mlp_norm", x))

@@ -7,6 +7,7 @@ import jax
 
 from calrec_jax.models import rope
 from calrec_jax.models.layers import ACTIVATIONS
+from calrec_jax.models.lora import Lora
 
 REMAT_POLICIES = {
   "full": jax.checkpoint_policies.nothing_saveable,
@@ -43,6 +44,7 @@ class DecoderConfig:
     attention_softcap: tanh cap of attention logits, or None.
     logit_softcap: tanh cap of the output logits, or None.
     tied_embeddings: whether the output uses the embedding.
+    lora: low-rank matrices beside the kernels of projections, or None.
     dropout: rate on the output of attention and feed-forward, in training.
     dtype: of activations and products.
     param_dtype: of parameters.
@@ -74,6 +76,7 @@ class DecoderConfig:
   attention_softcap: float | None = None
   logit_softcap: float | None = None
   tied_embeddings: bool = True
+  lora: Lora | None = None
   dropout: float = 0.0
   dtype: str = "bfloat16"
   param_dtype: str = "float32"

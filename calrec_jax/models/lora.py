@@ -1,0 +1,136 @@
+"""LoRA: a trained product of two thin matrices beside a frozen kernel.
+
+Hu et al., 2021, "LoRA: Low-Rank Adaptation of Large Language Models"
+(arXiv 2106.09685), equation 3:
+
+    h = x W + (alpha / rank) (x A) B
+
+B starts at zero, so that training starts from the model as it is. `Projection`
+computes it; here are its settings, and what is done with trees that hold
+`lora_a` and `lora_b` beside `kernel`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from jaxtyping import Array, Float
+
+TARGETS = ("query", "key", "value", "out", "wi_0", "wi_1", "wo")
+LEAVES = ("lora_a", "lora_b")
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lora:
+  """Which projections get the two matrices, and how large they are.
+
+  Attributes:
+    rank: columns of A and rows of B.
+    alpha: the product is multiplied by alpha / rank; with twice the rank size
+      itself the update stays as large when the rank is changed.
+    targets: names of projections, of `TARGETS`.
+  """
+
+  rank: int = 16
+  alpha: float = 32.0
+  targets: Sequence[str] = TARGETS
+
+  def __post_init__(self):
+    """Refuses what changes no projection."""
+    if self.rank < 1:
+      raise ValueError(f"Lora.rank = {self.rank} must be at least 1.")
+    if self.alpha <= 0:
+      raise ValueError(f"Lora.alpha = {self.alpha} must be above 0.")
+    unknown = [name for name in self.targets if name not in TARGETS]
+    if unknown or not self.targets or isinstance(self.targets, str):
+      raise ValueError(
+        f"Lora.targets = {self.targets!r} must be some of {', '.join(TARGETS)}."
+      )
+    # A tuple, as a module's configuration is hashed, and in one order.
+    targets = tuple(name for name in TARGETS if name in self.targets)
+    object.__setattr__(self, "targets", targets)
+
+  @property
+  def scaling(self) -> float:
+    """What the product is multiplied by."""
+    return self.alpha / self.rank
+
+
+def without_lora(params: Any) -> Any:
+  """The tree without the leaves of LoRA."""
+  return _only(params, lambda name: name not in LEAVES)
+
+
+def lora_leaves(params: Any) -> Any:
+  """The leaves of LoRA alone; an empty tree where there are none."""
+  return _only(params, lambda name: name in LEAVES)
+
+
+def fill_missing(params: Any, fresh: Any) -> Any:
+  """The tree `params`, with the leaves that it lacks from `fresh`.
+
+  Args:
+    params: parameters that may lack those of LoRA.
+    fresh: all parameters of the model, newly made.
+  """
+  return traverse_util.unflatten_dict(
+    traverse_util.flatten_dict(fresh) | traverse_util.flatten_dict(params)
+  )
+
+
+def merge_lora(params: Any, config: Any) -> Any:
+  """The plain model that computes the same: W + (alpha / rank) A B.
+
+  Can be jitted; every product lies as its kernel does, as A is split along
+  the kernel's input axes and B along its output axes.
+
+  Args:
+    params: unboxed parameters of a decoder, with or without LoRA.
+    config: the `DecoderConfig` with `lora`.
+
+  Returns:
+    The tree without the leaves of LoRA, kernels in the dtype they had.
+  """
+  flat = traverse_util.flatten_dict(params)
+  merged = {path: leaf for path, leaf in flat.items() if path[-1] not in LEAVES}
+  for path, a in flat.items():
+    if path[-1] == "lora_a":
+      if config.lora is None:
+        raise ValueError(
+          f"{'/'.join(path)} is there, but DecoderConfig.lora is None, so "
+          "that its scaling is not known. Bind DecoderConfig.lora = @Lora()."
+        )
+      kernel, b = ((*path[:-1], name) for name in ("kernel", "lora_b"))
+      merged[kernel] = _merged(flat[kernel], a, flat[b], config.lora.scaling)
+  return traverse_util.unflatten_dict(merged)
+
+
+def _merged(
+  kernel: Float[Array, "..."],
+  a: Float[Array, "..."],
+  b: Float[Array, "..."],
+  scaling: float,
+) -> Float[Array, "..."]:
+  product = lambda a, b: jnp.tensordot(  # noqa: E731
+    a.astype(jnp.float32), b.astype(jnp.float32), axes=1
+  )
+  if a.ndim + b.ndim - 2 > kernel.ndim:  # Layers are stacked in front.
+    product = jax.vmap(product)
+  return (kernel.astype(jnp.float32) + scaling * product(a, b)).astype(
+    kernel.dtype
+  )
+
+
+def _only(params: Any, keeps: Any) -> Any:
+  return traverse_util.unflatten_dict(
+    {
+      path: leaf
+      for path, leaf in traverse_util.flatten_dict(params).items()
+      if keeps(path[-1])
+    }
+  )
