@@ -106,10 +106,10 @@ def load_params(
     loaded = {}
     for parameter in chosen:
       shape = shapes[parameter.path]
-      pieces = _in_parallel(
+      pieces = in_parallel(
         pool, read_pieces(source, parameter, shape.shape, kept)
       )
-      loaded[parameter.path] = _assemble(shape, places[parameter.path], pieces)
+      loaded[parameter.path] = assemble(shape, places[parameter.path], pieces)
       bar.update(_nbytes(shape))
   return flax.traverse_util.unflatten_dict(loaded, sep="/")
 
@@ -274,10 +274,10 @@ def _read_rows(source: Source, name: str, rows: np.ndarray) -> np.ndarray:
 _GAP = 32
 
 
-def _in_parallel(
+def in_parallel(
   pool: concurrent.futures.Executor, pieces: Iterator[Callable[[], Piece]]
 ) -> Iterator[Piece]:
-  """Reads a few pieces ahead."""
+  """Reads pieces in order, a few ahead of the one that is asked for."""
   waiting: list[concurrent.futures.Future[Piece]] = []
   for read in pieces:
     waiting.append(pool.submit(read))
@@ -287,12 +287,18 @@ def _in_parallel(
     yield future.result()
 
 
-def _assemble(
+def assemble(
   shape: jax.ShapeDtypeStruct,
   sharding: jax.sharding.Sharding,
   pieces: Iterator[Piece],
 ) -> jax.Array:
-  """Keeps of each piece what belongs to a device of this host."""
+  """An array of which each host keeps what belongs to its devices.
+
+  Args:
+    shape: of the whole array.
+    sharding: where it lives.
+    pieces: all of its parts, in any order.
+  """
   indices = sharding.addressable_devices_indices_map(shape.shape)
   # Devices that hold the same part share a buffer.
   buffers: dict[tuple[tuple[int, int], ...], np.ndarray] = {}

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import pathlib
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from calrec_jax.weights.safetensors_files import SafetensorsFiles
 _SAMPLE = 1 << 20
 
 
+@runtime_checkable
 class Source(Protocol):
   """An opened model.
 

@@ -1,0 +1,233 @@
+"""Writes a decoder as a Hugging Face folder that Transformers loads.
+
+Parameters are taken one after another and written in files of limited size,
+so that no more than a parameter and a file are in memory at once. Tested in
+`tests/unit/models/pretrained/test_export.py` and against Transformers in
+`tests/reference`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors.numpy
+
+from calrec_jax.models.decoder_config import DecoderConfig
+from calrec_jax.models.pretrained import huggingface, parameters
+from calrec_jax.models.pretrained.parameters import Parameter
+from calrec_jax.models.pretrained.sources import Source
+from calrec_jax.weights import safetensors_files
+from calrec_jax.weights.packages import WeightsError
+
+_FILE_BYTES = 2 * 10**9
+_DTYPES = {
+  "float32": np.dtype(np.float32),
+  "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+def write_folder(
+  folder: pathlib.Path,
+  config: DecoderConfig,
+  read: Callable[[str], np.ndarray],
+  *,
+  kept: np.ndarray | None = None,
+  base: Source | None = None,
+  dtype: str = "float32",
+  special: Mapping[str, int | None] | None = None,
+  files: Sequence[tuple[str, bytes]] = (),
+  file_bytes: int = _FILE_BYTES,
+) -> pathlib.Path:
+  """Writes the folder; it appears whole or not at all.
+
+  Args:
+    folder: must not exist.
+    config: of the decoder, LoRA merged.
+    read: gives a parameter by its path.
+    kept: int32[V], the full vocabulary's row of each row of a pruned one.
+    base: the model whose rows were pruned; with `kept` it is needed.
+    dtype: of the tensors, "float32" or "bfloat16".
+    special: ids of "bos", "eos" and "pad" in the full vocabulary.
+    files: further files, by name, such as the tokenizer's.
+    file_bytes: a file of tensors is closed when it has reached so many.
+
+  Returns:
+    The folder.
+
+  Raises:
+    WeightsError: where the folder exists, for a shape that Hugging Face has
+      no name for, and where a pruned vocabulary cannot be restored.
+  """
+  if folder.exists():
+    raise WeightsError(f"{folder} exists already; give another folder.")
+  if dtype not in _DTYPES:
+    raise WeightsError(f"--dtype={dtype}: there are {', '.join(_DTYPES)}.")
+  if kept is not None and base is None:
+    raise WeightsError(
+      "The vocabulary was pruned; the rows that were left out come from the "
+      "model it was pruned from. Name it with --base."
+    )
+  rows = config.vocab_size if kept is None or base is None else base.num_tokens
+  described = huggingface.config_json(
+    config, tokens=rows, special=special or {}
+  ) | {"torch_dtype": dtype}
+  norm_offset = 1.0 if huggingface.family(described) == "gemma3" else 0.0
+  partial = folder.with_name(f".{folder.name}-{os.getpid()}")
+  partial.mkdir(parents=True)
+  try:
+    tensors = _tensors(config, read, norm_offset, kept, base)
+    _write_tensors(partial, tensors, _DTYPES[dtype], file_bytes)
+    for name, content in (
+      ("config.json", _json(described)),
+      ("README.md", _RECIPE.encode()),
+      *files,
+    ):
+      (partial / name).write_bytes(content)
+    partial.rename(folder)
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
+  return folder
+
+
+def _tensors(
+  config: DecoderConfig,
+  read: Callable[[str], np.ndarray],
+  norm_offset: float,
+  kept: np.ndarray | None,
+  base: Source | None,
+) -> Iterator[tuple[str, np.ndarray]]:
+  for parameter in parameters.of(config):
+    value = read(parameter.path)
+    if parameter.layered:
+      for layer, part in enumerate(value):
+        yield (
+          parameter.tensor.format(layer=layer),
+          parameter.to_tensor(part, norm_offset),
+        )
+    else:
+      tensor = parameter.to_tensor(value, norm_offset)
+      if parameter.kind == "vocabulary" and kept is not None:
+        tensor = _restore_rows(parameter, tensor, kept, base)
+      yield parameter.tensor, tensor
+
+
+def _restore_rows(
+  parameter: Parameter,
+  tensor: np.ndarray,
+  kept: np.ndarray,
+  base: Source | None,
+) -> np.ndarray:
+  """The full vocabulary: rows that were left out are the base model's."""
+  assert base is not None
+  if parameter.tensor not in base.shapes:
+    raise WeightsError(f"{base.path} has no {parameter.tensor}.")
+  full = np.array(base.read(parameter.tensor))
+  if full.shape[1] != tensor.shape[1] or len(full) <= kept.max():
+    raise WeightsError(
+      f"{base.path} is not the model the vocabulary was pruned from: its "
+      f"{parameter.tensor} is {full.shape}, a kept row is number {kept.max()} "
+      f"of width {tensor.shape[1]}."
+    )
+  full[kept] = tensor
+  return full
+
+
+def _write_tensors(
+  folder: pathlib.Path,
+  tensors: Iterator[tuple[str, np.ndarray]],
+  dtype: np.dtype,
+  file_bytes: int,
+) -> None:
+  """One file, or several and their index, under Hugging Face's names."""
+  written: list[tuple[pathlib.Path, list[str]]] = []
+  waiting: dict[str, np.ndarray] = {}
+  total = 0
+
+  def close() -> None:
+    path = folder / f".part-{len(written)}"
+    safetensors.numpy.save_file(waiting, path, metadata={"format": "pt"})
+    written.append((path, list(waiting)))
+    waiting.clear()
+
+  for name, tensor in tensors:
+    waiting[name] = np.ascontiguousarray(tensor.astype(dtype, copy=False))
+    total += waiting[name].nbytes
+    if sum(part.nbytes for part in waiting.values()) >= file_bytes:
+      close()
+  if waiting:
+    close()
+  if len(written) == 1:
+    written[0][0].rename(folder / safetensors_files.SINGLE)
+    return
+  index: dict[str, str] = {}
+  for number, (path, names) in enumerate(written, 1):
+    final = f"model-{number:05d}-of-{len(written):05d}.safetensors"
+    path.rename(folder / final)
+    index |= dict.fromkeys(names, final)
+  (folder / safetensors_files.INDEX).write_bytes(
+    _json({"metadata": {"total_size": total}, "weight_map": index})
+  )
+
+
+def _json(value: Any) -> bytes:
+  return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+_RECIPE = """\
+# A recommender of next items
+
+A decoder fine-tuned by calrec_jax. As a language model it continues a purchase
+history with the text of the next item. As two towers it gives vectors whose
+cosine says how well an item follows a history.
+
+The item's vector is the mean of the last hidden states (after the final norm)
+over the item's tokens, its end marker included and the begin token left out.
+The history's vector is the mean over all of the prompt's tokens, the begin
+token included.
+
+Texts are tokenised apart and joined as tokens: begin token (if the vocabulary
+has one), prefix, then `first ITEM`, `next ITEM`, ..., and `next` at the end of
+a prompt, where every ITEM is closed by the end marker. `prompt.json`, where it
+is present, holds the pieces as token ids.
+
+```python
+import json
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder).eval()
+prompt = json.load(open(f"{folder}/prompt.json"))
+begin = [] if prompt["begin"] is None else [prompt["begin"]]
+
+
+def item(text):
+  ids = tokenizer(text, add_special_tokens=False).input_ids
+  return ids + [prompt["end"]]
+
+
+@torch.no_grad()
+def mean(ids, skip):
+  hidden = model.model(torch.tensor([ids])).last_hidden_state[0, skip:]
+  return torch.nn.functional.normalize(hidden.float().mean(0), dim=0)
+
+
+def item_vector(text):
+  return mean(begin + item(text), skip=len(begin))
+
+
+def history_vector(texts):
+  ids = begin + prompt["prefix"] + prompt["first"]
+  for text in texts:
+    ids = ids + item(text) + prompt["next"]
+  return mean(ids, skip=0)
+```
+"""
