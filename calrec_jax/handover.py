@@ -1,8 +1,9 @@
 """Parameters of a checkpoint, for a model that may differ in its LoRA.
 
 A stage may train LoRA and the next one everything, or the other way round:
-what the checkpoint has more is merged into its kernels, what it has less
-starts fresh. All else must be the same model; `checkpoints` sees to it.
+matrices that the model lacks are merged into the kernels, matrices that the
+checkpoint lacks start fresh. All else must be the same model, as `checkpoints`
+makes sure. Tested by `tests/unit/test_handover.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from calrec_jax import checkpoints, partitioning
+from calrec_jax import checkpoints, partitioning, tuning
 from calrec_jax.models import lora as loras
 from calrec_jax.models.decoder import Decoder, DecoderConfig
 from calrec_jax.models.lora import Lora
@@ -44,7 +45,7 @@ def restore_params(
     CheckpointError: with every missing, further and differing array.
   """
   stored = stored_lora(checkpoint)
-  if stored == config.lora or (fresh is None and stored is None):
+  if stored == config.lora:
     return checkpoints.restore_params(checkpoint, abstract, shardings)
   if config.lora is not None and fresh is None:
     raise checkpoints.CheckpointError(
@@ -107,7 +108,7 @@ def _merged(
   )
 
   def merge(kernels: Any, low_rank: Any) -> Any:
-    return loras.merge_lora(loras.fill_missing(low_rank, kernels), config)
+    return loras.merge_lora(tuning.join(kernels, low_rank), config)
 
   merged = jax.jit(merge, out_shardings=shardings, donate_argnums=0)(
     loras.without_lora(params), loras.lora_leaves(params)

@@ -31,6 +31,7 @@ from calrec_jax.models import flops
 from calrec_jax.models.decoder import Decoder, DecoderConfig
 from calrec_jax.stages import Stage
 from calrec_jax.train_step import Metrics
+from calrec_jax.tuning import Tuning
 from calrec_jax.validation import Validator, place
 from calrec_jax.weighted_sum import WeightedSum
 
@@ -163,7 +164,7 @@ class _Loop:
     self.log = telemetry.StageLog(
       self.folder, self.name, self.step, stage.steps
     )
-    self.meter = _Meter(self.decoder_config)
+    self.meter = _Meter(self.decoder_config, stage.tuning)
     try:
       for step, batch in self.feed.iterator(self.step, stage.steps):
         self.state, metrics = step_fn(self.state, place(batch, self.mesh))
@@ -253,8 +254,8 @@ class _Loop:
 class _Meter:
   """Sums the metrics of the steps since the last report, and their time."""
 
-  def __init__(self, decoder_config: DecoderConfig):
-    self._config = decoder_config
+  def __init__(self, decoder_config: DecoderConfig, tuning: Tuning):
+    self._config, self._tuning = decoder_config, tuning
     self._peak = telemetry.peak_flops()
     self._parts: list[Metrics] = []
     self._since: float | None = None  # The first step compiles.
@@ -298,6 +299,7 @@ class _Meter:
           tokens=values["tokens"],
           loss_tokens=sums["loss_nig_nats"].weight / len(parts),
           attended=values["attended_keys"],
+          trained=self._tuning.trains,
         )
         values["model_flop_utilisation"] = (
           needed * steps_per_second / self._peak

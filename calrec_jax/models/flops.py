@@ -1,10 +1,39 @@
 """Matrix FLOPs of a training step, counted from the model's shape.
 
-A multiplication with its addition counts as two. What remat computes again is
-not counted: utilisation is of the FLOPs that the model needs.
+A multiplication with its addition counts as two. Gradients of frozen
+parameters are not computed and not counted, nor is what remat computes again:
+utilisation is of the FLOPs that the training needs.
 """
 
+from collections.abc import Callable
+
 from calrec_jax.models.decoder_config import DecoderConfig
+
+
+def layer_kernels(config: DecoderConfig) -> dict[str, int]:
+  """Numbers in every matrix of one layer, by the path of the parameter."""
+  query, key = (
+    (config.width, heads * config.head_dim)
+    for heads in (config.heads, config.kv_heads)
+  )
+  into = (config.width, config.mlp_width)
+  sides = {
+    "attention/query": query,
+    "attention/key": key,
+    "attention/value": key,
+    "attention/out": query[::-1],
+    "mlp/wi_0": into,
+    "mlp/wi_1": into,
+    "mlp/wo": into[::-1],
+  }
+  kernels = {}
+  for name, (inputs, outputs) in sides.items():
+    kernels[f"layers/{name}/kernel"] = inputs * outputs
+    lora = config.lora
+    if lora is not None and name.split("/")[1] in lora.targets:
+      kernels[f"layers/{name}/lora_a"] = inputs * lora.rank
+      kernels[f"layers/{name}/lora_b"] = lora.rank * outputs
+  return kernels
 
 
 def layer_flops_per_token(config: DecoderConfig, attended: float) -> float:
@@ -14,11 +43,8 @@ def layer_flops_per_token(config: DecoderConfig, attended: float) -> float:
     config: shape of the decoder.
     attended: keys that a query is multiplied with, on average.
   """
-  heads = 2 * config.heads + 2 * config.kv_heads  # query, out, key, value
-  projections = 2 * config.width * heads * config.head_dim
-  scores = 2 * 2 * attended * config.heads * config.head_dim
-  mlp = 2 * 3 * config.width * config.mlp_width
-  return config.layers * (projections + scores + mlp)
+  kernels = 2 * sum(layer_kernels(config).values())
+  return config.layers * (kernels + _score_flops(config, attended))
 
 
 def train_step_flops(
@@ -27,15 +53,36 @@ def train_step_flops(
   tokens: float,
   loss_tokens: float,
   attended: float,
+  trained: Callable[[str], bool] = lambda path: True,
 ) -> float:
-  """FLOPs of forward and backward pass; the backward one costs twice as much.
+  """FLOPs of forward and backward pass.
+
+  The backward pass of a trained matrix costs twice its forward pass, that of a
+  frozen one as much: only its input has a gradient.
 
   Args:
     config: shape of the decoder, with its vocabulary.
     tokens: of the batch, padding left out.
     loss_tokens: tokens whose logits are needed.
     attended: keys of a query, on average.
+    trained: whether the parameter of a path is trained. At least one in the
+      layers or the embedding is, so that the gradient passes all layers.
   """
-  logits = 2 * config.width * (config.vocab_size or 0)
-  forward = tokens * layer_flops_per_token(config, attended)
-  return 3 * (forward + loss_tokens * logits)
+  kernels = layer_kernels(config)
+  updated = sum(size for path, size in kernels.items() if trained(path))
+  layers = 2 * (2 * sum(kernels.values()) + updated)
+  # Both factors of a score have a gradient.
+  layers += 3 * _score_flops(config, attended)
+  output = (
+    "token_embedder/embedding"
+    if config.tied_embeddings
+    else "logits_dense/kernel"
+  )
+  passes = 3 if trained(output) else 2
+  logits = passes * 2 * config.width * (config.vocab_size or 0)
+  return tokens * config.layers * layers + loss_tokens * logits
+
+
+def _score_flops(config: DecoderConfig, attended: float) -> float:
+  """Forward FLOPs of one token's scores and weighted values in one layer."""
+  return 2 * 2 * attended * config.heads * config.head_dim

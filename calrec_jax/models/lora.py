@@ -11,7 +11,7 @@ computes it; here are its settings, and what is done with trees that hold
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gin
@@ -72,15 +72,14 @@ def lora_leaves(params: Any) -> Any:
 
 
 def fill_missing(params: Any, fresh: Any) -> Any:
-  """The tree `params`, with the leaves that it lacks from `fresh`.
+  """The tree `params`, with the leaves of LoRA that it lacks from `fresh`.
 
   Args:
     params: parameters that may lack those of LoRA.
     fresh: all parameters of the model, newly made.
   """
-  return traverse_util.unflatten_dict(
-    traverse_util.flatten_dict(fresh) | traverse_util.flatten_dict(params)
-  )
+  flat = traverse_util.flatten_dict(lora_leaves(fresh))
+  return traverse_util.unflatten_dict(flat | traverse_util.flatten_dict(params))
 
 
 def merge_lora(params: Any, config: Any) -> Any:
@@ -116,17 +115,18 @@ def _merged(
   b: Float[Array, "..."],
   scaling: float,
 ) -> Float[Array, "..."]:
-  product = lambda a, b: jnp.tensordot(  # noqa: E731
-    a.astype(jnp.float32), b.astype(jnp.float32), axes=1
-  )
+  dtype = kernel.dtype
+
+  def product(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.tensordot(a, b, axes=1)
+
+  kernel, a, b = (leaf.astype(jnp.float32) for leaf in (kernel, a, b))
   if a.ndim + b.ndim - 2 > kernel.ndim:  # Layers are stacked in front.
     product = jax.vmap(product)
-  return (kernel.astype(jnp.float32) + scaling * product(a, b)).astype(
-    kernel.dtype
-  )
+  return (kernel + scaling * product(a, b)).astype(dtype)
 
 
-def _only(params: Any, keeps: Any) -> Any:
+def _only(params: Any, keeps: Callable[[str], bool]) -> Any:
   return traverse_util.unflatten_dict(
     {
       path: leaf

@@ -9,6 +9,8 @@ import pytest
 
 from calrec_jax.models import flops
 from calrec_jax.models.decoder import Decoder
+from calrec_jax.models.lora import Lora
+from calrec_jax.tuning import Tuning, join
 
 LENGTH = 32.0  # One block of queries: every query meets every key.
 
@@ -49,6 +51,38 @@ def test_forward_and_backward(family):
   # Scores are computed a second time in the backward pass, by choice.
   again = 2 * LENGTH**2 * config.heads * config.head_dim * config.layers
   assert _products(traced) == 3 * forward + again
+
+
+@pytest.mark.parametrize(
+  "trainable",
+  [("lora_[ab]$",), ("wo/lora_b$",), ("mlp/w.*kernel",), ("embedding",)],
+  ids=str,
+)
+@pytest.mark.parametrize("tied", [True, False])
+def test_frozen_parameters_cost_no_gradient(trainable, tied):
+  # Also the proof that none is computed.
+  decoder, params = model_toys.decoder(
+    kv_heads=2, tied_embeddings=tied, lora=Lora(rank=3, targets=("wo", "key"))
+  )
+  place = jnp.arange(int(LENGTH))[None]
+  tuning = Tuning(trainable=trainable)
+  trained, frozen = tuning.split(params)
+
+  def logits(trained):
+    params = {"params": join(trained, frozen)}
+    hidden = decoder.apply(params, place, place, place * 0 + 1)
+    return decoder.apply(params, hidden, method="logits").sum()
+
+  config = decoder.config
+  traced = jax.make_jaxpr(jax.grad(logits))(trained).jaxpr
+  again = 2 * LENGTH**2 * config.heads * config.head_dim * config.layers
+  assert _products(traced) == again + flops.train_step_flops(
+    config,
+    tokens=LENGTH,
+    loss_tokens=LENGTH,
+    attended=LENGTH,
+    trained=tuning.trains,
+  )
 
 
 def test_only_what_is_counted_costs():
