@@ -1,4 +1,4 @@
-"""`calrec checkpoint`: shows what a checkpoint holds, and compares two."""
+"""`calrec checkpoint`: shows what one holds, compares two, converts models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from calrec_jax import checkpoints
+from calrec_jax import checkpoints, parents
 
 _EPILOG = """\
 A path is a checkpoint_<step> folder, or a stage's folder, of which the
@@ -20,6 +20,7 @@ checkpoint is taken that it handed over, else the newest.
 
   calrec checkpoint show runs/quickstart/target
   calrec checkpoint diff runs/quickstart/joint runs/quickstart/target
+  calrec checkpoint convert runs/quickstart/target mine --to=huggingface
 """
 
 
@@ -32,6 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     The exit status; `diff` gives 1 where the checkpoints differ.
   """
+  argv = list(sys.argv[1:] if argv is None else argv)
+  if argv[:1] == ["convert"]:
+    from calrec_jax import convert
+
+    return convert.main(argv[1:])
   parser = argparse.ArgumentParser(
     prog="calrec checkpoint",
     description=__doc__,
@@ -49,6 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   diff.add_argument("other")
   diff.add_argument(
     "--shapes", action="store_true", help="compare shapes only, read no array"
+  )
+  actions.add_parser(
+    "convert",
+    help="to and from Hugging Face folders, GGUF files, t5x checkpoints",
   )
   for action in (show, diff):
     action.add_argument(
@@ -164,23 +174,36 @@ def _story(checkpoint: pathlib.Path, whole: bool) -> list[str]:
   )
   if whole:
     return [json.dumps(record, indent=2, ensure_ascii=False)]
-  parent = record["parent"]
-  origin = (
-    f"{parent['checkpoint']} of stage {parent['stage']}"
-    if parent
-    else "from scratch"
-  )
+  parent = record["parent"] or {}
+  origin = "from scratch"
+  if "stage" in parent:
+    origin = f"{parent['checkpoint']} of stage {parent['stage']}"
+  elif parent:
+    origin = f"{parent.get('name', parent.get('checkpoint'))}, {parent['kind']}"
   lines = [
     f"stage     {record['stage']}, step {feed['step']}",
     f"parent    {origin}",
-    f"data      {', '.join(record['data'])}",
+    f"data      {', '.join(record['data']) or '–'}",
     f"task      {record['training']['task']}",
     f"made with {', '.join(f'{k} {v}' for k, v in record['versions'].items())}",
   ]
+  lines.insert(2, f"vocabulary {_vocabulary(checkpoint)}")
   if metrics:
     shown = ", ".join(f"{key} {value:.4g}" for key, value in metrics.items())
     lines.append(f"validation {shown}")
   return lines
+
+
+def _vocabulary(checkpoint: pathlib.Path) -> str:
+  record = parents.stored_vocabulary(checkpoint)
+  if "size" not in record:
+    return "not recorded"
+  text = f"{record['size']:,} tokens"
+  if record.get("source"):
+    text += f" of {record['source']}"
+  if record.get("kept") is not None:
+    text += f", pruned from {record['full_size']:,}"
+  return text
 
 
 def _lineage_differences(

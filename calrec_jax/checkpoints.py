@@ -2,8 +2,9 @@
 
 Layout, which t5x readers know: `<stage>/checkpoint_<step>/` with `state/`
 (`target/...` are the parameters), beside it `feed/` (where the feed goes on),
-`lineage/` and, where the step was evaluated, `metrics/`. Saving is
-asynchronous; a directory gets its name only when it is whole.
+`lineage/`, `vocabulary/` (what the rows of the embedding mean) and, where the
+step was evaluated, `metrics/`. Saving is asynchronous; a directory gets its
+name only when it is whole.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import pathlib
 import re
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
+import flax.traverse_util
 import gin
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
+import tensorstore as ts
+from orbax.checkpoint import checkpoint_managers, type_handlers
 
 from calrec_jax.state import TrainState
 
@@ -28,6 +33,8 @@ from calrec_jax.state import TrainState
 logging.getLogger("absl").setLevel(logging.ERROR)
 
 _STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
+# A compressed piece of an array: as much as is held twice while it is written.
+_CHUNK_BYTES = 64 * 2**20
 
 
 class CheckpointError(ValueError):
@@ -95,7 +102,7 @@ class Checkpoints:
         enable_async_checkpointing=True,
         save_root_metadata=False,
       ),
-      item_names=("state", "feed", "lineage"),
+      item_names=("state", "feed", "lineage", "vocabulary"),
     )
     self.folder = folder
 
@@ -123,6 +130,7 @@ class Checkpoints:
     step: int,
     feed: Mapping[str, Any],
     lineage: Mapping[str, Any],
+    vocabulary: Mapping[str, Any],
     metrics: Mapping[str, float] | None,
   ) -> None:
     """Starts saving; returns when the arrays are copied off the devices."""
@@ -132,6 +140,7 @@ class Checkpoints:
         state=ocp.args.PyTreeSave(state.on_disk()),
         feed=ocp.args.JsonSave(dict(feed)),
         lineage=ocp.args.JsonSave(dict(lineage)),
+        vocabulary=ocp.args.JsonSave(dict(vocabulary)),
       ),
       metrics=dict(metrics) if metrics else None,
     )
@@ -260,8 +269,72 @@ def restore_params(
   return restored["target"]
 
 
+def open_array(checkpoint: pathlib.Path, path: str) -> Any:
+  """An array of a checkpoint that is read in parts, `array[a:b].read()`.
+
+  Args:
+    checkpoint: a `checkpoint_<step>` folder.
+    path: of the array, joined by slashes.
+  """
+  state = checkpoint / "state"
+  name = path.replace("/", ".")
+  # Orbax has no call that reads a part of an array on one host.
+  if (state / "manifest.ocdbt").exists():
+    store = {"driver": "ocdbt", "base": f"file://{state}", "path": name}
+  else:
+    store = {"driver": "file", "path": f"{state}/{name}"}
+  return ts.open({"driver": "zarr", "kvstore": store}, read=True).result()
+
+
+def write_params(
+  folder: pathlib.Path,
+  params: Mapping[str, np.ndarray],
+  *,
+  lineage: Mapping[str, Any],
+  vocabulary: Mapping[str, Any],
+) -> pathlib.Path:
+  """Writes parameters alone as a checkpoint of step 0, whole or not at all.
+
+  Args:
+    folder: gets `checkpoint_0`.
+    params: arrays by path. They are not copied: memory-mapped ones are
+      written without ever being in memory as a whole.
+    lineage: where they come from.
+    vocabulary: what their rows mean.
+
+  Raises:
+    FileExistsError: if the folder holds a checkpoint.
+  """
+  folder = folder.absolute()
+  if steps(folder):
+    raise FileExistsError(f"{folder} holds a checkpoint already.")
+  folder.mkdir(parents=True, exist_ok=True)
+  partial = folder / f".checkpoint_0-{os.getpid()}"
+  registry = type_handlers.create_type_handler_registry(
+    (np.ndarray, type_handlers.NumpyHandler(deepcopy_host_arrays=False))
+  )
+  tree = {"target": flax.traverse_util.unflatten_dict(dict(params), sep="/")}
+  arguments = jax.tree.map(
+    lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), tree
+  )
+  handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+  try:
+    with ocp.Checkpointer(handler) as checkpointer:
+      checkpointer.save(
+        partial / "state", args=ocp.args.PyTreeSave(tree, arguments)
+      )
+    items = {"feed": {"step": 0}, "lineage": lineage, "vocabulary": vocabulary}
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+      for name, value in items.items():
+        checkpointer.save(partial / name, args=ocp.args.JsonSave(dict(value)))
+    partial.rename(folder / "checkpoint_0")
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
+  return folder / "checkpoint_0"
+
+
 def read_json(checkpoint: pathlib.Path, item: str) -> dict[str, Any]:
-  """The JSON that a checkpoint holds as `feed`, `lineage` or `metrics`."""
+  """The JSON that a checkpoint holds: `feed`, `lineage`, `vocabulary`, ..."""
   # Orbax names the file of the metrics otherwise than its other JSON.
   handler = ocp.JsonCheckpointHandler("metrics" if item == "metrics" else None)
   with ocp.Checkpointer(handler) as checkpointer:

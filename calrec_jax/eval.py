@@ -14,6 +14,7 @@ import jax
 from calrec_jax import (
   checkpoints,
   config,
+  parents,
   partitioning,
   recommenders,
   stages,
@@ -128,8 +129,10 @@ def load_stage_model(
 ) -> TrainedModel:
   """The model of a checkpoint, checked against the stage's vocabulary."""
   checkpoint = checkpoints.find(path)
-  shape = stage.decoder.for_vocabulary(stages.vocabulary_size(caches))
-  return recommenders.load_model(checkpoint, shape, mesh)
+  parents.require_vocabulary(checkpoint, caches[0].vocabulary())
+  return recommenders.load_model(
+    checkpoint, stages.decoder_for(stage, caches), mesh
+  )
 
 
 def _evaluate_domain(

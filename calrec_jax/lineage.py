@@ -13,7 +13,8 @@ import json
 import os
 import pathlib
 import platform
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -66,6 +67,15 @@ def digest(value: Any) -> str:
   return hashlib.sha256(value.encode()).hexdigest()
 
 
+def plain(value: Any) -> Any:
+  """The value as JSON gives it back: lists for tuples."""
+  if isinstance(value, Mapping):
+    return {key: plain(child) for key, child in value.items()}
+  if isinstance(value, tuple | list):
+    return [plain(child) for child in value]
+  return value
+
+
 def refuse_changes(
   before: Mapping[str, Any], now: Mapping[str, Any], folder: pathlib.Path
 ) -> None:
@@ -89,6 +99,15 @@ def refuse_changes(
       + "\n  ".join(changed)
       + "\nGive another MODEL_DIR, undo the change, or remove the folder."
     )
+
+
+def copy_files(files: Iterable[str], folder: pathlib.Path) -> None:
+  """Copies small files into a folder, each atomically."""
+  folder.mkdir(parents=True, exist_ok=True)
+  for file in map(pathlib.Path, files):
+    temporary = folder / f".{file.name}.{os.getpid()}.tmp"
+    shutil.copyfile(file, temporary)
+    os.replace(temporary, folder / file.name)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import gin
 import optax
 
-from calrec_jax import checkpoints, config, lineage, optimizers
+from calrec_jax import checkpoints, config, lineage, optimizers, parents
 from calrec_jax.checkpoints import CheckpointPolicy
 from calrec_jax.data.cache import TokenCache
 from calrec_jax.data.dataset import Dataset
@@ -50,9 +50,11 @@ class Stage:
     checkpoints: when to save.
     validation: when to validate.
     tuning: which parameters are trained; by default all.
-    initial_checkpoint: INITIAL_CHECKPOINT_PATH: parameters to start from, a
-      `checkpoint_<step>` folder or a stage's; None takes those of the stage
-      before, and the first stage starts from scratch.
+    initial_checkpoint: INITIAL_CHECKPOINT_PATH: parameters to start from: a
+      `checkpoint_<step>` folder or a stage's, a t5x checkpoint in Orbax's
+      format, a Hugging Face folder, a GGUF file, or the name of a packaged
+      model; None takes those of the stage before, and the first stage starts
+      from scratch.
     use_cached: USE_CACHED_TASKS: True refuses to build a missing token cache.
     seed: RANDOM_SEED of initial parameters and dropout.
     log_period: steps between rows of the metrics log.
@@ -143,12 +145,23 @@ def vocabulary_size(caches: list[TokenCache]) -> int:
   )
 
 
+def decoder_for(stage: Stage, caches: list[TokenCache]) -> DecoderConfig:
+  """The stage's decoder with a row for every token of its vocabulary.
+
+  A published model's table gets no rows beyond its tokens: they would take
+  part in every softmax.
+  """
+  return stage.decoder.for_vocabulary(
+    vocabulary_size(caches), exact=caches[0].vocabulary().pretrained
+  )
+
+
 def find_parent(
   stage: Stage, name: str, stage_names: tuple[str, ...]
-) -> pathlib.Path | None:
-  """The checkpoint whose parameters a stage starts from, or None."""
+) -> parents.Parent | None:
+  """What a stage takes its parameters from; None is from scratch."""
   if stage.initial_checkpoint:
-    return checkpoints.find(stage.initial_checkpoint)
+    return parents.open_parent(stage.initial_checkpoint)
   position = stage_names.index(name)
   if position == 0:
     return None
@@ -160,19 +173,7 @@ def find_parent(
       f"has not finished in {before}. Train that one first (without --stage), "
       "or set INITIAL_CHECKPOINT_PATH."
     )
-  return before / record["checkpoint"]
-
-
-def describe_parent(checkpoint: pathlib.Path | None) -> dict[str, Any] | None:
-  """What the lineage keeps of a parent checkpoint."""
-  if checkpoint is None:
-    return None
-  record = checkpoints.read_json(checkpoint, "lineage")
-  return {
-    "stage": record["stage"],
-    "checkpoint": checkpoint.name,
-    "lineage_sha256": lineage.digest(record),
-  }
+  return parents.CheckpointParent(before / record["checkpoint"])
 
 
 def describe_training(
@@ -183,10 +184,10 @@ def describe_training(
     "task": stage.task,
     "steps": stage.steps,
     "seed": stage.seed,
-    "DecoderConfig": _plain(dataclasses.asdict(decoder)),
-    "Objective": _plain(dataclasses.asdict(stage.objective)),
-    "Tuning": _plain(dataclasses.asdict(stage.tuning)),
-    "feed": _plain(feed_settings),
+    "DecoderConfig": lineage.plain(dataclasses.asdict(decoder)),
+    "Objective": lineage.plain(dataclasses.asdict(stage.objective)),
+    "Tuning": lineage.plain(dataclasses.asdict(stage.tuning)),
+    "feed": lineage.plain(feed_settings),
     "optimizer": optimizer_bindings(),
   }
 
@@ -202,11 +203,3 @@ def optimizer_bindings() -> dict[str, Any]:
         getattr(value, "__name__", "schedule") if callable(value) else value
       )
   return bound
-
-
-def _plain(value: Any) -> Any:
-  if isinstance(value, Mapping):
-    return {key: _plain(child) for key, child in value.items()}
-  if isinstance(value, tuple | list):
-    return [_plain(child) for child in value]
-  return value

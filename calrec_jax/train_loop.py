@@ -18,8 +18,8 @@ import jax
 from calrec_jax import (
   checkpoints,
   config,
-  handover,
   lineage,
+  parents,
   partitioning,
   stages,
   telemetry,
@@ -28,7 +28,9 @@ from calrec_jax import (
 from calrec_jax import state as states
 from calrec_jax.data.feed import OpenFeed
 from calrec_jax.models import flops
+from calrec_jax.models import lora as loras
 from calrec_jax.models.decoder import Decoder, DecoderConfig
+from calrec_jax.parents import Parent
 from calrec_jax.stages import Stage
 from calrec_jax.train_step import Metrics
 from calrec_jax.tuning import Tuning
@@ -54,12 +56,12 @@ def run_stage(stage: Stage, name: str, stage_names: tuple[str, ...]) -> None:
     shard_index=jax.process_index(),
     shard_count=jax.process_count(),
   ).open(caches)
-  decoder_config = stage.decoder.for_vocabulary(stages.vocabulary_size(caches))
+  decoder_config = stages.decoder_for(stage, caches)
   mesh = partitioning.make_mesh(stage.mesh)
   partitioning.require_rows(stage.feed.rows, mesh)
   record = lineage.describe(
     stage=name,
-    parent=stages.describe_parent(parent),
+    parent=parent.describe() if parent is not None else None,
     data={
       cache.name: {
         "fingerprint": cache.fingerprint,
@@ -71,9 +73,11 @@ def run_stage(stage: Stage, name: str, stage_names: tuple[str, ...]) -> None:
     configuration=config.text(),
   )
   done = stages.handover(folder)
-  if done is not None:
-    # Not to be passed off as a run of another configuration.
+  if done is not None or checkpoints.steps(folder):
+    # Not to be passed off as a run of another configuration; and before Orbax
+    # tidies up in a folder that is not ours.
     lineage.refuse_changes(stages.lineage_of(folder), record, folder)
+  if done is not None:
     print(f"{name}: finished before; {done['checkpoint']} of {folder}")
     return
   with partitioning.activate(mesh, partitioning.logical_axis_rules()):
@@ -110,19 +114,18 @@ class _Loop:
       self.abstract.params, self.abstract.opt_state, self.shardings.opt_state
     )
     self.table = f"{table}\n{summary}"
+    self.vocabulary = parents.vocabulary_record(
+      feed.caches[0], stage.dataset.vocabulary
+    )
     self.checkpoints = checkpoints.Checkpoints(folder, stage.checkpoints)
     self.validator = Validator(
       stage.validation, feed, self.decoder, stage.objective, mesh
     )
 
-  def start(self, parent: Any) -> None:
+  def start(self, parent: Parent | None) -> None:
     """Own checkpoint first, then the parent's parameters, then scratch."""
     step = self.checkpoints.latest_step()
     if step is not None:
-      before = checkpoints.read_json(
-        self.folder / f"checkpoint_{step}", "lineage"
-      )
-      lineage.refuse_changes(before, self.record, self.folder)
       self.state, feed_state = self.checkpoints.restore(
         step, self.abstract, self.shardings
       )
@@ -139,18 +142,25 @@ class _Loop:
       )
       origin = "starts from scratch"
       if parent is not None:
-        params = handover.restore_params(
-          parent,
-          self.decoder_config,
-          self.abstract.params,
-          self.shardings.params,
-          fresh=self.state.params,
-        )
-        self.state = self.state._replace(params=params)
-        origin = f"starts from {parent.parent.name}/{parent.name}"
+        self._take_params(parent)
+        origin = f"starts from {parent}"
     if jax.process_index() == 0:
       self._write_records()
       self._introduce(origin)
+
+  def _take_params(self, parent: Parent) -> None:
+    # Of the new parameters only LoRA's are needed: two copies of a large model
+    # would not fit.
+    for leaf in jax.tree.leaves(loras.without_lora(self.state.params)):
+      leaf.delete()
+    params = parent.params(
+      self.decoder_config,
+      self.feed.caches[0].vocabulary(),
+      self.abstract.params,
+      self.shardings.params,
+      fresh=loras.lora_leaves(self.state.params),
+    )
+    self.state = self.state._replace(params=params)
 
   def run(self) -> None:
     """Steps, until TRAIN_STEPS."""
@@ -226,6 +236,7 @@ class _Loop:
         step=self.step,
         feed=self.feed.state(self.step),
         lineage={**self.record, "cards": self._cards()},
+        vocabulary=self.vocabulary,
         metrics=validated,
       )
 
@@ -234,6 +245,9 @@ class _Loop:
 
   def _write_records(self) -> None:
     self.folder.mkdir(parents=True, exist_ok=True)
+    lineage.copy_files(
+      self.feed.caches[0].vocabulary().files, self.folder / "vocabulary"
+    )
     lineage.write_json(self.folder / "lineage.json", self.record)
     lineage.write_text(self.folder / "config.gin", config.text())
     lineage.write_text(self.folder / "model-info.txt", self.table + "\n")

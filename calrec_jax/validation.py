@@ -36,7 +36,10 @@ class Validation:
   Attributes:
     period: steps between validations; the last step is always validated.
     users: users of each domain, drawn once with `seed`; None takes all.
-    metrics: of the ranking; see `calrec_jax.evaluate.metrics`.
+    metrics: of the ranking; see `calrec_jax.evaluate.metrics`. Without any,
+      only losses are taken and the catalogue is not encoded, which is most of
+      a validation's time (then CheckpointPolicy.best_metric is "loss", and
+      best_is_highest False).
     rule: candidates: "all", "not_last" or "not_seen".
     seed: of the draw of users.
   """
@@ -77,7 +80,7 @@ class Validator:
     A user counts once, whatever the domain.
     """
     sums = self._losses(params)
-    for cache in self._feed.caches:
+    for cache in self._feed.caches if self._settings.metrics else ():
       for name, value in self._ranking(params, cache).items():
         sums[name] = sums[name].merge(value) if name in sums else value
     means = {name: value.host_mean() for name, value in sums.items()}

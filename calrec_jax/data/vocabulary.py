@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gin
+import numpy as np
 import sentencepiece
 
 from calrec_jax.data import domain as domain_lib
@@ -66,6 +67,26 @@ class Vocabulary:
   def size(self) -> int:
     """Number of tokens."""
     return self._processor.vocab_size()
+
+  @property
+  def kept(self) -> np.ndarray | None:
+    """int32[size]: the full vocabulary's id of each token, if it was pruned."""
+    return None
+
+  @property
+  def full_size(self) -> int:
+    """Number of tokens before pruning."""
+    return self.size
+
+  @property
+  def full_sha256(self) -> str:
+    """Hash of the model before pruning."""
+    return self.sha256
+
+  @property
+  def pretrained(self) -> bool:
+    """Whether it belongs to a published model."""
+    return False
 
   def encode(self, text: str) -> list[int]:
     """Token ids of a text, without begin or end tokens."""

@@ -1,6 +1,8 @@
 """The shape of a decoder, as gin configures it."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import gin
 import jax
@@ -115,14 +117,33 @@ class DecoderConfig:
           f"{', '.join(known)}."
         )
 
-  def for_vocabulary(self, tokens: int) -> "DecoderConfig":
+  @classmethod
+  def from_record(cls, record: Mapping[str, Any]) -> "DecoderConfig":
+    """The shape that a lineage keeps as plain values."""
+    parts = {"rope_scaling": rope.RopeScaling, "lora": Lora}
+    return cls(
+      **{
+        name: parts[name](**value) if name in parts and value else value
+        for name, value in record.items()
+      }
+    )
+
+  def for_vocabulary(
+    self, tokens: int, *, exact: bool = False
+  ) -> "DecoderConfig":
     """The same shape with room for so many token ids.
+
+    Args:
+      tokens: number of ids.
+      exact: whether there is a row for each token and no more; else they are
+        rounded up to a multiple of 128, which every mesh divides.
 
     Raises:
       ValueError: if a fixed `vocab_size` is too small.
     """
     if self.vocab_size is None:
-      return dataclasses.replace(self, vocab_size=-(-tokens // 128) * 128)
+      rows = tokens if exact else -(-tokens // 128) * 128
+      return dataclasses.replace(self, vocab_size=rows)
     if self.vocab_size < tokens:
       raise ValueError(
         f"DecoderConfig.vocab_size = {self.vocab_size}, but the token cache "

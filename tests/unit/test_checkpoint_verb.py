@@ -7,6 +7,9 @@ from calrec_jax import checkpoints
 from calrec_jax.__main__ import main
 
 VERSIONS = {"jax": "0.10.2"}
+VOCABULARY = {
+  "size": 4, "full_size": 1000, "source": "some-model", "kept": [0, 1, 2, 9]
+}  # fmt: skip
 
 
 def save(folder, step, state, lineage):
@@ -16,6 +19,7 @@ def save(folder, step, state, lineage):
     step=step,
     feed={"step": step},
     lineage=lineage,
+    vocabulary=VOCABULARY,
     metrics={"ndcg@10": 0.25},
   )
   opened.close()

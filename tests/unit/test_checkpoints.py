@@ -64,6 +64,7 @@ def save_all(folder, metrics, **settings):
       step=step,
       feed={"step": step},
       lineage=LINEAGE,
+      vocabulary={},
       metrics=None if value is None else {"ndcg@10": value},
     )
   opened.wait()
@@ -248,8 +249,9 @@ def test_what_a_killed_save_left_is_ignored_and_removed(tmp_path, saved):
   assert opened.latest_step() == 3
   # The step is saved again as if nothing had been.
   opened.save(
-    make_state(5), step=5, feed={"step": 5}, lineage=LINEAGE, metrics=None
-  )
+    make_state(5), step=5, feed={"step": 5}, lineage=LINEAGE, vocabulary={},
+    metrics=None,
+  )  # fmt: skip
   opened.wait()
   assert opened.latest_step() == 5
   restored, _ = opened.restore(5, make_state(), on_mesh(make_state()))
@@ -268,7 +270,7 @@ def test_an_old_checkpoint_that_a_kill_left_half_deleted_does_no_harm(
   assert opened.latest_step() == 3
   assert opened.best_step() == 1
   opened.save(
-    make_state(4), step=4, feed={"step": 4}, lineage=LINEAGE,
+    make_state(4), step=4, feed={"step": 4}, lineage=LINEAGE, vocabulary={},
     metrics={"ndcg@10": 0.1},
   )  # fmt: skip
   opened.close()

@@ -1,0 +1,84 @@
+"""`calrec checkpoint convert`: models of others to checkpoints, and back."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from calrec_jax import config, conversion
+from calrec_jax.models.decoder_config import DecoderConfig
+from calrec_jax.weights.packages import PACKAGES
+
+_EPILOG = f"""\
+SOURCE is a checkpoint_<step> folder or a stage's, a t5x checkpoint in Orbax's
+format, a Hugging Face folder (safetensors), a GGUF file, or a packaged model:
+{", ".join(PACKAGES)}.
+
+  calrec checkpoint convert gemma3-270m models/gemma
+  calrec checkpoint convert runs/mine/target exported --to=huggingface
+  calrec checkpoint convert checkpoint_1000 models/t5x --gin_file=models/my.gin
+
+Without --to, SOURCE becomes FOLDER/checkpoint_0, from which a stage can start
+(INITIAL_CHECKPOINT_PATH takes SOURCE itself as well). LoRA is merged. With
+--to=huggingface a pruned vocabulary gets its other rows back from the model it
+was pruned from.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the action.
+
+  Args:
+    argv: the command line behind `calrec checkpoint convert`.
+
+  Returns:
+    The exit status.
+  """
+  parser = argparse.ArgumentParser(
+    prog="calrec checkpoint convert",
+    description=__doc__,
+    epilog=_EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("source", metavar="SOURCE")
+  parser.add_argument("folder", metavar="FOLDER", help="written; must be new")
+  parser.add_argument("--to", choices=("orbax", "huggingface"), default="orbax")
+  parser.add_argument(
+    "--dtype",
+    choices=("float32", "bfloat16"),
+    default="float32",
+    help="huggingface: of the tensors (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--base",
+    metavar="MODEL",
+    help="huggingface: the model a pruned vocabulary was taken from, where it "
+    "is not the one the checkpoint names",
+  )
+  arguments = config.parse_arguments(parser, argv)
+  shape = None
+  if arguments.configuration.files or arguments.configuration.bindings:
+    arguments.configuration.apply()
+    shape = DecoderConfig()
+  model = conversion.open_model(arguments.source, shape)
+  if arguments.dry_run:
+    print(f"{model.path}: {model.config}")
+    return 0
+  folder = pathlib.Path(arguments.folder).expanduser().absolute()
+  if arguments.to == "orbax":
+    print(conversion.to_checkpoint(model, folder))
+  else:
+    print(
+      conversion.to_huggingface(
+        model, folder, base=arguments.base, dtype=arguments.dtype
+      )
+    )
+  return 0
+
+
+if __name__ == "__main__":
+  from calrec_jax.__main__ import main as calrec
+
+  sys.exit(calrec(["checkpoint", "convert", *sys.argv[1:]]))
