@@ -118,7 +118,8 @@ def _merged(
   dtype = kernel.dtype
 
   def product(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.tensordot(a, b, axes=1)
+    # TPUs would round float32 factors to bfloat16, and that for good.
+    return jnp.tensordot(a, b, axes=1, precision=jax.lax.Precision.HIGHEST)
 
   kernel, a, b = (leaf.astype(jnp.float32) for leaf in (kernel, a, b))
   if a.ndim + b.ndim - 2 > kernel.ndim:  # Layers are stacked in front.
