@@ -184,6 +184,22 @@ def macro(name: str, default: Any = gin.REQUIRED) -> Any:
   return value
 
 
+def plain_value(value: Any) -> Any:
+  """A bound value that is not resolved, as a macro's value or a name.
+
+  Args:
+    value: of `gin.get_bindings(..., resolve_references=False)`.
+
+  Returns:
+    What a macro stands for; for a reference its text, as in "@adamw()".
+  """
+  if _is_macro(value):
+    value = macro("/".join(value.scopes))
+  if isinstance(value, gin_config.ConfigurableReference):
+    return repr(value)
+  return value
+
+
 def text() -> str:
   """The applied configuration as gin text, fit to be read back."""
   return gin.config_str(max_line_length=100)

@@ -6,6 +6,7 @@ from typing import Any
 
 import gin
 import jax
+import jax.numpy as jnp
 import optax
 
 # Norm scales and biases are not decayed, by the last name of their path.
@@ -28,7 +29,7 @@ def warmup_cosine(
       that a run shortened for a test still learns.
     final_fraction: learning rate at the end, as a fraction of the peak.
   """
-  warmup_steps = min(warmup_steps, max(1, steps // 2))
+  warmup_steps = _warmup(warmup_steps, steps)
   return optax.warmup_cosine_decay_schedule(
     init_value=0.0,
     peak_value=peak,
@@ -39,8 +40,67 @@ def warmup_cosine(
 
 
 @gin.configurable
+def warmup_linear(
+  peak: float,
+  steps: int,
+  warmup_steps: int = 100,
+  final_fraction: float = 0.0,
+) -> optax.Schedule:
+  """Linear warm-up, then a straight line down to a fraction of the peak.
+
+  Args:
+    peak: highest learning rate.
+    steps: updates of the whole stage, the warm-up included.
+    warmup_steps: updates of the warm-up; at most half of `steps` is used.
+    final_fraction: learning rate at the end, as a fraction of the peak.
+  """
+  warmup_steps = _warmup(warmup_steps, steps)
+  falling = max(1, steps - warmup_steps)
+  return optax.join_schedules(
+    [
+      optax.linear_schedule(0.0, peak, warmup_steps),
+      optax.linear_schedule(peak, peak * final_fraction, falling),
+    ],
+    [warmup_steps],
+  )
+
+
+@gin.configurable
+def rsqrt(
+  peak: float, warmup_steps: int = 100, linear_warmup: bool = False
+) -> optax.Schedule:
+  """Falls with the root of the step: peak * sqrt(w / max(step, w)).
+
+  t5x's `rsqrt_normalized_decay`; its `constant * rsqrt_decay` with a base rate
+  b is this with peak = b / sqrt(w).
+
+  Args:
+    peak: highest learning rate.
+    warmup_steps: w, updates before it falls.
+    linear_warmup: whether it rises from 0 in these updates instead of staying
+      at the peak.
+  """
+  if warmup_steps < 1:
+    raise ValueError(
+      f"rsqrt.warmup_steps = {warmup_steps} must be at least 1: the learning "
+      "rate falls with the root of the steps since then."
+    )
+
+  def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+    step = jnp.asarray(step, jnp.float32)
+    rate = peak * jnp.sqrt(warmup_steps / jnp.maximum(step, warmup_steps))
+    rising = jnp.minimum(1.0, step / warmup_steps)
+    return rate * rising if linear_warmup else rate
+
+  return schedule
+
+
+@gin.configurable
 def constant(value: float) -> optax.Schedule:
-  """The same learning rate at every step."""
+  """The same learning rate at every step.
+
+  In gin files it is `optimizers.constant`, as gin has a constant of its own.
+  """
   return optax.constant_schedule(value)
 
 
@@ -63,14 +123,74 @@ def adamw(
     weight_decay: decoupled; norm scales and biases are left out.
     clip_norm: gradients are scaled down to this global norm; None keeps them.
   """
-  transformations = [
+  return _behind_clip(
+    clip_norm,
     optax.adamw(
       learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=_decayed
-    )
-  ]
-  if clip_norm is not None:
-    transformations.insert(0, optax.clip_by_global_norm(clip_norm))
-  return optax.chain(*transformations)
+    ),
+  )
+
+
+@gin.configurable
+def adafactor(
+  learning_rate: optax.Schedule,
+  decay_rate: float = 0.8,
+  parameter_scale: bool = True,
+  update_clip: float | None = 1.0,
+  min_factored_size: int = 128,
+  weight_decay: float = 0.0,
+  clip_norm: float | None = 1.0,
+) -> optax.GradientTransformation:
+  """Adafactor (Shazeer and Stern, 2018), which keeps no first moment.
+
+  A second moment is held as the means of its rows and columns, over the two
+  longest axes of a parameter. Stacked layers count as one parameter where a
+  root mean square is taken: for `parameter_scale` and `update_clip`.
+
+  Args:
+    learning_rate: a schedule over steps. With `parameter_scale` it is
+      relative: T5 was fine-tuned at a constant 1e-3.
+    decay_rate: the second moment of step t decays by 1 - t ** -decay_rate.
+    parameter_scale: whether a step is multiplied by the root mean square of
+      its parameter, of at least 1e-3. With LoRA, whose B starts at zero, False
+      learns faster.
+    update_clip: root mean square that an update is clipped to before the
+      learning rate; at least 1, or None.
+    min_factored_size: parameters whose second-longest axis is shorter have a
+      whole second moment.
+    weight_decay: decoupled, times the learning rate, as in `adamw`; norm
+      scales and biases are left out.
+    clip_norm: gradients are scaled down to this global norm; None keeps them.
+  """
+  return _behind_clip(
+    clip_norm,
+    optax.adafactor(
+      learning_rate,
+      min_dim_size_to_factor=min_factored_size,
+      decay_rate=decay_rate,
+      multiply_by_parameter_scale=parameter_scale,
+      clipping_threshold=update_clip,
+      # Optax does not multiply it by the learning rate, as it does AdamW's.
+      weight_decay_rate=(
+        (lambda step: weight_decay * learning_rate(step))
+        if weight_decay
+        else None
+      ),
+      weight_decay_mask=_decayed,
+    ),
+  )
+
+
+def _behind_clip(
+  clip_norm: float | None, optimizer: optax.GradientTransformation
+) -> optax.GradientTransformation:
+  if clip_norm is None:
+    return optax.chain(optimizer)
+  return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+
+
+def _warmup(warmup_steps: int, steps: int) -> int:
+  return min(warmup_steps, max(1, steps // 2))
 
 
 def _decayed(params: Any) -> Any:
@@ -82,4 +202,11 @@ def _decayed(params: Any) -> Any:
   )
 
 
-CONFIGURABLES = (adamw, warmup_cosine, constant)
+CONFIGURABLES = (
+  adamw,
+  adafactor,
+  warmup_cosine,
+  warmup_linear,
+  rsqrt,
+  constant,
+)

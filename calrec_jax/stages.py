@@ -193,13 +193,11 @@ def describe_training(
 
 
 def optimizer_bindings() -> dict[str, Any]:
-  """Every bound value of the module `optimizers`, as the stage sees it."""
-  bound = {}
+  """Which optimizer the stage has, and every bound value of `optimizers`."""
+  bindings = gin.get_bindings("Stage", resolve_references=False)
+  bound = {"Stage.optimizer": config.plain_value(bindings.get("optimizer"))}
   for function in optimizers.CONFIGURABLES:
-    name = function.__name__
-    values = gin.get_bindings(function)
+    values = gin.get_bindings(function, resolve_references=False)
     for key, value in values.items():
-      bound[f"{name}.{key}"] = (
-        getattr(value, "__name__", "schedule") if callable(value) else value
-      )
+      bound[f"{function.__name__}.{key}"] = config.plain_value(value)
   return bound

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from calrec_jax import partitioning
+from calrec_jax import optimizer_axes, partitioning
 from calrec_jax.models import decoder as decoders
 from calrec_jax.tuning import EVERYTHING, Tuning
 
@@ -69,7 +69,7 @@ def _initialise(
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=tuning.store(params),
-    opt_state=optimizer.init(trained),
+    opt_state=optimizer_axes.fit(optimizer.init(trained), trained),
     rng=key_data,
   )
 

@@ -35,8 +35,10 @@ class Tuning:
     trainable: regular expressions; a parameter is trained if one of them is
       found in its path. `("lora_[ab]$",)` trains LoRA alone,
       `("layers/", "decoder_norm")` all but the embedding.
-    frozen_dtype: "bfloat16" stores the frozen parameters in two bytes instead
-      of four; None leaves them as the model has them.
+    frozen_dtype: "bfloat16" stores the frozen matrices in two bytes instead of
+      four, which changes nothing where DecoderConfig.dtype is the same; None
+      leaves them as the model has them. Norm scales stay as they are: they
+      are few, and multiply in float32.
   """
 
   trainable: Sequence[str] = (".*",)
@@ -98,12 +100,17 @@ class Tuning:
     )
 
   def store(self, params: Any) -> Any:
-    """The parameters, frozen ones in the dtype they are stored in."""
+    """The parameters, frozen matrices in the dtype they are stored in."""
     if self.frozen_dtype is None:
       return params
-    trained, frozen = self.split(params)
     dtype = np.dtype(self.frozen_dtype)
-    return join(trained, jax.tree.map(lambda leaf: leaf.astype(dtype), frozen))
+    stored = {
+      path: leaf
+      if self.trains(path) or path.endswith("/scale")
+      else jax.tree.map(lambda array: array.astype(dtype), leaf)
+      for path, leaf in traverse_util.flatten_dict(params, sep="/").items()
+    }
+    return traverse_util.unflatten_dict(stored, sep="/")
 
   def frozen_paths(self, params: Any) -> frozenset[str]:
     """Slash-joined paths of the frozen parameters."""

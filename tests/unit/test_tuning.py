@@ -125,14 +125,27 @@ def test_frozen_parameters_have_no_optimizer_state():
   assert moments == sorted(2 * shapes)
 
 
-def test_frozen_parameters_are_stored_in_their_dtype():
+def test_frozen_matrices_are_stored_in_their_dtype():
   full = flat(created(EVERYTHING).params)
   for path, leaf in flat(created(STORED).params).items():
-    if STORED.trains(path):
+    if STORED.trains(path) or path.endswith("scale"):
       np.testing.assert_array_equal(leaf, full[path], err_msg=path)
     else:
       assert leaf.dtype == jnp.bfloat16, path
       np.testing.assert_array_equal(leaf, full[path].astype(jnp.bfloat16))
+
+
+def test_in_bfloat16_the_dtype_they_are_stored_in_changes_no_bit():
+  module = decoder(dtype="bfloat16")
+  stored, full = (
+    created(Tuning(trainable=STORED.trainable, frozen_dtype=dtype)).params
+    for dtype in ("bfloat16", None)
+  )
+  found, wanted = (
+    jax.jit(OBJECTIVE, static_argnums=0)(module, params, batch())[0]
+    for params in (stored, full)
+  )
+  assert float(found) == float(wanted)
 
 
 def test_a_saved_state_goes_on_to_the_same_bits(tmp_path):
