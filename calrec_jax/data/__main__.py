@@ -115,12 +115,16 @@ def _cache(
   arguments: argparse.Namespace,
 ) -> None:
   folders = dataset.build(*names, progress=not arguments.quiet)
+  lines = {}
   for domain, folder in folders.items():
     opened = cache.TokenCache.open(folder)
     counts = ", ".join(
       f"{opened.num_documents(split):,} {split}" for split in splits.SPLITS
     )
     print(f"{domain}: {opened.num_items:,} items, {counts}: {folder}")
+    if "full_size" in opened.card.get("vocabulary", {}):
+      lines[card_lib.vocabulary_line(opened.card["vocabulary"])] = None
+  print("\n".join(lines), end="\n" if lines else "")
 
 
 def _card(

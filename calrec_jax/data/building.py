@@ -18,6 +18,7 @@ import tqdm
 from calrec_jax.data import builder, cache, card, leakage, splits, tasks
 from calrec_jax.data import dataset as dataset_lib
 from calrec_jax.data import domain as domain_lib
+from calrec_jax.data import text as text_lib
 from calrec_jax.data import vocabulary as vocabulary_lib
 
 
@@ -82,7 +83,7 @@ class Building:
           domain,
           prepared,
           item_tokens=[item.tokens for item in catalogue],
-          vocabulary={"size": vocabulary.size, "sha256": vocabulary.sha256},
+          vocabulary=vocabulary.describe(),
           leakage_checks=checks,
         ),
         name=domain.name,
@@ -133,20 +134,17 @@ class Building:
     return self._vocabulary
 
   def _make_vocabulary(self, folder: str) -> None:
-    chosen = self._dataset.vocabulary
-    if isinstance(chosen, vocabulary_lib.SentencePieceFile):
-      vocabulary_lib.write(folder, *chosen.read())
-      return
-    domains = chosen.reads(self._dataset.domains)
-    texts: dict[str, None] = {}
-    for domain in domains:
-      prepared = self._prepare(domain, cut=False)
-      rows: list[int] = prepared.train_items().tolist()
-      texts.update(dict.fromkeys(prepared.texts[row] for row in rows))
-    with self._step(f"vocabulary of {len(texts):,} texts"):
-      symbols = vocabulary_lib.symbols(self._dataset.prompt, domains)
-      model = chosen.train(list(texts), symbols)
-      vocabulary_lib.write(folder, model, begin=vocabulary_lib.BEGIN)
+    dataset = self._dataset
+
+    def prepare(
+      domain: domain_lib.Domain, tokenizer: text_lib.Tokenizer | None
+    ) -> domain_lib.Prepared:
+      if tokenizer is None or not domain.cuts_by_tokens:
+        return self._prepare(domain, cut=False)
+      return self._read(domain, tokenizer)
+
+    with self._step("vocabulary"):
+      dataset.vocabulary.make(folder, dataset.domains, dataset.prompt, prepare)
 
   def _prepare(
     self, domain: domain_lib.Domain, *, cut: bool = True
@@ -156,12 +154,17 @@ class Building:
     key = f"{domain.name} {by_tokens}"
     if key not in self._prepared:
       tokenizer = self.vocabulary() if by_tokens else None
-      with self._step(f"{domain.name}: reading the log"):
-        self._prepared[key] = domain.prepare(tokenizer)
-      problems = self._prepared[key].problems
-      if len(problems):
-        self._say(f"{domain.name}: bad rows\n{problems.table()}")
+      self._prepared[key] = self._read(domain, tokenizer)
     return self._prepared[key]
+
+  def _read(
+    self, domain: domain_lib.Domain, tokenizer: text_lib.Tokenizer | None
+  ) -> domain_lib.Prepared:
+    with self._step(f"{domain.name}: reading the log"):
+      prepared = domain.prepare(tokenizer)
+    if len(prepared.problems):
+      self._say(f"{domain.name}: bad rows\n{prepared.problems.table()}")
+    return prepared
 
   @contextlib.contextmanager
   def _step(self, what: str) -> Iterator[None]:

@@ -34,7 +34,7 @@ def build_card(
     domain: its configuration.
     prepared: its documents and catalogue.
     item_tokens: token ids of every item, end marker included.
-    vocabulary: the vocabulary's size and hash.
+    vocabulary: what `Vocabulary.describe` says.
     leakage_checks: what the leakage check found in order.
 
   Returns:
@@ -109,8 +109,7 @@ def render(card: Mapping[str, Any]) -> str:
     "",
     *(_length_line(name, card[name]) for name in _LENGTHS),
     *_period_lines(card["period"]),
-    f"  vocabulary: {vocabulary['size']:,} tokens, sha256 "
-    f"{vocabulary['sha256'][:12]}",
+    f"  {vocabulary_line(vocabulary)}, sha256 {vocabulary['sha256'][:12]}",
     f"  leakage: {len(card['leakage']['checks'])} checks passed",
     "",
     *(f"  in   {row['sha256'][:12]}  {row['file']}" for row in card["inputs"]),
@@ -120,6 +119,17 @@ def render(card: Mapping[str, Any]) -> str:
     ),
   ]
   return "\n".join(lines)
+
+
+def vocabulary_line(vocabulary: Mapping[str, Any]) -> str:
+  """Size of a card's vocabulary, and what share of a model's own that is."""
+  size, full = vocabulary["size"], vocabulary.get("full_size")
+  line = f"vocabulary: {size:,} tokens"
+  if full is None:
+    return line
+  if full == size:
+    return f"{line}, all of the pretrained model's"
+  return f"{line}, {size / full:.1%} of the pretrained model's {full:,}"
 
 
 def _step_line(step: Mapping[str, Any]) -> str:

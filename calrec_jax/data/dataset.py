@@ -36,7 +36,8 @@ class Dataset:
   Attributes:
     domains: the domains, e.g. `[@grocery/Domain(), @produce/Domain()]`.
     mixtures: names of domains by mixture name.
-    vocabulary: a `TrainedSentencePiece` or a `SentencePieceFile`.
+    vocabulary: a `TrainedSentencePiece`, a `SentencePieceFile` or a
+      `PretrainedVocabulary`.
     prompt: the sentences around the items.
     mixing_exponent: a domain's weight in SeqIO's mixture is its number of
       training users to this power (0.3 in the paper).

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from calrec_jax.data import builder, cache_files, records
+from calrec_jax.data import builder, cache_files, records, seqio_vocabulary
 from calrec_jax.data import vocabulary as vocabulary_lib
 from calrec_jax.data.quiet_tensorflow import held_stderr, seqio, tf
 
@@ -71,7 +71,7 @@ def register_domain(
     tfds_data_dir=data_dir,
     splits=("train", "validation", "test", builder.CATALOGUE),
   )
-  pieces = seqio.SentencePieceVocabulary(vocabulary.model_file, extra_ids=0)
+  pieces = seqio_vocabulary.for_tasks(vocabulary)
   passed_on = {
     "items": tf.int32,
     "timestamps": tf.int64,
