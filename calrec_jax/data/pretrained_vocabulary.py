@@ -19,7 +19,12 @@ import gin
 import numpy as np
 
 from calrec_jax.data import domain as domain_lib
-from calrec_jax.data import gguf_vocabulary, pruning, sentencepiece_model
+from calrec_jax.data import (
+  gguf_vocabulary,
+  pruning,
+  sentencepiece_model,
+  vocabulary_files,
+)
 from calrec_jax.data import prompt as prompt_lib
 from calrec_jax.data import vocabulary as vocabulary_lib
 from calrec_jax.weights import packages
@@ -36,7 +41,7 @@ class Full(NamedTuple):
   """A pretrained model's vocabulary before anything is left out.
 
   Attributes:
-    kind: `vocabulary.SENTENCEPIECE` or `vocabulary.BYTE_BPE`.
+    kind: `SENTENCEPIECE` or `BYTE_BPE` of `vocabulary_files`.
     content: of the tokenizer's file.
     begin: its begin token, or None.
     adds_begin: whether the model wants it before a text.
@@ -84,7 +89,7 @@ class PretrainedVocabulary:
     """Hash of everything the vocabulary depends on."""
     return domain_lib.digest(
       {
-        "schema": [vocabulary_lib.SCHEMA, SCHEMA],
+        "schema": [vocabulary_files.SCHEMA, SCHEMA],
         "source": _fingerprint(self.source),
         "begin": self.begin,
         "pruned": self.pruned,
@@ -99,7 +104,7 @@ class PretrainedVocabulary:
     domains: Sequence[domain_lib.Domain],
     prompt: prompt_lib.Prompt,
     prepare: vocabulary_lib.Prepare,
-  ) -> vocabulary_lib.Vocabulary:
+  ) -> vocabulary_files.Vocabulary:
     """Writes the vocabulary, pruned if it is to be.
 
     Raises:
@@ -108,12 +113,12 @@ class PretrainedVocabulary:
     """
     full = read(self.source)
     begin = self._begin(full)
-    model = vocabulary_lib.open_model(full.kind, full.content)
-    origin = vocabulary_lib.Origin(
+    model = vocabulary_files.open_model(full.kind, full.content)
+    origin = vocabulary_files.Origin(
       model.size, hashlib.sha256(full.content).hexdigest()
     )
     if not self.pruned:
-      return vocabulary_lib.write(
+      return vocabulary_files.write(
         folder, full.content, begin, kind=full.kind, origin=origin
       )
     seen = pruning.Seen(model)
@@ -124,9 +129,9 @@ class PretrainedVocabulary:
     used = seen.used() if begin is None else np.append(seen.used(), begin)
     kept = pruning.choose(rules, used)
     content = rules.select(kept)
-    pruned = vocabulary_lib.open_model(full.kind, content)
+    pruned = vocabulary_files.open_model(full.kind, content)
     pruning.verify(seen, pruned, kept)
-    return vocabulary_lib.write(
+    return vocabulary_files.write(
       folder,
       content,
       None if begin is None else int(np.searchsorted(kept, begin)),
@@ -159,9 +164,9 @@ def read(source: str | os.PathLike[str]) -> Full:
   if _is_gguf(path):
     found = gguf_vocabulary.read(path)
     kind = (
-      vocabulary_lib.SENTENCEPIECE
+      vocabulary_files.SENTENCEPIECE
       if found.name == "tokenizer.model"
-      else vocabulary_lib.BYTE_BPE
+      else vocabulary_files.BYTE_BPE
     )
     return Full(kind, found.content, found.begin, found.adds_begin)
   content = path.read_bytes()
@@ -198,7 +203,7 @@ def _from_sentencepiece(content: bytes, settings: Mapping[str, Any]) -> Full:
   model = sentencepiece_model.SentencePieceModel(content)
   begin = _configured(model, settings, model.begin)
   adds = settings.get("add_bos_token", begin is not None)
-  return Full(vocabulary_lib.SENTENCEPIECE, content, begin, bool(adds))
+  return Full(vocabulary_files.SENTENCEPIECE, content, begin, bool(adds))
 
 
 def _from_json(content: bytes, settings: Mapping[str, Any]) -> Full:
@@ -209,7 +214,7 @@ def _from_json(content: bytes, settings: Mapping[str, Any]) -> Full:
   opening = _opening(json.loads(content).get("post_processor"))
   begin = _configured(model, settings, opening)
   adds = settings.get("add_bos_token", opening is not None)
-  return Full(vocabulary_lib.BYTE_BPE, content, begin, bool(adds))
+  return Full(vocabulary_files.BYTE_BPE, content, begin, bool(adds))
 
 
 def _configured(model: Any, settings: Mapping[str, Any], default: int | None):
@@ -235,11 +240,13 @@ def _opening(part: Any) -> int | None:
 
 
 def _rules(full: Full) -> pruning.Rules:
-  if full.kind == vocabulary_lib.SENTENCEPIECE:
-    return sentencepiece_model.SentencePieceRules(full.content)
-  from calrec_jax.data import byte_bpe
+  if full.kind == vocabulary_files.SENTENCEPIECE:
+    from calrec_jax.data import sentencepiece_rules
 
-  return byte_bpe.ByteBpeRules(full.content)
+    return sentencepiece_rules.SentencePieceRules(full.content)
+  from calrec_jax.data import byte_bpe_rules
+
+  return byte_bpe_rules.ByteBpeRules(full.content)
 
 
 def _is_gguf(path: pathlib.Path) -> bool:

@@ -10,13 +10,16 @@ encoded again and compared. Tested by `tests/unit/data/test_pruning.py`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
 
-from calrec_jax.data import vocabulary as vocabulary_lib
+from calrec_jax.data import vocabulary_files
 
+# Rows that models keep in reserve; nothing was ever trained in them.
+SPARE = re.compile(r"<unused\d+>|<\|reserved_special_token_\d+\|>")
 # Sizes that no mesh has to fill up with rows of no meaning.
 MULTIPLE = 128
 
@@ -52,7 +55,7 @@ class Rules(Protocol):
 class Seen:
   """Texts and their tokens; stands in for a vocabulary and notes its use."""
 
-  def __init__(self, model: vocabulary_lib.Model):
+  def __init__(self, model: vocabulary_files.Model):
     self._model = model
     self.tokens: dict[str, np.ndarray] = {}
 
@@ -111,7 +114,9 @@ def choose(
   return np.flatnonzero(kept).astype(np.int32)
 
 
-def verify(seen: Seen, pruned: vocabulary_lib.Model, kept: np.ndarray) -> None:
+def verify(
+  seen: Seen, pruned: vocabulary_files.Model, kept: np.ndarray
+) -> None:
   """Encodes all texts again and compares.
 
   Args:

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calrec_jax.data import vocabulary as vocabulary_lib
+from calrec_jax.data import vocabulary_files
 from calrec_jax.data.quiet_tensorflow import seqio, tf
 
 
-def for_tasks(vocabulary: vocabulary_lib.Vocabulary) -> seqio.Vocabulary:
+def for_tasks(vocabulary: vocabulary_files.Vocabulary) -> seqio.Vocabulary:
   """The vocabulary with which SeqIO tasks tokenise."""
-  if vocabulary.kind == vocabulary_lib.SENTENCEPIECE:
+  if vocabulary.kind == vocabulary_files.SENTENCEPIECE:
     return seqio.SentencePieceVocabulary(vocabulary.model_file, extra_ids=0)
   return ByteBpeVocabulary(vocabulary)
 
@@ -31,7 +31,7 @@ class ByteBpeVocabulary(seqio.Vocabulary):
   would forbid.
   """
 
-  def __init__(self, vocabulary: vocabulary_lib.Vocabulary):
+  def __init__(self, vocabulary: vocabulary_files.Vocabulary):
     super().__init__(extra_ids=0)
     self._vocabulary = vocabulary
 
