@@ -1,7 +1,10 @@
 """`calrec data` as a user runs it, on a log of a few hundred purchases."""
 
+import re
+
 import gin
 import pytest
+import vocabulary_toys
 
 from calrec_jax.data.__main__ import main
 
@@ -63,6 +66,30 @@ def test_without_progress_nothing_but_results_is_printed(folder, capfd):
   captured = capfd.readouterr()
   assert captured.err == ""
   assert len(captured.out.splitlines()) == 1
+
+
+def test_the_vocabulary_of_a_pretrained_model(folder, tmp_path, capfd):
+  path = vocabulary_toys.write_sentencepiece_gguf(
+    tmp_path / "model.gguf", vocabulary_toys.sentencepiece_model()
+  )
+  pretrained = flags(
+    folder,
+    "--gin_file=data/pretrained.gin",
+    f"--gin.VOCABULARY_SOURCE='{path}'",
+  )
+  assert main(["cache", *pretrained]) == 0
+  *_, line = capfd.readouterr().out.splitlines()
+  assert re.fullmatch(
+    r"vocabulary: (384|512) tokens, \d\d\.\d% of the pretrained model's \d+",
+    line,
+  )
+  assert main(["show", *pretrained]) == 0
+  shown = capfd.readouterr().out
+  assert "\nThe first item bought is as follows.\nTitle: " in shown
+  assert "The next item bought is as follows.\n\n---" in shown
+  whole = "--gin.PRUNE_VOCABULARY=False"
+  assert main(["cache", *pretrained, whole]) == 0
+  assert "all of the pretrained model's" in capfd.readouterr().out
 
 
 def test_dry_run_prints_the_configuration_and_stops(folder, tmp_path, capfd):
