@@ -20,7 +20,7 @@ import numpy as np
 from calrec_jax import checkpoints, handover, lineage, tuning
 from calrec_jax.checkpoints import CheckpointError
 from calrec_jax.data.cache import TokenCache
-from calrec_jax.data.vocabulary import Vocabulary
+from calrec_jax.data.vocabulary_files import Vocabulary
 from calrec_jax.models import lora as loras
 from calrec_jax.models.decoder_config import DecoderConfig
 from calrec_jax.models.pretrained import loading, sources

@@ -4,11 +4,11 @@ import dataclasses
 
 import flax.traverse_util
 import gguf
+import model_toys
 import numpy as np
 
 from calrec_jax.models.pretrained import export, gguf_names, parameters
 from calrec_jax.models.rope import RopeScaling
-from tests import model_toys
 
 # What Gemma's files cannot say otherwise: llama.cpp knows it by heart.
 GEMMA = model_toys.GEMMA | {
@@ -89,6 +89,29 @@ def write_gguf(path, family):
   writer.write_tensors_to_file()
   writer.close()
   return config, params
+
+
+def t5x_tree(params):
+  """Llama's parameters as t5x names and shapes them, layer by layer."""
+  stored = {}
+  for path, value in params.items():
+    if not path.startswith("layers/"):
+      stored[f"decoder/{path}"] = value
+      continue
+    words = path.removeprefix("layers/")
+    words = words.replace("attention/", "self_attention/")
+    words = words.replace("pre_attention_norm", "pre_self_attention_layer_norm")
+    words = words.replace("pre_mlp_norm", "pre_mlp_layer_norm")
+    for layer, part in enumerate(value):
+      if "self_attention" in words and words.endswith("kernel"):
+        # Heads are joined with their features.
+        part = (
+          part.reshape(-1, part.shape[-1])
+          if "/out/" in words
+          else part.reshape(part.shape[0], -1)
+        )
+      stored[f"decoder/layers_{layer}/{words}"] = part
+  return stored
 
 
 def _paired(rows, head_dim):

@@ -77,6 +77,7 @@ def test_each_stage_leaves_what_explains_it(trained):
       "metrics.jsonl",
       "model-info.txt",
       "tensorboard",
+      "vocabulary",
       f"checkpoint_{steps}",
     } == names
     record = json.loads((folder / "lineage.json").read_text())

@@ -7,6 +7,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import pretrained_toys
 import pytest
 
 from calrec_jax import (
@@ -20,8 +21,6 @@ from calrec_jax import (
 from calrec_jax.models import lora as loras
 from calrec_jax.models.pretrained import loading, sources
 from calrec_jax.weights.packages import WeightsError
-from tests import pretrained_toys
-from tests.unit.models.pretrained.test_t5x_names import t5x_tree
 
 
 def test_a_folder_becomes_a_checkpoint_and_comes_back(tmp_path, capsys):
@@ -122,7 +121,10 @@ def test_t5x_checkpoints_start_a_stage_and_convert(tmp_path, monkeypatch):
   config, params = pretrained_toys.model("llama")
   checkpoint = tmp_path / "checkpoint_100"
   tree = flax.traverse_util.unflatten_dict(
-    {f"target/{path}": value for path, value in t5x_tree(params).items()}
+    {
+      f"target/{path}": value
+      for path, value in pretrained_toys.t5x_tree(params).items()
+    }
     | {"state/step": np.int32(100)},
     sep="/",
   )

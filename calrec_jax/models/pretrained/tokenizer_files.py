@@ -119,7 +119,7 @@ def _rebuilt(
   # It needs protobuf, which the other formats do not.
   from calrec_jax.data import gguf_vocabulary
 
-  name, content = gguf_vocabulary.tokenizer_file(source.path)
+  tokenizer = gguf_vocabulary.read(source.path)
   pieces = source.file.fields["tokenizer.ggml.tokens"]
   config: dict[str, Any] = {
     f"{key}_token": pieces[token]
@@ -131,9 +131,14 @@ def _rebuilt(
   )
   config["clean_up_tokenization_spaces"] = False
   config["tokenizer_class"] = (
-    "GemmaTokenizer" if name == "tokenizer.model" else "PreTrainedTokenizerFast"
+    "GemmaTokenizer"
+    if tokenizer.name == "tokenizer.model"
+    else "PreTrainedTokenizerFast"
   )
-  return [(name, content), ("tokenizer_config.json", _json(config))]
+  return [
+    (tokenizer.name, tokenizer.content),
+    ("tokenizer_config.json", _json(config)),
+  ]
 
 
 def _beside(checkpoint: pathlib.Path) -> list[tuple[str, bytes]]:

@@ -1,34 +1,11 @@
 """t5x's trees become the decoder's, or are refused with the reason."""
 
 import numpy as np
+import pretrained_toys
 import pytest
 
 from calrec_jax.models.pretrained.t5x_names import T5xTree
 from calrec_jax.weights.packages import WeightsError
-from tests import pretrained_toys
-
-
-def t5x_tree(params):
-  """Llama's parameters as t5x names and shapes them, layer by layer."""
-  stored = {}
-  for path, value in params.items():
-    if not path.startswith("layers/"):
-      stored[f"decoder/{path}"] = value
-      continue
-    words = path.removeprefix("layers/")
-    words = words.replace("attention/", "self_attention/")
-    words = words.replace("pre_attention_norm", "pre_self_attention_layer_norm")
-    words = words.replace("pre_mlp_norm", "pre_mlp_layer_norm")
-    for layer, part in enumerate(value):
-      if "self_attention" in words and words.endswith("kernel"):
-        # Heads are joined with their features.
-        part = (
-          part.reshape(-1, part.shape[-1])
-          if "/out/" in words
-          else part.reshape(part.shape[0], -1)
-        )
-      stored[f"decoder/layers_{layer}/{words}"] = part
-  return stored
 
 
 def gathered(tree, stored, params):
@@ -44,7 +21,7 @@ def gathered(tree, stored, params):
 @pytest.mark.parametrize("form", ["t5x", "ours"])
 def test_both_forms_give_the_parameters(form):
   _, params = pretrained_toys.model("llama")
-  stored = t5x_tree(params) if form == "t5x" else params
+  stored = pretrained_toys.t5x_tree(params) if form == "t5x" else params
   tree = T5xTree(stored)
   tree.refuse_other(params)
   for path, value in gathered(tree, stored, params).items():
@@ -53,11 +30,11 @@ def test_both_forms_give_the_parameters(form):
 
 def test_what_has_no_place_is_refused_with_the_reason():
   _, params = pretrained_toys.model("llama")
-  stored = t5x_tree(params)
+  stored = pretrained_toys.t5x_tree(params)
   stored["decoder/relpos_bias/rel_embedding"] = np.zeros((4, 32))
   with pytest.raises(WeightsError, match="rotary positions"):
     T5xTree(stored).refuse_other(params)
-  stored = t5x_tree(params)
+  stored = pretrained_toys.t5x_tree(params)
   stored["decoder/layers_0/mlp/wi/kernel"] = stored.pop(
     "decoder/layers_0/mlp/wi_0/kernel"
   )
@@ -67,7 +44,7 @@ def test_what_has_no_place_is_refused_with_the_reason():
 
 def test_other_shapes_and_depths_are_refused():
   _, params = pretrained_toys.model("llama")
-  stored = t5x_tree(params)
+  stored = pretrained_toys.t5x_tree(params)
   path = "decoder/layers_1/mlp/wo/kernel"
   with pytest.raises(WeightsError, match="layers/mlp/wo/kernel: 1 layers"):
     T5xTree({k: v for k, v in stored.items() if k != path}).refuse_other(params)
