@@ -240,6 +240,11 @@ def test_another_mesh_goes_on_with_the_same_data(runs, straight, killed):
     ("Objective.alpha=0.2", "Objective.alpha: was 0.125, is 0.2"),
     ("DecoderConfig.width=16", "DecoderConfig.width: was 32, is 16"),
     ("adamw.b2=0.9", "adamw.b2: was None, is 0.9"),
+    (
+      "Tuning.trainable=('layers/',)",
+      "Tuning.trainable: was ['.*'], is ['layers/']",
+    ),
+    ("DecoderConfig.lora=@Lora()", "DecoderConfig.lora.rank: was None, is 16"),
     ("target/MIXTURE_OR_TASK_NAME='shop'", "training.task: was 'mart'"),
     ("Domain.min_count=2", "data.mart."),
   ],

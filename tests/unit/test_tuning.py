@@ -129,6 +129,7 @@ def test_frozen_matrices_are_stored_in_their_dtype():
   full = flat(created(EVERYTHING).params)
   for path, leaf in flat(created(STORED).params).items():
     if STORED.trains(path) or path.endswith("scale"):
+      assert leaf.dtype == jnp.float32, path
       np.testing.assert_array_equal(leaf, full[path], err_msg=path)
     else:
       assert leaf.dtype == jnp.bfloat16, path

@@ -37,7 +37,7 @@ def hidden(params, key=None, **changes):
   )
 
 
-@pytest.mark.parametrize("remat", ["none", "full", "dots"])
+@pytest.mark.parametrize("remat", ["none", "full"])
 def test_units_are_dropped_in_training_alone(remat):
   run = functools.partial(hidden, params(), remat=remat, dropout=RATE)
   np.testing.assert_array_equal(run(), hidden(params(), remat=remat))
@@ -67,8 +67,7 @@ def test_every_layer_has_a_mask_of_its_own():
   assert not np.array_equal(first[0], first[1])
 
 
-@pytest.mark.parametrize("remat", ["full", "dots"])
-def test_what_is_computed_again_drops_the_same_units(remat):
+def test_what_is_computed_again_drops_the_same_units():
   def gradient(remat):
     return jax.jit(
       jax.grad(
@@ -78,7 +77,7 @@ def test_what_is_computed_again_drops_the_same_units(remat):
 
   wanted = gradient("none")
   for found, right in zip(
-    jax.tree.leaves(gradient(remat)), jax.tree.leaves(wanted), strict=True
+    jax.tree.leaves(gradient("full")), jax.tree.leaves(wanted), strict=True
   ):
     np.testing.assert_allclose(found, right, atol=SAME * np.abs(right).max())
 
