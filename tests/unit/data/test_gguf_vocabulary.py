@@ -1,11 +1,14 @@
 """Tokenizers rebuilt from GGUF files encode as those they were written from."""
 
+import json
+
 import pytest
 import sentencepiece
 import vocabulary_toys as toys
 
-from calrec_jax.data import gguf_vocabulary
+from calrec_jax.data import gguf_vocabulary, pruning
 from calrec_jax.data.byte_bpe import ByteBpeModel
+from calrec_jax.data.byte_bpe_rules import ByteBpeRules
 from calrec_jax.data.sentencepiece_model import SentencePieceModel
 from calrec_jax.weights.packages import WeightsError
 
@@ -64,6 +67,23 @@ def test_byte_level_bpe(pre, tmp_path):
   assert [rebuilt.encode(text) for text in TEXTS] == expected
   assert [rebuilt.decode(ids) for ids in expected] == TEXTS
   assert rebuilt.size == reference.get_vocab_size()
+
+
+def test_llama_3_takes_a_word_that_is_a_token_as_it_is(tmp_path):
+  saved = json.loads(toys.byte_bpe("llama-bpe").to_str())
+  vocabulary = saved["model"]["vocab"]
+  vocabulary["\u0120zebras"] = token = len(vocabulary)  # No merge makes it.
+  tokenizer = toys.tokenizers.Tokenizer.from_str(json.dumps(saved))
+  path = toys.write_byte_bpe_gguf(tmp_path / "m", tokenizer, "llama-bpe")
+  content = gguf_vocabulary.read(path).content
+  model, rules = ByteBpeModel(content), ByteBpeRules(content)
+  assert model.encode(" zebras") == [token]
+  assert len(model.encode(" zebrass")) > 1
+  seen = pruning.Seen(model)
+  seen.add(["two zebras", "zebras zebra"])
+  kept = pruning.choose(rules, seen.used())
+  assert token in kept
+  pruning.verify(seen, ByteBpeModel(rules.select(kept)), kept)
 
 
 def test_a_control_token_in_a_text_is_text(tmp_path):

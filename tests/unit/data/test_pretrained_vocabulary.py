@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from calrec_jax.data import prompt as prompt_lib
 from calrec_jax.data import vocabulary as vocabulary_lib
 from calrec_jax.data.log_files import LogFiles
 from calrec_jax.data.pretrained_vocabulary import PretrainedVocabulary
+from calrec_jax.data.sentencepiece_model import SentencePieceModel
+from calrec_jax.data.sentencepiece_rules import SentencePieceRules
 from calrec_jax.weights import packages
 
 PROMPT = prompt_lib.Prompt(prefix="History.\n", first="One.\n", next="And.\n")
@@ -266,6 +269,28 @@ def test_texts_cut_by_tokens_are_cut_alike(pair):
   assert lengths.max() <= 6 + len(
     pruned["second"].vocabulary().encode("Title:.\n")
   )
+
+
+def test_what_only_cutting_by_tokens_encodes_counts(files, dataset, tmp_path):
+  """Fields are cut as the full vocabulary would cut them."""
+  chosen = PretrainedVocabulary(source=str(files["gguf"]), pruned=True)
+  full = pretrained_vocabulary.read(files["gguf"]).content
+  order = SentencePieceRules(full).order.tolist()
+  model = SentencePieceModel(full)
+  # Merged late: nothing but its use would keep it.
+  last = [token for token in order if len(model.piece(token)) > 1][-1]
+  word = model.piece(last).replace("\u2581", " ")
+
+  def make(folder, *encoded):
+    def prepare(domain, tokenizer):
+      for text in encoded:
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+      return types.SimpleNamespace(texts=["tea"])
+
+    return chosen.make(str(folder), dataset.domains[:1], PROMPT, prepare)
+
+  assert last not in make(tmp_path / "without").kept
+  assert last in make(tmp_path / "with", word).kept
 
 
 def test_the_cache_speaks_as_the_vocabulary(pair):
