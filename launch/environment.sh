@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Makes the Python environment that the scripts of this folder run in.
 # Sourced by them; sets ROOT and PYTHON.
 #
@@ -11,13 +12,16 @@ say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
 # The newest supported Python that runs and can make environments. A name on
 # PATH may be a launcher for a version that is not installed, so each is tried.
+# Of an activated environment it is the Python beneath: the environment may be
+# the very one that is made again.
 find_python() {
   local name
   for name in ${CALREC_PYTHON:-python3.13 python3.12 python3.11 python3 python}; do
     if "$name" -c '
 import sys, venv, ensurepip
-sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
-      command -v "$name"
+if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+  sys.exit(1)
+print(sys._base_executable)' 2>/dev/null; then
       return
     fi
   done
@@ -50,4 +54,20 @@ make_environment() {
     --no-deps --no-build-isolation --editable "$ROOT"
   "$PYTHON" -m pip check
   echo "$wanted $ROOT" > "$folder/.complete"
+}
+
+# add_to_environment LOCK: adds what a further lock names; after
+# make_environment, which removes it when it makes the environment again.
+add_to_environment() {
+  local lock="$1" folder stamp wanted
+  folder="$(dirname "$(dirname "$PYTHON")")"
+  stamp="$folder/.complete-$(basename "$lock")"
+  wanted="$(sha256sum < "$lock")"
+  if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+    return
+  fi
+  say "Adding $lock"
+  "$PYTHON" -m pip install --disable-pip-version-check --progress-bar on \
+    --no-deps --requirement "$lock"
+  echo "$wanted" > "$stamp"
 }

@@ -45,7 +45,8 @@ def logits(models, scratch):
   done = subprocess.run(
     command,
     cwd=ROOT,
-    env=os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
+    # Nothing is fetched, and TensorFlow, if it is there, not imported.
+    env=os.environ | {"HF_HUB_OFFLINE": "1", "USE_TF": "0", "USE_FLAX": "0"},
     capture_output=True,
     text=True,
     check=False,
