@@ -183,6 +183,7 @@ def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
   path.parent.mkdir(parents=True, exist_ok=True)
   handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
   os.close(handle)
+  os.chmod(name, 0o644)
   try:
     yield pathlib.Path(name)
   finally:

@@ -153,6 +153,7 @@ def _write_tensors(
   def close() -> None:
     path = folder / f".part-{len(written)}"
     safetensors.numpy.save_file(waiting, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # The library writes for its user's eyes only.
     written.append((path, list(waiting)))
     waiting.clear()
 

@@ -13,6 +13,9 @@ from calrec_jax.models.decoder_config import DecoderConfig
 from calrec_jax.models.rope import RopeScaling
 from calrec_jax.weights.packages import WeightsError
 
+# The Transformers whose layout is written. Without it, some versions take a
+# folder's tokenizer for a faulty one of another model and warn.
+_LAYOUT_OF = "4.57.6"
 FAMILIES = ("gemma3", "llama")
 # Names of model types that are the text decoder of a family.
 _MODEL_TYPES = {
@@ -108,6 +111,7 @@ def config_json(
     "attention_dropout": 0.0,
     "initializer_range": 0.02,
     "use_cache": True,
+    "transformers_version": _LAYOUT_OF,
     **{f"{name}_token_id": token for name, token in special.items()},
   }
   if _is_gemma(config):
