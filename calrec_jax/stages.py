@@ -30,6 +30,7 @@ from calrec_jax.validation import Validation
 
 SINGLE_STAGE = "train"
 HANDOVER = "handover.json"
+_START = "INITIAL_CHECKPOINT_PATH"
 
 
 @gin.configurable
@@ -106,6 +107,29 @@ def feature_length(name: str, lengths: Mapping[str, int]) -> int:
 def names() -> tuple[str, ...]:
   """The stages that the applied configuration chains."""
   return tuple(config.macro("STAGES", ())) or (SINGLE_STAGE,)
+
+
+def refuse_shared_start(chain: tuple[str, ...]) -> None:
+  """Refuses an INITIAL_CHECKPOINT_PATH from which every stage would start.
+
+  Bound without a stage's name it would throw away what the stages before have
+  learned.
+
+  Raises:
+    ConfigurationError: with the binding that is meant.
+  """
+  path = config.macro(_START, None)
+  unbound = [
+    name
+    for name in chain[1:]
+    if config.macro(f"{name}/{_START}", _START) == _START
+  ]
+  if path is not None and unbound:
+    raise config.ConfigurationError(
+      f"{_START} = {path!r} is set for all stages, so that {unbound[0]!r} "
+      "would not go on from the stage before it. Set it for the first one: "
+      f"{chain[0]}/{_START}. (With --stage it is taken as it is.)"
+    )
 
 
 def folder(stage: Stage, name: str) -> pathlib.Path:

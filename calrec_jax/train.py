@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       f"--stage={arguments.stage}: the recipe chains {', '.join(chain)}."
       f"{config.nearest(arguments.stage, chain)}"
     )
+  if arguments.stage is None:
+    stages.refuse_shared_start(chain)
   for name in [arguments.stage] if arguments.stage else chain:
     with configuration.stage(name), config.explained():
       if arguments.dry_run:

@@ -69,7 +69,9 @@ class GgufFile:
     try:
       cursor = _Cursor(memoryview(self._data))
       self.fields, infos = _read_header(cursor)
-      align = int(self.fields.get("general.alignment", 32))
+      align = self.fields.get("general.alignment", 32)
+      if not isinstance(align, int) or align < 1:
+        raise WeightsError(f"its alignment is {align!r}.")
       start = -(-cursor.at // align) * align
       self.tensors = {
         name: self._info(name, start, *info) for name, info in infos.items()

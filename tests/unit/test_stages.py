@@ -1,4 +1,4 @@
-"""What a stage records of its optimizer, so that another one is refused."""
+"""What a stage records of its optimizer, and what it may start from."""
 
 import gin
 import pytest
@@ -43,3 +43,29 @@ def test_another_optimizer_with_everything_bound_is_another_record():
   assert found["Stage.optimizer"] == "@adafactor()"
   assert found["constant.value"] == 0.003
   assert {**found, "Stage.optimizer": "@adamw()"} == other
+
+
+def refuse_shared_start(*changes):
+  configuration = config.Configuration(
+    files=("recipes/quickstart.gin",), bindings=changes
+  )
+  configuration.apply()
+  stages.refuse_shared_start(stages.names())
+
+
+def test_a_start_for_all_stages_is_refused():
+  with pytest.raises(config.ConfigurationError, match="joint/INITIAL"):
+    refuse_shared_start("INITIAL_CHECKPOINT_PATH='gemma3-270m'")
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    (),
+    ("joint/INITIAL_CHECKPOINT_PATH='gemma3-270m'",),
+    ("INITIAL_CHECKPOINT_PATH='a'", "target/INITIAL_CHECKPOINT_PATH=None"),
+    ("INITIAL_CHECKPOINT_PATH='a'", "target/INITIAL_CHECKPOINT_PATH='b'"),
+  ],
+)
+def test_a_start_for_a_stage_is_taken(changes):
+  refuse_shared_start(*changes)

@@ -136,9 +136,10 @@ def reorder(file: GgufFile, stored: str, rows: np.ndarray) -> np.ndarray:
 
 def _field(file: GgufFile, name: str) -> Any:
   key = f"{architecture(file)}.{name}"
-  if key not in file.fields:
-    raise WeightsError(f"{file.path}: the metadata lacks {key}.")
-  return file.fields[key]
+  value = file.fields.get(key)
+  if not isinstance(value, int | float) or value <= 0:
+    raise WeightsError(f"{file.path}: {key} is {value!r}, not a number.")
+  return value
 
 
 def _heads(file: GgufFile) -> int:
