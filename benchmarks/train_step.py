@@ -38,7 +38,7 @@ _PACKAGES = ("calrec_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the benchmark from the command line."""
   arguments = _parse(argv)
-  configuration = _configuration(arguments)
+  configuration = configure(arguments, (arguments.model, *_FILES))
   with configuration.stage(None), config.explained():
     if arguments.dry_run:
       print(config.text())
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     row = {
       "benchmark": "train_step",
       "schema": 1,
-      "machine": _machine(),
+      "machine": machine(),
       "versions": {
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
@@ -146,7 +146,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   return config.parse_arguments(parser, argv)
 
 
-def _configuration(arguments: argparse.Namespace) -> config.Configuration:
+def configure(
+  arguments: argparse.Namespace,
+  files: Sequence[str],
+  further: Mapping[str, Any] | None = None,
+) -> config.Configuration:
+  """A stage on the domain that the command line names.
+
+  Args:
+    arguments: `root`, `domain`, `rows`, `row_tokens`, `row_slots` and, given
+      by the user, `configuration`.
+    files: gin files, before the user's.
+    further: more bindings.
+  """
   given = arguments.configuration
   lengths = {"tokens": arguments.row_tokens, "slots": arguments.row_slots}
   bindings = {
@@ -159,10 +171,11 @@ def _configuration(arguments: argparse.Namespace) -> config.Configuration:
     "TRAIN_STEPS": 1000,
     "BATCH_SIZE": arguments.rows,
     "TASK_FEATURE_LENGTHS": lengths,
+    **(further or {}),
   }
   return dataclasses.replace(
     given,
-    files=(arguments.model, *_FILES, *given.files),
+    files=(*files, *given.files),
     bindings=(
       *(f"{name} = {value!r}" for name, value in bindings.items()),
       *given.bindings,
@@ -170,7 +183,8 @@ def _configuration(arguments: argparse.Namespace) -> config.Configuration:
   )
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+  """What a row of figures was measured on."""
   return {
     "device": jax.devices()[0].device_kind,
     "platform": jax.default_backend(),

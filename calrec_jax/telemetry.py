@@ -89,7 +89,8 @@ class MetricsLog:
   def __init__(self, path: pathlib.Path, step: int):
     """Opens the log for the steps after `step`."""
     self._path = path
-    rows = [row for row in read_rows(path) if row["step"] <= step]
+    # From its start a stage writes everything anew, the row of step 0 too.
+    rows = [row for row in read_rows(path) if step and row["step"] <= step]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
     os.replace(temporary, path)

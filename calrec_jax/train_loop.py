@@ -176,6 +176,8 @@ class _Loop:
     )
     self.meter = _Meter(self.decoder_config, stage.tuning)
     try:
+      if self.step == 0 and stage.validation.at_start:
+        self._validate()
       for step, batch in self.feed.iterator(self.step, stage.steps):
         self.state, metrics = step_fn(self.state, place(batch, self.mesh))
         self.step = step + 1

@@ -42,6 +42,8 @@ class Validation:
       best_is_highest False).
     rule: candidates: "all", "not_last" or "not_seen".
     seed: of the draw of users.
+    at_start: whether a stage's start is validated too, as step 0: how good a
+      pretrained model is before it has learned anything.
   """
 
   period: int = 500
@@ -49,6 +51,7 @@ class Validation:
   metrics: Sequence[str] = ("recall@1", "recall@10", "ndcg@10")
   rule: str = "not_last"
   seed: int = 0
+  at_start: bool = False
 
   def __post_init__(self):
     """Refuses a period that never comes."""
