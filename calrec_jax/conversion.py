@@ -32,6 +32,7 @@ from calrec_jax.models.pretrained import (
   export,
   loading,
   parameters,
+  pieces,
   sources,
   tokenizer_files,
 )
@@ -46,7 +47,7 @@ class Model:
   Attributes:
     path: where it is.
     config: its shape, LoRA left out: it is merged while reading.
-    pieces: parts of a parameter, by its path, each read when it is called.
+    parts: of a parameter, by its path, each read when it is called.
     record: the lineage of a checkpoint made from it.
     vocabulary: what its rows mean; see `parents.vocabulary_record`.
     source: the published model, where it is one.
@@ -54,7 +55,7 @@ class Model:
 
   path: pathlib.Path
   config: DecoderConfig
-  pieces: Callable[[str], Iterator[Callable[[], loading.Piece]]]
+  parts: Callable[[str], Iterator[Callable[[], pieces.Piece]]]
   record: Mapping[str, Any]
   vocabulary: Mapping[str, Any]
   source: sources.Source | None = None
@@ -69,7 +70,7 @@ class Model:
   def fill(self, path: str, buffer: np.ndarray) -> None:
     """Reads a parameter into an array of its shape."""
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-      for piece in loading.in_parallel(pool, self.pieces(path)):
+      for piece in pieces.in_parallel(pool, self.parts(path)):
         at = [slice(None)] * buffer.ndim
         size = piece.values.shape[piece.axis]
         at[piece.axis] = slice(piece.start, piece.start + size)
@@ -208,7 +209,7 @@ def _published(parent: parents.PretrainedParent) -> Model:
   return Model(
     path=source.path,
     config=config,
-    pieces=lambda path: loading.read_pieces(
+    parts=lambda path: loading.read_pieces(
       source, by_path[path], shapes[path].shape
     ),
     record=_record("pretrained", parent.describe(), config),
@@ -230,8 +231,8 @@ def _ours(checkpoint: pathlib.Path) -> Model:
   return Model(
     path=checkpoint,
     config=plain,
-    pieces=lambda path: iter(
-      [lambda: loading.Piece(0, 0, _read_merged(checkpoint, path, config))]
+    parts=lambda path: iter(
+      [lambda: pieces.Piece(0, 0, _read_merged(checkpoint, path, config))]
     ),
     record={
       **record,
@@ -284,7 +285,7 @@ def _t5x(parent: parents.T5xParent, config: DecoderConfig | None) -> Model:
   return Model(
     path=parent.checkpoint,
     config=config,
-    pieces=lambda path: tree.pieces(path, shapes[path].shape, parent.read),
+    parts=lambda path: tree.pieces(path, shapes[path].shape, parent.read),
     record=_record("t5x", parent.describe(), config),
     vocabulary={},
   )

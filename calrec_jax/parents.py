@@ -23,7 +23,7 @@ from calrec_jax.data.cache import TokenCache
 from calrec_jax.data.vocabulary_files import Vocabulary
 from calrec_jax.models import lora as loras
 from calrec_jax.models.decoder_config import DecoderConfig
-from calrec_jax.models.pretrained import loading, sources
+from calrec_jax.models.pretrained import loading, pieces, sources
 from calrec_jax.models.pretrained.t5x_names import T5xTree
 
 
@@ -123,9 +123,9 @@ class T5xParent:
     loaded = {}
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
       for path, leaf in wanted.items():
-        pieces = tree.pieces(path, leaf.shape, self.read)
-        loaded[path] = loading.assemble(
-          leaf, places[path], loading.in_parallel(pool, pieces)
+        parts = tree.pieces(path, leaf.shape, self.read)
+        loaded[path] = pieces.assemble(
+          leaf, places[path], pieces.in_parallel(pool, parts)
         )
     params = flax.traverse_util.unflatten_dict(loaded, sep="/")
     return tuning.join(params, fresh)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,7 +22,7 @@ import tqdm
 from calrec_jax import partitioning
 from calrec_jax.models import decoder as decoders
 from calrec_jax.models.decoder_config import DecoderConfig
-from calrec_jax.models.pretrained import parameters
+from calrec_jax.models.pretrained import parameters, pieces
 from calrec_jax.models.pretrained.parameters import Parameter
 from calrec_jax.models.pretrained.sources import Source
 from calrec_jax.weights.packages import WeightsError
@@ -36,15 +35,6 @@ _FREE = (
   "vocab_size", "dropout", "dtype", "param_dtype", "remat", "attention_blocks",
   "scan_unroll", "lora",
 )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Piece:
-  """A part of a parameter: `values` from `start` on along one axis."""
-
-  axis: int
-  start: int
-  values: np.ndarray
 
 
 def abstract_params(config: DecoderConfig) -> Any:
@@ -102,14 +92,16 @@ def load_params(
     disable=not progress or jax.process_index() != 0,
     leave=False,
   )
-  with bar, concurrent.futures.ThreadPoolExecutor(_threads()) as pool:
+  with bar, concurrent.futures.ThreadPoolExecutor(pieces.threads()) as pool:
     loaded = {}
     for parameter in chosen:
       shape = shapes[parameter.path]
-      pieces = in_parallel(
+      parts = pieces.in_parallel(
         pool, read_pieces(source, parameter, shape.shape, kept)
       )
-      loaded[parameter.path] = assemble(shape, places[parameter.path], pieces)
+      loaded[parameter.path] = pieces.assemble(
+        shape, places[parameter.path], parts
+      )
       bar.update(_nbytes(shape))
   return flax.traverse_util.unflatten_dict(loaded, sep="/")
 
@@ -119,7 +111,7 @@ def read_pieces(
   parameter: Parameter,
   shape: tuple[int, ...],
   kept: np.ndarray | None = None,
-) -> Iterator[Callable[[], Piece]]:
+) -> Iterator[Callable[[], pieces.Piece]]:
   """A parameter in parts of at most one tensor, each read when it is called.
 
   Args:
@@ -130,7 +122,7 @@ def read_pieces(
   """
   if parameter.layered:
     for layer in range(shape[0]):
-      yield lambda layer=layer: Piece(
+      yield lambda layer=layer: pieces.Piece(
         0,
         layer,
         parameter.from_tensor(
@@ -141,7 +133,7 @@ def read_pieces(
       )
     return
   if parameter.kind != "vocabulary":
-    yield lambda: Piece(
+    yield lambda: pieces.Piece(
       0,
       0,
       parameter.from_tensor(
@@ -152,7 +144,7 @@ def read_pieces(
   axis = 1 if parameter.transposed_vocabulary else 0
   rows = np.arange(shape[axis]) if kept is None else kept
   for start in range(0, len(rows), _ROWS):
-    yield lambda start=start: Piece(
+    yield lambda start=start: pieces.Piece(
       axis,
       start,
       parameter.from_tensor(
@@ -274,72 +266,5 @@ def _read_rows(source: Source, name: str, rows: np.ndarray) -> np.ndarray:
 _GAP = 32
 
 
-def in_parallel(
-  pool: concurrent.futures.Executor, pieces: Iterator[Callable[[], Piece]]
-) -> Iterator[Piece]:
-  """Reads pieces in order, a few ahead of the one that is asked for."""
-  waiting: list[concurrent.futures.Future[Piece]] = []
-  for read in pieces:
-    waiting.append(pool.submit(read))
-    if len(waiting) > _threads():
-      yield waiting.pop(0).result()
-  for future in waiting:
-    yield future.result()
-
-
-def assemble(
-  shape: jax.ShapeDtypeStruct,
-  sharding: jax.sharding.Sharding,
-  pieces: Iterator[Piece],
-) -> jax.Array:
-  """An array of which each host keeps what belongs to its devices.
-
-  Args:
-    shape: of the whole array.
-    sharding: where it lives.
-    pieces: all of its parts, in any order.
-  """
-  indices = sharding.addressable_devices_indices_map(shape.shape)
-  # Devices that hold the same part share a buffer.
-  buffers: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
-  bounds = {
-    device: tuple(
-      part.indices(size)[:2]
-      for part, size in zip(index, shape.shape, strict=True)
-    )
-    for device, index in indices.items()
-  }
-  for bound in bounds.values():
-    if bound not in buffers:
-      local = [stop - start for start, stop in bound]
-      buffers[bound] = np.empty(local, shape.dtype)
-  for piece in pieces:
-    for bound, buffer in buffers.items():
-      _copy_overlap(buffer, bound, piece)
-  arrays = [
-    jax.device_put(buffers[bound], device) for device, bound in bounds.items()
-  ]
-  return jax.make_array_from_single_device_arrays(shape.shape, sharding, arrays)
-
-
-def _copy_overlap(
-  buffer: np.ndarray, bound: tuple[tuple[int, int], ...], piece: Piece
-) -> None:
-  into, out = [], []
-  for axis, (start, stop) in enumerate(bound):
-    begin = piece.start if axis == piece.axis else 0
-    end = begin + piece.values.shape[axis]
-    low, high = max(start, begin), min(stop, end)
-    if low >= high:
-      return
-    into.append(slice(low - start, high - start))
-    out.append(slice(low - begin, high - begin))
-  buffer[tuple(into)] = piece.values[tuple(out)]
-
-
 def _nbytes(shape: jax.ShapeDtypeStruct) -> int:
   return math.prod(shape.shape) * np.dtype(shape.dtype).itemsize
-
-
-def _threads() -> int:
-  return min(8, os.cpu_count() or 1)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from calrec_jax.models.pretrained.loading import Piece
+from calrec_jax.models.pretrained.pieces import Piece
 from calrec_jax.weights.packages import WeightsError
 
 _WORDS = {
