@@ -73,21 +73,22 @@ def main(argv: Sequence[str] | None = None) -> int:
       repetitions=arguments.repetitions,
       threads=arguments.threads,
     )
-  print(describe(row))
   if arguments.output:
     path = pathlib.Path(arguments.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
       file.write(json.dumps(row) + "\n")
-    print(f"\nadded to {path}")
+    print(f"added to {path}\n")
+  print(describe(row))
   return 0
 
 
 def describe(row: Mapping[str, Any]) -> str:
   """The row as text for people."""
+  job = row["job"]
   lines = [
-    f"{row['source']}, vocabulary of {row['decoder']['vocab_size']:,}; "
-    f"{row['precision']} on {row['device']}, {row['threads']} threads",
+    f"{row['source']}, vocabulary of {job['decoder']['vocab_size']:,}; "
+    f"{job['precision']} on {job['device']}, {row['threads']} threads",
     "",
     f"{'':<36}{'calrec_jax':>12}{'transformers':>14}{'ratio':>8}",
   ]
@@ -172,8 +173,8 @@ def _prepare(
     "row_tokens": arguments.row_tokens,
     "threads": arguments.threads,
     "repetitions": arguments.repetitions,
-    **dataclasses.asdict(job),
     "source": arguments.source,
+    "job": dataclasses.asdict(job),
   }
 
 

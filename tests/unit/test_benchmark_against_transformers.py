@@ -91,6 +91,22 @@ def test_this_library_steps_in_a_process_of_its_own(tmp_path):
       process.ask("load", source=job.source, checkpoint=True)
 
 
+def test_a_row_is_described_in_parts(tmp_path):
+  _, job, _ = write_job(tmp_path)
+  row = {"source": "tiny", "threads": 1, "job": dataclasses.asdict(job)}
+  figures = {"cpu_seconds": 2.0, "wall_seconds": 3.0, "peak_bytes": 4e9}
+  row["load"] = {
+    "gguf": {"calrec_jax": figures, "transformers": figures},
+    "checkpoint": {"calrec_jax": figures},
+  }
+  text = against_transformers.describe(row)
+  assert "vocabulary of 54" in text
+  [both] = [x for x in text.splitlines() if "gguf: CPU seconds" in x]
+  assert both.split()[-3:] == ["2.0", "2.0", "1.00"]
+  [alone] = [x for x in text.splitlines() if "checkpoint: CPU seconds" in x]
+  assert alone.split()[-2:] == ["2.0", "–"]
+
+
 def test_other_losses_are_refused():
   worst = {}
   one = {"loss": 2.0, "gradient_norm": 1.0}
@@ -113,7 +129,8 @@ def test_both_libraries_have_the_same_objective(tmp_path):
   differences = results["objective"]["largest_relative_difference"]
   assert differences.keys() >= {"loss_tt_nats", "loss_ut_nats", "gradient_norm"}
   assert max(differences.values()) < side_by_side.TOLERANCES["float32"]
-  row = {"source": "tiny", "threads": 1, **dataclasses.asdict(job), **results}
+  row = {"source": "tiny", "threads": 1, "job": dataclasses.asdict(job)}
+  row |= results
   assert json.loads(json.dumps(row)) == row
   assert "examples/CPU second" in against_transformers.describe(row)
 
@@ -127,7 +144,8 @@ def test_all_parts_of_a_llama(tmp_path):
   )
   both = results["load"]["huggingface"]
   assert both["calrec_jax"]["parameters"] == both["transformers"]["parameters"]
-  row = {"source": "tiny", "threads": 1, **dataclasses.asdict(job), **results}
+  row = {"source": "tiny", "threads": 1, "job": dataclasses.asdict(job)}
+  row |= results
   text = against_transformers.describe(row)
   for line in ("load checkpoint", "tokens/CPU second", "examples/CPU second"):
     assert line in text
