@@ -23,7 +23,9 @@ _hook = install_import_hook(
   "beartype.beartype",
 )
 
+import gin  # noqa: E402
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -34,3 +36,10 @@ def pytest_addoption(parser):
     action="store_true",
     help="write the files of tests/golden anew instead of comparing",
   )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_configuration_is_left():
+  """Verbs leave gin configured; the next module must not see that."""
+  yield
+  gin.clear_config()
