@@ -77,6 +77,7 @@ def test_a_job_is_read_as_it_was_written(tmp_path):
   np.testing.assert_array_equal(library_job.kept(folder), KEPT)
 
 
+@pytest.mark.slow
 def test_this_library_steps_in_a_process_of_its_own(tmp_path):
   folder, job, _ = write_job(tmp_path)
   with library_process.LibraryProcess(

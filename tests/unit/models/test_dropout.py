@@ -37,7 +37,9 @@ def hidden(params, key=None, **changes):
   )
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize(
+  "remat", [pytest.param("none", marks=pytest.mark.slow), "full"]
+)
 def test_units_are_dropped_in_training_alone(remat):
   run = functools.partial(hidden, params(), remat=remat, dropout=RATE)
   np.testing.assert_array_equal(run(), hidden(params(), remat=remat))
