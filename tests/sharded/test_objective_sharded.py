@@ -22,6 +22,7 @@ MESHES = {
   "tensor": {"data": 2, "tensor": 4},
   "mixed": {"replica": 2, "data": 1, "fsdp": 2, "tensor": 2},
 }
+_SLOW = pytest.mark.slow  # "mixed" has its axis too.
 OBJECTIVE = Objective(alpha=0.3, beta=0.2, loss_chunk_tokens=16)
 
 
@@ -47,6 +48,13 @@ def _gradient(decoder):
 
 
 @functools.cache
+def _alone():
+  """Value and gradient on one device."""
+  decoder, params = _decoder()
+  return jax.jit(_gradient(decoder))(params, _batch())
+
+
+@functools.cache
 def _on_mesh(name, dtype="float32"):
   """Value and gradient on a mesh, their shardings, and the program's text."""
   decoder, params = _decoder(dtype=dtype)
@@ -62,10 +70,11 @@ def _on_mesh(name, dtype="float32"):
     return program(params, batch), shardings, program.as_text()
 
 
-@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize(
+  "name", ["data", "fsdp", "mixed", pytest.param("tensor", marks=_SLOW)]
+)
 def test_loss_gradients_and_metrics(name):
-  decoder, params = _decoder()
-  wanted = jax.jit(_gradient(decoder))(params, _batch())
+  wanted = _alone()
   found, shardings, _ = _on_mesh(name)
   for left, right in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
     np.testing.assert_allclose(left, right, atol=SAME, rtol=SAME)

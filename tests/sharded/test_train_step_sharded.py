@@ -21,6 +21,8 @@ MESHES = {
   "tensor": MeshShape(data=4, tensor=2),
   "mixed": MeshShape(replica=2, data=1, fsdp=2, tensor=2),
 }
+_SLOW = pytest.mark.slow
+REST = ("data", "tensor")  # "mixed" has their axes too.
 OBJECTIVE = Objective(alpha=0.3, beta=0.2, loss_chunk_tokens=16)
 
 
@@ -69,7 +71,9 @@ def assert_same(found, wanted):
     )
 
 
-@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize(
+  "name", ["fsdp", "mixed", *(pytest.param(n, marks=_SLOW) for n in REST)]
+)
 def test_a_step_on_a_mesh_equals_that_of_one_device(name, batch, alone, caplog):
   mesh = partitioning.make_mesh(MESHES[name])
   rules = partitioning.logical_axis_rules()

@@ -126,7 +126,9 @@ def assert_lies(array, sharding):
   assert array.sharding.is_equivalent_to(sharding, array.ndim)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+  "name", ["lora", pytest.param("adafactor", marks=pytest.mark.slow)]
+)
 def test_a_step_on_a_mesh_equals_that_of_one_device(
   name, batch, alone, tmp_path
 ):

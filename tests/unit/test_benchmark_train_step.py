@@ -150,6 +150,7 @@ def test_accounts_add_up(feed):
   )
 
 
+@pytest.mark.slow
 def test_a_comparison_gives_a_row_of_json(bench):
   row = side_by_side.compare(bench, repetitions=1)
   assert json.loads(json.dumps(row)) == row
