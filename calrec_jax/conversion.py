@@ -249,16 +249,12 @@ def _read_merged(
   checkpoint: pathlib.Path, path: str, config: DecoderConfig
 ) -> np.ndarray:
   def read(name: str) -> np.ndarray:
-    array = checkpoints.open_array(checkpoint, f"target/{name}")
-    return np.asarray(array.read().result())
+    return checkpoints.read_array(checkpoint, f"target/{name}")
 
   value = read(path)
   module, _, leaf = path.rpartition("/")
-  if (
-    config.lora is None
-    or leaf != "kernel"
-    or f"target/{module}/lora_a" not in checkpoints.metadata(checkpoint)
-  ):
+  targets = () if config.lora is None else config.lora.targets
+  if leaf != "kernel" or module.split("/")[-1] not in targets:
     return value
   leaves = {"kernel": value}
   leaves |= {name: read(f"{module}/{name}") for name in loras.LEAVES}
@@ -274,13 +270,13 @@ def _t5x(parent: parents.T5xParent, config: DecoderConfig | None) -> Model:
       "--gin.DecoderConfig.NAME=VALUE."
     )
   stored = parent.stored()
+  tree = T5xTree(stored)
   if config.vocab_size is None:
-    embedding = stored[T5xTree(stored).arrays["token_embedder/embedding"]]
+    embedding = stored[tree.arrays["token_embedder/embedding"]]
     config = dataclasses.replace(config, vocab_size=embedding.shape[0])
   shapes = flax.traverse_util.flatten_dict(
     loading.abstract_params(config), sep="/"
   )
-  tree = T5xTree(stored)
   tree.refuse_other(shapes)
   return Model(
     path=parent.checkpoint,

@@ -2,7 +2,7 @@
 
 A checkpoint of ours, one of t5x in Orbax's format, or a published model; each
 gives its parameters straight to the devices. Tested by
-`tests/unit/test_parents.py`.
+`tests/unit/test_conversion.py` and `tests/end_to_end/test_pretrained_start.py`.
 """
 
 from __future__ import annotations
@@ -140,8 +140,7 @@ class T5xParent:
 
   def read(self, path: str) -> np.ndarray:
     """One of them."""
-    array = checkpoints.open_array(self.checkpoint, f"target/{path}")
-    return np.asarray(array.read().result())
+    return checkpoints.read_array(self.checkpoint, f"target/{path}")
 
 
 class PretrainedParent:

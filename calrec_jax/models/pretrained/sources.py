@@ -207,9 +207,8 @@ def _text_tensors(
     ("model.language_model.", "model."),
     ("language_model.lm_head.", "lm_head."),
   )
-  if not any(name.startswith(prefixes[0][0]) for name in shapes) and not any(
-    name.startswith(prefixes[1][0]) for name in shapes
-  ):
+  inside = tuple(prefix for prefix, _ in prefixes)
+  if not any(name.startswith(inside) for name in shapes):
     return [(name, name) for name in shapes]
   return [
     (plain + name.removeprefix(prefix), name)
