@@ -7,7 +7,7 @@ index) runs once; the rules only differ in what they leave out.
 Tested against full sorts in `tests/unit/recommend/test_protocol.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -37,12 +37,39 @@ class Ranking(NamedTuple):
   tail_ties: np.ndarray
 
 
+class Curve(NamedTuple):
+  """What a recommender would have answered with other values of one setting.
+
+  Attributes:
+    setting: its name, for people: "samples".
+    rankings: for each value of the setting, rising, a ranking for each asked
+      rule, as `recommend` gives them. The value that `recommend` itself uses
+      may be among them.
+  """
+
+  setting: str
+  rankings: Mapping[int | float, Mapping[str, Ranking]]
+
+
 @runtime_checkable
 class Recommender(Protocol):
   """Anything that ranks the items of one catalogue for a user.
 
-  One that writes texts may also tell of its last call: `validity()` gives
-  shares averaged over the users, `explain(place)` the texts of one user.
+  Four further methods are optional; an evaluation calls those that exist.
+
+  - `validity() -> {share: number or float[B]}` tells how sound the answers of
+    the last call are: one number for each of its B users, or their mean. With
+    one for each user the result does not depend on the batch size at all.
+  - `explain(place) -> [{"text", "log_prob", "samples", "items"}]` gives the
+    texts that were written for one user of the last call, JSON-ready.
+  - `recommend_curve(histories, *, depth, rules) -> Curve` ranks with several
+    values of a setting where one piece of work serves them all, as fewer of
+    the samples that were drawn. It is called right after `recommend` with the
+    same histories, and its time is not counted.
+  - `fingerprint() -> mapping`, JSON-ready, tells what decides the answers
+    beside the dataset, the checkpoint and the gin settings of
+    `calrec_jax.recommend`, such as weights of its own. Answers kept on disk
+    are used again only where it is equal.
 
   Attributes:
     name: short and unique within an evaluation; it becomes a key of the
