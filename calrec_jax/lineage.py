@@ -86,19 +86,26 @@ def refuse_changes(
   Raises:
     LineageError: names every changed value.
   """
-  old = _flat({key: before[key] for key in ("parent", "data", "training")})
-  new = _flat({key: now[key] for key in ("parent", "data", "training")})
-  changed = [
-    f"{key}: was {old.get(key)!r}, is {new.get(key)!r}"
-    for key in sorted(old.keys() | new.keys())
-    if old.get(key) != new.get(key)
-  ]
+  parts = ("parent", "data", "training")
+  changed = changes(
+    {key: before[key] for key in parts}, {key: now[key] for key in parts}
+  )
   if changed:
     raise LineageError(
       f"{folder} holds a run that was started otherwise:\n  "
       + "\n  ".join(changed)
       + "\nGive another MODEL_DIR, undo the change, or remove the folder."
     )
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+  """What differs between two records, by the path of the value."""
+  old, new = _flat(before), _flat(now)
+  return [
+    f"{key}: was {old.get(key)!r}, is {new.get(key)!r}"
+    for key in sorted(old.keys() | new.keys())
+    if old.get(key) != new.get(key)
+  ]
 
 
 def copy_files(files: Iterable[str], folder: pathlib.Path) -> None:

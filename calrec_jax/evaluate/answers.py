@@ -20,6 +20,7 @@ def check(
   histories: Sequence[np.ndarray],
   catalogue: Catalogue,
   protocol: Any,
+  rules: Sequence[str],
 ) -> None:
   """Refuses rankings that would be measured wrongly.
 
@@ -28,13 +29,14 @@ def check(
     rankings: a ranking for each candidate rule, on the host.
     histories: catalogue rows of each user of the batch, oldest first.
     catalogue: the items.
-    protocol: the `evaluator.Protocol` with rules and depth.
+    protocol: the `evaluator.Protocol`, for its depth.
+    rules: the candidate rules that were asked.
 
   Raises:
     ValueError: if a rule is missing, or a list is misshapen, unsorted, holds
       an item twice, an unknown one, or one the rule excludes.
   """
-  for rule in protocol.rules:
+  for rule in rules:
     problem = "is missing"
     if rule in rankings:
       problem = _misshapen(

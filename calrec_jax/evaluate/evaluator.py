@@ -2,12 +2,13 @@
 
 Every recommender sees the same users, the same candidates and the same depth,
 and what it returns is checked before it is believed. Numbers do not depend on
-the batch size. Nothing here knows how a recommender works.
+the batch size. Nothing here knows how a recommender works. `sharded` does the
+same over many processes, by way of files.
 """
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -18,9 +19,10 @@ from calrec_jax.data.records import Catalogue, History
 from calrec_jax.evaluate import answers, cases, metrics, slices, summary
 from calrec_jax.evaluate.intervals import Bootstrap
 from calrec_jax.evaluate.results import Results
-from calrec_jax.evaluate.runs import Run
+from calrec_jax.evaluate.runs import Block, Call, Run
 from calrec_jax.recommend.protocol import (
   RULES,
+  Curve,
   Ranking,
   Recommender,
   exclusions,
@@ -126,21 +128,65 @@ def evaluate(
   """
   protocol = protocol or Protocol()
   histories = list(histories)
-  _check_users(histories, catalogue)
-  names = [recommender.name for recommender in recommenders]
-  _check_names(names, protocol)
+  check(recommenders, histories, catalogue, protocol)
   pool = cases.draw_pool(len(histories), protocol.num_cases, protocol.seed)
   runs = [
     run_recommender(recommender, histories, catalogue, protocol, pool, progress)
     for recommender in recommenders
   ]
+  return summarise(
+    runs, histories, catalogue, protocol, data=data, checkpoint=checkpoint
+  )
+
+
+def check(
+  recommenders: Sequence[Recommender],
+  histories: Sequence[History],
+  catalogue: Catalogue,
+  protocol: Protocol,
+) -> None:
+  """Refuses what cannot be evaluated, before any work.
+
+  Raises:
+    ValueError: for users or items that do not exist, recommenders without a
+      name of their own, or a reference that does not run.
+  """
+  _check_users(histories, catalogue)
+  _check_names([recommender.name for recommender in recommenders], protocol)
+
+
+def summarise(
+  runs: Sequence[Run],
+  histories: Sequence[History],
+  catalogue: Catalogue,
+  protocol: Protocol,
+  *,
+  data: Mapping[str, Any] | None = None,
+  checkpoint: Mapping[str, Any] | None = None,
+  split: str | None = None,
+) -> Results:
+  """The results of runs: every number that is reported is made here.
+
+  Args:
+    runs: of each recommender over all users.
+    histories: the users, in the order of the runs.
+    catalogue: the items.
+    protocol: what was measured.
+    data: the dataset's card, stored with the results.
+    checkpoint: the model's lineage, stored with the results.
+    split: what the users are of, stored with the results where it is known.
+  """
   excluded = excluded_targets(histories, protocol)
   slicings = slices.slice_users(histories, catalogue)
+  names = [run.name for run in runs]
+  rules = summary.protocol(protocol, histories, catalogue, excluded, names)
   return Results(
-    protocol=summary.protocol(protocol, histories, catalogue, excluded, names),
+    protocol=rules if split is None else {"split": split, **rules},
     data=dict(data or {}),
     checkpoint=dict(checkpoint or {}),
-    recommenders=summary.recommenders(runs, slicings, protocol),
+    recommenders=summary.recommenders(
+      runs, slicings, protocol, num_items=len(catalogue)
+    ),
     users=user_columns(histories, catalogue),
     excluded=excluded,
     ranks={run.name: run.ranks for run in runs},
@@ -151,7 +197,7 @@ def evaluate(
 
 def run_recommender(
   recommender: Recommender,
-  histories: list[History],
+  histories: Sequence[History],
   catalogue: Catalogue,
   protocol: Protocol,
   pool: set[int],
@@ -170,7 +216,6 @@ def run_recommender(
   Returns:
     The ranks, what was listed, and what it took.
   """
-  run = Run.begin(recommender, len(histories), catalogue, protocol.rules)
   bar = tqdm.tqdm(
     total=len(histories),
     desc=recommender.name,
@@ -178,25 +223,88 @@ def run_recommender(
     disable=not progress,
   )
   with bar:
-    for start in range(0, len(histories), protocol.batch_users):
-      users = histories[start : start + protocol.batch_users]
-      items = [user.items for user in users]
-      began = time.perf_counter()
-      rankings = recommender.recommend(
-        items, depth=protocol.depth, rules=tuple(protocol.rules)
-      )
-      rankings = _to_host(rankings)  # Waits for the device.
-      seconds = time.perf_counter() - began
-      answers.check(run.name, rankings, items, catalogue, protocol)
-      run.collect(rankings, users, start, protocol.horizon)
-      run.listen(recommender, rankings[protocol.rule], start, pool)
-      run.clock(seconds, len(users))
-      bar.update(len(users))
-  return run
+    block = answer_users(
+      recommender, histories, catalogue, protocol, pool, done=bar.update
+    )
+  return Run.join(
+    recommender.name, recommender.describe(), [block], pool, protocol.rule
+  )
+
+
+def answer_users(
+  recommender: Recommender,
+  users: Sequence[History],
+  catalogue: Catalogue,
+  protocol: Protocol,
+  kept: set[int],
+  *,
+  done: Callable[[int], object],
+  first_call: bool = True,
+) -> Block:
+  """One recommender's checked answers for consecutive users.
+
+  Args:
+    recommender: what to run.
+    users: a block of them.
+    catalogue: the items.
+    protocol: candidate rules, depth and batch size.
+    kept: places of users whose explanations are kept.
+    done: told the number of users of each call when it is over. What it
+      raises ends the work.
+    first_call: whether the recommender has not been called by this process.
+  """
+  block = Block.begin(len(users), protocol.rules)
+  for start in range(0, len(users), protocol.batch_users):
+    batch = users[start : start + protocol.batch_users]
+    items = [user.items for user in batch]
+    began = time.perf_counter()
+    rankings = recommender.recommend(
+      items, depth=protocol.depth, rules=tuple(protocol.rules)
+    )
+    rankings = _to_host(rankings)  # Waits for the device.
+    seconds = time.perf_counter() - began
+    answers.check(
+      recommender.name, rankings, items, catalogue, protocol, protocol.rules
+    )
+    block.collect(rankings, batch, start, catalogue, protocol)
+    block.listen(recommender, start, len(batch), kept)
+    block.calls.append(Call(seconds, len(batch), first_call and start == 0))
+    curve = _curve(recommender, items, catalogue, protocol)
+    if curve is not None:
+      block.follow(curve, batch, start, catalogue, protocol)
+    done(len(batch))
+  return block
+
+
+def _curve(
+  recommender: Recommender,
+  items: Sequence[np.ndarray],
+  catalogue: Catalogue,
+  protocol: Protocol,
+) -> Curve | None:
+  """The checked curve of one call, where the recommender has one."""
+  recommend_curve = getattr(recommender, "recommend_curve", None)
+  if recommend_curve is None:
+    return None
+  rules = (protocol.rule,)
+  curve = recommend_curve(items, depth=protocol.depth, rules=rules)
+  values = list(curve.rankings)
+  if not values or values != sorted(values):
+    raise ValueError(
+      f"recommender {recommender.name!r}: the curve over {curve.setting} has "
+      f"the values {values}; give at least one, rising"
+    )
+  rankings = {
+    value: _to_host(by_rule) for value, by_rule in curve.rankings.items()
+  }
+  for value, by_rule in rankings.items():
+    name = f"{recommender.name}, {curve.setting} {value}"
+    answers.check(name, by_rule, items, catalogue, protocol, rules)
+  return Curve(curve.setting, rankings)
 
 
 def excluded_targets(
-  histories: list[History], protocol: Protocol
+  histories: Sequence[History], protocol: Protocol
 ) -> dict[str, np.ndarray]:
   """Which users' targets are no candidates, bool[U] for each rule."""
   excluded = {rule: np.zeros(len(histories), bool) for rule in protocol.rules}
@@ -210,7 +318,7 @@ def excluded_targets(
 
 
 def user_columns(
-  histories: list[History], catalogue: Catalogue
+  histories: Sequence[History], catalogue: Catalogue
 ) -> dict[str, Any]:
   """What is known of every user before a recommender runs, by column."""
   targets = np.array([history.target for history in histories], np.int64)
@@ -232,7 +340,7 @@ def _to_host(rankings: Mapping[str, Ranking]) -> dict[str, Ranking]:
   }
 
 
-def _check_users(histories: list[History], catalogue: Catalogue) -> None:
+def _check_users(histories: Sequence[History], catalogue: Catalogue) -> None:
   if not histories:
     raise ValueError(
       "there are no users to evaluate; `calrec data card` shows the size of "

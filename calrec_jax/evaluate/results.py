@@ -157,12 +157,12 @@ def write_atomically(
 
 def _json_writer(content: Any) -> Callable[[str], object]:
   text = json.dumps(
-    content, indent=1, ensure_ascii=False, allow_nan=False, default=_plain
+    content, indent=1, ensure_ascii=False, allow_nan=False, default=plain
   )
   return lambda path: pathlib.Path(path).write_text(text + "\n", "utf-8")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
   """What JSON can hold in place of a NumPy value or a path."""
   if isinstance(value, np.generic | np.ndarray):
     return value.tolist()

@@ -1,17 +1,56 @@
-"""What one recommender did over all users: ranks, lists, words and time."""
+"""What one recommender did: ranks, lists, words and time, user by user.
+
+A `Block` holds consecutive users and is what a job writes to disk; a `Run` is
+all of them. Nothing in a run depends on how the users were cut into blocks.
+"""
 
 import dataclasses
+import json
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from calrec_jax.data.records import Catalogue, History
 from calrec_jax.evaluate import metrics
-from calrec_jax.recommend.protocol import Ranking, Recommender
+from calrec_jax.evaluate.results import plain
+from calrec_jax.recommend.protocol import EMPTY, Curve, Ranking, Recommender
 
 COVERAGE_CUTOFF = 10
 SHOWN_ITEMS = 10
+LISTED = max(COVERAGE_CUTOFF, SHOWN_ITEMS)
+
+
+class Call(NamedTuple):
+  """One call of a recommender.
+
+  Attributes:
+    seconds: until the answer was on the host.
+    users: that it was for.
+    first: whether it was the first of its process, which compiles programs.
+  """
+
+  seconds: float
+  users: int
+  first: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CurveRanks:
+  """Ranks of U users for each of K values of a setting.
+
+  Attributes:
+    setting: what is varied.
+    values: of the setting, rising.
+    ranks: float64[K, U] under the rule of the headline, infinity for a miss.
+    text_ranks: the same where any item with the target's text counts.
+  """
+
+  setting: str
+  values: tuple[int | float, ...]
+  ranks: np.ndarray
+  text_ranks: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,115 +69,280 @@ class Observation:
 
 
 @dataclasses.dataclass(eq=False)
-class Run:
-  """One recommender's answers, gathered batch by batch.
+class Block:
+  """One recommender's answers for U consecutive users, gathered by call.
 
   Attributes:
-    name: the recommender.
-    description: what it says of itself.
-    twins: int32[N], the smallest row with the same text.
     ranks: float64[U] for each rule, infinity for a miss.
     text_ranks: the same where any item with the target's text counts.
-    seen: bool[N] for each rule, items that stood in somebody's first ten.
-    observed: answers of the users of the pool, by user.
-    validity: shares the recommender reported, one mapping a batch.
-    batch_seconds: seconds of each call.
-    batch_users: users of each call.
+    listed: int32[U, 10] for each rule, the first rows of the lists.
+    scores: float32[U, 10] of those under the rule of the headline.
+    explanations: JSON of what `explain` said of users that are kept, by place.
+    validity: float64[U] for each share that was told, NaN where it was not.
+    curve: ranks along a curve, where the recommender has one.
+    calls: all calls, in the order of the users.
   """
 
-  name: str
-  description: str
-  twins: np.ndarray
   ranks: dict[str, np.ndarray]
   text_ranks: dict[str, np.ndarray]
-  seen: dict[str, np.ndarray]
-  observed: dict[int, Observation] = dataclasses.field(default_factory=dict)
-  validity: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-  batch_seconds: list[float] = dataclasses.field(default_factory=list)
-  batch_users: list[int] = dataclasses.field(default_factory=list)
+  listed: dict[str, np.ndarray]
+  scores: np.ndarray
+  explanations: dict[int, str] = dataclasses.field(default_factory=dict)
+  validity: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  curve: CurveRanks | None = None
+  calls: list[Call] = dataclasses.field(default_factory=list)
 
   @classmethod
-  def begin(
-    cls,
-    recommender: Recommender,
-    num_users: int,
-    catalogue: Catalogue,
-    rules: Sequence[str],
-  ) -> "Run":
-    """A run of which no user is ranked yet."""
+  def begin(cls, num_users: int, rules: Sequence[str]) -> "Block":
+    """A block of which no user is ranked yet."""
     return cls(
-      name=recommender.name,
-      description=recommender.describe(),
-      twins=catalogue.twins,
       ranks={rule: np.full(num_users, np.inf) for rule in rules},
       text_ranks={rule: np.full(num_users, np.inf) for rule in rules},
-      seen={rule: np.zeros(len(catalogue), bool) for rule in rules},
+      listed={
+        rule: np.full((num_users, LISTED), EMPTY, np.int32) for rule in rules
+      },
+      scores=np.full((num_users, LISTED), -np.inf, np.float32),
     )
+
+  def __len__(self) -> int:
+    return len(self.scores)
 
   def collect(
     self,
     rankings: Mapping[str, Ranking],
     users: Sequence[History],
     start: int,
-    horizon: int,
+    catalogue: Catalogue,
+    settings: Any,
   ) -> None:
-    """Takes the ranks of one batch; `start` is its first user."""
-    targets = np.array([user.target for user in users], np.int32)
+    """Takes the lists of one call.
+
+    Args:
+      rankings: a checked ranking for each rule.
+      users: of the call.
+      start: the place of the first of them.
+      catalogue: the items.
+      settings: the `evaluator.Protocol`.
+    """
     rows = slice(start, start + len(users))
     for rule, ranks in self.ranks.items():
-      ranking = rankings[rule]
-      ranks[rows] = metrics.expected_ranks(ranking, targets, horizon)
-      self.text_ranks[rule][rows] = metrics.text_ranks(
-        ranking, targets, self.twins, horizon
+      ranks[rows], self.text_ranks[rule][rows] = _ranks(
+        rankings[rule], users, catalogue, settings.horizon
       )
-      top = ranking.items[:, :COVERAGE_CUTOFF]
-      self.seen[rule][top[top >= 0]] = True
+      first = rankings[rule].items[:, :LISTED]
+      self.listed[rule][rows, : first.shape[1]] = first
+    scores = rankings[settings.rule].scores[:, :LISTED]
+    self.scores[rows, : scores.shape[1]] = scores
+
+  def follow(
+    self,
+    curve: Curve,
+    users: Sequence[History],
+    start: int,
+    catalogue: Catalogue,
+    settings: Any,
+  ) -> None:
+    """Takes the checked rankings of one call's curve; see `collect`."""
+    values = tuple(curve.rankings)
+    if self.curve is None:
+      empty = np.full((len(values), len(self)), np.inf)
+      self.curve = CurveRanks(curve.setting, values, empty, empty.copy())
+    if (self.curve.setting, self.curve.values) != (curve.setting, values):
+      raise ValueError(
+        f"the curve over {curve.setting} has the values {values}, where those "
+        f"of other users were {self.curve.values} of {self.curve.setting}"
+      )
+    rows = slice(start, start + len(users))
+    for place, rankings in enumerate(curve.rankings.values()):
+      self.curve.ranks[place, rows], self.curve.text_ranks[place, rows] = (
+        _ranks(rankings[settings.rule], users, catalogue, settings.horizon)
+      )
 
   def listen(
-    self, recommender: Recommender, ranking: Ranking, start: int, pool: set[int]
+    self, recommender: Recommender, start: int, users: int, kept: set[int]
   ) -> None:
-    """Keeps what the recommender tells of its last call, where it tells."""
+    """Keeps what the recommender tells of its last call, where it tells.
+
+    Args:
+      recommender: that was called.
+      start: the place of the call's first user.
+      users: number of them.
+      kept: places of users whose explanation is kept.
+    """
     validity = getattr(recommender, "validity", None)
-    if validity is not None:
-      self.validity.append(dict(validity() or {}))
+    told = {} if validity is None else validity() or {}
+    for share, value in told.items():
+      if value is None:
+        continue
+      values = np.asarray(value, np.float64)
+      if values.shape not in ((), (users,)):
+        raise ValueError(
+          f"recommender {recommender.name!r}: validity() gives {share!r} for "
+          f"{values.shape}; give one number, or one for each of the {users} "
+          "users"
+        )
+      column = self.validity.setdefault(share, np.full(len(self), np.nan))
+      column[start : start + users] = values
     explain = getattr(recommender, "explain", None)
-    for place in range(len(ranking.items)):
-      if start + place in pool:
-        self.observed[start + place] = Observation(
-          items=ranking.items[place, :SHOWN_ITEMS].copy(),
-          scores=ranking.scores[place, :SHOWN_ITEMS].copy(),
-          explanation=None if explain is None else explain(place),
+    if explain is not None:
+      for place in sorted(kept & set(range(start, start + users))):
+        self.explanations[place] = json.dumps(
+          explain(place - start), default=plain
         )
 
-  def clock(self, seconds: float, users: int) -> None:
-    """Adds the time of one call."""
-    self.batch_seconds.append(seconds)
-    self.batch_users.append(users)
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+  """One recommender's answers for all users.
+
+  Attributes:
+    name: the recommender.
+    description: what it says of itself.
+    block: its answers.
+    observed: lists and explanations of the users of the pool, by number.
+  """
+
+  name: str
+  description: str
+  block: Block
+  observed: dict[int, Observation]
+
+  @classmethod
+  def join(
+    cls,
+    name: str,
+    description: str,
+    blocks: Sequence[Block],
+    pool: set[int],
+    rule: str,
+  ) -> "Run":
+    """The run that blocks make, given in the order of their users.
+
+    Args:
+      name: the recommender.
+      description: what it says of itself.
+      blocks: all users, each in one block.
+      pool: users whose lists and explanations are shown.
+      rule: whose lists are shown.
+    """
+    block = blocks[0] if len(blocks) == 1 else join_blocks(blocks)
+    observed = {
+      user: Observation(
+        items=block.listed[rule][user, :SHOWN_ITEMS],
+        scores=block.scores[user, :SHOWN_ITEMS],
+        explanation=json.loads(block.explanations.get(user, "null")),
+      )
+      for user in sorted(pool)
+    }
+    return cls(name, description, block, observed)
+
+  @property
+  def ranks(self) -> dict[str, np.ndarray]:
+    """float64[U] for each rule, infinity for a miss."""
+    return self.block.ranks
+
+  @property
+  def text_ranks(self) -> dict[str, np.ndarray]:
+    """The same where any item with the target's text counts."""
+    return self.block.text_ranks
+
+  def seen(self, rule: str, num_items: int) -> np.ndarray:
+    """Which of the items stood in somebody's first ten, bool[N]."""
+    top = self.block.listed[rule][:, :COVERAGE_CUTOFF]
+    seen = np.zeros(num_items, bool)
+    seen[top[top >= 0]] = True
+    return seen
 
   def cost(self) -> dict[str, float | int]:
-    """Users per second, without the call in which programs are compiled.
+    """Users per second of one process, without calls that compile programs.
 
-    The first call is left out where there are others; its time is given apart.
+    The first call of each process is left out where there are others; the time
+    of the first one is given apart.
     """
-    later_users = sum(self.batch_users[1:])
-    users = later_users or sum(self.batch_users)
-    seconds = sum(self.batch_seconds[1:] if later_users else self.batch_seconds)
+    calls = self.block.calls
+    later = [call for call in calls if not call.first] or calls
+    compiling = next((call for call in calls if call.first), calls[0])
+    seconds = sum(call.seconds for call in later)
     return {
-      "users_per_second": users / max(seconds, 1e-9),
-      "first_batch_seconds": self.batch_seconds[0],
-      "seconds": sum(self.batch_seconds),
-      "batch_users": self.batch_users[0],
+      "users_per_second": sum(call.users for call in later)
+      / max(seconds, 1e-9),
+      "first_batch_seconds": compiling.seconds,
+      "seconds": sum(call.seconds for call in calls),
+      "batch_users": calls[0].users,
     }
 
   def mean_validity(self) -> dict[str, float]:
-    """The reported shares, averaged over users."""
+    """The told shares, averaged over the users they were told of."""
     means = {}
-    for key in dict.fromkeys(key for batch in self.validity for key in batch):
-      pairs = [
-        (batch[key], users)
-        for batch, users in zip(self.validity, self.batch_users, strict=True)
-        if batch.get(key) is not None
-      ]
-      total = sum(float(value) * users for value, users in pairs)
-      means[key] = total / sum(users for _, users in pairs)
+    for share, column in self.block.validity.items():
+      told = column[~np.isnan(column)]
+      means[share] = math.fsum(told) / len(told)
     return means
+
+
+def join_blocks(blocks: Sequence[Block]) -> Block:
+  """One block of all users, in the order of the blocks.
+
+  Raises:
+    ValueError: if the blocks have other rules or other curves.
+  """
+  offsets = np.cumsum([0, *map(len, blocks)])
+  first = blocks[0]
+  shares = dict.fromkeys(share for block in blocks for share in block.validity)
+  return Block(
+    ranks=_by_rule([block.ranks for block in blocks]),
+    text_ranks=_by_rule([block.text_ranks for block in blocks]),
+    listed=_by_rule([block.listed for block in blocks]),
+    scores=np.concatenate([block.scores for block in blocks]),
+    explanations={
+      int(offset) + place: text
+      for offset, block in zip(offsets, blocks, strict=False)
+      for place, text in block.explanations.items()
+    },
+    validity={
+      share: np.concatenate(
+        [
+          block.validity.get(share, np.full(len(block), np.nan))
+          for block in blocks
+        ]
+      )
+      for share in shares
+    },
+    curve=None
+    if first.curve is None
+    else _join_curves([block.curve for block in blocks]),
+    calls=[call for block in blocks for call in block.calls],
+  )
+
+
+def _by_rule(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  return {
+    rule: np.concatenate([part[rule] for part in parts]) for rule in parts[0]
+  }
+
+
+def _join_curves(curves: Sequence[CurveRanks | None]) -> CurveRanks:
+  known = [curve for curve in curves if curve is not None]
+  settings = {(curve.setting, curve.values) for curve in known}
+  if len(known) < len(curves) or len(settings) > 1:
+    raise ValueError(f"blocks have other curves than each other: {settings}")
+  return CurveRanks(
+    known[0].setting,
+    known[0].values,
+    np.concatenate([curve.ranks for curve in known], axis=1),
+    np.concatenate([curve.text_ranks for curve in known], axis=1),
+  )
+
+
+def _ranks(
+  ranking: Ranking,
+  users: Sequence[History],
+  catalogue: Catalogue,
+  horizon: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Ranks of the users' targets, and of the first items with their texts."""
+  targets = np.array([user.target for user in users], np.int32)
+  return (
+    metrics.expected_ranks(ranking, targets, horizon),
+    metrics.text_ranks(ranking, targets, catalogue.twins, horizon),
+  )

@@ -56,7 +56,11 @@ def reference_of(settings: Any, names: Sequence[str]) -> str:
 
 
 def recommenders(
-  runs: Sequence[Run], slicings: Mapping[str, Slicing], settings: Any
+  runs: Sequence[Run],
+  slicings: Mapping[str, Slicing],
+  settings: Any,
+  *,
+  num_items: int,
 ) -> dict[str, dict[str, Any]]:
   """The numbers of every recommender, by name."""
   reference = reference_of(settings, [run.name for run in runs])
@@ -71,15 +75,16 @@ def recommenders(
   return {
     run.name: {
       "description": run.description,
-      "metrics": _metrics(run, settings.rule, settings),
+      "metrics": _metrics(run, settings.rule, settings, num_items),
       "difference": _difference(
         values[run.name], values[reference], reference, settings
       ),
       "candidates": {
-        rule: {"metrics": _metrics(run, rule, settings)}
+        rule: {"metrics": _metrics(run, rule, settings, num_items)}
         for rule in settings.rules
       },
       "slices": _slices(values[run.name], slicings, settings),
+      **_curve(run, settings),
       "validity": run.mean_validity(),
       "cost": run.cost(),
     }
@@ -115,15 +120,33 @@ def compare(results: Results, name: str, reference: str) -> dict[str, Any]:
   return _named((metric,), bootstrap.differences(*values))[metric]
 
 
-def _metrics(run: Run, rule: str, settings: Any) -> dict[str, Any]:
+def _metrics(
+  run: Run, rule: str, settings: Any, num_items: int
+) -> dict[str, Any]:
   names = tuple(settings.metrics)
   values = metrics.user_values(names, run.ranks[rule], run.text_ranks[rule])
-  share = metrics.coverage(run.seen[rule])
+  share = metrics.coverage(run.seen(rule, num_items))
   return {
     **_named(names, settings.bootstrap.means(values)),
     # Not a mean over users: a resample of them has no interval to offer.
     f"coverage@{COVERAGE_CUTOFF}": {"value": share, "low": None, "high": None},
   }
+
+
+def _curve(run: Run, settings: Any) -> dict[str, Any]:
+  """Every metric for each value of the setting that the recommender varied."""
+  curve = run.block.curve
+  if curve is None:
+    return {}
+  names = tuple(settings.metrics)
+  points = []
+  for value, ranks, text_ranks in zip(
+    curve.values, curve.ranks, curve.text_ranks, strict=True
+  ):
+    values = metrics.user_values(names, ranks, text_ranks)
+    means = settings.bootstrap.means(values)
+    points.append({"value": value, "metrics": _named(names, means)})
+  return {"curve": {"setting": curve.setting, "points": points}}
 
 
 def _difference(

@@ -3,7 +3,7 @@
 import numpy as np
 
 from calrec_jax.data.records import Catalogue, History
-from calrec_jax.recommend.protocol import Ranking
+from calrec_jax.recommend.protocol import Curve, Ranking
 
 
 def catalogue(num_items=40, twins=(), train_counts=None) -> Catalogue:
@@ -90,6 +90,31 @@ class Writer(Scorer):
       {"text": f"text {row}", "log_prob": -0.5, "items": [row]},
       {"text": "<script>alert(1)</script>", "log_prob": -3.0, "items": []},
     ]
+
+
+class Nearby(Scorer):
+  """Ranks the items near each of the last few items; tells the curve."""
+
+  name = "nearby"
+
+  def __init__(self, items_catalogue, samples=4):
+    self.rows = np.arange(len(items_catalogue))
+    self.samples = samples
+    self.score = lambda items: self.near(items, samples)
+
+  def near(self, items, samples):
+    return -np.abs(self.rows - items[-samples:, None]).min(axis=0)
+
+  def recommend_curve(self, histories, *, depth, rules):
+    return Curve(
+      "samples",
+      {
+        samples: Scorer(
+          "", lambda items, n=samples: self.near(items, n)
+        ).recommend(histories, depth=depth, rules=rules)
+        for samples in (1, 2, 4)
+      },
+    )
 
 
 def stack(rankings) -> Ranking:

@@ -9,26 +9,25 @@ import pytest
 
 from calrec_jax.evaluate import Bootstrap, Protocol, evaluate
 from calrec_jax.evaluate.evaluator import run_recommender
-from calrec_jax.evaluate.runs import Run
-from calrec_jax.recommend import baselines
+from calrec_jax.evaluate.runs import Block, Call, Run
+from calrec_jax.recommend import baselines, protocol
 from calrec_jax.recommend.protocol import Ranking
 
 FLOAT = 1e-12
 FAST = Bootstrap(resamples=100)
 
 
-def run(recommenders=None, users=None, items=None, **protocol):
+def run(recommenders=None, users=None, items=None, **settings):
   items = items or toys.catalogue(twins=[(3, 4)])
   recommenders = recommenders or [
     toys.popularity(items),
     toys.by_distance(items),
   ]
-  protocol = Protocol(**{"bootstrap": FAST, **protocol})
   return evaluate(
     recommenders,
     users or toys.histories(),
     items,
-    protocol=protocol,
+    protocol=Protocol(**{"bootstrap": FAST, **settings}),
     progress=False,
   )
 
@@ -148,17 +147,86 @@ def test_text_hits_count_twins():
   assert results.protocol["items_with_text_twins"] == 2
 
 
-def test_cost_leaves_the_compiling_call_out():
-  items = toys.catalogue()
-  done = Run.begin(toys.popularity(items), 30, items, ("all",))
-  for seconds, users in ((10.0, 10), (1.0, 10), (1.0, 10)):
-    done.clock(seconds, users)
-  assert done.cost() == {
+def test_cost_leaves_the_compiling_calls_out():
+  block = Block.begin(40, ("all",))
+  block.calls = [
+    Call(10.0, 10, first=True),
+    Call(1.0, 10, first=False),
+    Call(8.0, 10, first=True),  # Of another process.
+    Call(1.0, 10, first=False),
+  ]
+  run = Run.join("x", "", [block], set(), "all")
+  assert run.cost() == {
     "users_per_second": 10.0,
     "first_batch_seconds": 10.0,
-    "seconds": 12.0,
+    "seconds": 20.0,
     "batch_users": 10,
   }
+
+
+@pytest.mark.parametrize("batch_users", [7, 30])
+def test_a_curve_has_every_metric_at_every_value(batch_users):
+  items = toys.catalogue(twins=[(3, 4)])
+  found = run(
+    [toys.Nearby(items), toys.popularity(items)],
+    items=items,
+    batch_users=batch_users,
+  ).recommenders
+  assert "curve" not in found["popularity"]
+  curve = found["nearby"]["curve"]
+  assert curve["setting"] == "samples"
+  assert [point["value"] for point in curve["points"]] == [1, 2, 4]
+  # With another number of samples it is another recommender.
+  for point in curve["points"]:
+    alone = run([toys.Nearby(items, samples=point["value"])], items=items)
+    metrics = dict(alone.recommenders["nearby"]["metrics"])
+    del metrics["coverage@10"]
+    assert point["metrics"] == metrics
+
+
+@pytest.mark.parametrize(
+  ("values", "said"),
+  [((), "at least one"), ((2, 1), "rising"), ((1, 99), "broken, samples 99")],
+)
+def test_a_broken_curve_is_refused(values, said):
+  class Broken(toys.Nearby):
+    name = "broken"
+
+    def recommend_curve(self, histories, *, depth, rules):
+      curve = super().recommend_curve(histories, depth=depth, rules=rules)
+      wrong = {
+        rule: r._replace(scores=-r.scores)
+        for rule, r in curve.rankings[1].items()
+      }
+      known = {1: curve.rankings[1], 2: curve.rankings[2], 99: wrong}
+      return protocol.Curve("samples", {v: known[v] for v in values})
+
+  with pytest.raises(ValueError, match=said):
+    run([Broken(toys.catalogue())])
+
+
+def test_validity_of_every_user_does_not_depend_on_the_batches():
+  class Telling(toys.Writer):
+    def validity(self):
+      return {"share": [1 / (1 + len(items)) for items in self.last]}
+
+  def share(batch_users):
+    writer = Telling("telling", lambda items: np.arange(40))
+    found = run([writer], batch_users=batch_users)
+    return found.recommenders["telling"]["validity"]["share"]
+
+  expected = np.mean([1 / (1 + len(u.items)) for u in toys.histories()])
+  assert abs(share(30) - expected) < FLOAT
+  assert share(1) == share(7) == share(30)
+
+
+def test_validity_of_other_users_is_refused():
+  class Telling(toys.Writer):
+    def validity(self):
+      return {"share": [0.5, 0.5]}
+
+  with pytest.raises(ValueError, match="one for each of the 30 users"):
+    run([Telling("telling", lambda items: np.arange(40))])
 
 
 def test_cases_show_hits_and_misses_with_their_texts():
@@ -292,11 +360,11 @@ def test_gin_sets_the_protocol_and_its_bootstrap():
       "Protocol.metrics = ['ndcg@10', 'recall@10']"
     )
   try:
-    protocol = Protocol()
+    found = Protocol()
   finally:
     gin.clear_config()
-  assert (protocol.batch_users, protocol.bootstrap.resamples) == (7, 12)
-  assert protocol.depth == 20
+  assert (found.batch_users, found.bootstrap.resamples) == (7, 12)
+  assert found.depth == 20
 
 
 def test_the_baselines_of_the_project_follow_the_protocol():
