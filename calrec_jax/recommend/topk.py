@@ -7,12 +7,17 @@ counts, exactly, what ties with its last place, and reports the scores of asked
 columns from the very same products, so that exclusions need no second
 computation that might round differently.
 
+With `approx` a chunk's best are looked for by `jax.lax.approx_max_k`, which
+may miss some: a TPU then sorts less (Chern et al., 2022, arXiv 2206.14286).
+Scores and their order stay exact, and what was found in one chunk is not lost
+in another.
+
 Tested against full sorts in `tests/reference/test_dense_reference.py`, on one
-device and on eight.
+device and on eight; timed by `benchmarks/dense_search.py`.
 """
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +28,20 @@ from jaxtyping import Array, Float, Int
 NO_COLUMN = -1
 
 
+@runtime_checkable
+class Rows(Protocol):
+  """Vectors that are read in pieces: an array, or files of one."""
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """Rows and width, M and D."""
+    ...
+
+  def __getitem__(self, rows: slice, /) -> np.ndarray:
+    """float32[rows, D]."""
+    ...
+
+
 class Best(NamedTuple):
   """The best columns of each query.
 
@@ -31,7 +50,7 @@ class Best(NamedTuple):
       there are fewer than K vectors.
     scores: float32[B, K], -inf where `columns` is -1.
     ties: int32[B], total size of the columns beyond the list whose score
-      equals the last listed one.
+      equals the last listed one; an approximate search may miss some.
     asked: float32[B, E], scores of the asked columns, -inf for -1.
   """
 
@@ -51,47 +70,47 @@ class _Listed(NamedTuple):
 
 
 class VectorIndex:
-  """Vectors spread over the devices of a mesh, to be searched exactly.
+  """Vectors spread over the devices of a mesh, to be searched.
 
   Attributes:
     num_columns: the number of vectors, M.
     chunk: vectors that a device compares at once. It does not depend on the
       mesh, and so neither does the rounding of a score.
+    recall_target: None for an exact search.
   """
 
   def __init__(
     self,
-    vectors: Float[np.ndarray, "M D"],
+    vectors: Rows,
     sizes: Int[np.ndarray, " M"],
     *,
     chunk: int,
     mesh: Mesh | None = None,
+    recall_target: float | None = None,
   ):
-    """Places the vectors.
+    """Places the vectors; each process reads what its devices hold.
 
     Args:
       vectors: one vector a column, compared by dot product.
       sizes: how many items each stands for, at least 1; weighs ties.
       chunk: most vectors that a device compares at once.
       mesh: devices to spread over, all of its axes; None for one device.
+      recall_target: of an approximate search, the expected share of a chunk's
+        best that is found in it.
 
     Raises:
       ValueError: for a size below 1 or a vector that is not finite.
     """
     if sizes.min(initial=1) < 1:
       raise ValueError("A column without an item cannot be ranked.")
-    if not np.isfinite(vectors).all():
-      raise ValueError(
-        "Item vectors hold NaN or infinity; a model that has diverged cannot "
-        "rank."
-      )
-    self.num_columns = len(vectors)
-    self.chunk = min(chunk, 1 << max(0, len(vectors) - 1).bit_length())
+    self.num_columns, width = vectors.shape
+    self.chunk = min(chunk, 1 << max(0, self.num_columns - 1).bit_length())
+    self.recall_target = recall_target
     self._mesh = mesh
-    shards = 1 if mesh is None else mesh.size
-    padding = -len(vectors) % (self.chunk * shards)
-    self._vectors = self._place(np.pad(vectors, ((0, padding), (0, 0))))
-    self._sizes = self._place(np.pad(sizes, (0, padding)).astype(np.int32))
+    step = self.chunk * (1 if mesh is None else mesh.size)
+    padded = self.num_columns + -self.num_columns % step
+    self._vectors = self._place(vectors, (padded, width))
+    self._sizes = self._place(sizes.astype(np.int32), (padded,))
 
   def search(
     self,
@@ -103,23 +122,50 @@ class VectorIndex:
 
     Each pair of shapes and each depth is compiled once.
     """
-    program = _program(self._mesh, self.chunk, depth)
+    program = _program(self._mesh, self.chunk, depth, self.recall_target)
     return program(self._vectors, self._sizes, queries, jnp.asarray(asked))
 
-  def _place(self, array: np.ndarray) -> jax.Array:
+  def _place(self, array: Rows, shape: tuple[int, ...]) -> jax.Array:
+    """The rows on their devices, zeros behind them."""
+
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+      start, stop, _ = index[0].indices(shape[0])
+      return _filled(array, start, stop)
+
     if self._mesh is None:
-      return jnp.asarray(array)
+      return jnp.asarray(read((slice(None),)))
     rows = PartitionSpec(self._mesh.axis_names)
-    sharding = NamedSharding(self._mesh, rows)
     return jax.make_array_from_callback(
-      array.shape, sharding, lambda index: array[index]
+      shape, NamedSharding(self._mesh, rows), read
     )
 
 
+def _filled(array: Rows, start: int, stop: int) -> np.ndarray:
+  """Rows from `start` to `stop`, zeros where there are no more.
+
+  Raises:
+    ValueError: for a value that is not finite.
+  """
+  part = array[start : min(stop, array.shape[0])]
+  if not np.isfinite(part).all():
+    raise ValueError(
+      "Item vectors hold NaN or infinity; a model that has diverged cannot "
+      "rank."
+    )
+  missing = stop - start - len(part)
+  if not missing:
+    return part
+  return np.pad(part, ((0, missing), *((0, 0),) * (part.ndim - 1)))
+
+
 @functools.lru_cache(maxsize=64)
-def _program(mesh: Mesh | None, chunk: int, depth: int):
+def _program(
+  mesh: Mesh | None, chunk: int, depth: int, recall_target: float | None
+):
   """The compiled search over one device or over all of a mesh."""
-  search = functools.partial(_search_share, chunk=chunk, depth=depth)
+  search = functools.partial(
+    _search_share, chunk=chunk, depth=depth, recall_target=recall_target
+  )
   if mesh is None:
     return jax.jit(
       lambda vectors, sizes, queries, asked: _as_best(
@@ -156,6 +202,7 @@ def _search_share(
   *,
   chunk: int,
   depth: int,
+  recall_target: float | None,
 ) -> tuple[_Listed, Float[Array, "B E"]]:
   """Searches one device's columns, of which `first` is the smallest."""
   batch = len(queries)
@@ -179,16 +226,14 @@ def _search_share(
     inside = (place >= 0) & (place < chunk) & (asked >= 0)
     found = jnp.take_along_axis(scores, jnp.clip(place, 0, chunk - 1), axis=1)
     asked_scores = jnp.where(inside, found, asked_scores)
-    columns = jnp.where(
-      block_sizes > 0, start + jnp.arange(chunk, dtype=jnp.int32), NO_COLUMN
-    )
-    block_listed = _Listed(
-      scores=scores,
-      columns=jnp.broadcast_to(columns, scores.shape),
-      sizes=jnp.broadcast_to(block_sizes, scores.shape),
-      ties=jnp.zeros(batch, jnp.int32),
-    )
-    return (_merge([listed, block_listed], depth), asked_scores), None
+    if recall_target is None:
+      listed = _extend(listed, scores, block_sizes, start)
+    else:
+      block_listed = _approximate(
+        scores, block_sizes, start, min(depth, chunk), recall_target
+      )
+      listed = _merge([listed, block_listed], depth)
+    return (listed, asked_scores), None
 
   blocks = vectors.reshape(-1, chunk, vectors.shape[1])
   starts = first + jnp.arange(len(blocks), dtype=jnp.int32) * chunk
@@ -199,6 +244,62 @@ def _search_share(
   return carry
 
 
+def _extend(
+  listed: _Listed,
+  scores: Float[Array, "B C"],
+  sizes: Int[Array, " C"],
+  start: Int[Array, ""],
+) -> _Listed:
+  """The best of a list and of a chunk of further columns, from `start` on."""
+  depth = listed.scores.shape[1]
+  # Together, the list first: what is worse than it costs a CPU no sorting.
+  best, places = jax.lax.top_k(
+    jnp.concatenate([listed.scores, scores], axis=1), depth
+  )
+  new = jnp.maximum(places - depth, 0)
+  known = jnp.minimum(places, depth - 1)
+
+  def choose(old: Array, further: Array) -> Array:
+    old = jnp.take_along_axis(old, known, axis=1)
+    return jnp.where(places < depth, old, further)
+
+  best_sizes = choose(listed.sizes, sizes[new])
+  last = _last(best)
+  ties = jnp.sum(jnp.where(scores == last, sizes[None], 0), axis=1)
+  ties += jnp.sum(jnp.where(listed.scores == last, listed.sizes, 0), axis=1)
+  ties -= jnp.sum(jnp.where(best == last, best_sizes, 0), axis=1)
+  ties += jnp.where(listed.scores[:, -1] == last[:, 0], listed.ties, 0)
+  return _Listed(best, choose(listed.columns, start + new), best_sizes, ties)
+
+
+def _approximate(
+  scores: Float[Array, "B C"],
+  sizes: Int[Array, " C"],
+  start: Int[Array, ""],
+  depth: int,
+  recall_target: float,
+) -> _Listed:
+  """Most of the best of a chunk; all that ties with its last one counts."""
+  best, places = jax.lax.approx_max_k(
+    scores, depth, recall_target=recall_target
+  )
+  best_sizes = sizes[places]
+  last = _last(best)
+  ties = jnp.sum(jnp.where(scores == last, sizes[None], 0), axis=1)
+  ties -= jnp.sum(jnp.where(best == last, best_sizes, 0), axis=1)
+  return _Listed(best, start + places, best_sizes, ties)
+
+
+def _last(best: Float[Array, "B K"]) -> Float[Array, "B 1"]:
+  """The smallest scores of sorted lists.
+
+  Not `best[:, -1:]`: XLA joins that slice with the one that ends its sort, no
+  longer sees that only the first are wanted, and sorts everything, which on a
+  CPU takes ten times as long as the rest of the search.
+  """
+  return jnp.min(best, axis=1, keepdims=True)
+
+
 def _merge(lists: list[_Listed], depth: int) -> _Listed:
   """The best of several lists; earlier ones hold the smaller columns."""
   scores, columns, sizes = (
@@ -207,7 +308,7 @@ def _merge(lists: list[_Listed], depth: int) -> _Listed:
   )
   best, places = jax.lax.top_k(scores, depth)
   best_sizes = jnp.take_along_axis(sizes, places, axis=1)
-  last = best[:, -1:]
+  last = _last(best)
   # What ties with the last place: among what is at hand, minus what is listed,
   # and what an earlier list left out at the same score.
   ties = jnp.sum(sizes * (scores == last), axis=1)

@@ -105,12 +105,59 @@ def test_scores_of_users_and_all_items_never_exist_at_once():
   asked = np.zeros((users, 1), np.int32)
   from calrec_jax.recommend import topk
 
-  program = topk._program(index._mesh, index.chunk, depth)
+  program = topk._program(index._mesh, index.chunk, depth, None)
   compiled = program.lower(
     index._vectors, index._sizes, queries, asked
   ).compile()
   memory = compiled.memory_analysis()
   assert memory.temp_size_in_bytes < 4 * users * items / 2
+
+
+def test_only_the_first_are_sorted():
+  # XLA sorts everything when it no longer sees that the first are wanted.
+  index = VectorIndex(
+    np.zeros((4096, 8), np.float32), np.ones(4096, np.int32), chunk=128
+  )
+  from calrec_jax.recommend import topk
+
+  compiled = (
+    topk._program(None, index.chunk, 8, None)
+    .lower(
+      index._vectors,
+      index._sizes,
+      jnp.zeros((4, 8)),
+      np.zeros((4, 1), np.int32),
+    )
+    .compile()
+    .as_text()
+  )
+  assert " sort(" not in compiled
+  assert "TopK" in compiled
+
+
+@pytest.mark.parametrize("mesh", meshes(), ids=["one", "eight", "two-by-four"])
+def test_an_approximate_search_finds_most_and_scores_exactly(mesh):
+  draw = np.random.default_rng(2)
+  vectors = small_integers(5, 3000, 6)
+  queries = jnp.asarray(small_integers(6, 5, 6))
+  sizes = draw.integers(1, 3, 3000).astype(np.int32)
+  asked = draw.integers(0, 3000, (5, 2)).astype(np.int32)
+  exact, approximate = (
+    VectorIndex(
+      vectors, sizes, chunk=64, mesh=mesh, recall_target=target
+    ).search(queries, asked, 100)
+    for target in (None, 0.9)
+  )
+  scores = np.asarray(queries) @ vectors.T
+  columns = np.asarray(approximate.columns)
+  np.testing.assert_array_equal(
+    approximate.scores, np.take_along_axis(scores, columns, axis=1)
+  )
+  np.testing.assert_array_equal(approximate.asked, exact.asked)
+  assert all(len(set(row)) == 100 for row in columns.tolist())
+  # Among ties any column will do, so the scores are compared.
+  found = np.asarray(approximate.scores) >= np.asarray(exact.scores)[:, -1:]
+  assert found.mean() >= 0.9
 
 
 def test_vectors_that_are_no_numbers_are_refused():
