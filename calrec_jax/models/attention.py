@@ -1,4 +1,4 @@
-"""Attention behind two functions: packed rows, and shared prefixes.
+"""Attention for packed rows, and for texts that go on from shared prefixes.
 
 Softmax and its logits are float32 whatever the inputs. Nothing of the size
 queries × keys is kept for the backward pass, and none of it is computed above
@@ -8,6 +8,7 @@ Tested against a NumPy loop in `tests/reference/test_attention_reference.py`.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ from jaxtyping import Array, Bool, Float, Int
 _MASKED = -1e30
 # Queries of one block, at least: smaller products are slow everywhere.
 _SMALLEST_BLOCK = 64
+# Tokens of a tree of branches that are looked at together.
+_TREE_CHUNK = 128
 
 Window = int | Int[Array, ""] | None
 
@@ -158,6 +161,147 @@ def attend_continuations(
     + itself * new[1][:, :, :, None]
   )
   return (output / total).astype(dtype).reshape(query.shape)
+
+
+def attend_branches(
+  query: Float[Array, "B G C H F"],
+  new: tuple[Float[Array, "B G C K F"], Float[Array, "B G C K F"]],
+  prefix: tuple[Float[Array, "B P K F"], Float[Array, "B P K F"]],
+  tree: tuple[Float[Array, "B N K F"], Float[Array, "B N K F"]] | None,
+  *,
+  depths: Int[Array, "B G"],
+  prefix_lengths: Int[Array, " B"],
+  ancestors: Bool[Array, "B G N"] | None = None,
+  tree_depths: Int[Array, "B N"] | None = None,
+  used: Int[Array, ""] | None = None,
+  scale: float,
+  window: Window = None,
+  softcap: float | None = None,
+) -> Float[Array, "B G C H F"]:
+  """Attention of C new tokens on each of G branches of every prompt's tree.
+
+  A branch sees its prompt, the tokens of the tree on its way, and its own new
+  tokens up to the one that asks. The tree's tokens are held once for all
+  branches, and only as many are looked at as are used.
+
+  Args:
+    query: of the new tokens.
+    new: their keys and values.
+    prefix: those of the prompts.
+    tree: those of the tokens behind each prompt, in any order; or None.
+    depths: tokens of each branch before the new ones.
+    prefix_lengths: tokens of each prompt; what lies beyond is not seen.
+    ancestors: which tokens of the tree lie on the way of each branch.
+    tree_depths: how many tokens of its branch lie before each of the tree's.
+    used: places of the tree that hold a token of any prompt; rising from 0.
+    scale: multiplies the dot products.
+    window: see `attend`.
+    softcap: see `attend`.
+
+  Returns:
+    The weighted values, in the dtype of the values.
+  """
+  tokens = query.shape[2]
+  grouped = _grouped(query, new[0].shape[3])  # [B, G, C, K, H/K, F]
+  within = jnp.arange(tokens, dtype=jnp.int32)
+  places = (
+    depths[:, :, None] + within[None, None]
+  )  # [B, G, C], counted from the prompt.
+  part = functools.partial(
+    _partial_softmax, grouped, scale=scale, softcap=softcap
+  )
+  at = jnp.arange(prefix[0].shape[1], dtype=jnp.int32)
+  seen = jnp.broadcast_to(
+    (at[None] < prefix_lengths[:, None])[:, None, None],
+    (*places.shape, len(at)),
+  )
+  if window is not None:
+    distance = prefix_lengths[:, None, None] + places
+    seen &= distance[..., None] - at[None, None, None] < window
+  total = part(prefix, seen, "bgckhf,bmkf->bgckhm", "bgckhm,bmkf->bgckhf")
+
+  seen = within[:, None] >= within[None]
+  if window is not None:
+    seen &= within[:, None] - within[None] < window
+  own = part(
+    new,
+    jnp.broadcast_to(seen, (*places.shape, tokens)),
+    "bgckhf,bgmkf->bgckhm",
+    "bgckhm,bgmkf->bgckhf",
+  )
+  total = _joined_softmax(total, own)
+
+  if tree is not None:
+    size = min(_TREE_CHUNK, tree[0].shape[1])
+
+    def add(chunk: Array, total: Any) -> Any:
+      # The last chunk may begin earlier than its turn: what was seen in the
+      # one before is left out.
+      begin = jnp.minimum(chunk * size, tree[0].shape[1] - size)
+      cut = functools.partial(
+        jax.lax.dynamic_slice_in_dim, start_index=begin, slice_size=size
+      )
+      fresh = begin + jnp.arange(size) >= chunk * size
+      seen = cut(ancestors, axis=2) & fresh[None, None]
+      seen = jnp.broadcast_to(seen[:, :, None], (*places.shape, size))
+      if window is not None:
+        distance = places[..., None] - cut(tree_depths, axis=1)[:, None, None]
+        seen &= distance < window
+      keys_and_values = tuple(cut(half, axis=1) for half in tree)
+      return _joined_softmax(
+        total,
+        part(
+          keys_and_values, seen, "bgckhf,bmkf->bgckhm", "bgckhm,bmkf->bgckhf"
+        ),
+      )
+
+    total = jax.lax.fori_loop(0, -(-used // size), add, total)
+  _, weight, output = total
+  return (output / weight).astype(new[1].dtype).reshape(query.shape)
+
+
+def _partial_softmax(
+  query: Array,
+  keys_and_values: tuple[Array, Array],
+  seen: Array,
+  compare: str,
+  mix: str,
+  *,
+  scale: float,
+  softcap: float | None,
+) -> tuple[Array, Array, Array]:
+  """A part of a softmax: its highest logit, its sum, its weighted values."""
+  keys, values = keys_and_values
+  logits = _scores(
+    query,
+    compare,
+    keys,
+    scale=scale,
+    softcap=softcap,
+    mask=seen[:, :, :, None, None],
+  )
+  highest = jnp.max(logits, axis=-1, keepdims=True)
+  # Where nothing is seen, the part has to weigh nothing.
+  weights = jnp.where(logits > _MASKED, jnp.exp(logits - highest), 0.0)
+  output = jnp.einsum(
+    mix,
+    weights.astype(values.dtype),
+    values,
+    preferred_element_type=jnp.float32,
+  )
+  return highest, jnp.sum(weights, axis=-1, keepdims=True), output
+
+
+def _joined_softmax(
+  one: tuple[Array, Array, Array], other: tuple[Array, Array, Array]
+) -> tuple[Array, Array, Array]:
+  highest = jnp.maximum(one[0], other[0])
+  scales = (jnp.exp(one[0] - highest), jnp.exp(other[0] - highest))
+  return (
+    highest,
+    one[1] * scales[0] + other[1] * scales[1],
+    one[2] * scales[0] + other[2] * scales[1],
+  )
 
 
 def _attend_block(

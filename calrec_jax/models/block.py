@@ -56,6 +56,26 @@ class Continued:
 
 
 @flax.struct.dataclass
+class Branched:
+  """New tokens on G branches of every prompt's tree; see `attend_branches`.
+
+  Attributes:
+    depths: int32[B, G], tokens of each branch before the new ones.
+    prefix_lengths: int32[B], tokens of each prompt.
+    ancestors: bool[B, G, N], tokens of the tree on the way of each branch;
+      None where there is no tree.
+    tree_depths: int32[B, N], tokens before each of the tree's on its branch.
+    used: int32 scalar, places of the tree that are filled.
+  """
+
+  depths: jax.Array
+  prefix_lengths: jax.Array
+  ancestors: jax.Array | None = None
+  tree_depths: jax.Array | None = None
+  used: jax.Array | None = None
+
+
+@flax.struct.dataclass
 class View:
   """What all layers share; tuples have one entry for each kind of layer.
 
@@ -67,7 +87,7 @@ class View:
     deterministic: whether dropout is off.
   """
 
-  place: Packed | Continued
+  place: Packed | Continued | Branched
   rotations: tuple[tuple[jax.Array, jax.Array], ...]
   windows: tuple[int | None, ...] = flax.struct.field(pytree_node=False)
   keep: bool = flax.struct.field(pytree_node=False)
@@ -100,7 +120,8 @@ class Attention(nn.Module):
 
     Args:
       x: normalised input.
-      per_layer: the layer's kind, and None or (prefix, samples).
+      per_layer: the layer's kind, and None, (prefix, samples) or (prefix,
+        tree).
       view: what all layers share.
     """
     config = self.config
@@ -121,7 +142,9 @@ class Attention(nn.Module):
       "window": window,
       "softcap": config.attention_softcap,
     }
-    if cached is None:
+    if isinstance(view.place, Branched):
+      output = self._branches(query, key, value, cached, view.place, settings)
+    elif cached is None:
       output = attention.attend(
         query,
         key,
@@ -152,6 +175,36 @@ class Attention(nn.Module):
       name="out",
     )(output)
     return output, KeyValue(key, value) if view.keep else None
+
+  def _branches(
+    self,
+    query: Array,
+    key: Array,
+    value: Array,
+    cached: Any,
+    place: Branched,
+    settings: dict[str, Any],
+  ) -> Array:
+    """The branches' tokens lie one after another: [B, G C, ...]."""
+    prefix, tree = cached
+    branches = place.depths.shape[1]
+    apart = [
+      part.reshape(part.shape[0], branches, -1, *part.shape[2:])
+      for part in (query, key, value)
+    ]
+    output = attention.attend_branches(
+      apart[0],
+      (apart[1], apart[2]),
+      prefix,
+      tree,
+      depths=place.depths,
+      prefix_lengths=place.prefix_lengths,
+      ancestors=place.ancestors,
+      tree_depths=place.tree_depths,
+      used=place.used,
+      **settings,
+    )
+    return output.reshape(query.shape)
 
   def _heads(self, name: str, heads: int, axis: str, x: Array) -> Array:
     config = self.config

@@ -1,9 +1,10 @@
 """One decoder-only language model for the Gemma 3 and Llama families.
 
 Layers are scanned, so a model of any depth compiles as one layer; parameters
-always lie stacked along a leading `layers` axis. The same weights run three
-ways: packed rows, prompts that are kept as a prefix (`prefill`), and one token
-for each of G continuations of every prompt (`extend`).
+always lie stacked along a leading `layers` axis. The same weights run four
+ways: packed rows, prompts that are kept as a prefix (`prefill`), one token for
+each of G continuations of every prompt (`extend`), and several tokens on each
+branch of a tree behind every prompt (`branch`).
 """
 
 import flax.linen as nn
@@ -12,7 +13,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from calrec_jax.models import rope
-from calrec_jax.models.block import Block, Continued, KeyValue, Packed, View
+from calrec_jax.models.block import (
+  Block,
+  Branched,
+  Continued,
+  KeyValue,
+  Packed,
+  View,
+)
 from calrec_jax.models.decoder_config import REMAT_POLICIES, DecoderConfig
 from calrec_jax.models.layers import RMSNorm
 from calrec_jax.partitioning import constrain
@@ -126,6 +134,38 @@ class Decoder(nn.Module):
     )
     return self.decoder_norm(hidden), samples
 
+  def branch(
+    self,
+    tokens: Int[Array, "B G C"],
+    place: Branched,
+    prefix: KeyValue,
+    tree: KeyValue | None = None,
+  ) -> tuple[Float[Array, "B G C D"], KeyValue]:
+    """New tokens on G branches of the tree that grows from every prompt.
+
+    Args:
+      tokens: one after another on each branch; those behind the end of a
+        branch change nothing before them.
+      place: where the branches stand.
+      prefix: of `prefill`.
+      tree: keys and values [layers, B, N, K, F] of tokens behind the prompts.
+
+    Returns:
+      Hidden states, and keys and values [layers, B, G C, K, F] of the new
+      tokens.
+    """
+    batch, branches, length = tokens.shape
+    flat = tokens.reshape(batch, branches * length)
+    within = jnp.arange(length, dtype=jnp.int32)
+    depths = place.depths[:, :, None] + within[None, None]
+    positions = place.prefix_lengths[:, None, None] + depths
+    view = self._view(
+      place, positions.reshape(flat.shape), keep=True, deterministic=True
+    )
+    per_layer = (self._layer_kinds(), (prefix, tree))
+    hidden, new = self.layers(self.token_embedder(flat), per_layer, view)
+    return self.decoder_norm(hidden).reshape(*tokens.shape, -1), new
+
   def logits(
     self, hidden: Float[Array, "*batch D"]
   ) -> Float[Array, "*batch V"]:
@@ -172,7 +212,7 @@ class Decoder(nn.Module):
 
   def _view(
     self,
-    place: Packed | Continued,
+    place: Packed | Continued | Branched,
     positions: Array,
     *,
     keep: bool,

@@ -21,6 +21,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from calrec_jax.recommend.prefix import prefill
+
 _BLOCK = 128  # Tokens whose probabilities are summed first; see `draw`.
 
 
@@ -150,7 +152,7 @@ def sample(
   """
   batch, samples, steps = uniform.shape
   apply = functools.partial(decoder.apply, {"params": params})
-  hidden, prefix = _prefill(apply, tokens, lengths)
+  hidden, prefix, _ = prefill(apply, tokens, lengths)
   begin = _Loop(
     step=jnp.int32(0),
     hidden=jnp.broadcast_to(
@@ -215,17 +217,17 @@ def draw(
   blocks = weights.reshape(*weights.shape[:2], -1, _BLOCK)
   sums = jnp.cumsum(jnp.sum(blocks, axis=-1), axis=-1)
   target = uniform * sums[..., -1]
-  block, below = _invert(sums, target)
+  block, below = invert(sums, target)
   chosen = jnp.take_along_axis(blocks, block[..., None, None], axis=2)[
     ..., 0, :
   ]
-  within, _ = _invert(jnp.cumsum(chosen, axis=-1), target - below)
+  within, _ = invert(jnp.cumsum(chosen, axis=-1), target - below)
   token = block * _BLOCK + within
   log_prob = jnp.take_along_axis(shifted, token[..., None], axis=-1)[..., 0]
   return token, log_prob - jax.nn.logsumexp(shifted, axis=-1)
 
 
-def _invert(
+def invert(
   sums: Float[Array, "B G K"], target: Float[Array, "B G"]
 ) -> tuple[Int[Array, "B G"], Float[Array, "B G"]]:
   """The first place whose running sum exceeds the target, and the sum before.
@@ -240,21 +242,6 @@ def _invert(
     sums, jnp.maximum(place - 1, 0)[..., None], axis=-1
   )[..., 0]
   return place, jnp.where(place > 0, before, 0.0)
-
-
-def _prefill(
-  apply: Any, tokens: Int[Array, "B P"], lengths: Int[Array, " B"]
-) -> tuple[Float[Array, "B D"], Any]:
-  """The hidden state behind each prompt, and the keys and values in it."""
-  at = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
-  # An empty row attends to its first padding token rather than to nothing.
-  inside = at < jnp.maximum(lengths, 1)[:, None]
-  positions = jnp.broadcast_to(at, tokens.shape)
-  hidden, prefix = apply(
-    tokens, positions, inside.astype(jnp.int32), method="prefill"
-  )
-  last = jnp.maximum(lengths - 1, 0)[:, None, None]
-  return jnp.take_along_axis(hidden, last, axis=1)[:, 0], prefix
 
 
 def _append(
