@@ -200,6 +200,25 @@ def plain_value(value: Any) -> Any:
   return value
 
 
+def bindings_of(module: str) -> dict[str, Any]:
+  """Every value that is bound for what a module, or one below it, configures.
+
+  Args:
+    module: its full name, such as `calrec_jax.recommend`.
+
+  Returns:
+    Plain values by `Name.parameter`, those of the entered scope first.
+  """
+  bound = {}
+  for selector in sorted({selector for _, selector in _keys()}):
+    if selector.startswith(f"{module}."):
+      values = gin.get_bindings(selector, resolve_references=False)
+      for parameter, value in values.items():
+        name = f"{selector.rpartition('.')[2]}.{parameter}"
+        bound[name] = plain_value(value)
+  return bound
+
+
 def text() -> str:
   """The applied configuration as gin text, fit to be read back."""
   return gin.config_str(max_line_length=100)

@@ -16,6 +16,7 @@ from calrec_jax import (
   config,
   parents,
   partitioning,
+  provenance,
   recommenders,
   stages,
   telemetry,
@@ -23,8 +24,13 @@ from calrec_jax import (
 from calrec_jax.data.cache import TokenCache
 from calrec_jax.evaluate import (
   Results,
-  evaluate,
+  RunSide,
+  ShardedEvaluation,
+  Share,
+  compare_runs,
+  format_comparison,
   format_table,
+  write_comparison,
   write_report,
   write_results,
 )
@@ -41,6 +47,20 @@ EVAL_OUTPUT_DIR/<domain> (by default inside the stage's folder).
   calrec eval --gin_file=recipes/quickstart.gin
   calrec eval --gin_file=recipes/quickstart.gin \\
     --gin.Evaluation.recommenders="('popularity', 'bm25_history')"
+
+Answers are kept block by block (Job.block_users) in shards/ there. A job that
+was stopped goes on when it is run again, with any number of processes; what
+was answered under other settings is not used. Two processes, or two machines
+that share the folder:
+
+  calrec eval --gin_file=recipes/quickstart.gin --shard=0/2
+  calrec eval --gin_file=recipes/quickstart.gin --shard=1/2
+
+Two runs on the same users are compared user by user; of each the folder with
+metrics.json and per_user.parquet, and a recommender where not all are meant:
+
+  calrec eval --compare runs/a/eval/shop runs/b/eval/shop
+  calrec eval --compare runs/a/eval/shop:generate runs/b/eval/shop:dense
 """
 
 
@@ -62,7 +82,27 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument(
     "--stage", metavar="NAME", help="evaluate this stage, not the last one"
   )
+  parser.add_argument(
+    "--shard",
+    metavar="INDEX/COUNT",
+    help="this process's share, as 0/4; process 0 writes the results (default: "
+    "all, or by JAX's process index)",
+  )
+  parser.add_argument(
+    "--compare",
+    nargs=2,
+    metavar=("A[:NAME]", "B[:NAME]"),
+    help="compare two runs instead of evaluating: A minus B",
+  )
+  parser.add_argument(
+    "--output", metavar="FILE", help="where --compare writes compare.json"
+  )
   arguments = config.parse_arguments(parser, argv)
+  if arguments.output and not arguments.compare:
+    parser.error("--output belongs to --compare; see EVAL_OUTPUT_DIR.")
+  if arguments.compare:
+    return _compare(*arguments.compare, arguments.output, arguments.dry_run)
+  share = Share.parse(arguments.shard) if arguments.shard else None
   configuration = arguments.configuration
   configuration.apply()
   chain = stages.names()
@@ -75,12 +115,29 @@ def main(argv: Sequence[str] | None = None) -> int:
       return 0
     command = shlex.join(["calrec", "eval", *configuration.arguments()])
     recipe = ", ".join(configuration.files)
-    run_evaluation(name, chain, {"command": command, "recipe": recipe})
+    described = {"command": command, "recipe": recipe}
+    run_evaluation(name, chain, described, share)
+  return 0
+
+
+def _compare(a: str, b: str, output: str | None, dry_run: bool) -> int:
+  sides = [RunSide.parse(text) for text in (a, b)]
+  if dry_run:
+    print(f"compares {a} with {b}")
+    return 0
+  comparison = compare_runs(*sides)
+  print(format_comparison(comparison))
+  if output:
+    path = pathlib.Path(output).expanduser()
+    print(f"\nnumbers: {write_comparison(path, comparison)}")
   return 0
 
 
 def run_evaluation(
-  name: str, chain: tuple[str, ...], described: dict[str, str]
+  name: str,
+  chain: tuple[str, ...],
+  described: dict[str, str],
+  share: Share | None = None,
 ) -> dict[str, Results]:
   """Evaluates a stage as the applied configuration says.
 
@@ -88,13 +145,17 @@ def run_evaluation(
     name: of the stage.
     chain: all stages of the recipe.
     described: what was run, for the report.
+    share: which of how many processes this is; by default as JAX counts them.
 
   Returns:
-    The results by domain, which are also on disk.
+    The results by domain, which are also on disk; none where another process
+    writes them.
   """
   evaluation, stage = Evaluation(), Stage()
   folder = stages.folder(stage, name)
-  mesh = partitioning.make_mesh(stage.mesh)
+  share = share or Share(jax.process_index(), jax.process_count())
+  # Processes share nothing but files, so each has a mesh of its own devices.
+  mesh = partitioning.make_mesh(stage.mesh, jax.local_devices())
   results = {}
   with partitioning.activate(mesh, partitioning.logical_axis_rules()):
     caches = stages.open_caches(stage)
@@ -104,19 +165,22 @@ def run_evaluation(
         evaluation.checkpoint or folder, stage, caches, mesh
       )
     for cache in caches:
-      results[cache.name] = _evaluate_domain(
-        evaluation, stage, cache, model, mesh
-      )
       output = pathlib.Path(evaluation.output_dir or folder / "eval")
       output = output.expanduser() / cache.name
-      paths = write_results(output, results[cache.name])
+      found = _evaluate_domain(
+        evaluation, stage, cache, model, mesh, output, share
+      )
+      if found is None:
+        continue
+      results[cache.name] = found
+      paths = write_results(output, found)
       report = write_report(
         output / "report.html",
-        results[cache.name],
+        found,
         run=_run(name, chain, stage, cache, described),
         curves=_curves(stage, chain),
       )
-      print(format_table(results[cache.name]))
+      print(format_table(found))
       print(f"\nnumbers: {paths['metrics.json']}\nreport:  {report}")
   return results
 
@@ -141,19 +205,54 @@ def _evaluate_domain(
   cache: TokenCache,
   model: TrainedModel | None,
   mesh: jax.sharding.Mesh,
-) -> Results:
+  output: pathlib.Path,
+  share: Share,
+) -> Results | None:
+  """Does this process's share; the results where it is the one to write."""
   limits = prompt_limits(stage.feed)
   workshop = recommenders.Workshop(cache, model, limits, mesh)
-  lineage: dict[str, Any] = {}
-  if model is not None:
-    lineage = {"checkpoint": str(model.checkpoint.name), **model.lineage}
-  return evaluate(
+  drawn = {
+    "split": evaluation.split,
+    "drawn_users": evaluation.users,
+    "seed": evaluation.seed,
+  }
+  job = ShardedEvaluation(
+    output,
     workshop.make(evaluation.recommenders),
     cache.histories(evaluation.split, evaluation.users, evaluation.seed),
     cache.catalogue,
-    data=cache.card,
-    checkpoint=lineage,
+    {
+      name: {
+        **drawn,
+        **provenance.of_answers(
+          name,
+          cache,
+          model if recommenders.needs_model([name]) else None,
+          limits,
+          mesh,
+        ),
+      }
+      for name in evaluation.recommenders
+    },
   )
+  for line in job.state():
+    print(line)
+  job.work(share)
+  if share.index:
+    print(
+      f"{cache.name}: every block is done; process 0 of {share.count} writes "
+      "the results. If it has ended, run it again: it has nothing left to "
+      "answer."
+    )
+    return None
+  lineage: dict[str, Any] = {}
+  if model is not None:
+    lineage = {"checkpoint": str(model.checkpoint.name), **model.lineage}
+  results = job.results(
+    data=cache.card, checkpoint=lineage, split=evaluation.split
+  )
+  job.tidy()
+  return results
 
 
 def _curves(stage: Stage, chain: tuple[str, ...]) -> dict[str, list[dict]]:

@@ -2,24 +2,41 @@
 
 `metrics` turns ranked lists into one number per user, `intervals` says how far
 their mean can be trusted, `slices` groups users, `evaluator` runs recommenders
-over a split, `results` writes `metrics.json` and `per_user.parquet`, `table`
-prints, `report` draws. `docs/evaluation.md` spells out the rules.
+over a split and `sharded` does it with many processes, `results` writes
+`metrics.json` and `per_user.parquet`, `compare` sets two runs side by side,
+`table` prints, `report` draws. `docs/evaluation.md` spells out the rules.
 """
 
+from calrec_jax.evaluate.compare import (
+  RunSide,
+  compare_runs,
+  format_comparison,
+  write_comparison,
+)
 from calrec_jax.evaluate.evaluator import Protocol, evaluate
 from calrec_jax.evaluate.intervals import Bootstrap, Interval
+from calrec_jax.evaluate.job import Job, Parts, Share
 from calrec_jax.evaluate.report import write_report
 from calrec_jax.evaluate.results import Results, read_results, write_results
+from calrec_jax.evaluate.sharded import ShardedEvaluation
 from calrec_jax.evaluate.table import format_table
 
 __all__ = [
   "Bootstrap",
   "Interval",
+  "Job",
+  "Parts",
   "Protocol",
   "Results",
+  "RunSide",
+  "ShardedEvaluation",
+  "Share",
+  "compare_runs",
   "evaluate",
+  "format_comparison",
   "format_table",
   "read_results",
+  "write_comparison",
   "write_report",
   "write_results",
 ]

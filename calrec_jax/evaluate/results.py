@@ -85,8 +85,8 @@ def write_results(
     paths[PER_USER_FILE],
     lambda path: pq.write_table(table, path, compression="zstd"),
   )
-  write_atomically(paths[CASES_FILE], _json_writer(results.cases))
-  write_atomically(paths[METRICS_FILE], _json_writer(results.metrics()))
+  write_json(paths[CASES_FILE], results.cases)
+  write_json(paths[METRICS_FILE], results.metrics())
   return paths
 
 
@@ -103,7 +103,10 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
       f"{folder / METRICS_FILE} has schema {numbers.get('schema')}; this "
       f"version reads {SCHEMA}. Evaluate again with `calrec eval`."
     )
-  cases = json.loads((folder / CASES_FILE).read_text("utf-8"))
+  cases_file = folder / CASES_FILE  # Of single users; not kept everywhere.
+  cases = (
+    json.loads(cases_file.read_text("utf-8")) if cases_file.exists() else []
+  )
   table = pq.read_table(folder / PER_USER_FILE)
   del numbers["schema"]
   return Results(**numbers, **_columns(table), cases=cases)
@@ -155,11 +158,18 @@ def write_atomically(
     raise
 
 
-def _json_writer(content: Any) -> Callable[[str], object]:
+def write_json(path: pathlib.Path, content: Any) -> None:
+  """Writes a JSON file atomically.
+
+  Raises:
+    ValueError: for a number that JSON does not have, such as NaN.
+  """
   text = json.dumps(
     content, indent=1, ensure_ascii=False, allow_nan=False, default=plain
   )
-  return lambda path: pathlib.Path(path).write_text(text + "\n", "utf-8")
+  write_atomically(
+    path, lambda part: pathlib.Path(part).write_text(text + "\n", "utf-8")
+  )
 
 
 def plain(value: Any) -> Any:

@@ -117,7 +117,7 @@ def compare(results: Results, name: str, reference: str) -> dict[str, Any]:
       for key in ("confidence", "resamples", "seed")
     }
   )
-  return _named((metric,), bootstrap.differences(*values))[metric]
+  return named((metric,), bootstrap.differences(*values))[metric]
 
 
 def _metrics(
@@ -127,7 +127,7 @@ def _metrics(
   values = metrics.user_values(names, run.ranks[rule], run.text_ranks[rule])
   share = metrics.coverage(run.seen(rule, num_items))
   return {
-    **_named(names, settings.bootstrap.means(values)),
+    **named(names, settings.bootstrap.means(values)),
     # Not a mean over users: a resample of them has no interval to offer.
     f"coverage@{COVERAGE_CUTOFF}": {"value": share, "low": None, "high": None},
   }
@@ -145,7 +145,7 @@ def _curve(run: Run, settings: Any) -> dict[str, Any]:
   ):
     values = metrics.user_values(names, ranks, text_ranks)
     means = settings.bootstrap.means(values)
-    points.append({"value": value, "metrics": _named(names, means)})
+    points.append({"value": value, "metrics": named(names, means)})
   return {"curve": {"setting": curve.setting, "points": points}}
 
 
@@ -154,7 +154,7 @@ def _difference(
 ) -> dict[str, Any]:
   """Every metric's mean difference to the reference, on the same users."""
   intervals = settings.bootstrap.differences(values, reference)
-  return {"to": name, "metrics": _named(settings.metrics, intervals)}
+  return {"to": name, "metrics": named(settings.metrics, intervals)}
 
 
 def _slices(
@@ -171,12 +171,12 @@ def _slices(
       part = values[slicing.codes == code][:, columns]
       found[name][label] = {
         "users": len(part),
-        **_named(settings.slice_metrics, bootstrap.means(part)),
+        **named(settings.slice_metrics, bootstrap.means(part)),
       }
   return found
 
 
-def _named(
+def named(
   names: Sequence[str], intervals: Sequence[Interval]
 ) -> dict[str, dict[str, float | None]]:
   """Intervals by metric; JSON has no NaN, so no users give null."""

@@ -29,9 +29,9 @@ def format_table(results: Results) -> str:
   order = by_quality(results)
   blocks = [
     _title(results),
-    _grid(*_headline(results, order)),
-    _grid(*_details(results, order)),
-    _grid(*_rules(results, order))
+    grid(*_headline(results, order)),
+    grid(*_details(results, order)),
+    grid(*_rules(results, order))
     if len(protocol["candidate_rules"]) > 1
     else "",
     _notes(protocol),
@@ -156,7 +156,7 @@ def _rules(
   return [f"{metric_label(compared)} by candidates", *rules], rows
 
 
-def _grid(header: list[str], rows: list[list[str]]) -> str:
+def grid(header: list[str], rows: list[list[str]]) -> str:
   """Columns aligned: names to the left, numbers to the right."""
   widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
   rule = "─" * (sum(widths) + 2 * (len(widths) - 1))

@@ -140,6 +140,25 @@ def test_a_stage_sees_its_own_macros_and_parameters():
   assert seen["joint"][0] == seen["joint"][2] != 7
 
 
+def test_bindings_of_a_module_are_plain_and_of_the_entered_stage():
+  configuration = config.Configuration(
+    files=QUICKSTART,
+    bindings=(
+      "Sampler.samples=4",
+      "Sampler.seed=%RANDOM_SEED",
+      "target/Sampler.temperature=0.7",
+      "Objective.alpha=0.2",
+    ),
+  )
+  with configuration.stage("target"):
+    found = config.bindings_of("calrec_jax.recommend")
+  assert found["Sampler.samples"] == 4
+  assert found["Sampler.seed"] == config.macro("RANDOM_SEED")
+  assert found["Sampler.temperature"] == 0.7
+  assert "Objective.alpha" not in found
+  assert not config.bindings_of("calrec_jax.recom")
+
+
 def test_later_files_and_then_flags_win(tmp_path):
   files = write(tmp_path, "BATCH_SIZE = 24\n")
   apply(files=(*QUICKSTART, *files))

@@ -1,0 +1,135 @@
+"""Two processes evaluate together; killed, the job goes on where it was.
+
+The processes are programs of their own. They kill themselves (SIGKILL), with
+half a block written, since a baseline is done before a test could look.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import planted_log
+import pyarrow.parquet as pq
+import pytest
+
+from calrec_jax.__main__ import main
+
+LONGEST_SECONDS = 300
+BASELINES = "('popularity', 'last_item', 'bm25_history')"
+
+# Dies while it writes the block of this number, counted from 1.
+_PROGRAM = """
+import os, pathlib, signal, sys
+from calrec_jax.__main__ import main
+from calrec_jax.evaluate import block_files
+
+written, write_block = 0, block_files.write_block
+
+def dying(path, *rest, **more):
+  global written
+  written += 1
+  write_block(path, *rest, **more)
+  if written == int(sys.argv[1]):
+    half = pathlib.Path(path).read_bytes()
+    pathlib.Path(path).write_bytes(half[: len(half) // 2])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+  block_files.write_block = dying
+  sys.exit(main(sys.argv[2:]))
+"""
+
+
+class Job:
+  """A recipe with its data prepared, to be evaluated into folders."""
+
+  def __init__(self, folder):
+    self.folder = folder
+    self.recipe = planted_log.write_own_log(folder / "log")
+    (folder / "program.py").write_text(_PROGRAM)
+    assert main(["data", "cache", "--quiet", self.flags("none")[0]]) == 0
+
+  def flags(self, output, *more):
+    return [
+      f"--gin_file={self.recipe}",
+      f"--gin.EVAL_OUTPUT_DIR='{self.folder / output}'",
+      "--gin.Job.block_users=8",
+      "--gin.Bootstrap.resamples=50",
+      "--gin.USE_CACHED_TASKS=True",
+      *more,
+    ]
+
+  def start(self, output, dies_at, *more):
+    """An evaluation on one device, as a process of its own."""
+    environment = {
+      name: value for name, value in os.environ.items() if name != "XLA_FLAGS"
+    }
+    program = [sys.executable, str(self.folder / "program.py"), str(dies_at)]
+    return subprocess.Popen(
+      [*program, "eval", *self.flags(output, *more)],
+      env=environment,
+      cwd=self.folder,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+
+  def place(self, output):
+    return self.folder / output / "own_log"
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+  return Job(tmp_path_factory.mktemp("job"))
+
+
+def results(folder):
+  """All that is written and says nothing of the machine."""
+  content = json.loads((folder / "metrics.json").read_text())
+  for entry in content["recommenders"].values():
+    del entry["cost"]
+  cases = json.loads((folder / "cases.json").read_text())
+  return content, cases, pq.read_table(folder / "per_user.parquet")
+
+
+def killed(*processes):
+  for process in processes:
+    printed, _ = process.communicate(timeout=LONGEST_SECONDS)
+    assert process.returncode == -signal.SIGKILL, printed
+
+
+def test_a_killed_job_goes_on_with_another_number_of_processes(job, capsys):
+  flags = [f"--gin.Evaluation.recommenders={BASELINES}"]
+  # 8 blocks under 3 recommenders; each process dies in its second block.
+  killed(
+    job.start("killed", 4, *flags, "--shard=0/2"),
+    job.start("killed", 6, *flags, "--shard=1/2"),
+  )
+  assert not (job.place("killed") / "metrics.json").exists()
+  assert main(["eval", *job.flags("straight", *flags)]) == 0
+  capsys.readouterr()
+  assert main(["eval", *job.flags("killed", *flags)]) == 0
+  printed = capsys.readouterr().out
+  assert "popularity: 3 of 8 blocks were done before" in printed
+  assert "bm25_history: 2 of 8 blocks were done before" in printed
+  assert results(job.place("killed")) == results(job.place("straight"))
+  # Run again, nothing is left to do.
+  assert main(["eval", *job.flags("killed", *flags)]) == 0
+  assert "last_item: 8 of 8 blocks" in capsys.readouterr().out
+  assert results(job.place("killed")) == results(job.place("straight"))
+
+
+@pytest.mark.slow
+def test_a_model_is_evaluated_by_two_processes_of_which_one_dies(job):
+  few = ["--gin.joint/TRAIN_STEPS=6", "--gin.target/TRAIN_STEPS=4"]
+  assert main(["train", *job.flags("none", *few)]) == 0
+  living = job.start("two", 0, *few, "--shard=0/2")
+  killed(job.start("two", 5, *few, "--shard=1/2"))
+  printed, _ = living.communicate(timeout=LONGEST_SECONDS)
+  assert living.returncode == 0, printed  # It did what the other had not.
+  one = job.start("one", 0, *few)
+  printed, _ = one.communicate(timeout=LONGEST_SECONDS)
+  assert one.returncode == 0, printed
+  assert results(job.place("two")) == results(job.place("one"))
