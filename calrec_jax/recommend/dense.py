@@ -3,7 +3,8 @@
 The score is the cosine of v_U, the mean over the user's prompt, and v_T, the
 mean over the item's text: the similarity that the contrastive loss L_UT
 trains. Items with the same tokens share one vector and get the same score to
-the last bit. The search is exact, see `topk`.
+the last bit. The search is exact unless told otherwise, see `topk`. The
+items' vectors may be kept on disk, see `catalogue_vectors`.
 """
 
 import dataclasses
@@ -21,12 +22,21 @@ from jaxtyping import Array, Float, Int
 
 from calrec_jax.data.records import Catalogue, PromptTokens
 from calrec_jax.models import two_tower
-from calrec_jax.recommend import placement, protocol
+from calrec_jax.recommend import (
+  catalogue_vectors,
+  placement,
+  protocol,
+  vector_identity,
+)
+from calrec_jax.recommend.catalogue_vectors import (
+  CatalogueVectors,
+  VectorPlace,
+)
 from calrec_jax.recommend.columns import TextColumns
 from calrec_jax.recommend.memory import RecentlyUsed
 from calrec_jax.recommend.prompts import PromptLimits, PromptWriter, token_rows
 from calrec_jax.recommend.protocol import Ranking
-from calrec_jax.recommend.topk import NO_COLUMN, Best, VectorIndex
+from calrec_jax.recommend.topk import NO_COLUMN, Best, Rows, VectorIndex
 
 _REMEMBERED_PROMPTS = 2**14
 _SMALLEST_ITEM_LENGTH = 16
@@ -42,18 +52,33 @@ class DenseSearch:
     user_rows: users in one forward pass, and in one search.
     item_rows: item texts in one forward pass.
     chunk: item vectors that a device compares at once.
+    block: item texts that are encoded apart from the others, and of a file
+      where vectors are kept; a killed job loses what it had of one block.
+    vectors_folder: holds a folder with each domain's vectors, which have to be
+      those of the checkpoint. None keeps those of each checkpoint beside it.
+    approx: whether the search may miss some of the best, which pays on TPUs.
+    recall_target: share of the best of a chunk that such a search is to find.
   """
 
   user_rows: int = 16
   item_rows: int = 128
   chunk: int = 8192
+  block: int = 16384
+  vectors_folder: str | None = None
+  approx: bool = False
+  recall_target: float = 0.95
 
   def __post_init__(self):
-    for name in ("user_rows", "item_rows", "chunk"):
+    for name in ("user_rows", "item_rows", "chunk", "block"):
       if getattr(self, name) < 1:
         raise ValueError(
           f"DenseSearch.{name} is {getattr(self, name)}; use 1 or more."
         )
+    if not 0 < self.recall_target < 1:
+      raise ValueError(
+        f"DenseSearch.recall_target is {self.recall_target}; choose it between "
+        "0 and 1. DenseSearch.approx = False finds all."
+      )
 
 
 class Dense:
@@ -69,10 +94,11 @@ class Dense:
     settings: DenseSearch | None = None,
     limits: PromptLimits | None = None,
     mesh: Mesh | None = None,
+    place: VectorPlace | None = None,
     progress: bool = False,
     name: str = "dense",
   ):
-    """Encodes the catalogue.
+    """Encodes the catalogue, or reads its vectors.
 
     Args:
       decoder: the module of the model.
@@ -83,8 +109,13 @@ class Dense:
       limits: how much of a history is read.
       mesh: where vectors lie and rows are spread; by default the mesh that is
         set, if any.
+      place: where the items' vectors are kept; None keeps them in memory only.
       progress: whether to show a progress bar while items are encoded.
       name: key in the metrics file.
+
+    Raises:
+      VectorsError: if the vectors on disk are not those of this model and
+        catalogue.
     """
     self.name = name
     self.settings = settings or DenseSearch()
@@ -96,22 +127,27 @@ class Dense:
       _REMEMBERED_PROMPTS
     )
     self._texts = TextColumns(catalogue.twins)
-    vectors = self._encode(
-      "item",
-      [self._prompts.item(int(row)) for row in self._texts.first_rows],
-      rows=self.settings.item_rows,
-      smallest_length=_SMALLEST_ITEM_LENGTH,
-      progress=progress,
-    )
+    kept = None
+    if place is not None:
+      kept = self._kept(place, catalogue, prompt)
     self._index = VectorIndex(
-      vectors, self._texts.sizes, chunk=self.settings.chunk, mesh=self._mesh
+      self._item_vectors(kept, place, progress),
+      self._texts.sizes,
+      chunk=self.settings.chunk,
+      mesh=self._mesh,
+      recall_target=(
+        self.settings.recall_target if self.settings.approx else None
+      ),
     )
 
   def describe(self) -> str:
     """One line for people: what ranks."""
+    search = "exact"
+    if self.settings.approx:
+      search = f"recall target {self.settings.recall_target:g}"
     return (
       "cosine of the user's vector with the vectors of "
-      f"{len(self._texts)} item texts, exact"
+      f"{len(self._texts)} item texts, {search}"
     )
 
   def recommend(
@@ -140,6 +176,68 @@ class Dense:
     vectors = self._users.look_up(prompts, self._embed_prompts)
     return np.stack(vectors) if vectors else np.zeros((0, 1), np.float32)
 
+  def _kept(
+    self, place: VectorPlace, catalogue: Catalogue, prompt: PromptTokens
+  ) -> CatalogueVectors:
+    """The files of the items' vectors, complete or not."""
+    settings = self.settings
+    identity = vector_identity.describe(
+      checkpoint=place.checkpoint,
+      decoder=self._decoder,
+      params=self._params,
+      catalogue=catalogue,
+      prompt=prompt,
+      encoder={
+        "block": settings.block,
+        "item_rows": settings.item_rows,
+        "smallest_length": _SMALLEST_ITEM_LENGTH,
+      },
+    )
+    return CatalogueVectors(
+      catalogue_vectors.folder_of(place, settings.vectors_folder, identity),
+      identity,
+      len(self._texts),
+      settings.block,
+    )
+
+  def _item_vectors(
+    self,
+    kept: CatalogueVectors | None,
+    place: VectorPlace | None,
+    progress: bool,
+  ) -> Rows:
+    """Unit vectors of the distinct item texts, block by block."""
+    count, size = len(self._texts), self.settings.block
+    bar = tqdm.tqdm(
+      total=count,
+      desc=f"{self.name}: item vectors",
+      unit="text",
+      disable=not progress or jax.process_index() != 0,
+    )
+
+    def encode(block: slice) -> np.ndarray:
+      return self._encode(
+        "item",
+        [self._prompts.item(int(row)) for row in self._texts.first_rows[block]],
+        rows=self.settings.item_rows,
+        smallest_length=_SMALLEST_ITEM_LENGTH,
+        bar=bar,
+      )
+
+    with bar:
+      if kept is None or place is None:
+        return np.concatenate(
+          [encode(slice(at, at + size)) for at in range(0, count, size)]
+        )
+      kept.complete(
+        encode,
+        share=place.share,
+        shares=place.shares,
+        together=placement.spans_processes(self._mesh),
+        bar=bar,
+      )
+      return kept
+
   def _embed_prompts(self, keys: list[bytes]) -> Float[np.ndarray, "B D"]:
     """Vectors of distinct prompts, given as the bytes of their tokens."""
     return self._encode(
@@ -156,32 +254,29 @@ class Dense:
     *,
     rows: int,
     smallest_length: int,
-    progress: bool = False,
+    bar: tqdm.tqdm | None = None,
   ) -> Float[np.ndarray, "B D"]:
     """Unit vectors of token sequences, in their order."""
     rows = placement.whole_rows(rows, self._mesh)
     vectors: list[np.ndarray] = [np.zeros(0, np.float32)] * len(sequences)
-    bar = tqdm.tqdm(
-      total=len(sequences), desc=self.name, unit="text", disable=not progress
-    )
-    with bar:
-      for batch in token_rows(sequences, rows, smallest_length):
-        tokens, lengths = placement.place(
-          (batch.tokens, batch.lengths), self._mesh
-        )
-        embedded = _embed(
-          self._decoder,
-          self._params,
-          tokens,
-          lengths,
-          tower=tower,
-          begins=self._begins,
-          mesh=self._mesh,
-        )
-        for place, vector in zip(
-          batch.places, np.asarray(embedded), strict=False
-        ):
-          vectors[place] = vector
+    for batch in token_rows(sequences, rows, smallest_length):
+      tokens, lengths = placement.place(
+        (batch.tokens, batch.lengths), self._mesh
+      )
+      embedded = _embed(
+        self._decoder,
+        self._params,
+        tokens,
+        lengths,
+        tower=tower,
+        begins=self._begins,
+        mesh=self._mesh,
+      )
+      for place, vector in zip(
+        batch.places, np.asarray(embedded), strict=False
+      ):
+        vectors[place] = vector
+      if bar is not None:
         bar.update(len(batch.places))
     return _unit(np.stack(vectors))
 

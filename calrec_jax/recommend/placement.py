@@ -26,6 +26,13 @@ def whole_rows(rows: int, mesh: Mesh | None) -> int:
   return -(-rows // parts) * parts
 
 
+def spans_processes(mesh: Mesh | None) -> bool:
+  """Whether devices of several processes make the mesh."""
+  if mesh is None:
+    return False
+  return len({device.process_index for device in mesh.devices.flat}) > 1
+
+
 def place(arrays: Any, mesh: Mesh | None) -> Any:
   """Puts NumPy arrays on the devices, their rows spread over the mesh."""
   if mesh is None:

@@ -106,7 +106,19 @@ def test_what_cannot_be_answered_is_refused():
     model.recommend([np.array([24])], depth=3)
 
 
-@pytest.mark.parametrize("name", ["user_rows", "item_rows", "chunk"])
+def test_an_approximate_search_says_so():
+  model = recommender(approx=True, recall_target=0.9)
+  assert "recall target 0.9" in model.describe()
+  histories = toys.histories()
+  found = model.recommend(histories, depth=5, rules=["all"])["all"]
+  wanted = recommender().recommend(histories, depth=5, rules=["all"])["all"]
+  # On a CPU nothing is missed.
+  np.testing.assert_array_equal(found.items, wanted.items)
+
+
+@pytest.mark.parametrize(
+  "name", ["user_rows", "item_rows", "chunk", "block", "recall_target"]
+)
 def test_settings_are_checked(name):
   with pytest.raises(ValueError, match=rf"DenseSearch\.{name} is 0"):
     dense.DenseSearch(**{name: 0})
