@@ -117,8 +117,15 @@ def test_an_approximate_search_says_so():
 
 
 @pytest.mark.parametrize(
-  "name", ["user_rows", "item_rows", "chunk", "block", "recall_target"]
+  ("name", "value"),
+  [
+    ("user_rows", 0),
+    ("item_rows", 0),
+    ("chunk", 0),
+    ("block", 0),
+    ("recall_target", 1.0),
+  ],
 )
-def test_settings_are_checked(name):
-  with pytest.raises(ValueError, match=rf"DenseSearch\.{name} is 0"):
-    dense.DenseSearch(**{name: 0})
+def test_settings_are_checked(name, value):
+  with pytest.raises(ValueError, match=rf"DenseSearch\.{name} is {value}"):
+    dense.DenseSearch(**{name: value})
