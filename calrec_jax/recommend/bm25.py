@@ -1,16 +1,17 @@
-"""BM25 of many texts against every item of a catalogue at once.
+"""BM25 of texts against every item of a catalogue at once.
 
-The `bm25s` library builds the matrix of word weights; a sparse product with
-the word counts of the queries then gives exactly its scores, for a whole batch
-(`bm25s` itself scores one query at a time). Equality with the library and with
-a plain loop is tested in `tests/reference/test_bm25_reference.py`.
+The `bm25s` library builds the matrix of word weights. A text's scores are the
+sum of its words' rows, in the order of the words; rows of frequent words are
+stored whole, which adds them several times as fast as item by item. Equality
+with the library and with a plain loop is tested in
+`tests/reference/test_bm25_reference.py`.
 """
 
 import collections
 import dataclasses
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import bm25s
 import gin
@@ -22,7 +23,8 @@ logging.getLogger("bm25s").setLevel(logging.WARNING)  # It reports each index.
 
 # Those where an absent word adds 0.
 _METHODS = ("lucene", "robertson", "atire")
-_QUERIES_PER_PRODUCT = 256  # Bounds the memory of one sparse product.
+# A word that more than this share of the texts has is stored as a whole row.
+_FREQUENT = 1 / 16
 
 
 @gin.configurable
@@ -81,6 +83,7 @@ class CatalogueIndex:
     settings: the `BM25` it was built with.
     columns: int32[N], the column that holds each catalogue row's text.
     rows: text -> a catalogue row that has exactly this text (the smallest).
+    num_columns: the number of distinct texts, M.
   """
 
   def __init__(self, texts: Sequence[str], settings: BM25 | None = None):
@@ -102,51 +105,49 @@ class CatalogueIndex:
     first = np.array([self.rows[text] for text in texts])
     distinct, self.columns = np.unique(first, return_inverse=True)
     self.columns = self.columns.astype(np.int32)
-    self._matrix, self._vocabulary = _word_weights(words, self.settings)
-    self._matrix = self._matrix[:, distinct].tocsr()
+    weights, self._vocabulary = _word_weights(words, self.settings)
+    weights = weights[:, distinct].tocsr()
+    self.num_columns = len(distinct)
+    self._ends = weights.indptr
+    self._where = weights.indices.astype(np.intp)  # No cast in every sum.
+    self._weights = weights.data
+    frequent = np.flatnonzero(
+      np.diff(self._ends) > _FREQUENT * self.num_columns
+    )
+    self._whole = {int(word): weights[[word]].toarray()[0] for word in frequent}
 
   def __len__(self) -> int:
     return len(self.columns)
 
-  @property
-  def num_columns(self) -> int:
-    """The number of distinct texts, M."""
-    return self._matrix.shape[1]
-
-  def column_scores(self, texts: Sequence[str]) -> Float[np.ndarray, "Q M"]:
-    """BM25 of each text against every distinct item text.
+  def text_scores(self, text: str) -> Float[np.ndarray, " M"]:
+    """BM25 of a text against every distinct item text.
 
     A word that the text repeats counts each time; a word that no item has
     counts nothing.
     """
-    parts = [
-      (counts @ self._matrix).toarray() for counts in self._word_counts(texts)
-    ]
-    if not parts:
-      return np.zeros((0, self.num_columns), np.float32)
-    return np.concatenate(parts)
+    scores = np.zeros(self.num_columns, np.float32)
+    for word, count in collections.Counter(self.settings.words(text)).items():
+      number = self._vocabulary.get(word)
+      if number is None:
+        continue
+      times = np.float32(count)
+      if number in self._whole:
+        scores += times * self._whole[number]
+      else:
+        entries = slice(self._ends[number], self._ends[number + 1])
+        scores[self._where[entries]] += times * self._weights[entries]
+    return scores
+
+  def column_scores(self, texts: Sequence[str]) -> Float[np.ndarray, "Q M"]:
+    """`text_scores` of each text."""
+    found = np.zeros((len(texts), self.num_columns), np.float32)
+    for place, text in enumerate(texts):
+      found[place] = self.text_scores(text)
+    return found
 
   def scores(self, texts: Sequence[str]) -> Float[np.ndarray, "Q N"]:
     """BM25 of each text against every catalogue row."""
     return self.column_scores(texts)[:, self.columns]
-
-  def _word_counts(
-    self, texts: Sequence[str]
-  ) -> Iterator[scipy.sparse.csr_array]:
-    """Word counts of the texts, [<=256, words] at a time."""
-    for start in range(0, len(texts), _QUERIES_PER_PRODUCT):
-      ids, counts, ends = [], [], [0]
-      for text in texts[start : start + _QUERIES_PER_PRODUCT]:
-        found = collections.Counter(self.settings.words(text))
-        for word, count in found.items():
-          if word in self._vocabulary:
-            ids.append(self._vocabulary[word])
-            counts.append(count)
-        ends.append(len(ids))
-      yield scipy.sparse.csr_array(
-        (np.array(counts, np.float32), np.array(ids, np.int32), ends),
-        shape=(len(ends) - 1, self._matrix.shape[0]),
-      )
 
 
 def _word_weights(

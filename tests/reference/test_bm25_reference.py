@@ -84,7 +84,7 @@ def test_equals_the_library(method):
 def test_twins_score_alike_in_every_batch():
   texts = catalogue()
   index = bm25.CatalogueIndex(texts)
-  many = (queries() * 60)[:513]  # More than one sparse product.
+  many = (queries() * 60)[:513]
   together = index.scores(many)
   np.testing.assert_array_equal(together[:, 3], together[:, 7])
   for place in (0, 255, 256, 512):
