@@ -225,7 +225,6 @@ def _evaluate_domain(
       name: {
         **drawn,
         **provenance.of_answers(
-          name,
           cache,
           model if recommenders.needs_model([name]) else None,
           limits,

@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import argparse
-import json
+import hashlib
 import pathlib
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import tqdm
 
-from calrec_jax import config, partitioning, recommenders, stages
+from calrec_jax import (
+  answer_files,
+  config,
+  partitioning,
+  provenance,
+  recommenders,
+  stages,
+)
 from calrec_jax.data.cache import TokenCache
 from calrec_jax.data.records import Catalogue
 from calrec_jax.eval import load_stage_model
+from calrec_jax.evaluate.job import (
+  Job,
+  Parts,
+  Share,
+  answers_of,
+  code_digest,
+)
 from calrec_jax.evaluate.results import write_atomically
-from calrec_jax.recommend.protocol import RULES
+from calrec_jax.history_files import Request, read_histories
+from calrec_jax.recommend.protocol import RULES, Recommender
 from calrec_jax.stages import Stage
 from calrec_jax.validation import prompt_limits
 
@@ -32,20 +47,22 @@ that is known of them. A file of histories holds one JSON object a line:
   calrec infer --gin_file=recipes/quickstart.gin --user=1 --top_k=5
   calrec infer --gin_file=recipes/quickstart.gin \\
     --histories=new.jsonl --output=recommendations.parquet
+
+With --output the users are answered block by block (Job.block_users), and the
+blocks are kept beside the file until it is whole: stopped and run again with
+the same flags, the job goes on where it was. Several processes, on machines
+that share the folder, take --shard=0/2 and --shard=1/2.
 """
 _BATCH_USERS = 256
-
-
-class Request(NamedTuple):
-  """Who asks, with what history.
-
-  Attributes:
-    user_id: of the log or of the file of histories.
-    items: int32[n] catalogue rows, oldest first.
-  """
-
-  user_id: str
-  items: np.ndarray
+# Programs whose text decides an answer.
+_PROGRAMS = (
+  "data",
+  "models",
+  "recommend",
+  "recommenders.py",
+  "infer.py",
+  "answer_files.py",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -106,6 +123,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     "--output", help="a .jsonl or .parquet file; without it, to the terminal"
   )
   parser.add_argument(
+    "--shard",
+    metavar="INDEX/COUNT",
+    help="this process's share of the users, as 0/4; process 0 writes the file "
+    "(default: all, or by JAX's process index)",
+  )
+  parser.add_argument(
     "--skip_unknown",
     action="store_true",
     help="leave out, and count, items that the catalogue does not hold",
@@ -113,6 +136,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   arguments = config.parse_arguments(parser, argv)
   if arguments.top_k < 1:
     parser.error(f"--top_k={arguments.top_k}: at least 1 item a user.")
+  if arguments.shard and not arguments.output:
+    parser.error("--shard needs --output: the processes share its folder.")
   return arguments
 
 
@@ -120,8 +145,16 @@ def answer(arguments: argparse.Namespace, name: str) -> None:
   """Answers the requests of a command line."""
   stage = Stage()
   if arguments.output:
-    _writer_of(arguments.output)  # A wrong suffix is said before the work.
-  mesh = partitioning.make_mesh(stage.mesh)
+    answer_files.writer_of(
+      arguments.output
+    )  # A wrong suffix is said before the work.
+  share = (
+    Share.parse(arguments.shard)
+    if arguments.shard
+    else Share(jax.process_index(), jax.process_count())
+  )
+  # Processes share nothing but files, so each has a mesh of its own devices.
+  mesh = partitioning.make_mesh(stage.mesh, jax.local_devices())
   with partitioning.activate(mesh, partitioning.logical_axis_rules()):
     caches = stages.open_caches(stage)
     cache = _choose(caches, arguments.domain)
@@ -134,30 +167,126 @@ def answer(arguments: argparse.Namespace, name: str) -> None:
     limits = prompt_limits(stage.feed)
     workshop = recommenders.Workshop(cache, model, limits, mesh)
     [recommender] = workshop.make([arguments.recommender])
+    answering = _Answering(
+      recommender,
+      cache.catalogue,
+      arguments.top_k,
+      arguments.candidates,
+    )
+    if not arguments.output:
+      for line in answering.answers(requests, _bar(answering.name, requests)):
+        _show(line)
+      return
+    made_by = provenance.of_answers(cache, model, limits, mesh)
+    _write_all(
+      answering, requests, pathlib.Path(arguments.output), made_by, share
+    )
+
+
+class _Answering(NamedTuple):
+  """How requests are answered."""
+
+  recommender: Recommender
+  catalogue: Catalogue
+  top_k: int
+  candidates: str
+
+  @property
+  def name(self) -> str:
+    return self.recommender.name
+
+  def answers(
+    self, requests: Sequence[Request], bar: tqdm.tqdm
+  ) -> list[dict[str, Any]]:
+    """One answer a request, in their order."""
     answers = []
-    for start in tqdm.trange(
-      0, len(requests), _BATCH_USERS, desc=recommender.name, unit="batch"
-    ):
+    for start in range(0, len(requests), _BATCH_USERS):
       part = requests[start : start + _BATCH_USERS]
-      ranking = recommender.recommend(
+      ranking = self.recommender.recommend(
         [request.items for request in part],
-        depth=arguments.top_k,
-        rules=(arguments.candidates,),
-      )[arguments.candidates]
+        depth=self.top_k,
+        rules=(self.candidates,),
+      )[self.candidates]
       answers += [
-        _answer(request, recommender.name, items, scores, cache.catalogue)
+        _answer(request, self.name, items, scores, self.catalogue)
         for request, items, scores in zip(
           part, ranking.items, ranking.scores, strict=True
         )
       ]
-  if arguments.output:
-    path = pathlib.Path(arguments.output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda part: _writer_of(path)(answers, part))
-    print(f"{len(answers):,} users answered: {path}")
+      bar.update(len(part))
+    return answers
+
+  def made_by(
+    self, origin: dict[str, Any], requests: Sequence[Request], job: Job
+  ) -> dict[str, Any]:
+    """Everything that decides the answers, for files that hold some."""
+    asked = hashlib.sha256()
+    for request in requests:
+      asked.update(f"{request.user_id}\0{request.items.tolist()}\n".encode())
+    return {
+      **origin,
+      "schema": 1,
+      "program": code_digest(_PROGRAMS),
+      "requests": asked.hexdigest(),
+      "block_users": job.block_users,
+      "top_k": self.top_k,
+      "candidates": self.candidates,
+      "recommender": answers_of(self.recommender),
+    }
+
+
+def _bar(name: str, requests: Sequence[Request]) -> tqdm.tqdm:
+  return tqdm.tqdm(total=len(requests), desc=name, unit="user")
+
+
+def _write_all(
+  answering: _Answering,
+  requests: list[Request],
+  path: pathlib.Path,
+  origin: dict[str, Any],
+  share: Share,
+) -> None:
+  """Answers block by block, and joins the blocks when all are there."""
+  job = Job()
+  blocks = job.blocks(len(requests))
+  folder = path.with_name(f".{path.name}.parts")
+  parts = Parts(
+    folder, answering.made_by(origin, requests, job), blocks, path.suffix
+  )
+  path.parent.mkdir(parents=True, exist_ok=True)
+  missing = parts.missing()
+  if len(missing) < len(blocks):
+    print(f"{len(blocks) - len(missing)} of {len(blocks)} blocks done before")
+  for line in parts.changes():
+    print(line)
+  with _bar(answering.name, requests) as bar:
+    while missing := parts.missing():
+      lacking = [blocks[block].stop - blocks[block].start for block in missing]
+      bar.n = len(requests) - sum(lacking)
+      bar.refresh()
+      block = share.choose(missing)
+      answers = answering.answers(requests[blocks[block]], bar)
+      parts.write(
+        block,
+        lambda part, answers=answers: answer_files.writer_of(path)(
+          answers, part
+        ),
+      )
+  if share.index:
+    print(
+      f"every block is done; process 0 of {share.count} writes {path}. If it "
+      "has ended, run it again: it has nothing left to answer."
+    )
+    return
+  files = [parts.path(block) for block in range(len(blocks))]
+  write_atomically(
+    path, lambda whole: answer_files.joiner_of(path)(files, whole)
+  )
+  print(f"{len(requests):,} users answered: {path}")
+  if share.count == 1:
+    shutil.rmtree(folder)
   else:
-    for line in answers:
-      _show(line)
+    print(f"When all processes have ended, {folder} can go.")
 
 
 def _choose(caches: list[TokenCache], name: str | None) -> TokenCache:
@@ -194,49 +323,6 @@ def _requests(
   return [Request(user, known[user]) for user in arguments.user or known]
 
 
-def read_histories(
-  path: pathlib.Path, cache: TokenCache, skip_unknown: bool
-) -> list[Request]:
-  """Reads histories by item id.
-
-  Args:
-    path: JSON lines with `user_id` and `items`.
-    cache: of the domain.
-    skip_unknown: whether items outside the catalogue are left out.
-
-  Raises:
-    ValueError: with file and line of what cannot be used.
-  """
-  rows, requests, skipped = cache.catalogue.rows, [], 0
-  for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
-    if not line.strip():
-      continue
-    try:
-      entry = json.loads(line)
-      user, items = str(entry["user_id"]), [str(i) for i in entry["items"]]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-      raise ValueError(
-        f"{path}:{number}: {error}. A line looks like "
-        '{"user_id": "anna", "items": ["id-1", "id-2"]}.'
-      ) from error
-    unknown = [item for item in items if item not in rows]
-    if unknown and not skip_unknown:
-      raise ValueError(
-        f"{path}:{number}: the catalogue of {cache.name} does not hold "
-        f"{unknown[0]!r}. --skip_unknown leaves such items out."
-      )
-    skipped += len(unknown)
-    found = [rows[item] for item in items if item in rows]
-    if not found:
-      raise ValueError(f"{path}:{number}: user {user!r} has no known item.")
-    requests.append(Request(user, np.array(found, np.int32)))
-  if skipped:
-    print(f"{path}: {skipped:,} unknown items left out", file=sys.stderr)
-  if not requests:
-    raise ValueError(f"{path} holds no history.")
-  return requests
-
-
 def _answer(
   request: Request,
   recommender: str,
@@ -257,43 +343,6 @@ def _answer(
       if row >= 0
     ],
   }
-
-
-def _writer_of(path: str | pathlib.Path) -> Any:
-  writers = {".jsonl": _write_jsonl, ".parquet": _write_parquet}
-  suffix = pathlib.Path(path).suffix
-  if suffix not in writers:
-    raise ValueError(f"--output={path}: write to a .jsonl or .parquet file.")
-  return writers[suffix]
-
-
-def _write_jsonl(answers: list[dict[str, Any]], path: str) -> None:
-  lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in answers)
-  pathlib.Path(path).write_text("".join(lines), "utf-8")
-
-
-def _write_parquet(answers: list[dict[str, Any]], path: str) -> None:
-  rows = [
-    {
-      "user_id": line["user_id"],
-      "recommender": line["recommender"],
-      "rank": rank,
-      **item,
-    }
-    for line in answers
-    for rank, item in enumerate(line["items"], start=1)
-  ]
-  schema = pa.schema(
-    [
-      ("user_id", pa.string()),
-      ("recommender", pa.string()),
-      ("rank", pa.int32()),
-      ("item_id", pa.string()),
-      ("score", pa.float32()),
-      ("text", pa.string()),
-    ]
-  )
-  pq.write_table(pa.Table.from_pylist(rows, schema), path)
 
 
 def _show(line: dict[str, Any]) -> None:

@@ -26,7 +26,6 @@ _PACKAGES = ("calrec_jax", "jax", "jaxlib", "numpy", "bm25s")
 
 
 def of_answers(
-  name: str,
   cache: TokenCache,
   model: TrainedModel | None,
   limits: PromptLimits,
@@ -35,14 +34,12 @@ def of_answers(
   """What decides the answers of one recommender, JSON-ready.
 
   Args:
-    name: of the recommender.
     cache: of the domain.
     model: the trained model; None for a recommender that does not use it.
     limits: how much of a history is read.
     mesh: where the model computes.
   """
   found: dict[str, Any] = {
-    "recommender": name,
     "data": {"name": cache.name, "fingerprint": cache.fingerprint},
     "settings": {
       key: value

@@ -23,6 +23,7 @@ import gin
 
 from calrec_jax import lineage
 from calrec_jax.evaluate.results import write_atomically
+from calrec_jax.recommend.protocol import Recommender
 
 MADE_BY_FILE = "made_by.json"
 _DIGITS = 16  # Of the fingerprint, in the name of a folder.
@@ -170,6 +171,16 @@ class Parts:
       for folder in self._root.iterdir()
       if folder.is_dir() and folder != self.folder
     )
+
+
+def answers_of(recommender: Recommender) -> dict[str, Any]:
+  """What a recommender says of itself, as part of what decides its answers."""
+  tell = getattr(recommender, "fingerprint", None)
+  return {
+    "name": recommender.name,
+    "description": recommender.describe(),
+    "fingerprint": None if tell is None else tell(),
+  }
 
 
 def code_digest(files: Collection[str]) -> str:

@@ -98,8 +98,7 @@ class ShardedEvaluation:
         {
           **common,
           **made_by[recommender.name],
-          "description": recommender.describe(),
-          "fingerprint": _fingerprint(recommender),
+          "recommender": job.answers_of(recommender),
         },
         self._blocks,
       )
@@ -230,9 +229,3 @@ class ShardedEvaluation:
 
   def _user_ids(self, block: int) -> list[str]:
     return [user.user_id for user in self._histories[self._blocks[block]]]
-
-
-def _fingerprint(recommender: Recommender) -> Any:
-  """What the recommender says decides its answers, or None."""
-  tell = getattr(recommender, "fingerprint", None)
-  return None if tell is None else tell()

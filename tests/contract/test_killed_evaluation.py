@@ -1,4 +1,4 @@
-"""Two processes evaluate together; killed, the job goes on where it was.
+"""Processes evaluate or answer together; killed, they go on where they were.
 
 The processes are programs of their own. They kill themselves (SIGKILL), with
 half a block written, since a baseline is done before a test could look.
@@ -23,21 +23,24 @@ BASELINES = "('popularity', 'last_item', 'bm25_history')"
 _PROGRAM = """
 import os, pathlib, signal, sys
 from calrec_jax.__main__ import main
-from calrec_jax.evaluate import block_files
+from calrec_jax.evaluate.job import Parts
 
-written, write_block = 0, block_files.write_block
+written, write_part = 0, Parts.write
 
-def dying(path, *rest, **more):
+def dying(parts, block, write):
+  def write_half(path):
+    write(path)
+    if written == int(sys.argv[1]):
+      half = pathlib.Path(path).read_bytes()
+      pathlib.Path(path).write_bytes(half[: len(half) // 2])
+      os.kill(os.getpid(), signal.SIGKILL)
+
   global written
   written += 1
-  write_block(path, *rest, **more)
-  if written == int(sys.argv[1]):
-    half = pathlib.Path(path).read_bytes()
-    pathlib.Path(path).write_bytes(half[: len(half) // 2])
-    os.kill(os.getpid(), signal.SIGKILL)
+  write_part(parts, block, write_half)
 
 if __name__ == "__main__":
-  block_files.write_block = dying
+  Parts.write = dying
   sys.exit(main(sys.argv[2:]))
 """
 
@@ -61,14 +64,14 @@ class Job:
       *more,
     ]
 
-  def start(self, output, dies_at, *more):
-    """An evaluation on one device, as a process of its own."""
+  def start(self, output, dies_at, *more, verb="eval"):
+    """A verb on one device, as a process of its own."""
     environment = {
       name: value for name, value in os.environ.items() if name != "XLA_FLAGS"
     }
     program = [sys.executable, str(self.folder / "program.py"), str(dies_at)]
     return subprocess.Popen(
-      [*program, "eval", *self.flags(output, *more)],
+      [*program, verb, *self.flags(output, *more)],
       env=environment,
       cwd=self.folder,
       stdout=subprocess.PIPE,
@@ -119,6 +122,45 @@ def test_a_killed_job_goes_on_with_another_number_of_processes(job, capsys):
   assert main(["eval", *job.flags("killed", *flags)]) == 0
   assert "last_item: 8 of 8 blocks" in capsys.readouterr().out
   assert results(job.place("killed")) == results(job.place("straight"))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_a_killed_inference_goes_on_and_leaves_one_file(job, capsys, suffix):
+  flags = job.flags("none", "--recommender=bm25_history", "--top_k=3")
+  whole, cut = (
+    job.folder / suffix / name / f"all.{suffix}" for name in ("one", "cut")
+  )
+  dying = job.start("none", 3, *flags[-2:], f"--output={cut}", verb="infer")
+  killed(dying)
+  assert not cut.exists()
+  assert main(["infer", *flags, f"--output={cut}"]) == 0
+  assert "2 of 8 blocks done before" in capsys.readouterr().out
+  assert list(cut.parent.iterdir()) == [cut]
+  more = ["--gin.Job.block_users=1000", f"--output={whole}"]
+  assert main(["infer", *flags, *more]) == 0
+  assert cut.stat().st_size
+  if suffix == "jsonl":
+    assert cut.read_bytes() == whole.read_bytes()
+  else:
+    assert pq.read_table(cut) == pq.read_table(whole)
+
+
+def test_another_request_is_not_answered_by_old_blocks(job, capsys):
+  output = job.folder / "asked" / "all.jsonl"
+  flags = [*job.flags("none"), "--recommender=popularity"]
+  shared = [*flags, f"--output={output}", "--shard=0/2"]
+  assert main(["infer", *shared, "--top_k=3"]) == 0
+  assert "can go" in capsys.readouterr().out
+  first = output.read_text()
+  # Answers of a process that comes later are there already.
+  late = [*flags, f"--output={output}", "--shard=1/2", "--top_k=3"]
+  assert main(["infer", *late]) == 0
+  assert "8 of 8 blocks done before" in capsys.readouterr().out
+  assert main(["infer", *shared, "--top_k=2"]) == 0
+  assert "not used: top_k: was 3, is 2" in capsys.readouterr().out
+  assert output.read_text() != first
+  with pytest.raises(SystemExit):
+    main(["infer", *flags, "--shard=0/2"])
 
 
 @pytest.mark.slow

@@ -204,7 +204,7 @@ def test_what_a_recommender_says_decides_its_answers(tmp_path):
   assert "were done before" in job(tmp_path, [trained]).state()[0]
   trained.weights = 2
   [line] = job(tmp_path, [trained]).state()
-  assert "fingerprint.weights: was 1, is 2" in line
+  assert "recommender.fingerprint.weights: was 1, is 2" in line
 
 
 def test_intervals_and_slices_are_made_anew_from_the_same_answers(tmp_path):
