@@ -19,11 +19,14 @@ def mesh_in_use(mesh: Mesh | None = None) -> Mesh | None:
 
 
 def whole_rows(rows: int, mesh: Mesh | None) -> int:
-  """The number of rows, raised to a multiple of what the mesh splits it by."""
+  """The rows of one program where each part of the mesh takes so many.
+
+  A product rounds by its shape. With the same number of rows on every device,
+  whatever the number of devices, an answer is the same to the last bit.
+  """
   if mesh is None:
     return rows
-  parts = math.prod(mesh.shape[axis] for axis in partitioning.BATCH_AXES)
-  return -(-rows // parts) * parts
+  return rows * math.prod(mesh.shape[axis] for axis in partitioning.BATCH_AXES)
 
 
 def spans_processes(mesh: Mesh | None) -> bool:
