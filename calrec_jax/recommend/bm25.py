@@ -130,12 +130,12 @@ class CatalogueIndex:
       number = self._vocabulary.get(word)
       if number is None:
         continue
-      times = np.float32(count)
       if number in self._whole:
-        scores += times * self._whole[number]
+        places, weights = slice(None), self._whole[number]
       else:
         entries = slice(self._ends[number], self._ends[number + 1])
-        scores[self._where[entries]] += times * self._weights[entries]
+        places, weights = self._where[entries], self._weights[entries]
+      scores[places] += weights if count == 1 else np.float32(count) * weights
     return scores
 
   def column_scores(self, texts: Sequence[str]) -> Float[np.ndarray, "Q M"]:

@@ -1,11 +1,14 @@
 """Quasi-round-robin against a loop over texts and items."""
 
+import dataclasses
+import itertools
 import math
 
 import numpy as np
 import pytest
 
-from calrec_jax.recommend import bm25, ground
+from calrec_jax.recommend import bm25, ground, protocol
+from calrec_jax.recommend.texts import GeneratedText
 
 TOLERANCE = 1e-6  # Scores up to 1 in float32.
 
@@ -25,20 +28,53 @@ USERS = [
 ]
 
 
-def loop_scores(texts, log_probs, index, epsilon):
+@dataclasses.dataclass(frozen=True)
+class Written(GeneratedText):
+  """A text with its length in tokens."""
+
+  samples: int = 1
+  ended: bool = True
+  tokens: int = 1
+
+
+def loop_scores(written, index, settings):
   """Steps 2 to 6 of the method, one text and one item at a time."""
-  seen, scores = set(), [0.0] * len(TEXTS)
-  for place in sorted(range(len(texts)), key=lambda k: -log_probs[k]):
-    if texts[place] in seen:
-      continue
-    seen.add(texts[place])
-    matches = index.scores([texts[place]])[0].astype(np.float64)
+  score, samples = {}, {}
+  for one in written:
+    value = one.log_prob
+    if settings.score == "mean":
+      value /= one.tokens
+    score[one.text] = max(score.get(one.text, -math.inf), value)
+    samples[one.text] = samples.get(one.text, 0) + one.samples
+  result = None
+  for text in sorted(score, key=lambda t: -score[t])[: settings.top_texts]:
+    matches = [float(m) for m in index.scores([text])[0]]
     low, high = min(matches), max(matches)
-    for item in range(len(TEXTS)):
-      scaled = (matches[item] - low) / (high - low) if high > low else 0.0
-      damped = math.exp(epsilon * log_probs[place]) * scaled
-      scores[item] = max(scores[item], damped)
-  return scores
+    if settings.scaling == "none":
+      low, high = 0.0, 1.0
+    if settings.scaling == "max":
+      low = 0.0
+    matches = [
+      (match - low) / (high - low) if high > low else 0.0 for match in matches
+    ]
+    if settings.exact_first and text in index.rows:
+      best = max(matches) if max(matches) > 0 else 1.0
+      own = index.columns == index.columns[index.rows[text]]
+      matches = [
+        best if mine else min(match, best * (1 - 1e-6))
+        for match, mine in zip(matches, own, strict=True)
+      ]
+    weight = math.exp(settings.epsilon * score[text])
+    if settings.duplicates == "count":
+      weight *= samples[text]
+    damped = [weight * match for match in matches]
+    if result is None:
+      result = damped
+    elif settings.combination == "max":
+      result = [max(pair) for pair in zip(result, damped, strict=True)]
+    else:
+      result = [sum(pair) for pair in zip(result, damped, strict=True)]
+  return np.array(result or [0.0] * len(index))
 
 
 @pytest.mark.parametrize("epsilon", [1 / 5000, 0.1, 0.0])
@@ -47,7 +83,8 @@ def test_equals_a_plain_loop(epsilon):
   grounder = ground.Grounder(index, ground.Grounding(epsilon=epsilon))
   for _ in range(2):  # The second time from the cache.
     for texts, log_probs in USERS:
-      wanted = loop_scores(texts, log_probs, index, epsilon)
+      written = list(map(Written, texts, log_probs))
+      wanted = loop_scores(written, index, grounder.settings)
       given = np.array(log_probs, np.float32)
       np.testing.assert_allclose(
         grounder.scores(texts, given), wanted, atol=TOLERANCE
@@ -80,11 +117,9 @@ def test_twins_score_alike_to_the_last_bit():
 def test_repeats_change_nothing_and_are_scored_once(monkeypatch):
   index = bm25.CatalogueIndex(TEXTS)
   asked = []
-  column_scores = index.column_scores
+  text_scores = index.text_scores
   monkeypatch.setattr(
-    index,
-    "column_scores",
-    lambda texts: asked.extend(texts) or column_scores(texts),
+    index, "text_scores", lambda text: asked.append(text) or text_scores(text)
   )
   grounder = ground.Grounder(index)
   once = grounder.scores(["rye bread"], np.array([-1.0], np.float32))
@@ -95,10 +130,133 @@ def test_repeats_change_nothing_and_are_scored_once(monkeypatch):
   assert asked == ["rye bread"]
 
 
+SWITCHES = [
+  {"score": "mean"},
+  {"scaling": "max"},
+  {"scaling": "none"},
+  {"combination": "sum"},
+  {"duplicates": "count"},
+  {"top_texts": 2},
+  {"exact_first": True},
+]
+
+
+def shop(seed, num_items=90):
+  """Items of few words, so that many match alike; some are twins."""
+  draw = np.random.default_rng(seed)
+  return [
+    " ".join(f"w{word}" for word in draw.integers(0, 12, draw.integers(1, 6)))
+    for _ in range(num_items)
+  ]
+
+
+def users_of(texts, seed, users=12):
+  """Texts that spell items, mix them, or spell nothing."""
+  draw = np.random.default_rng(seed)
+  found = []
+  for _ in range(users):
+    chosen = [texts[row] for row in draw.integers(0, len(texts), 5)]
+    chosen[1] = " ".join(chosen[1].split()[:1] + chosen[2].split())
+    chosen[4] = chosen[0] if draw.random() < 0.5 else "nothing here"
+    found.append(
+      [
+        Written(
+          text,
+          float(np.float32(-draw.gamma(4.0, 4.0))),
+          samples=int(draw.integers(1, 5)),
+          tokens=int(draw.integers(1, 9)),
+        )
+        for text in chosen
+      ]
+    )
+  return [*found, []]
+
+
+@pytest.mark.parametrize(
+  "switch",
+  [{}, *SWITCHES, {**SWITCHES[0], **SWITCHES[1], **SWITCHES[4], **SWITCHES[6]}],
+  ids=str,
+)
+@pytest.mark.parametrize("method", ["lucene", "robertson"])
+def test_every_switch_equals_a_plain_loop(switch, method, monkeypatch):
+  """Also where few matches of a text are kept, and lists are cut from them."""
+  monkeypatch.setattr(ground, "_FEWEST_KEPT", 4)
+  settings = ground.Grounding(
+    epsilon=0.01, bm25=bm25.BM25(method=method), **switch
+  )
+  texts = shop(1)
+  index = bm25.CatalogueIndex(texts, settings.bm25)
+  grounder = ground.Grounder(index, settings)
+  users = users_of(texts, 2)
+  histories = [np.arange(user, user + 3) for user in range(len(users))]
+  whole = []
+  for written in users:
+    scores = grounder.scores(
+      [one.text for one in written],
+      np.array([one.log_prob for one in written], np.float32),
+      tokens=[one.tokens for one in written],
+      samples=[one.samples for one in written],
+    )
+    wanted = loop_scores(written, index, settings)
+    largest = max(1.0, np.abs(wanted).max())
+    np.testing.assert_allclose(scores, wanted, atol=TOLERANCE * largest)
+    whole.append(scores)
+  for depth, _ in itertools.product((1, 4, 20, 100), range(2)):
+    ranking = grounder.rank(users, histories, depth, protocol.RULES)
+    full = protocol.rank_scores(
+      np.array(whole), histories, depth, protocol.RULES
+    )
+    for rule in protocol.RULES:
+      for one, other in zip(ranking[rule], full[rule], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_lists_come_from_the_best_matches_alone(monkeypatch):
+  monkeypatch.setattr(ground, "_FEWEST_KEPT", 4)
+  draw = np.random.default_rng(0)
+  words = [f"w{word}" for word in range(200)]
+  texts = [" ".join(draw.choice(words, 6)) for _ in range(300)]
+  grounder = ground.Grounder(bm25.CatalogueIndex(texts))
+  monkeypatch.setattr(grounder, "_whole", None)  # Not called.
+  ranking = grounder.rank(
+    [[Written(texts[7], -1.0), Written(texts[2], -4.0)]],
+    [np.array([5])],
+    2,
+    ["not_last"],
+  )["not_last"]
+  assert ranking.items.tolist() == [[7, 2]]
+
+
+def test_an_exact_text_can_be_put_before_what_outscores_it():
+  texts = ["apple", "apple apple pie", "apple apple", "bread"]
+  for exact_first, best in ((False, 2), (True, 0)):
+    settings = ground.Grounding(exact_first=exact_first, bm25=bm25.BM25(b=0.0))
+    grounder = ground.Grounder(
+      bm25.CatalogueIndex(texts, settings.bm25), settings
+    )
+    scores = grounder.scores(["apple"], np.array([-3.0], np.float32))
+    assert scores[best] == scores.max()
+    assert np.count_nonzero(scores == scores.max()) == 1 + (best == 2)
+
+
+def test_a_mean_needs_lengths():
+  grounder = ground.Grounder(
+    bm25.CatalogueIndex(TEXTS), ground.Grounding(score="mean")
+  )
+  with pytest.raises(ValueError, match=r"Grounding\.score = 'mean'"):
+    grounder.scores(["rye"], np.array([-1.0], np.float32))
+
+
+def test_settings_that_differ_are_told():
+  assert ground.Grounding().describe() == ""
+  settings = ground.Grounding(top_texts=3, combination="sum")
+  assert settings.describe() == "combination sum, top_texts 3"
+
+
 def test_a_small_cache_forgets_but_stays_right():
   index = bm25.CatalogueIndex(TEXTS)
   grounder = ground.Grounder(index)
-  grounder._matches.capacity = 2
+  grounder._matcher._rows.capacity = 2
   texts = ["apple", "bread", "milk", "rye"]
   log_probs = np.array([-1.0, -2.0, -3.0, -4.0], np.float32)
   for _ in range(2):
@@ -106,7 +264,7 @@ def test_a_small_cache_forgets_but_stays_right():
       grounder.scores(texts, log_probs),
       ground.quasi_round_robin(texts, log_probs, index),
     )
-  assert len(grounder._matches) == 2
+  assert len(grounder._matcher._rows) == 2
 
 
 def test_a_text_stands_for_its_own_item_or_the_best_match():
@@ -119,6 +277,11 @@ def test_a_text_stands_for_its_own_item_or_the_best_match():
   ("setting", "message"),
   [
     ({"epsilon": -0.1}, r"Grounding\.epsilon"),
+    ({"score": "median"}, r"Grounding\.score is 'median'"),
+    ({"scaling": "softmax"}, r"Grounding\.scaling"),
+    ({"combination": "mean"}, r"Grounding\.combination"),
+    ({"duplicates": "keep"}, r"Grounding\.duplicates"),
+    ({"top_texts": 0}, r"Grounding\.top_texts"),
     ({"cache_mebibytes": 0}, r"Grounding\.cache_mebibytes"),
   ],
 )
