@@ -24,8 +24,7 @@ class Vocabulary:
   def decode(self, ids):
     return " ".join(f"w{token}" for token in ids)
 
-  def get_piece_size(self):
-    return VOCAB
+  size = VOCAB
 
 
 def catalogue(num_items=24, seed=0):

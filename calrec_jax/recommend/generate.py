@@ -10,21 +10,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 from jax.sharding import Mesh
 from jaxtyping import Float
 
 from calrec_jax.data.records import Catalogue, PromptTokens
 from calrec_jax.recommend import placement, protocol
 from calrec_jax.recommend.bm25 import CatalogueIndex
+from calrec_jax.recommend.by_prompt import ByPrompt
 from calrec_jax.recommend.ground import Grounder, Grounding
-from calrec_jax.recommend.memory import RecentlyUsed
-from calrec_jax.recommend.prompts import (
-  PromptLimits,
-  PromptWriter,
-  TokenRows,
-  token_rows,
-)
+from calrec_jax.recommend.prompts import PromptLimits, PromptWriter, TokenRows
 from calrec_jax.recommend.protocol import Ranking
 from calrec_jax.recommend.sampling import (
   Sampler,
@@ -33,9 +27,13 @@ from calrec_jax.recommend.sampling import (
   sample,
   uniform_numbers,
 )
-from calrec_jax.recommend.texts import GeneratedText, TextReader
+from calrec_jax.recommend.texts import (
+  GeneratedText,
+  Spelling,
+  TextReader,
+  distinct_texts,
+)
 
-_REMEMBERED_PROMPTS = 2**14  # Some kilobytes each.
 _SCORE_BYTES = 2**26  # Scores of whole catalogues that exist at once.
 
 
@@ -73,8 +71,8 @@ class GenerateAndGround:
         settings `grounding.bm25`.
       limits: how much of a history is read.
       vocab_size: token ids from here on are never drawn: a model has room for
-        more ids than its vocabulary. None takes the vocabulary's own number
-        (`get_piece_size` of SentencePiece) where it says one.
+        more ids than its vocabulary. None takes the vocabulary's `size` where
+        it has one.
       mesh: where rows are spread; by default the mesh that is set, if any.
       progress: whether to show a progress bar while sampling.
       name: key in the metrics file.
@@ -88,7 +86,7 @@ class GenerateAndGround:
     self._decoder, self._params = decoder, params
     self._end_token = prompt.end
     self._prompts = PromptWriter(catalogue, prompt, limits)
-    self._mesh, self._progress = placement.mesh_in_use(mesh), progress
+    self._mesh = placement.mesh_in_use(mesh)
     grounding = grounding or Grounding()
     index = index or CatalogueIndex(catalogue.texts, grounding.bm25)
     if index.settings != grounding.bm25:
@@ -100,8 +98,14 @@ class GenerateAndGround:
     self._vocab_size = _vocab_size(decoder, vocabulary, vocab_size)
     self._steps = self.sampler.max_new_tokens or int(catalogue.lengths.max())
     self._reader = TextReader(catalogue, vocabulary)
-    self._written: RecentlyUsed[bytes, tuple[GeneratedText, ...]] = (
-      RecentlyUsed(_REMEMBERED_PROMPTS)
+    self._sampled: ByPrompt[tuple[Spelling, ...]] = ByPrompt(
+      self._prompts,
+      self._begin,
+      self._finish,
+      rows=self.sampler.rows,
+      mesh=self._mesh,
+      name=name,
+      progress=progress,
     )
     self._last: list[tuple[GeneratedText, ...]] = []
 
@@ -127,28 +131,45 @@ class GenerateAndGround:
     num_items = len(self._grounder.index)
     histories = protocol.check_request(histories, depth, rules, num_items)
     self._last = self.write(histories)
-    users = max(1, _SCORE_BYTES // (4 * num_items))
-    parts = []
-    for start in range(0, max(1, len(histories)), users):
-      scores = self._scores(self._last[start : start + users])
-      parts.append(
-        protocol.rank_scores(
-          scores, histories[start : start + users], depth, rules
+    return self._rank(self._last, histories, depth, rules)
+
+  def recommend_curve(
+    self,
+    histories: Sequence[np.ndarray],
+    *,
+    depth: int,
+    rules: Sequence[str] = ("not_last",),
+  ) -> protocol.Curve:
+    """Ranks by fewer of the samples; see `protocol.Recommender`.
+
+    Fewer samples are the first ones of more: each point of the curve is what a
+    run with so many samples gives.
+    """
+    num_items = len(self._grounder.index)
+    histories = protocol.check_request(histories, depth, rules, num_items)
+    spellings = self._sampled(histories)
+    counts = [2**power for power in range(self.sampler.samples.bit_length())]
+    return protocol.Curve(
+      "samples",
+      {
+        count: self._rank(
+          [distinct_texts(spelled, count) for spelled in spellings],
+          histories,
+          depth,
+          rules,
         )
-      )
-    return {
-      rule: Ranking(
-        *map(np.concatenate, zip(*(part[rule] for part in parts), strict=True))
-      )
-      for rule in rules
-    }
+        for count in sorted({*counts, self.sampler.samples})
+      },
+    )
 
   def write(
     self, histories: Sequence[np.ndarray]
   ) -> list[tuple[GeneratedText, ...]]:
     """The distinct texts written for each user, the likeliest first."""
-    prompts = [self._prompts.user(history).tobytes() for history in histories]
-    return self._written.look_up(prompts, self._write)
+    samples = self.sampler.samples
+    return [
+      distinct_texts(spelled, samples) for spelled in self._sampled(histories)
+    ]
 
   def explain(self, place: int) -> list[dict[str, Any]]:
     """What was written for one user of the last call, the likeliest first.
@@ -190,6 +211,29 @@ class GenerateAndGround:
       )
     }
 
+  def _rank(
+    self,
+    written: Sequence[tuple[GeneratedText, ...]],
+    histories: Sequence[np.ndarray],
+    depth: int,
+    rules: Sequence[str],
+  ) -> dict[str, Ranking]:
+    users = max(1, _SCORE_BYTES // (4 * len(self._grounder.index)))
+    parts = []
+    for start in range(0, max(1, len(histories)), users):
+      scores = self._scores(written[start : start + users])
+      parts.append(
+        protocol.rank_scores(
+          scores, histories[start : start + users], depth, rules
+        )
+      )
+    return {
+      rule: Ranking(
+        *map(np.concatenate, zip(*(part[rule] for part in parts), strict=True))
+      )
+      for rule in rules
+    }
+
   def _scores(
     self, written: Sequence[tuple[GeneratedText, ...]]
   ) -> Float[np.ndarray, "B N"]:
@@ -213,30 +257,8 @@ class GenerateAndGround:
       "distinct_exact_texts": float(np.mean(exact)),
     }
 
-  def _write(self, keys: list[bytes]) -> list[tuple[GeneratedText, ...]]:
-    """Samples for distinct prompts, given as the bytes of their tokens."""
-    prompts = [np.frombuffer(key, np.int32) for key in keys]
-    rows = placement.whole_rows(self.sampler.rows, self._mesh)
-    written: list[tuple[GeneratedText, ...]] = [()] * len(prompts)
-    bar = tqdm.tqdm(
-      total=len(prompts),
-      desc=self.name,
-      unit="prompt",
-      leave=False,
-      disable=not self._progress,
-    )
-    with bar:
-      for batch in token_rows(
-        prompts, rows, self._prompts.limits.smallest_length
-      ):
-        samples = self._sample(batch, prompts)
-        for row, place in enumerate(batch.places):
-          written[place] = self._reader.distinct_texts(samples, row)
-        bar.update(len(batch.places))
-    return written
-
-  def _sample(self, batch: TokenRows, prompts: list[np.ndarray]) -> Samples:
-    """Samples for one batch of prompts, on the host."""
+  def _begin(self, batch: TokenRows, prompts: list[np.ndarray]) -> Samples:
+    """Gives one batch of prompts to the device."""
     settings = self.sampler
     shape = (len(batch.lengths), settings.samples, self._steps)
     uniform = np.zeros(shape, np.float32)
@@ -245,7 +267,7 @@ class GenerateAndGround:
         settings.seed, prompt_number(prompts[place]), *shape[1:]
       )
     arrays = placement.place((batch.tokens, batch.lengths, uniform), self._mesh)
-    samples = sample(
+    return sample(
       self._decoder,
       self._params,
       *arrays,
@@ -254,14 +276,25 @@ class GenerateAndGround:
       vocab_size=self._vocab_size,
       mesh=self._mesh,
     )
-    return Samples(*map(np.asarray, samples))
+
+  def _finish(
+    self, batch: TokenRows, samples: Samples
+  ) -> list[tuple[Spelling, ...]]:
+    """Reads what was sampled, and matches it while the device goes on."""
+    samples = Samples(*map(np.asarray, samples))
+    found = [
+      self._reader.spellings(samples, row) for row in range(len(batch.places))
+    ]
+    texts = {spelling.text for spelled in found for spelling in spelled}
+    self._grounder.matches(sorted(texts))
+    return found
 
 
 def _vocab_size(decoder: Any, vocabulary: Any, given: int | None) -> int:
   """How many token ids may be drawn."""
   room = decoder.config.vocab_size
-  if given is None and hasattr(vocabulary, "get_piece_size"):
-    given = vocabulary.get_piece_size()
+  if given is None:
+    given = getattr(vocabulary, "size", None)
   if given is not None and given > room:
     raise ValueError(
       f"The vocabulary has {given} tokens, but DecoderConfig.vocab_size is "

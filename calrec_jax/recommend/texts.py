@@ -3,8 +3,8 @@
 Tested in `tests/unit/recommend/test_generate.py`.
 """
 
-import collections
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,33 @@ class GeneratedText:
     log_prob: log-probability of the most likely sample that spells it, in
       nats.
     samples: how many samples spell it.
+    tokens: of the most likely sample that spells it, end marker included.
     ended: whether the model closed it by the end marker.
   """
 
   text: str
   log_prob: float
   samples: int
+  tokens: int
+  ended: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Spelling:
+  """One distinct token sequence that was sampled for a user.
+
+  Attributes:
+    text: the words; several token sequences may spell them.
+    log_prob: log-probability of the sequence, in nats.
+    numbers: of the samples that are this sequence, rising.
+    tokens: end marker included.
+    ended: whether the model closed it by the end marker.
+  """
+
+  text: str
+  log_prob: float
+  numbers: tuple[int, ...]
+  tokens: int
   ended: bool
 
 
@@ -42,40 +63,62 @@ class TextReader:
       for row in np.unique(catalogue.twins)
     }
 
-  def distinct_texts(
-    self, samples: Samples, row: int
-  ) -> tuple[GeneratedText, ...]:
-    """What the samples of one prompt spell, the likeliest first.
+  def spellings(self, samples: Samples, row: int) -> tuple[Spelling, ...]:
+    """The distinct sequences that were sampled for one prompt.
 
     Args:
       samples: of a batch of prompts, on the host.
       row: the prompt.
     """
-    counts: collections.Counter[bytes] = collections.Counter()
-    first: dict[bytes, int] = {}
+    numbers: dict[bytes, list[int]] = {}
     for number, length in enumerate(samples.lengths[row]):
       key = _key(samples.tokens[row, number, :length])
-      counts[key] += 1
-      first.setdefault(key, number)
-    found: dict[str, GeneratedText] = {}
-    for key, number in first.items():
-      ended = bool(samples.ended[row, number])
-      text = self._text(key, ended)
-      # Several token sequences may spell one text.
-      known = found.get(text, GeneratedText(text, -np.inf, 0, False))
-      found[text] = GeneratedText(
-        text,
-        max(known.log_prob, float(samples.log_probs[row, number])),
-        known.samples + counts[key],
-        known.ended or ended,
+      numbers.setdefault(key, []).append(number)
+    return tuple(
+      Spelling(
+        self._text(key, bool(samples.ended[row, found[0]])),
+        float(samples.log_probs[row, found[0]]),
+        tuple(found),
+        int(samples.lengths[row, found[0]]),
+        bool(samples.ended[row, found[0]]),
       )
-    return tuple(sorted(found.values(), key=lambda t: (-t.log_prob, t.text)))
+      for key, found in numbers.items()
+    )
 
   def _text(self, key: bytes, ended: bool) -> str:
     if key in self._items:
       return self._items[key]
     ids = np.frombuffer(key, np.int32).tolist()
     return self._vocabulary.decode(ids[:-1] if ended else ids).strip()
+
+
+def distinct_texts(
+  spellings: Sequence[Spelling], samples: int
+) -> tuple[GeneratedText, ...]:
+  """What the first samples of one prompt spell, the likeliest first.
+
+  Args:
+    spellings: of the prompt.
+    samples: how many of its samples count.
+  """
+  found: dict[str, GeneratedText] = {}
+  for spelling in spellings:
+    count = sum(number < samples for number in spelling.numbers)
+    if not count:
+      continue
+    text = GeneratedText(
+      spelling.text, spelling.log_prob, count, spelling.tokens, spelling.ended
+    )
+    known = found.get(spelling.text)
+    if known is not None:
+      likelier = max(known, text, key=lambda one: one.log_prob)
+      text = dataclasses.replace(
+        likelier,
+        samples=known.samples + count,
+        ended=known.ended or text.ended,
+      )
+    found[spelling.text] = text
+  return tuple(sorted(found.values(), key=lambda t: (-t.log_prob, t.text)))
 
 
 def _key(tokens: np.ndarray) -> bytes:

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import recommend_toys as toys
 
-from calrec_jax.recommend import generate, ground, prompts, protocol, sampling
+from calrec_jax.recommend import (
+  generate,
+  ground,
+  prompts,
+  protocol,
+  sampling,
+)
+from calrec_jax.recommend.texts import GeneratedText, Spelling, distinct_texts
 
 # One padded length, so that one program serves all prompts.
 LIMITS = prompts.PromptLimits(max_tokens=96, smallest_length=96)
@@ -167,3 +174,33 @@ def test_an_index_with_other_settings_is_refused():
   other = ground.Grounding(bm25=ground.BM25(k1=0.5))
   with pytest.raises(ValueError, match=r"Grounding\.bm25"):
     recommender(index=index, grounding=other)
+
+
+def test_a_curve_is_what_runs_with_fewer_samples_give():
+  histories = toys.histories(3)
+  model = recommender()
+  curve = model.recommend_curve(histories, depth=6, rules=("all",))
+  assert curve.setting == "samples"
+  assert list(curve.rankings) == [1, 2, 4, 5]
+  for count, rankings in curve.rankings.items():
+    sampler = sampling.Sampler(samples=count, temperature=3.0, rows=4)
+    alone = recommender(sampler=sampler).recommend(
+      histories, depth=6, rules=("all",)
+    )
+    np.testing.assert_array_equal(rankings["all"].items, alone["all"].items)
+
+
+def test_a_text_with_two_spellings_is_one():
+  twice = [
+    Spelling("green tea", -3.0, (1, 4), 3, True),
+    Spelling("green tea", -2.0, (2,), 4, False),
+    Spelling("oats", -2.5, (0,), 2, True),
+  ]
+  assert distinct_texts(twice, 5) == (
+    GeneratedText("green tea", -2.0, 3, 4, True),
+    GeneratedText("oats", -2.5, 1, 2, True),
+  )
+  assert distinct_texts(twice, 2) == (
+    GeneratedText("oats", -2.5, 1, 2, True),
+    GeneratedText("green tea", -3.0, 1, 3, True),
+  )

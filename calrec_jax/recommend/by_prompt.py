@@ -1,0 +1,89 @@
+"""Work on the device for each distinct prompt, a batch at a time.
+
+The host looks at the results of one batch while the device works on the next.
+What was found for a prompt is kept, so whoever asks again pays nothing.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import tqdm
+from jax.sharding import Mesh
+
+from calrec_jax.recommend import placement
+from calrec_jax.recommend.memory import RecentlyUsed
+from calrec_jax.recommend.prompts import PromptWriter, TokenRows, token_rows
+
+Value = TypeVar("Value")
+
+_REMEMBERED_PROMPTS = 2**14  # Some kilobytes each.
+
+
+class ByPrompt(Generic[Value]):
+  """Finds a value for the prompt of every history."""
+
+  def __init__(
+    self,
+    prompts: PromptWriter,
+    begin: Callable[[TokenRows, list[np.ndarray]], Any],
+    finish: Callable[[TokenRows, Any], Sequence[Value]],
+    *,
+    rows: int,
+    mesh: Mesh | None,
+    name: str,
+    progress: bool,
+  ):
+    """Takes the two halves of the work.
+
+    Args:
+      prompts: writes the prompts.
+      begin: gives the device a batch, with all prompts of the call; does not
+        wait for it.
+      finish: waits, and gives the value of each prompt of the batch.
+      rows: prompts in a batch.
+      mesh: what the rows are spread over, if anything.
+      name: for the progress bar.
+      progress: whether to show one.
+    """
+    self._prompts, self._begin, self._finish = prompts, begin, finish
+    self._rows = placement.whole_rows(rows, mesh)
+    self._name, self._progress = name, progress
+    self._known: RecentlyUsed[bytes, Value] = RecentlyUsed(_REMEMBERED_PROMPTS)
+
+  def __call__(self, histories: Sequence[np.ndarray]) -> list[Value]:
+    """The values of histories; those with the same prompt share one."""
+    prompts = [self._prompts.user(history).tobytes() for history in histories]
+    return self._known.look_up(prompts, self._find)
+
+  def _find(self, keys: list[bytes]) -> list[Value]:
+    prompts = [np.frombuffer(key, np.int32) for key in keys]
+    found: dict[int, Value] = {}
+    bar = tqdm.tqdm(
+      total=len(prompts),
+      desc=self._name,
+      unit="prompt",
+      leave=False,
+      disable=not self._progress,
+    )
+    with bar:
+      for batch, begun in self._one_ahead(prompts):
+        values = self._finish(batch, begun)
+        found.update(zip(batch.places, values, strict=True))
+        bar.update(len(batch.places))
+    return [found[place] for place in range(len(prompts))]
+
+  def _one_ahead(
+    self, prompts: list[np.ndarray]
+  ) -> Iterator[tuple[TokenRows, Any]]:
+    """Batches whose work has begun, each after the next one's has, too."""
+    waiting = None
+    for batch in token_rows(
+      prompts, self._rows, self._prompts.limits.smallest_length
+    ):
+      begun = batch, self._begin(batch, prompts)
+      if waiting is not None:
+        yield waiting
+      waiting = begun
+    if waiting is not None:
+      yield waiting
