@@ -174,25 +174,11 @@ def walk(
     )
     loop = _regrouped(found, loop.branches, loop.tree)
   programs = _programs(hypotheses, beams=uniform is None)
-  room = max(width * length for width, length in programs)
 
   def advance(loop: _Loop) -> _Loop:
-    needed = jnp.max(jnp.sum(loop.branches.states >= 0, axis=1))
-    program = sum(
-      (needed > width).astype(jnp.int32) for width, _ in programs[:-1]
-    )
-    found, new = jax.lax.switch(
-      program,
-      [
-        functools.partial(
-          _step, apply, prefix, trie, choose, width, length, room
-        )
-        for width, length in programs
-      ],
-      loop,
-    )
-    branches, tree = _grown(loop.branches, loop.tree, new)
-    return _regrouped(found, branches, tree)
+    logits, ready, new = _read(apply, prefix, trie, programs, loop)
+    found = choose(loop.hypotheses, loop.branches.states, ready, logits)
+    return _regrouped(found, *_grown(loop.branches, loop.tree, new))
 
   def unfinished(loop: _Loop) -> Bool[Array, ""]:
     return jnp.any(loop.hypotheses.states >= 0)
@@ -254,7 +240,7 @@ def _begin(
 
 
 class _New(NamedTuple):
-  """Tokens that a step has read, in the widest program's shape.
+  """Tokens that a step has read: up to M behind each prompt.
 
   Attributes:
     cache: keys and values [layers, B, M, K, F].
@@ -271,26 +257,79 @@ class _New(NamedTuple):
   counts: jax.Array
 
 
-def _step(
+def _read(
   apply: Any,
   prefix: Prefix,
   trie: TrieArrays,
-  choose: Any,
+  programs: list[tuple[int, int]],
+  loop: _Loop,
+) -> tuple[Float[Array, "B G V"], Bool[Array, "B G"], _New]:
+  """Reads tokens on every branch, by the narrowest program that holds them.
+
+  Returns:
+    Logits behind each branch, whether it has come to its state, and what was
+    read.
+  """
+  branches, tree = loop.branches, loop.tree
+  needed = jnp.max(jnp.sum(branches.states >= 0, axis=1))
+  program = sum(
+    (needed > width).astype(jnp.int32) for width, _ in programs[:-1]
+  )
+  length = jnp.array([length for _, length in programs])[program]
+  real = jnp.maximum(branches.states, 0)
+  pending = jnp.where(
+    branches.states >= 0, trie.depths[real] - branches.read, 0
+  )
+  counts = jnp.minimum(pending, length)
+  room = max(width * length for width, length in programs)
+  logits, cache = jax.lax.switch(
+    program,
+    [
+      functools.partial(_run, apply, prefix, trie, width, length, room)
+      for width, length in programs
+    ],
+    branches,
+    tree,
+    counts,
+  )
+  begins = tree.counts[:, None] + jnp.cumsum(counts, axis=1) - counts
+  at = jnp.arange(room)
+  branch, within = jnp.minimum(at // length, real.shape[1] - 1), at % length
+  inside = (at < real.shape[1] * length)[None] & (
+    within[None] < counts[:, branch]
+  )
+  return (
+    logits,
+    (branches.states >= 0) & (pending == counts),
+    _New(
+      cache,
+      places=jnp.where(
+        inside, begins[:, branch] + within[None], tree.depths.shape[1]
+      ),
+      depths=branches.read[:, branch] + within[None],
+      begins=begins,
+      counts=counts,
+    ),
+  )
+
+
+def _run(
+  apply: Any,
+  prefix: Prefix,
+  trie: TrieArrays,
   width: int,
   length: int,
   room: int,
-  loop: _Loop,
-) -> tuple[_Hypotheses, _New]:
-  """Reads up to `length` tokens on `width` branches, then chooses."""
-  states, read, ancestors = (part[:, :width] for part in loop.branches)
-  tree = loop.tree
-  real = jnp.maximum(states, 0)
-  pending = jnp.where(states >= 0, trie.depths[real] - read, 0)
-  counts = jnp.minimum(pending, length)
+  branches: _Branches,
+  tree: _Tree,
+  counts: Int[Array, "B G"],
+) -> tuple[Float[Array, "B G V"], KeyValue]:
+  """The model on `width` branches, `length` tokens each; padded to all."""
+  states, read, ancestors = (part[:, :width] for part in branches)
   within = jnp.arange(length, dtype=jnp.int32)[None, None]
-  inside = within < counts[..., None]
+  begin = (trie.paths[jnp.maximum(states, 0)] + read)[..., None]
   tokens = jnp.where(
-    inside, trie.path_tokens[(trie.paths[real] + read)[..., None] + within], 0
+    within < counts[:, :width, None], trie.path_tokens[begin + within], 0
   )
   place = Branched(
     read, prefix.lengths, ancestors, tree.depths, jnp.max(tree.counts)
@@ -298,26 +337,14 @@ def _step(
   hidden, cache = apply(
     tokens, place, prefix.cache, tree.cache, method="branch"
   )
-  last = jnp.maximum(counts - 1, 0)[..., None, None]
+  last = jnp.maximum(counts[:, :width] - 1, 0)[..., None, None]
   last_hidden = jnp.take_along_axis(hidden, last, axis=2)[:, :, 0]
   logits = apply(last_hidden, method="logits").astype(jnp.float32)
-  ready = (states >= 0) & (pending == counts)
-  found = choose(loop.hypotheses, states, ready, logits)
-
-  begins = tree.counts[:, None] + jnp.cumsum(counts, axis=1) - counts
-  places = jnp.where(inside, begins[..., None] + within, tree.depths.shape[1])
-  flat = (len(states), width * length)
-  padding = ((0, 0), (0, room - width * length))
-  return found, _New(
-    jax.tree.map(
-      lambda part: jnp.pad(part, ((0, 0), *padding, (0, 0), (0, 0))), cache
-    ),
-    jnp.pad(
-      places.reshape(flat), padding, constant_values=tree.depths.shape[1]
-    ),
-    jnp.pad((read[..., None] + within).reshape(flat), padding),
-    jnp.pad(begins, ((0, 0), (0, loop.branches.read.shape[1] - width))),
-    jnp.pad(counts, ((0, 0), (0, loop.branches.read.shape[1] - width))),
+  beyond = ((0, 0), (0, counts.shape[1] - width), (0, 0))
+  unused = ((0, 0), (0, 0), (0, room - width * length), (0, 0), (0, 0))
+  return (
+    jnp.pad(logits, beyond),
+    jax.tree.map(lambda part: jnp.pad(part, unused), cache),
   )
 
 

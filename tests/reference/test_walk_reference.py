@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import recommend_toys as toys
 
-from calrec_jax.recommend import prefix, sampling, trie, walk
+from calrec_jax.recommend import likelihood, prefix, sampling, trie, walk
 
 LOG_PROB_TOLERANCE = 2e-4  # Up to 10 float32 log-probabilities, summed.
 LENGTH = 40
@@ -160,8 +160,11 @@ def run(plain, built, given, *, samples, beams, length=LENGTH):
 
 @pytest.mark.parametrize(
   ("begin", "gemma", "samples"),
-  [((), False, 5), ((8, 8, 7), True, 9)],
-  ids=["llama", "gemma, forced root"],
+  [
+    ((8, 8, 7), True, 4),
+    pytest.param((), False, 9, marks=pytest.mark.slow),
+  ],
+  ids=["gemma, forced root", "llama"],
 )
 def test_samples_equal_a_loop_without_a_cache(begin, gemma, samples):
   plain, built = prepared(begin, gemma)
@@ -179,7 +182,11 @@ def test_samples_equal_a_loop_without_a_cache(begin, gemma, samples):
 
 @pytest.mark.parametrize(
   ("begin", "gemma", "width"),
-  [((), False, 6), ((8, 8, 7), True, 5), ((), False, 80)],
+  [
+    ((), False, 4),
+    pytest.param((8, 8, 7), True, 9, marks=pytest.mark.slow),
+    pytest.param((), False, 80, marks=pytest.mark.slow),
+  ],
   ids=["llama", "gemma, forced root", "more than there are"],
 )
 def test_beams_equal_a_plain_search(begin, gemma, width):
@@ -196,3 +203,43 @@ def test_beams_equal_a_plain_search(begin, gemma, width):
     assert (found.columns[row, len(wanted) :] == -1).all()
     if width > built.num_columns:  # Over all items they sum to 1.
       np.testing.assert_allclose(np.sum(np.exp(scores)), 1.0, rtol=1e-4)
+
+
+@pytest.mark.parametrize("gemma", [False, True], ids=["llama", "gemma"])
+def test_likelihoods_equal_those_of_whole_sequences(gemma):
+  plain, _ = prepared((8, 8, 7), gemma)
+  given = prompts()
+  texts = plain.sequences[:: len(plain.sequences) // 5]
+  texts = [plain.sequences[0], *texts, max(plain.sequences, key=len)]
+  tokens = np.zeros((len(given), LENGTH), np.int32)
+  asked = np.zeros((len(given), len(texts) + 1, 29), np.int32)
+  lengths = np.zeros(asked.shape[:2], np.int32)
+  for row, prompt in enumerate(given):
+    tokens[row, : len(prompt)] = prompt
+    for place, text in enumerate(texts):
+      asked[row, place, : len(text)] = text
+      lengths[row, place] = len(text)
+  read = prefix.read(
+    plain.module,
+    plain.params,
+    tokens,
+    np.array([len(prompt) for prompt in given], np.int32),
+  )
+  found = likelihood.log_likelihood(
+    plain.module, plain.params, read, asked, lengths
+  )
+  assert not found[:, -1].any()  # No text, no surprise.
+  for row, prompt in enumerate(given):
+    for place, text in enumerate(texts):
+      whole = np.zeros((1, 64), np.int32)
+      whole[0, : len(prompt) + len(text)] = [*prompt, *text]
+      wanted = 0.0
+      for depth, token in enumerate(text):
+        logits = np.asarray(
+          _logits_behind(
+            plain.module, plain.params, whole, len(prompt) + depth
+          ),
+          np.float64,
+        )
+        wanted += logits[token] - np.log(np.sum(np.exp(logits)))
+      np.testing.assert_allclose(found[row, place], wanted, rtol=1e-5)
