@@ -13,6 +13,7 @@ Tested against a loop in `tests/unit/recommend/test_fuse.py`.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import gin
 import numpy as np
@@ -82,6 +83,10 @@ class Fused:
       for member, weight in zip(self._members, self._weights, strict=True)
     ]
     return f"reciprocal ranks of {' + '.join(names)}, k={self.settings.k:g}"
+
+  def fingerprint(self) -> dict[str, Any]:
+    """What decides the members' answers beside data and settings."""
+    return protocol.fingerprints(self._members)
 
   def recommend(
     self,

@@ -8,7 +8,7 @@ Tested against full sorts in `tests/unit/recommend/test_protocol.py`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -106,6 +106,15 @@ class Recommender(Protocol):
         empty history that this recommender has no answer for.
     """
     ...
+
+
+def fingerprints(members: Sequence[Recommender]) -> dict[str, Any]:
+  """The `fingerprint` of one that is made of others, by their names."""
+  return {
+    member.name: fingerprint()
+    for member in members
+    if (fingerprint := getattr(member, "fingerprint", None)) is not None
+  }
 
 
 def check_request(
