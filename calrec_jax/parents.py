@@ -20,6 +20,8 @@ import numpy as np
 from calrec_jax import checkpoints, handover, lineage, tuning
 from calrec_jax.checkpoints import CheckpointError
 from calrec_jax.data.cache import TokenCache
+from calrec_jax.data.item_ids import KIND as ITEM_VOCABULARY
+from calrec_jax.data.item_ids import ItemVocabulary
 from calrec_jax.data.vocabulary_files import Vocabulary
 from calrec_jax.models import lora as loras
 from calrec_jax.models.decoder_config import DecoderConfig
@@ -217,6 +219,8 @@ def vocabulary_record(cache: TokenCache, chosen: Any) -> dict[str, Any]:
     vocabulary's id of each row, or is None where nothing was pruned.
   """
   vocabulary = cache.vocabulary()
+  if isinstance(vocabulary, ItemVocabulary):
+    return vocabulary.record()
   kept = vocabulary.kept
   return {
     "source": getattr(chosen, "source", None),
@@ -247,6 +251,12 @@ def require_vocabulary(
     CheckpointError: with both hashes and the way out.
   """
   stored = stored_vocabulary(checkpoint)
+  reads_items = stored.get("kind") == ITEM_VOCABULARY
+  if reads_items and not isinstance(vocabulary, ItemVocabulary):
+    raise CheckpointError(
+      f"{checkpoint} holds a model of item ids, not of texts. It ranks as "
+      "'sasrec'; leave the recommenders of language models out."
+    )
   if stored and stored["sha256"] != vocabulary.sha256:
     out = (
       f"`calrec checkpoint convert {checkpoint} FOLDER --to=huggingface` "

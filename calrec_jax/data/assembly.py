@@ -19,9 +19,14 @@ class Assembler:
   """Writes batches from the caches of a mixture."""
 
   def __init__(
-    self, caches: Sequence[TokenCache], row_tokens: int, row_slots: int
+    self,
+    caches: Sequence[TokenCache],
+    row_tokens: int,
+    row_slots: int,
+    item_segments: bool = True,
   ):
     self._caches = tuple(caches)
+    self._item_segments = item_segments
     self._row_tokens = row_tokens
     self._row_slots = row_slots
     self._item_offsets = _offsets(cache.num_items for cache in caches)
@@ -58,6 +63,7 @@ class Assembler:
           first_target=first_target - start,
           slot_items=self._item_offsets[domain] + targets,
           slot_user=user_offsets[domain] + user,
+          item_segments=self._item_segments,
         )
     return batch
 

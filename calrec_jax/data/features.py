@@ -8,6 +8,7 @@ training row:
     [begin] prefix first item_1 next item_2 ... next item_n next     a prompt
     [begin] item                                               an item segment
 
+Where items themselves are the tokens (`item_ids`) the pieces are empty.
 Tested by `tests/unit/data/test_features.py`.
 """
 
@@ -105,6 +106,7 @@ def write_document(
   first_target: int,
   slot_items: np.ndarray,
   slot_user: int,
+  item_segments: bool = True,
 ) -> Cursor:
   """Writes one document into a row of a batch.
 
@@ -118,6 +120,7 @@ def write_document(
       those before are history only.
     slot_items: int32, the catalogue item of each target.
     slot_user: the user.
+    item_segments: whether each target has a segment of its own, too.
 
   Returns:
     The cursor behind the document.
@@ -134,7 +137,7 @@ def write_document(
     batch.loss_weights[row, start - 1 : at - 1] = 1
     at = start - between
   at, segment = stop, cursor.segment + 1
-  for slot, tokens in enumerate(targets, cursor.slot):
+  for slot, tokens in enumerate(targets if item_segments else (), cursor.slot):
     piece = item_segment_tokens(prompt, tokens)
     _put_segment(batch, row, at, piece, segment)
     at += len(piece)

@@ -26,10 +26,12 @@ from calrec_jax.data.windows import Histories
 
 # Raised whenever the same settings would give other batches than before.
 _ORDER = 1
-_TRAIN = "train"
 _REQUIRED: Any = gin.REQUIRED
 # Settings that say who loads a batch and how fast, not what is in it.
 _NOT_IN_FINGERPRINT = ("workers", "shard_index", "shard_count")
+# Settings that came later, with the values that change nothing: these are left
+# out, so that runs begun before can go on.
+_ADDED_LATER = {"split": "train", "item_segments": True}
 _PREFETCH_BATCHES = 4
 _PREFETCH_THREADS = 2
 
@@ -49,6 +51,11 @@ class Feed:
       before its first target. They take at most half of the row.
     targets: "all" makes every event but a user's first a target, "last" only
       the last one.
+    split: the documents that are trained on. "validation" are those of the
+      evaluated users with the event that "train" keeps back for validation:
+      for a last fit, when nothing is left to be chosen.
+    item_segments: whether each target is written a second time, alone, for
+      the item tower. False where the objective reads no towers.
     seed: of the order of users, of the windows and of the rows.
     mixing_exponent: domains are drawn in proportion to their users to this
       power; 0.3 in CALRec's first stage.
@@ -65,6 +72,8 @@ class Feed:
   max_history: int | None = None
   context: int = 8
   targets: Literal["all", "last"] = "all"
+  split: Literal["train", "validation"] = "train"
+  item_segments: bool = True
   seed: int = 0
   mixing_exponent: float = 0.3
   epoch_users: int = 2**18
@@ -83,6 +92,10 @@ class Feed:
       _require_integer("max_history", self.max_history, at_least=1)
     if self.targets not in ("all", "last"):
       raise ValueError(f'Feed.targets = {self.targets!r}: use "all" or "last"')
+    if self.split not in ("train", "validation"):
+      raise ValueError(
+        f'Feed.split = {self.split!r}: use "train" or "validation"'
+      )
     if not 0 <= self.mixing_exponent <= 1:
       raise ValueError(
         f"Feed.mixing_exponent = {self.mixing_exponent}: use a number from 0 "
@@ -107,7 +120,11 @@ class Feed:
   def limits(self) -> windows.Limits:
     """What a document may be."""
     return windows.Limits(
-      self.row_tokens, self.row_slots, self.max_history, self.context
+      self.row_tokens,
+      self.row_slots,
+      self.max_history,
+      self.context,
+      self.item_segments,
     )
 
 
@@ -154,10 +171,10 @@ class OpenFeed:
       raise ValueError("a feed needs at least one token cache")
     _require_one_vocabulary(caches)
     self._assembler = assembly.Assembler(
-      self.caches, feed.row_tokens, feed.row_slots
+      self.caches, feed.row_tokens, feed.row_slots, feed.item_segments
     )
     self._costs = [features.token_costs(cache.prompt) for cache in caches]
-    self._require_fit(_TRAIN, last_only=feed.targets == "last")
+    self._require_fit(feed.split, last_only=feed.targets == "last")
     self.fingerprint = cache_files.fingerprint(self.settings())
 
   def __reduce__(self):
@@ -166,7 +183,7 @@ class OpenFeed:
   def batch(self, step: int) -> Batch:
     """This host's rows of a step, in NumPy: a pure function of the step."""
     epoch, first_row = self._plan.rows_of_step(step)
-    return self._local_rows(_TRAIN, epoch, first_row)
+    return self._local_rows(self.feed.split, epoch, first_row)
 
   def iterator(
     self, start_step: int = 0, stop_step: int | None = None
@@ -272,7 +289,7 @@ class OpenFeed:
         for name, quota, count in zip(names, quotas, users, strict=True)
       },
       users_without_target={
-        cache.name: cache.num_documents(_TRAIN) - count
+        cache.name: cache.num_documents(self.feed.split) - count
         for cache, count in zip(self.caches, users, strict=True)
       },
       documents=len(documents.user),
@@ -285,7 +302,10 @@ class OpenFeed:
   def _plan(self) -> plan.Plan:
     feed = self.feed
     return plan.Plan(
-      [Histories(*cache.event_lengths(_TRAIN)) for cache in self.caches],
+      [
+        Histories(*cache.event_lengths(self.feed.split))
+        for cache in self.caches
+      ],
       self._costs,
       plan.Settings(
         rows=feed.rows,
@@ -315,6 +335,7 @@ class OpenFeed:
       f"Feed.{name}": value
       for name, value in dataclasses.asdict(self.feed).items()
       if name not in _NOT_IN_FINGERPRINT
+      and not (name in _ADDED_LATER and value == _ADDED_LATER[name])
     }
     for cache in self.caches:
       settings[f"cache {cache.name}"] = cache.fingerprint

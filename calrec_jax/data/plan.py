@@ -235,10 +235,13 @@ class Plan:
     lengths, offsets = self._histories[domain]
     events = len(lengths) / (len(offsets) - 1)
     cost = self._costs[domain]
+    limits, copies = self._settings.limits, 2
     if self._settings.targets == "last":
-      events = min(events, self._settings.limits.max_history or events)
-      return cost.opening + events * (float(lengths.mean()) + cost.between)
-    return cost.opening + events * (2 * float(lengths.mean()) + cost.between)
+      events, copies = min(events, limits.max_history or events), 1
+    if not limits.item_segments:
+      copies = 1
+    tokens = copies * float(lengths.mean()) + cost.between
+    return cost.opening + events * tokens
 
 
 def as_documents(

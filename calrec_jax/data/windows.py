@@ -47,12 +47,14 @@ class Limits(NamedTuple):
     max_history: most items before a document's last target, or None.
     context: most items that a further window of a long history repeats as
       history. They take at most half of the row; one is always there.
+    item_segments: whether each target has a segment of its own.
   """
 
   row_tokens: int
   row_slots: int
   max_history: int | None
   context: int
+  item_segments: bool = True
 
 
 class Windows(NamedTuple):
@@ -88,8 +90,11 @@ def first_misfit(
     (history, position of the event, tokens needed), or None if all fit.
   """
   lengths, offsets = histories
-  needed = lengths[:-1] + 2 * lengths[1:]  # [E - 1], target at position 1..
-  needed = needed + (costs.opening + costs.between + costs.begin)
+  copies = 2 if limits.item_segments else 1
+  needed = lengths[:-1] + copies * lengths[1:]  # [E - 1], targets from 1 on.
+  needed = needed + (costs.opening + costs.between)
+  if limits.item_segments:
+    needed = needed + costs.begin
   is_target = np.ones(len(lengths) + 1, bool)
   is_target[offsets[:-1]] = False
   if last_only:
@@ -155,8 +160,9 @@ class _Sums:
   """Prefix sums that turn the size of a document into a subtraction.
 
   A document with items s..e-1 and targets t..e-1 has
-  `opening - between + full[e] - tail[s] - head[t]` tokens, where every sum is
-  ascending. Positions count events over all histories.
+  `opening - between + full[e] - tail[s] - head[t]` tokens, where no sum ever
+  falls; `head` counts the item segments. Positions count events over all
+  histories.
   """
 
   def __init__(self, histories: Histories, limits: Limits, costs: TokenCosts):
@@ -168,6 +174,8 @@ class _Sums:
     position = np.arange(len(total))
     self._tail = total + position * costs.between
     self._head = total + position * costs.begin
+    if not limits.item_segments:
+      self._head = np.zeros_like(total)
     self._full = self._tail + self._head
 
   def tokens(self, start, target, stop) -> np.ndarray:

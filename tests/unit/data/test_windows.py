@@ -25,6 +25,7 @@ some_limits = st.builds(
   row_slots=st.integers(1, 20),
   max_history=st.none() | st.integers(1, 30),
   context=st.integers(1, 10),
+  item_segments=st.booleans(),
 )
 
 
@@ -38,17 +39,19 @@ def _rows(cut):
   return list(zip(*columns, strict=True))
 
 
-def _tokens(lengths, start, first_target, stop):
+def _tokens(lengths, limits, start, first_target, stop):
   """A document's tokens, counted one by one."""
   joint = COSTS.opening + sum(lengths[start:stop])
   joint += COSTS.between * (stop - start - 1)
+  if not limits.item_segments:
+    return joint
   return joint + sum(COSTS.begin + at for at in lengths[first_target:stop])
 
 
 def _assert_inside(lengths, limits, window):
   _, start, first_target, stop, tokens = window
   assert 0 <= start < first_target < stop <= len(lengths)
-  assert tokens == _tokens(lengths, start, first_target, stop)
+  assert tokens == _tokens(lengths, limits, start, first_target, stop)
   assert tokens <= limits.row_tokens
   assert stop - first_target <= limits.row_slots
   if limits.max_history is not None:
@@ -87,17 +90,21 @@ def test_the_last_target_keeps_as_much_history_as_fits(lengths, limits):
     _assert_inside(events, limits, window)
     assert first_target == len(events) - 1
     if start:
-      longer = _tokens(events, start - 1, first_target, stop)
+      longer = _tokens(events, limits, start - 1, first_target, stop)
       at_most = limits.max_history or len(events)
       assert longer > limits.row_tokens or first_target - start == at_most
 
 
 def test_a_history_that_fits_is_one_document():
   lengths = [3, 4, 5]
-  fits = _tokens(lengths, 0, 1, 3)
+  limits = Limits(99, 8, None, 2)
+  fits = _tokens(lengths, limits, 0, 1, 3)
   [window] = _rows(
     windows.cut_all(
-      _histories([lengths]), Limits(fits, 8, None, 2), COSTS, np.zeros(1)
+      _histories([lengths]),
+      limits._replace(row_tokens=fits),
+      COSTS,
+      np.zeros(1),
     )
   )
   assert window == (0, 0, 1, 3, fits)
@@ -105,13 +112,12 @@ def test_a_history_that_fits_is_one_document():
 
 def test_context_takes_at_most_half_of_the_row():
   lengths = [9] * 60
-  cut = windows.cut_all(
-    _histories([lengths]), Limits(200, 50, None, 50), COSTS, np.zeros(1)
-  )
+  limits = Limits(200, 50, None, 50)
+  cut = windows.cut_all(_histories([lengths]), limits, COSTS, np.zeros(1))
   later = [window for window in _rows(cut) if window[1] > 0]
   assert len(later) > 5
   for _, start, first_target, _, _ in later:
-    context = _tokens(lengths, start, first_target, first_target)
+    context = _tokens(lengths, limits, start, first_target, first_target)
     assert 100 - (9 + COSTS.between) < context <= 100
 
 
