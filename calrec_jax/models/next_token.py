@@ -45,16 +45,45 @@ def next_token_loss(
     Cross-entropy in nats, and hits of the most probable token, each with the
     number of tokens that count.
   """
-  labels = jnp.roll(tokens, -1, axis=1)
-  weights = weights.at[:, -1].set(0.0)  # The last position has no next token.
   output = decoder.apply({"params": params}, method="output_weights")
   dtype = output.dtype
-  # Float32 of the same values: gradients are summed over chunks and devices.
-  output = output.astype(jnp.float32)
-  by_row = functools.partial(
-    _loss_of_rows,
+  return chunked_cross_entropy(
     lambda weights, part: project(decoder.config, weights.astype(dtype), part),
-    min(chunk_tokens, tokens.shape[1]),
+    # Float32 of the same values: gradients are summed over chunks and devices.
+    output.astype(jnp.float32),
+    hidden,
+    tokens,
+    weights,
+    chunk_tokens=chunk_tokens,
+  )
+
+
+def chunked_cross_entropy(
+  logits_of: Callable[[Array, Array], Array],
+  output: Float[Array, "..."],
+  hidden: Float[Array, "R L D"],
+  tokens: Int[Array, "R L"],
+  weights: Float[Array, "R L"],
+  *,
+  chunk_tokens: int,
+) -> tuple[WeightedSum, WeightedSum]:
+  """The loss of any model, by what turns hidden states into logits.
+
+  Args:
+    logits_of: float32 logits [..., V] of `output` and hidden states [..., D].
+    output: the output weights, float32.
+    hidden: last layer at every position.
+    tokens: the row; position t is asked for token t + 1.
+    weights: 1 where the next token counts, by position t.
+    chunk_tokens: positions of a row whose logits are held at once.
+
+  Returns:
+    As `next_token_loss`.
+  """
+  labels = jnp.roll(tokens, -1, axis=1)
+  weights = weights.at[:, -1].set(0.0)  # The last position has no next token.
+  by_row = functools.partial(
+    _loss_of_rows, logits_of, min(chunk_tokens, tokens.shape[1])
   )
   # All devices skip the same chunks: there is a collective in a chunk where
   # the vocabulary is split.

@@ -7,6 +7,8 @@ One forward pass gives all three losses for every target of every row.
 
 import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import gin
 import jax.numpy as jnp
@@ -128,6 +130,12 @@ class Objective:
       "batch_accuracy_ut": ut_hits,
     }
     return self.mix(nig.mean(), tt.mean(), ut.mean()), metrics
+
+  def total(self, means: Mapping[str, Any]) -> Array:
+    """The loss that belongs to the means of its parts."""
+    return self.mix(
+      means["loss_nig_nats"], means["loss_tt_nats"], means["loss_ut_nats"]
+    )
 
   def mix(
     self, nig: Array | float, tt: Array | float, ut: Array | float

@@ -1,0 +1,85 @@
+"""The families of models that a stage can train, by their configuration.
+
+A family gives the loop all that depends on the kind of model: the module, what
+its tokens are, and the FLOPs of a step. Its objective goes with it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, Protocol
+
+import flax.linen as nn
+import jax
+
+from calrec_jax.data.batch import Batch
+from calrec_jax.models import flops, next_item, objective, sasrec
+from calrec_jax.models.decoder import Decoder
+from calrec_jax.models.decoder_config import DecoderConfig
+from calrec_jax.models.sasrec import SASRec, SASRecConfig
+from calrec_jax.weighted_sum import WeightedSum
+
+ModelConfig = DecoderConfig | SASRecConfig
+
+
+class Objective(Protocol):
+  """What a stage minimises; a frozen dataclass, so that lineages keep it."""
+
+  def __call__(
+    self,
+    model: Any,
+    params: Any,
+    batch: Batch,
+    /,
+    *,
+    dropout_rng: jax.Array | None = None,
+  ) -> tuple[jax.Array, dict[str, WeightedSum]]:
+    """The loss of a batch in nats, and its parts as weighted sums.
+
+    `loss_nig_nats` is among the parts: the cross-entropy of the next token,
+    over the tokens that count.
+    """
+    ...
+
+  def total(self, means: Mapping[str, Any]) -> jax.Array:
+    """The loss that belongs to the means of its parts."""
+    ...
+
+
+class Family(NamedTuple):
+  """What the loop asks of a kind of model.
+
+  Attributes:
+    module: makes the Flax module of a configuration. It is called with tokens,
+      positions and segment ids [R, L], and `deterministic`.
+    objective: the class of its losses.
+    tokens: "texts" of items, or the items' "ids".
+    train_step_flops: see `flops.train_step_flops`.
+  """
+
+  module: Callable[[Any], nn.Module]
+  objective: type
+  tokens: Literal["texts", "ids"]
+  train_step_flops: Callable[..., float]
+
+
+_FAMILIES = {
+  DecoderConfig: Family(
+    Decoder, objective.Objective, "texts", flops.train_step_flops
+  ),
+  SASRecConfig: Family(
+    SASRec, next_item.NextItem, "ids", sasrec.train_step_flops
+  ),
+}
+
+
+def family_of(config: ModelConfig) -> Family:
+  """The family that a configuration belongs to.
+
+  Raises:
+    TypeError: for something else, with the binding.
+  """
+  for kind, family in _FAMILIES.items():
+    if isinstance(config, kind):
+      return family
+  raise TypeError(
+    f"Stage.decoder is {config!r}; bind @DecoderConfig() or @SASRecConfig()."
+  )

@@ -1,0 +1,192 @@
+"""The objective of a model of item ids: the next item at every place.
+
+Cross-entropy over all items, or over the true item and a sample of the others.
+Tested against NumPy in `tests/reference/test_sasrec_reference.py`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from calrec_jax.data.batch import Batch
+from calrec_jax.data.item_ids import FIRST_TOKEN
+from calrec_jax.models import sasrec
+from calrec_jax.models.next_token import chunked_cross_entropy
+from calrec_jax.weighted_sum import WeightedSum
+
+_MASKED = -1e30
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NextItem:
+  """Full or sampled softmax over the items.
+
+  Attributes:
+    negatives: items drawn uniformly, with replacement, for each row of every
+      batch; all places of the row share them. None takes all items. Drawn ones
+      serve the training only: validation always takes all.
+    corrected: whether a drawn item counts for `num_items / negatives` of them,
+      which makes the sum of the softmax an unbiased estimate of the full one
+      (Bengio and Senecal, 2008; Jean et al., 2015). Uncorrected, the model
+      learns to tell the next item from a few others only.
+    loss_chunk_tokens: places of a row whose logits over all items are held at
+      once.
+  """
+
+  negatives: int | None = None
+  corrected: bool = True
+  loss_chunk_tokens: int = 64
+
+  def __post_init__(self):
+    """Refuses sizes below 1."""
+    for name in ("negatives", "loss_chunk_tokens"):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ValueError(f"NextItem.{name} must be at least 1.")
+
+  def __call__(
+    self,
+    model: sasrec.SASRec,
+    params: dict,
+    batch: Batch,
+    *,
+    dropout_rng: Array | None = None,
+  ) -> tuple[Float[Array, ""], dict[str, WeightedSum]]:
+    """The loss of a batch and its parts.
+
+    Args:
+      model: the module.
+      params: its parameters.
+      batch: packed rows of item tokens, the global batch under `jax.jit`.
+      dropout_rng: of dropout and of the drawn items; without it there are
+        neither.
+
+    Returns:
+      The loss, and weighted sums: `loss_nig_nats`, the cross-entropy of the
+      next item, and `token_accuracy`, how often it has the highest logit; both
+      among the drawn items where items are drawn.
+    """
+    rngs = {} if dropout_rng is None else {"dropout": dropout_rng}
+    hidden = model.apply(
+      {"params": params},
+      batch.tokens,
+      batch.positions,
+      batch.segment_ids,
+      deterministic=dropout_rng is None,
+      rngs=rngs,
+    )
+    table = model.apply({"params": params}, method="output_weights")
+    table = jnp.asarray(table, jnp.float32)
+    if self.negatives is None or dropout_rng is None:
+      nats, hits = full_softmax(
+        model.config,
+        hidden,
+        table,
+        batch.tokens,
+        batch.loss_weights,
+        chunk_tokens=self.loss_chunk_tokens,
+      )
+    else:
+      drawn = draw_items(
+        jax.random.fold_in(dropout_rng, 1),
+        (len(batch.tokens), self.negatives),
+        model.config.num_items or 0,
+      )
+      share = self.negatives / (model.config.num_items or 1)
+      nats, hits = sampled_softmax(
+        hidden,
+        table,
+        batch.tokens,
+        batch.loss_weights,
+        drawn,
+        log_expected=math.log(share) if self.corrected else 0.0,
+      )
+    metrics = {"loss_nig_nats": nats, "token_accuracy": hits}
+    return nats.mean(), metrics
+
+  def total(self, means: Mapping[str, Any]) -> Array:
+    """The loss that belongs to the means of its parts."""
+    return jnp.asarray(means["loss_nig_nats"])
+
+
+def draw_items(
+  key: Array, shape: tuple[int, ...], num_items: int
+) -> Int[Array, "..."]:
+  """Item tokens, uniform and with replacement."""
+  return jax.random.randint(key, shape, FIRST_TOKEN, FIRST_TOKEN + num_items)
+
+
+def full_softmax(
+  config: sasrec.SASRecConfig,
+  hidden: Float[Array, "R L D"],
+  table: Float[Array, "V D"],
+  tokens: Int[Array, "R L"],
+  weights: Float[Array, "R L"],
+  *,
+  chunk_tokens: int,
+) -> tuple[WeightedSum, WeightedSum]:
+  """Cross-entropy over all items; see `chunked_cross_entropy`."""
+  dtype = jnp.dtype(config.dtype)
+  blank = jnp.where(sasrec.is_item(config), 0.0, _MASKED)
+
+  def logits_of(table: Array, hidden: Array) -> Array:
+    flat = jnp.einsum(
+      "td,vd->tv",
+      hidden.reshape(-1, hidden.shape[-1]),
+      table.astype(dtype),
+      preferred_element_type=jnp.float32,
+    )
+    return (flat + blank[None]).reshape(*hidden.shape[:-1], -1)
+
+  return chunked_cross_entropy(
+    logits_of, table, hidden, tokens, weights, chunk_tokens=chunk_tokens
+  )
+
+
+def sampled_softmax(
+  hidden: Float[Array, "R L D"],
+  table: Float[Array, "V D"],
+  tokens: Int[Array, "R L"],
+  weights: Float[Array, "R L"],
+  negatives: Int[Array, "R M"],
+  *,
+  log_expected: float,
+) -> tuple[WeightedSum, WeightedSum]:
+  """Cross-entropy over the true item and drawn ones.
+
+  A drawn item that is the true one is left out.
+
+  Args:
+    hidden: last layer at every place.
+    table: item embeddings.
+    tokens: the row; place t is asked for token t + 1.
+    weights: 1 where the next token counts, by place t.
+    negatives: drawn items of each row.
+    log_expected: logarithm of how often an item is drawn, on average, which is
+      subtracted from the logits of drawn ones.
+
+  Returns:
+    Cross-entropy in nats, and hits of the highest logit, each with the number
+    of places that count.
+  """
+  labels = jnp.roll(tokens, -1, axis=1)
+  weights = weights.at[:, -1].set(0.0)  # The last place has no next token.
+  wide = hidden.astype(jnp.float32)
+  true = jnp.sum(wide * table[labels], axis=-1)
+  drawn = jnp.einsum("rld,rmd->rlm", wide, table[negatives]) - log_expected
+  same = labels[:, :, None] == negatives[:, None]
+  drawn = jnp.where(same, _MASKED, drawn)
+  total = jnp.logaddexp(true, jax.nn.logsumexp(drawn, axis=-1))
+  hits = (true >= jnp.max(drawn, axis=-1)).astype(jnp.float32)
+  count = jnp.sum(weights)
+  return (
+    WeightedSum(jnp.sum((total - true) * weights), count),
+    WeightedSum(jnp.sum(hits * weights), count),
+  )

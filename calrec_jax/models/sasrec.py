@@ -1,0 +1,324 @@
+"""SASRec: a causal decoder whose tokens are the items themselves.
+
+Kang and McAuley, "Self-attentive sequential recommendation" (ICDM 2018). Item
+and position embeddings are learned, the output is tied to the item
+embeddings. As in the authors' own code, queries are normalised while keys and
+values are not, and what a sublayer adds to is its normalised input; dropout
+is on the sum of the embeddings, on attention weights, and twice in the
+feed-forward layer.
+
+It reads packed rows. A segment ends with the place of the item that is asked
+for, whose own embedding no other place sees.
+Tested against a NumPy loop in `tests/reference/test_sasrec_reference.py`, and
+in `tests/unit/models/test_sasrec_model.py`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import gin
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from calrec_jax.data.item_ids import FIRST_TOKEN
+from calrec_jax.models.attention import packed_mask
+from calrec_jax.models.decoder_config import DTYPES
+from calrec_jax.partitioning import constrain
+
+POSITIONS = ("from_end", "from_start")
+# Far below any logit, and finite: a row of nothing must not become NaN.
+_MASKED = -1e30
+_ROWS = 128  # Rows of the table are a multiple, which every mesh divides.
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SASRecConfig:
+  """The shape of a SASRec.
+
+  Attributes:
+    num_items: of all domains it is trained on; None takes the token caches'.
+    max_items: most items of a history; the newest are read.
+    width: of embeddings and blocks, D.
+    blocks: of attention and feed-forward.
+    heads: of the attention; divides `width`.
+    dropout: rate, in training.
+    positions: "from_end" counts places from the item that is asked for, so
+      that the newest item always has the same one (the authors' code, which
+      pads on the left), "from_start" from the oldest item that is read.
+    norm_eps: of the layer norms.
+    dtype: of activations and products.
+    param_dtype: of parameters.
+  """
+
+  num_items: int | None = None
+  max_items: int = 50
+  width: int = 64
+  blocks: int = 2
+  heads: int = 2
+  dropout: float = 0.5
+  positions: str = "from_end"
+  norm_eps: float = 1e-8
+  dtype: str = "float32"
+  param_dtype: str = "float32"
+
+  def __post_init__(self):
+    """Refuses shapes that no model has."""
+    for name in ("num_items", "max_items", "width", "blocks", "heads"):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ValueError(f"SASRecConfig.{name} must be at least 1.")
+    if self.width % self.heads:
+      raise ValueError(
+        f"SASRecConfig.width = {self.width} is not a multiple of "
+        f"SASRecConfig.heads = {self.heads}."
+      )
+    if not 0 <= self.dropout < 1:
+      raise ValueError(
+        f"SASRecConfig.dropout = {self.dropout}: use a rate in [0, 1)."
+      )
+    for name, known in (
+      ("positions", POSITIONS),
+      ("dtype", DTYPES),
+      ("param_dtype", DTYPES),
+    ):
+      if getattr(self, name) not in known:
+        raise ValueError(
+          f"SASRecConfig.{name} = {getattr(self, name)!r}; there are "
+          f"{', '.join(known)}."
+        )
+
+  @classmethod
+  def from_record(cls, record: Mapping[str, Any]) -> "SASRecConfig":
+    """The shape that a lineage keeps as plain values."""
+    return cls(**record)
+
+  @property
+  def lora(self) -> None:
+    """None: it has no low-rank matrices."""
+    return None
+
+  @property
+  def table_rows(self) -> int:
+    """Rows of the item embedding: padding, items, and what fills it up."""
+    if self.num_items is None:
+      raise ValueError(
+        "SASRecConfig.num_items is None; call `for_vocabulary` first."
+      )
+    return -(-(FIRST_TOKEN + self.num_items) // _ROWS) * _ROWS
+
+  def for_vocabulary(
+    self, tokens: int, *, exact: bool = False
+  ) -> "SASRecConfig":
+    """The same shape for so many token ids, padding included.
+
+    Args:
+      tokens: number of ids.
+      exact: makes no difference: rows that are no item have no probability.
+
+    Raises:
+      ValueError: if a fixed `num_items` differs.
+    """
+    del exact
+    items = tokens - FIRST_TOKEN
+    if self.num_items not in (None, items):
+      raise ValueError(
+        f"SASRecConfig.num_items = {self.num_items}, but the token caches hold "
+        f"{items} items. Leave it at None."
+      )
+    return dataclasses.replace(self, num_items=items)
+
+
+class SASRec(nn.Module):
+  """The model over packed segments of item tokens.
+
+  Attributes:
+    config: its shape.
+  """
+
+  config: SASRecConfig
+
+  def setup(self):
+    """Declares the parameters."""
+    config = self.config
+    initialise = nn.initializers.glorot_normal()
+    self.item_embedding = self.param(
+      "item_embedding",
+      nn.with_logical_partitioning(initialise, ("vocab", "embed")),
+      (config.table_rows, config.width),
+      jnp.dtype(config.param_dtype),
+    )
+    self.position_embedding = self.param(
+      "position_embedding",
+      nn.with_logical_partitioning(initialise, (None, "embed")),
+      (config.max_items, config.width),
+      jnp.dtype(config.param_dtype),
+    )
+    self.dropout = nn.Dropout(config.dropout)
+    self.blocks = [
+      Block(config, name=f"block_{place}") for place in range(config.blocks)
+    ]
+    self.last_norm = _norm(config)
+
+  def __call__(
+    self,
+    tokens: Int[Array, "R L"],
+    positions: Int[Array, "R L"],
+    segment_ids: Int[Array, "R L"],
+    deterministic: bool = True,
+  ) -> Float[Array, "R L D"]:
+    """Hidden states of packed rows, after the last norm.
+
+    Args:
+      tokens: item tokens; the last one of a segment is not read by others.
+      positions: rise by one from 0 in every segment.
+      segment_ids: attention is causal within one.
+      deterministic: whether dropout is off.
+    """
+    dtype = jnp.dtype(self.config.dtype)
+    places = self.position_embedding[self._places(positions, segment_ids)]
+    x = self.output_weights()[tokens] + places.astype(dtype)
+    x = self.dropout(x, deterministic)
+    seen = packed_mask((positions, segment_ids), (positions, segment_ids))
+    for block in self.blocks:
+      x = constrain(
+        x, "activation_batch", "activation_length", "activation_embed"
+      )
+      x = block(x, seen, deterministic)
+    return self.last_norm(x)
+
+  def output_weights(self) -> Float[Array, "V D"]:
+    """The item embeddings in the compute dtype, whole over the width."""
+    table = constrain(self.item_embedding, "vocab", "embed")
+    return constrain(table.astype(jnp.dtype(self.config.dtype)), "vocab", None)
+
+  def _places(
+    self, positions: Int[Array, "R L"], segment_ids: Int[Array, "R L"]
+  ) -> Int[Array, "R L"]:
+    """Rows of the position embedding."""
+    if self.config.positions == "from_end":
+      # One place before the item that is asked for is 0; that item itself is
+      # seen by nobody and may have any.
+      places = jnp.maximum(before_end(segment_ids) - 1, 0)
+    else:
+      places = positions
+    return jnp.minimum(places, self.config.max_items - 1)
+
+
+class Block(nn.Module):
+  """Attention, then a feed-forward layer on each place.
+
+  Attributes:
+    config: of the model.
+  """
+
+  config: SASRecConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "R L D"],
+    seen: Bool[Array, "R L L"],
+    deterministic: bool,
+  ) -> Float[Array, "R L D"]:
+    """Applies both; `seen` says which keys a query sees."""
+    config = self.config
+    drop = nn.Dropout(config.dropout, deterministic=deterministic)
+    query = _norm(config, "attention_norm")(x)
+    x = query + self._attend(query, x, seen, drop)
+    normed = _norm(config, "mlp_norm")(x)
+    hidden = nn.relu(_linear(config, "wi", ("embed", "mlp"))(normed))
+    update = _linear(config, "wo", ("mlp", "embed"))(drop(hidden))
+    return normed + drop(update)
+
+  def _attend(
+    self,
+    query: Float[Array, "R L D"],
+    x: Float[Array, "R L D"],
+    seen: Bool[Array, "R L L"],
+    drop: Callable[[Array], Array],
+  ) -> Float[Array, "R L D"]:
+    config = self.config
+    split = (*x.shape[:2], config.heads, config.width // config.heads)
+    query, key, value = (
+      _linear(config, name, ("embed", "heads"))(given).reshape(split)
+      for name, given in (("query", query), ("key", x), ("value", x))
+    )
+    logits = jnp.einsum(
+      "rqhf,rkhf->rhqk", query, key, preferred_element_type=jnp.float32
+    )
+    logits = logits * (split[-1] ** -0.5)
+    logits = jnp.where(seen[:, None], logits, _MASKED)
+    weights = drop(jax.nn.softmax(logits, axis=-1).astype(value.dtype))
+    output = jnp.einsum("rhqk,rkhf->rqhf", weights, value)
+    return _linear(config, "out", ("heads", "embed"))(output.reshape(x.shape))
+
+
+def before_end(segment_ids: Int[Array, "R L"]) -> Int[Array, "R L"]:
+  """How many places of its segment follow each place."""
+  index = jnp.arange(segment_ids.shape[1])[None]
+  closes = jnp.pad(
+    segment_ids[:, 1:] != segment_ids[:, :-1],
+    ((0, 0), (0, 1)),
+    constant_values=True,
+  )
+  ends = jnp.where(closes, index, segment_ids.shape[1])
+  return jax.lax.cummin(ends, axis=1, reverse=True) - index
+
+
+def is_item(config: SASRecConfig) -> Bool[Array, " V"]:
+  """Which rows of the embedding are items."""
+  rows = jnp.arange(config.table_rows)
+  return (rows >= FIRST_TOKEN) & (rows < FIRST_TOKEN + (config.num_items or 0))
+
+
+def train_step_flops(
+  config: SASRecConfig,
+  *,
+  tokens: float,
+  loss_tokens: float,
+  attended: float,
+  trained: Callable[[str], bool] = lambda path: True,
+) -> float:
+  """Matrix FLOPs of a training step with the full softmax; see `flops`.
+
+  Args:
+    config: with its items.
+    tokens: of the batch, padding left out.
+    loss_tokens: places whose logits are needed.
+    attended: keys of a query, on average.
+    trained: not looked at: everything is trained.
+  """
+  del trained
+  kernels = 6 * config.width**2  # Query, key, value, out, wi, wo.
+  scores = 2 * attended * config.width
+  blocks = config.blocks * (kernels + scores)
+  logits = config.width * config.table_rows
+  return 3 * 2 * (tokens * blocks + loss_tokens * logits)
+
+
+def _norm(config: SASRecConfig, name: str | None = None) -> nn.LayerNorm:
+  return nn.LayerNorm(
+    epsilon=config.norm_eps,
+    dtype=jnp.dtype(config.dtype),
+    param_dtype=jnp.dtype(config.param_dtype),
+    scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("norm",)),
+    bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("norm",)),
+    name=name,
+  )
+
+
+def _linear(config: SASRecConfig, name: str, axes: tuple[str, str]) -> nn.Dense:
+  return nn.Dense(
+    config.width,
+    dtype=jnp.dtype(config.dtype),
+    param_dtype=jnp.dtype(config.param_dtype),
+    kernel_init=nn.with_logical_partitioning(
+      nn.initializers.glorot_normal(), axes
+    ),
+    bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
+    name=name,
+  )
