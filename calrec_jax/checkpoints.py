@@ -3,8 +3,9 @@
 Layout, which t5x readers know: `<stage>/checkpoint_<step>/` with `state/`
 (`target/...` are the parameters), beside it `feed/` (where the feed goes on),
 `lineage/`, `vocabulary/` (what the rows of the embedding mean) and, where the
-step was evaluated, `metrics/`. Saving is asynchronous; a directory gets its
-name only when it is whole.
+step was evaluated, `metrics/`, where validations may end the stage also
+`early_stopping/`. Saving is asynchronous; a directory gets its name only when
+it is whole.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from calrec_jax.state import TrainState
 # Orbax logs every save and read; the progress bar says what matters.
 logging.getLogger("absl").setLevel(logging.ERROR)
 
+EARLY_STOPPING = "early_stopping"
 _STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
 # A compressed piece of an array: as much as is held twice while it is written.
 _CHUNK_BYTES = 64 * 2**20
@@ -102,7 +104,7 @@ class Checkpoints:
         enable_async_checkpointing=True,
         save_root_metadata=False,
       ),
-      item_names=("state", "feed", "lineage", "vocabulary"),
+      item_names=("state", "feed", "lineage", "vocabulary", EARLY_STOPPING),
     )
     self.folder = folder
 
@@ -132,15 +134,20 @@ class Checkpoints:
     lineage: Mapping[str, Any],
     vocabulary: Mapping[str, Any],
     metrics: Mapping[str, float] | None,
+    early_stopping: Mapping[str, Any] | None = None,
   ) -> None:
     """Starts saving; returns when the arrays are copied off the devices."""
+    records = {"feed": feed, "lineage": lineage, "vocabulary": vocabulary}
+    if early_stopping is not None:
+      records[EARLY_STOPPING] = early_stopping
     self._manager.save(
       step,
       args=ocp.args.Composite(
         state=ocp.args.PyTreeSave(state.on_disk()),
-        feed=ocp.args.JsonSave(dict(feed)),
-        lineage=ocp.args.JsonSave(dict(lineage)),
-        vocabulary=ocp.args.JsonSave(dict(vocabulary)),
+        **{
+          name: ocp.args.JsonSave(dict(record))
+          for name, record in records.items()
+        },
       ),
       metrics=dict(metrics) if metrics else None,
     )
@@ -175,6 +182,10 @@ class Checkpoints:
         f"{str(error).splitlines()[0]}"
       ) from error
     return TrainState.from_disk(restored.state), restored.feed
+
+  def early_stopping(self, step: int) -> dict[str, Any]:
+    """What a checkpoint keeps of the validations before it."""
+    return read_json(self.folder / f"checkpoint_{step}", EARLY_STOPPING)
 
   def wait(self) -> None:
     """Returns when all saves are on disk; raises what went wrong in them."""

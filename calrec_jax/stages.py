@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
@@ -22,8 +22,8 @@ from calrec_jax.checkpoints import CheckpointPolicy
 from calrec_jax.data.cache import TokenCache
 from calrec_jax.data.dataset import Dataset
 from calrec_jax.data.feed import Feed
-from calrec_jax.models.decoder_config import DecoderConfig
-from calrec_jax.models.objective import Objective
+from calrec_jax.data.item_ids import by_item_ids
+from calrec_jax.models.families import ModelConfig, Objective, family_of
 from calrec_jax.partitioning import MeshShape
 from calrec_jax.tuning import EVERYTHING, Tuning
 from calrec_jax.validation import Validation
@@ -43,8 +43,8 @@ class Stage:
     task: MIXTURE_OR_TASK_NAME of the dataset.
     steps: TRAIN_STEPS, updates.
     dataset: domains, mixtures and vocabulary.
-    decoder: shape of the model.
-    objective: the losses.
+    decoder: shape of the model: a `DecoderConfig` or a `SASRecConfig`.
+    objective: the losses; `Objective` or `NextItem`, as the model needs.
     optimizer: of the trained parameters.
     feed: packing, shuffling, batch size.
     mesh: devices along each axis.
@@ -65,7 +65,7 @@ class Stage:
   task: str = gin.REQUIRED
   steps: int = gin.REQUIRED
   dataset: Dataset = gin.REQUIRED
-  decoder: DecoderConfig = gin.REQUIRED
+  decoder: ModelConfig = gin.REQUIRED
   objective: Objective = gin.REQUIRED
   optimizer: optax.GradientTransformation = gin.REQUIRED
   feed: Feed = gin.REQUIRED
@@ -83,6 +83,15 @@ class Stage:
     for name in ("steps", "log_period"):
       if getattr(self, name) < 1:
         raise ValueError(f"Stage.{name} must be at least 1.")
+    _refuse_choosing_on_trained_targets(self)
+    family = family_of(self.decoder)
+    if not isinstance(self.objective, family.objective):
+      raise ValueError(
+        f"Stage.objective is a {_kind(self.objective)}, but a model of "
+        f"{_kind(self.decoder)} is trained by a {family.objective.__name__}."
+      )
+    if family.tokens == "ids":
+      _require_item_feed(self)
 
 
 @gin.configurable
@@ -162,15 +171,24 @@ def open_caches(stage: Stage, progress: bool = True) -> list[TokenCache]:
   return [TokenCache.open(path) for path in paths.values()]
 
 
-def vocabulary_size(caches: list[TokenCache]) -> int:
+def documents_of(
+  stage: Stage, caches: Sequence[TokenCache]
+) -> Sequence[TokenCache]:
+  """The caches as the stage's model reads them: as texts, or by item ids."""
+  if family_of(stage.decoder).tokens == "ids":
+    return by_item_ids(caches)
+  return caches
+
+
+def vocabulary_size(caches: Sequence[TokenCache]) -> int:
   """Token ids the model must know: those of the vocabulary and the cache."""
   return max(
     max(cache.largest_token + 1, cache.vocabulary().size) for cache in caches
   )
 
 
-def decoder_for(stage: Stage, caches: list[TokenCache]) -> DecoderConfig:
-  """The stage's decoder with a row for every token of its vocabulary.
+def decoder_for(stage: Stage, caches: Sequence[TokenCache]) -> ModelConfig:
+  """The stage's model with a row for every token of its vocabulary.
 
   A published model's table gets no rows beyond its tokens: they would take
   part in every softmax.
@@ -201,19 +219,31 @@ def find_parent(
 
 
 def describe_training(
-  stage: Stage, decoder: DecoderConfig, feed_settings: Mapping[str, Any]
+  stage: Stage, decoder: ModelConfig, feed_settings: Mapping[str, Any]
 ) -> dict[str, Any]:
   """What decides the bits of a stage, beside its data and its parent."""
-  return {
+  described = {
     "task": stage.task,
     "steps": stage.steps,
     "seed": stage.seed,
-    "DecoderConfig": lineage.plain(dataclasses.asdict(decoder)),
-    "Objective": lineage.plain(dataclasses.asdict(stage.objective)),
+    _kind(decoder): lineage.plain(dataclasses.asdict(decoder)),
+    _kind(stage.objective): lineage.plain(dataclasses.asdict(stage.objective)),
     "Tuning": lineage.plain(dataclasses.asdict(stage.tuning)),
     "feed": lineage.plain(feed_settings),
     "optimizer": optimizer_bindings(),
   }
+  if stage.validation.patience is not None:
+    # Where validations end the stage, when and how they are made decides.
+    described["early_stopping"] = lineage.plain(
+      {
+        "Validation": dataclasses.asdict(stage.validation),
+        "CheckpointPolicy": {
+          name: getattr(stage.checkpoints, name)
+          for name in ("period", "best_metric", "best_is_highest")
+        },
+      }
+    )
+  return described
 
 
 def optimizer_bindings() -> dict[str, Any]:
@@ -225,3 +255,37 @@ def optimizer_bindings() -> dict[str, Any]:
     for key, value in values.items():
       bound[f"{function.__name__}.{key}"] = config.plain_value(value)
   return bound
+
+
+def _kind(settings: Any) -> str:
+  """The name under which gin and the lineage know them."""
+  return type(settings).__name__
+
+
+def _refuse_choosing_on_trained_targets(stage: Stage) -> None:
+  if stage.feed.split != "validation":
+    return
+  for binding, chooses in (
+    ("Validation.patience = None", stage.validation.patience is not None),
+    ('CheckpointPolicy.best_metric = ""', stage.checkpoints.best_metric != ""),
+  ):
+    if chooses:
+      raise ValueError(
+        'Feed.split = "validation" trains on the validation targets, so that '
+        f"nothing can be chosen by them. Bind {binding}."
+      )
+
+
+def _require_item_feed(stage: Stage) -> None:
+  """What a model that reads item ids wants of the feed."""
+  longest = getattr(stage.decoder, "max_items", None)
+  if stage.feed.max_history is None or stage.feed.max_history > longest:
+    raise ValueError(
+      f"Feed.max_history = {stage.feed.max_history}, but the model has "
+      f"positions for SASRecConfig.max_items = {longest}. Set MAX_ITEMS."
+    )
+  if stage.feed.item_segments:
+    raise ValueError(
+      "Feed.item_segments = True writes every target a second time for an item "
+      "tower, which a model of item ids does not have. Bind it to False."
+    )

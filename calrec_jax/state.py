@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from calrec_jax import optimizer_axes, partitioning
-from calrec_jax.models import decoder as decoders
 from calrec_jax.tuning import EVERYTHING, Tuning
 
 
@@ -22,7 +22,7 @@ class TrainState(NamedTuple):
 
   Attributes:
     step: int32 scalar, updates done.
-    params: the decoder's parameters, unboxed, trained and frozen ones.
+    params: the model's parameters, unboxed, trained and frozen ones.
     opt_state: the optimizer's state of the trained ones, sharded like them.
     rng: uint32 key data; step k draws from `fold_in(rng, k)`.
   """
@@ -52,7 +52,7 @@ class TrainState(NamedTuple):
 
 
 def _initialise(
-  decoder: decoders.Decoder,
+  decoder: nn.Module,
   optimizer: optax.GradientTransformation,
   tuning: Tuning,
   key_data: jax.Array,
@@ -75,7 +75,7 @@ def _initialise(
 
 
 def abstract_state(
-  decoder: decoders.Decoder,
+  decoder: nn.Module,
   optimizer: optax.GradientTransformation,
   tuning: Tuning = EVERYTHING,
 ) -> TrainState:
@@ -87,7 +87,7 @@ def abstract_state(
 
 
 def create_state(
-  decoder: decoders.Decoder,
+  decoder: nn.Module,
   optimizer: optax.GradientTransformation,
   shardings: TrainState,
   seed: int,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import socket
 import time
 from collections.abc import Mapping
@@ -33,6 +34,7 @@ PEAK_FLOPS = {
   "NVIDIA H200": 989e12,
 }
 METRICS_FILE = "metrics.jsonl"
+_LOSS_PART = re.compile(r"loss_(\w+)_nats")
 
 
 def peak_flops() -> float | None:
@@ -181,12 +183,10 @@ class Progress:
 
   def show(self, values: Mapping[str, float]) -> None:
     """Puts the newest figures behind the bar."""
-    parts = [
-      f"loss {values['loss']:.3f}",
-      f"nig {values['loss_nig_nats']:.3f}",
-      f"tt {values['loss_tt_nats']:.3f}",
-      f"ut {values['loss_ut_nats']:.3f}",
-    ]
+    parts = [f"loss {values['loss']:.3f}"]
+    for name, value in values.items():
+      if match := _LOSS_PART.fullmatch(name):
+        parts.append(f"{match[1]} {value:.3f}")
     if "tokens_per_second" in values:  # Not where the only step compiled.
       parts.append(f"{values['tokens_per_second']:,.0f} tok/s")
       parts.append(f"{values['examples_per_second']:,.0f} ex/s")

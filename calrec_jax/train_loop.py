@@ -27,9 +27,9 @@ from calrec_jax import (
 )
 from calrec_jax import state as states
 from calrec_jax.data.feed import OpenFeed
-from calrec_jax.models import flops
+from calrec_jax.early_stopping import EarlyStopping
 from calrec_jax.models import lora as loras
-from calrec_jax.models.decoder import Decoder, DecoderConfig
+from calrec_jax.models.families import ModelConfig, family_of
 from calrec_jax.parents import Parent
 from calrec_jax.stages import Stage
 from calrec_jax.train_step import Metrics
@@ -49,7 +49,7 @@ def run_stage(stage: Stage, name: str, stage_names: tuple[str, ...]) -> None:
     stage_names: of the whole chain, in order.
   """
   folder = stages.folder(stage, name)
-  caches = stages.open_caches(stage)
+  caches = stages.documents_of(stage, stages.open_caches(stage))
   parent = stages.find_parent(stage, name, stage_names)
   feed = dataclasses.replace(
     stage.feed,
@@ -96,14 +96,14 @@ class _Loop:
     name: str,
     folder: Any,
     feed: OpenFeed,
-    decoder_config: DecoderConfig,
+    decoder_config: ModelConfig,
     mesh: jax.sharding.Mesh,
     record: dict[str, Any],
   ):
     self.stage, self.name, self.folder = stage, name, folder
     self.feed, self.mesh, self.record = feed, mesh, record
     self.decoder_config = decoder_config
-    self.decoder = Decoder(decoder_config)
+    self.decoder = family_of(decoder_config).module(decoder_config)
     rules = partitioning.logical_axis_rules()
     boxed = states.abstract_state(self.decoder, stage.optimizer, stage.tuning)
     self.shardings = partitioning.state_shardings(boxed, mesh, rules)
@@ -121,6 +121,9 @@ class _Loop:
     self.validator = Validator(
       stage.validation, feed, self.decoder, stage.objective, mesh
     )
+    self.early_stopping = EarlyStopping(
+      stage.validation.patience, stage.checkpoints.rank
+    )
 
   def start(self, parent: Parent | None) -> None:
     """Own checkpoint first, then the parent's parameters, then scratch."""
@@ -130,6 +133,8 @@ class _Loop:
         step, self.abstract, self.shardings
       )
       self.step = self.feed.resume(feed_state)
+      if self.early_stopping.patience is not None:
+        self.early_stopping.resume(self.checkpoints.early_stopping(step))
       origin = f"goes on from step {step}"
     else:
       self.step = 0
@@ -163,7 +168,9 @@ class _Loop:
     self.state = self.state._replace(params=params)
 
   def run(self) -> None:
-    """Steps, until TRAIN_STEPS."""
+    """Steps, until TRAIN_STEPS or until nothing becomes better."""
+    if self.early_stopping.is_over:
+      return  # Killed between its last checkpoint and the handover.
     stage = self.stage
     step_fn = jax.jit(
       train_step.make_train_step(
@@ -185,13 +192,21 @@ class _Loop:
         self.log.advance()
         # A row ends where a checkpoint is made: the rows after it must not
         # depend on whether the run was stopped there.
-        if self._due(stage.log_period) or self._due(stage.checkpoints.period):
+        may_save = self._due(stage.checkpoints.period) or (
+          stage.validation.patience is not None
+          and self._due(stage.validation.period)
+        )
+        if self._due(stage.log_period) or may_save:
           self._report()
-        validated = None
+        validated, improved = None, False
         if self._due(stage.validation.period):
           validated = self._validate()
-        if self._due(stage.checkpoints.period):
+          improved = self.early_stopping.see(validated, self.step)
+        over = self.early_stopping.is_over
+        if self._due(stage.checkpoints.period) or improved or over:
           self._save(validated)
+        if over:
+          break
     finally:
       self.log.close()
 
@@ -202,7 +217,7 @@ class _Loop:
     if jax.process_index() == 0:
       lineage.write_json(
         self.folder / stages.HANDOVER,
-        {"checkpoint": f"checkpoint_{best}", "steps": self.stage.steps},
+        {"checkpoint": f"checkpoint_{best}", "steps": self.step},
       )
       print(
         f"{self.name}: finished; checkpoint_{best} is handed over "
@@ -240,6 +255,7 @@ class _Loop:
         lineage={**self.record, "cards": self._cards()},
         vocabulary=self.vocabulary,
         metrics=validated,
+        early_stopping=self.early_stopping.state(),
       )
 
   def _cards(self) -> dict[str, Any]:
@@ -270,7 +286,7 @@ class _Loop:
 class _Meter:
   """Sums the metrics of the steps since the last report, and their time."""
 
-  def __init__(self, decoder_config: DecoderConfig, tuning: Tuning):
+  def __init__(self, decoder_config: ModelConfig, tuning: Tuning):
     self._config, self._tuning = decoder_config, tuning
     self._peak = telemetry.peak_flops()
     self._parts: list[Metrics] = []
@@ -310,7 +326,7 @@ class _Meter:
       values["tokens_per_second"] = values["tokens"] * steps_per_second
       values["examples_per_second"] = values["examples"] * steps_per_second
       if self._peak:
-        needed = flops.train_step_flops(
+        needed = family_of(self._config).train_step_flops(
           self._config,
           tokens=values["tokens"],
           loss_tokens=sums["loss_nig_nats"].weight / len(parts),

@@ -1,16 +1,16 @@
-"""One update: the mixed objective, its gradient, and the optimizer."""
+"""One update: the objective, its gradient, and the optimizer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from calrec_jax.data.batch import NO_SLOT, PADDING_SEGMENT, Batch
-from calrec_jax.models import decoder as decoders
-from calrec_jax.models import objective as objectives
+from calrec_jax.models.families import Objective
 from calrec_jax.state import TrainState
 from calrec_jax.tuning import EVERYTHING, Tuning, join
 from calrec_jax.weighted_sum import WeightedSum
@@ -19,8 +19,8 @@ Metrics = dict[str, WeightedSum]
 
 
 def make_train_step(
-  decoder: decoders.Decoder,
-  objective: objectives.Objective,
+  decoder: nn.Module,
+  objective: Objective,
   optimizer: optax.GradientTransformation,
   tuning: Tuning = EVERYTHING,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
@@ -63,7 +63,7 @@ def make_train_step(
 
 
 def make_eval_step(
-  decoder: decoders.Decoder, objective: objectives.Objective
+  decoder: nn.Module, objective: Objective
 ) -> Callable[..., Metrics]:
   """The objective alone, without dropout, as weighted sums."""
 

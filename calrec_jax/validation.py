@@ -1,7 +1,8 @@
 """What a stage measures while it trains: validation loss and ranking.
 
-Ranking is by the dense tower, the cheapest recommender the model has, over
-the full catalogue of every domain; the evaluation job measures the others.
+Ranking is over the full catalogue of every domain by the cheapest recommender
+the model has, which is the dense tower of a language model; the evaluation job
+measures the others.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import flax.linen as nn
 import gin
 import jax
 import numpy as np
@@ -18,11 +20,13 @@ import numpy as np
 from calrec_jax import partitioning, train_step
 from calrec_jax.data.cache import TokenCache
 from calrec_jax.data.feed import Feed, OpenFeed
+from calrec_jax.data.item_ids import ItemCache
 from calrec_jax.evaluate import metrics as ranking_metrics
-from calrec_jax.models.decoder import Decoder
-from calrec_jax.models.objective import Objective
+from calrec_jax.models.families import Objective
 from calrec_jax.recommend.dense import Dense
 from calrec_jax.recommend.prompts import PromptLimits
+from calrec_jax.recommend.protocol import Recommender
+from calrec_jax.recommend.sasrec import SASRecRecommender
 from calrec_jax.weighted_sum import WeightedSum
 
 _SPLIT = "validation"
@@ -44,6 +48,9 @@ class Validation:
     seed: of the draw of users.
     at_start: whether a stage's start is validated too, as step 0: how good a
       pretrained model is before it has learned anything.
+    patience: the stage ends after so many validations in a row that were not
+      the best by CheckpointPolicy.best_metric; each best one is saved, and the
+      best of all is handed over. None goes on to TRAIN_STEPS.
   """
 
   period: int = 500
@@ -52,11 +59,14 @@ class Validation:
   rule: str = "not_last"
   seed: int = 0
   at_start: bool = False
+  patience: int | None = None
 
   def __post_init__(self):
-    """Refuses a period that never comes."""
+    """Refuses a period that never comes, and ends before the start."""
     if self.period < 1:
       raise ValueError("Validation.period must be at least 1.")
+    if self.patience is not None and self.patience < 1:
+      raise ValueError("Validation.patience must be at least 1, or None.")
 
 
 class Validator:
@@ -66,7 +76,7 @@ class Validator:
     self,
     settings: Validation,
     feed: OpenFeed,
-    decoder: Decoder,
+    decoder: nn.Module,
     objective: Objective,
     mesh: jax.sharding.Mesh,
   ):
@@ -87,11 +97,7 @@ class Validator:
       for name, value in self._ranking(params, cache).items():
         sums[name] = sums[name].merge(value) if name in sums else value
     means = {name: value.host_mean() for name, value in sums.items()}
-    means["loss"] = float(
-      self._objective.mix(
-        means["loss_nig_nats"], means["loss_tt_nats"], means["loss_ut_nats"]
-      )
-    )
+    means["loss"] = float(self._objective.total(means))
     return means
 
   def _losses(self, params: Any) -> dict[str, WeightedSum]:
@@ -112,13 +118,7 @@ class Validator:
     users = cache.histories(_SPLIT, settings.users, settings.seed)
     names = tuple(settings.metrics)
     horizon = ranking_metrics.horizon_of(names)
-    recommender = Dense(
-      self._decoder,
-      params,
-      cache.catalogue,
-      cache.prompt,
-      limits=prompt_limits(self._feed.feed),
-    )
+    recommender = self._recommender(params, cache)
     [ranking] = recommender.recommend(
       [user.items for user in users], depth=2 * horizon, rules=(settings.rule,)
     ).values()
@@ -130,6 +130,17 @@ class Validator:
       name: WeightedSum(float(values[:, column].sum()), float(len(users)))
       for column, name in enumerate(names)
     }
+
+  def _recommender(self, params: Any, cache: TokenCache) -> Recommender:
+    if isinstance(cache, ItemCache):
+      return SASRecRecommender(self._decoder, params, cache.domain)
+    return Dense(
+      self._decoder,
+      params,
+      cache.catalogue,
+      cache.prompt,
+      limits=prompt_limits(self._feed.feed),
+    )
 
 
 def prompt_limits(feed: Feed) -> PromptLimits:
