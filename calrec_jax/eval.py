@@ -121,11 +121,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _compare(a: str, b: str, output: str | None, dry_run: bool) -> int:
-  sides = [RunSide.parse(text) for text in (a, b)]
   if dry_run:
     print(f"compares {a} with {b}")
     return 0
-  comparison = compare_runs(*sides)
+  comparison = compare_runs(RunSide.parse(a), RunSide.parse(b))
   print(format_comparison(comparison))
   if output:
     path = pathlib.Path(output).expanduser()

@@ -16,6 +16,9 @@ BAR_WIDTH, BAR_HEIGHT = 132, 14
 _CHART = (340, 190)
 _MARGINS = (44, 12, 10, 26)  # Left, right, top, bottom; room for the labels.
 _BINS = 160
+_BAR_WIDTH, _BAR_ROW, _BAR_AXIS = 340, 21, 22
+_LETTER = 6.1  # Width of one, on the average, at the size of the page's labels.
+_LONGEST_LABEL = 22
 
 
 def interval_bar(
@@ -60,6 +63,107 @@ def share_bar(share: Number) -> Html:
     tag("rect", x=0, y=0, width=filled, height=6, rx=3, class_="fill"),
   ]
   return _svg((100, 6), f"{share:.1%}", marks, "share")
+
+
+def bars(
+  title: str,
+  note: str,
+  rows: Sequence[tuple[str, Number, Number, Number]],
+  stop: Number,
+) -> Html:
+  """Values as bars from zero, each with its interval as a whisker.
+
+  Args:
+    title: what all of them are of.
+    note: what is to be known of it, in small print.
+    rows: label, value, low and high of each.
+    stop: end of the axis; equal for charts that are to be compared.
+
+  Returns:
+    A `figure` element.
+  """
+  shown = [_shortened(row[0]) for row in rows]
+  left = round(_LETTER * max(map(len, shown), default=0) + 10, 1)
+  ticks = nice_ticks(0, stop, 3)
+  x = _scale(0, ticks[-1], left, _BAR_WIDTH - 14)
+  floor = _BAR_ROW * len(rows) + 2
+  marks = []
+  for tick in ticks:
+    marks.append(_line(x(tick), 0, x(tick), floor, "axis"))
+    marks.append(_text(x(tick), floor + 15, f"{tick:g}", "middle"))
+  for place, (label, row) in enumerate(zip(shown, rows, strict=True)):
+    _, value, low, high = row
+    middle = _BAR_ROW * (place + 0.5) + 1
+    width = max(round(x(value) - left, 1), 0.5)
+    marks += [
+      _text(left - 7, middle + 4, label, "end"),
+      tag("rect", x=left, y=middle - 5, width=width, height=10, class_="span"),
+      _line(x(low), middle, x(high), middle, "whisker"),
+      _line(x(low), middle - 3, x(low), middle + 3, "whisker"),
+      _line(x(high), middle - 3, x(high), middle + 3, "whisker"),
+    ]
+  told = ", ".join(
+    f"{name} {value:.4f} [{low:.4f}, {high:.4f}]"
+    for name, value, low, high in rows
+  )
+  size = (_BAR_WIDTH, floor + _BAR_AXIS)
+  return tag(
+    "figure",
+    tag("figcaption", title, " ", tag("small", note)),
+    _svg(size, f"{title}: {told}", marks, "chart"),
+  )
+
+
+def setting_curve(
+  title: str,
+  points: Sequence[tuple[Number, Number, Number, Number]],
+) -> Html:
+  """One quantity for values of a setting, with the band of its intervals.
+
+  Args:
+    title: what is drawn, and over what.
+    points: value of the setting, mean, low and high; settings rise. Where all
+      are above 0 and span a factor of 4 their axis is logarithmic.
+
+  Returns:
+    A `figure` element.
+  """
+  settings = [point[0] for point in points]
+  logarithmic = settings[0] > 0 and settings[-1] >= 4 * settings[0]
+  places = [math.log2(s) if logarithmic else s for s in settings]
+  across = _scale(
+    places[0], places[-1], _MARGINS[0] + 6, _CHART[0] - _MARGINS[1] - 6
+  )
+  xs = [across(place) for place in places]
+  ticks = nice_ticks(
+    min(low for _, _, low, _ in points), max(high for *_, high in points)
+  )
+  y = _scale(ticks[0], ticks[-1], _CHART[1] - _MARGINS[3], _MARGINS[2])
+  marks = _grid(across, y, ticks, ())
+  marks += [
+    _text(x, _CHART[1] - _MARGINS[3] + 17, f"{setting:g}", "middle")
+    for x, setting in zip(xs, settings, strict=True)
+  ]
+  upper = [(x, y(point[3])) for x, point in zip(xs, points, strict=True)]
+  lower = [(x, y(point[2])) for x, point in zip(xs, points, strict=True)]
+  mean = [(x, y(point[1])) for x, point in zip(xs, points, strict=True)]
+  marks += [
+    tag("polygon", points=_path([*upper, *reversed(lower)]), class_="band"),
+    tag("polyline", points=_path(mean), class_="train"),
+    *(tag("circle", cx=cx, cy=cy, r=3.2, class_="dot") for cx, cy in mean),
+  ]
+  told = ", ".join(f"{s:g}: {mean:.4f}" for s, mean, _, _ in points)
+  first, last = points[0], points[-1]
+  return tag(
+    "figure",
+    tag("figcaption", title),
+    _svg(_CHART, f"{title}: {told}", marks, "chart"),
+    tag(
+      "p",
+      f"{first[1]:.4f} at {first[0]:g} → {last[1]:.4f} at {last[0]:g}",
+      class_="reading",
+    ),
+  )
 
 
 def curve(
@@ -157,6 +261,12 @@ def _grid(x, y, ticks: Sequence[Number], steps: Sequence[Number]) -> list[Html]:
     if x(step) <= right + 0.5:
       marks.append(_text(x(step), floor + 17, f"{step:,g}", "middle"))
   return marks
+
+
+def _shortened(label: str) -> str:
+  if len(label) <= _LONGEST_LABEL:
+    return label
+  return label[: _LONGEST_LABEL - 1] + "…"
 
 
 def _scale(low: Number, high: Number, start: Number, stop: Number):

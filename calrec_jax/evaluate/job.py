@@ -17,7 +17,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import gin
 
@@ -55,7 +55,8 @@ class Job:
     ]
 
 
-class Share(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Share:
   """Which of how many processes this is.
 
   Attributes:

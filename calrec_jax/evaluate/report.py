@@ -17,10 +17,10 @@ from calrec_jax.evaluate.report_cases import cases_section
 from calrec_jax.evaluate.report_data import card_section, training_section
 from calrec_jax.evaluate.report_numbers import (
   metrics_section,
-  slices_section,
   validity_section,
   verdict_sentence,
 )
+from calrec_jax.evaluate.report_slices import curves_section, slices_section
 from calrec_jax.evaluate.results import Results, write_atomically
 
 _FOLDER = pathlib.Path(__file__).parent
@@ -80,6 +80,7 @@ def render(
   main = [
     metrics_section(results),
     slices_section(results),
+    curves_section(results),
     validity_section(results),
     cases_section(cases),
     training_section(curves),

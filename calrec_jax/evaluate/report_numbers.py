@@ -27,12 +27,6 @@ from calrec_jax.evaluate.table import (
 )
 
 _VERDICTS = {"+": "better", "-": "worse", "~": "undecided"}
-_SLICINGS = {
-  "history_length": "Length of the history",
-  "target_popularity": "Popularity of the target",
-  "target_training": "Has the target a training event",
-  "target_repeat": "Is the target in the history",
-}
 
 
 def verdict_sentence(results: Results) -> Html:
@@ -138,7 +132,7 @@ def _column(
     sure = verdict(entry) if signed else ""
     cells.append(
       join(
-        _value(entry, signed),
+        value_cell(entry, signed),
         figures.interval_bar(
           entry["value"], entry["low"], entry["high"], start, stop
         ),
@@ -150,7 +144,7 @@ def _column(
   return cells
 
 
-def _value(entry: Mapping[str, Any], signed: bool = False) -> Html:
+def value_cell(entry: Mapping[str, Any], signed: bool = False) -> Html:
   """A value with its interval in small print."""
   if entry["low"] is None:
     return tag("b", number(entry["value"], signed))
@@ -172,7 +166,10 @@ def _named_so(results: Results, kind: str) -> list[str]:
 
 def _points(results: Results, names: Sequence[str]) -> Html:
   rows = [
-    [name, *(_value(results.recommenders[name]["metrics"][m]) for m in names)]
+    [
+      name,
+      *(value_cell(results.recommenders[name]["metrics"][m]) for m in names),
+    ]
     for name in by_quality(results)
   ]
   return html_table(
@@ -198,72 +195,8 @@ def _rules(results: Results) -> Html:
     entries = [
       by_rule[rule]["metrics"][compared] for rule in protocol["candidate_rules"]
     ]
-    rows.append([name, *map(_value, entries)])
+    rows.append([name, *map(value_cell, entries)])
   return html_table(head, rows, class_="numbers stacked")
-
-
-def slices_section(results: Results) -> Html:
-  """The compared metric for each group of users."""
-  order = by_quality(results)
-  first = results.recommenders[order[0]]["slices"]
-  children = []
-  for name, buckets in first.items():
-    labels = [label for label in buckets if buckets[label]["users"]]
-    if not labels:
-      continue
-    children.append(tag("h3", _SLICINGS.get(name, phrase(name))))
-    children.append(
-      _slicing(results, order, name, labels)
-      if len(labels) > 1
-      else tag("p", f"All users: {labels[0]}.")
-    )
-  return section("Who is served how well", *children, id="slices")
-
-
-def _slicing(
-  results: Results, order: Sequence[str], name: str, labels: Sequence[str]
-) -> Html:
-  def entries(recommender: str) -> dict[str, Any]:
-    return results.recommenders[recommender]["slices"][name]
-
-  compared = results.protocol["compared"]
-  sample = entries(order[0])[labels[0]]
-  metric = (
-    compared if compared in sample else next(k for k in sample if k != "users")
-  )
-  head = [
-    metric_label(metric),
-    *(
-      join(
-        label,
-        tag(
-          "small", f"{entries(order[0])[label]['users']:,} users", class_="what"
-        ),
-      )
-      for label in labels
-    ),
-  ]
-  stop = max(
-    entries(n)[label][metric]["high"] for n in order for label in labels
-  )
-  rows = []
-  for recommender in order:
-    cells = [entries(recommender)[label][metric] for label in labels]
-    rows.append(
-      [
-        recommender,
-        *(
-          join(
-            _value(cell),
-            figures.interval_bar(
-              cell["value"], cell["low"], cell["high"], 0.0, stop
-            ),
-          )
-          for cell in cells
-        ),
-      ]
-    )
-  return html_table(head, rows, class_="numbers")
 
 
 def validity_section(results: Results) -> Html:

@@ -204,7 +204,8 @@ def _columns(table: pa.Table) -> dict[str, Any]:
       ranks[np.isnan(ranks)] = np.inf
       found[field].setdefault(name, {})[rule] = ranks
     found["excluded"][rule] = part["target_excluded"].to_numpy()
-  # The last part describes the same users as every other.
+  # The first part describes the same users as every other.
+  part = table.slice(0, starts[1])
   text = ("user_id", "item_id")
   numbers = ("history_length", "target_train_events", "target_in_history")
   found["users"] = {

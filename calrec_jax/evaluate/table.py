@@ -1,6 +1,6 @@
 """The results as a table for the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from calrec_jax.evaluate.results import Results
@@ -59,7 +59,7 @@ def metric_label(name: str) -> str:
   return f"{label} (text)" if of_text else label
 
 
-def verdict(difference: dict[str, Any]) -> str:
+def verdict(difference: Mapping[str, Any]) -> str:
   """`+`, `-` or `~`: does the interval of a difference leave out zero."""
   low, high = difference["low"], difference["high"]
   if low is None or low <= 0 <= high:

@@ -1,5 +1,6 @@
 """No text turns into markup, and figures hold what they were given."""
 
+import itertools
 import math
 import xml.etree.ElementTree as ET
 
@@ -93,3 +94,37 @@ def test_curves_without_finite_values_are_left_out():
   assert figures.curve("loss", [(1, math.nan)], []) == ""
   kept = figures.curve("loss", [(1, math.inf), (2, 1.0)], [])
   assert "inf" not in kept.replace("figure", "")
+
+
+def test_bars_share_an_axis_and_end_at_their_values():
+  rows = [("a", 0.2, 0.1, 0.3), ("b" * 40, 0.1, 0.0, 0.4)]
+  chart = figures.bars("tail", "9 users", rows, 0.4)
+  svg = ET.fromstring(chart).find("svg")
+  first, second = (
+    (float(mark.get("x")), float(mark.get("width")))
+    for mark in svg.iter("rect")
+  )
+  assert first[0] == second[0]
+  assert first[1] == pytest.approx(2 * second[1], abs=0.2)
+  whiskers = [
+    mark for mark in svg.iter("line") if mark.get("class") == "whisker"
+  ]
+  middle = float(whiskers[0].get("x1")) + float(whiskers[0].get("x2"))
+  assert middle / 2 == pytest.approx(first[0] + first[1], abs=0.2)
+  assert "b" * 40 in svg.get("aria-label")
+  assert "b" * 40 not in [text.text for text in svg.iter("text")]
+  # Nothing leaves the picture.
+  width = float(svg.get("width"))
+  assert all(0 <= float(mark.get("x2")) <= width for mark in svg.iter("line"))
+
+
+def test_a_curve_over_a_setting_doubles_in_even_steps():
+  points = [(n, n / 64, n / 128, n / 32) for n in (1, 2, 4, 8, 16, 32)]
+  xs = [x for x, _ in circles(figures.setting_curve("NDCG by samples", points))]
+  steps = [after - before for before, after in itertools.pairwise(xs)]
+  assert max(steps) - min(steps) < 0.3
+  even = [(n, 0.5, 0.4, 0.6) for n in (2, 3, 4)]
+  xs = [x for x, _ in circles(figures.setting_curve("x", even))]
+  assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.2)
+  one = figures.setting_curve("x", [(5, 0.5, 0.5, 0.5)])
+  assert len(circles(one)) == 1

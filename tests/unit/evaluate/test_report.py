@@ -229,3 +229,52 @@ def test_text_is_readable_in_both_schemes(scheme):
       (luminance(colours[ink]), luminance(colours[paper])), reverse=True
     )
     assert (light + 0.05) / (dark + 0.05) >= CONTRAST, (ink, paper)
+
+
+def figures_of(path, section):
+  """Captions and descriptions of the pictures of one section."""
+  page = path.read_text("utf-8")
+  part = page.split(f'id="{section}"')[1].split("<section")[0]
+  captions = re.findall(r"<figcaption>(.*?)</figcaption>", part)
+  return captions, re.findall(r'class="chart" .*?aria-label="(.*?)"', part)
+
+
+def test_every_bucket_is_drawn_with_every_recommender(page, found):
+  captions, told = figures_of(page, "slices")
+  drawn = 0
+  for buckets in found.recommenders["popularity"]["slices"].values():
+    labels = [label for label in buckets if buckets[label]["users"]]
+    if len(labels) == 1:
+      continue
+    for label in labels:
+      users = buckets[label]["users"]
+      assert captions[drawn].startswith(f"{label} <small>")
+      assert f"{users:,} users" in captions[drawn]
+      entry = buckets[label]["ndcg@10"]
+      value, low, high = (f"{entry[k]:.4f}" for k in ("value", "low", "high"))
+      assert f"popularity {value} [{low}, {high}]" in told[drawn]
+      assert "near &lt;script&gt;" in told[drawn]
+      drawn += 1
+  assert drawn == len(captions) > 4
+
+
+def test_a_curve_is_drawn_where_there_is_one(page, tmp_path):
+  assert 'id="curves"' not in page.read_text("utf-8")
+  items = toys.catalogue()
+  results = evaluate(
+    [toys.popularity(items), toys.Nearby(items)],
+    toys.histories(),
+    items,
+    protocol=Protocol(bootstrap=Bootstrap(resamples=20)),
+    progress=False,
+  )
+  write_results(tmp_path, results)
+  again = read_results(tmp_path)
+  path = write_report(tmp_path / "report.html", again)
+  captions, told = figures_of(path, "curves")
+  assert captions == ["NDCG@10 by samples", "Recall@10 by samples"]
+  points = results.recommenders["nearby"]["curve"]["points"]
+  for description, metric in zip(told, ("ndcg@10", "recall@10"), strict=True):
+    for point in points:
+      value = point["metrics"][metric]["value"]
+      assert f"{point['value']}: {value:.4f}" in description
