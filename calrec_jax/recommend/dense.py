@@ -49,8 +49,8 @@ class DenseSearch:
   """How the vectors are computed and compared.
 
   Attributes:
-    user_rows: users in one forward pass, and in one search.
-    item_rows: item texts in one forward pass.
+    user_rows: users on a device in one forward pass, and in one search.
+    item_rows: item texts on a device in one forward pass.
     chunk: item vectors that a device compares at once.
     block: item texts that are encoded apart from the others, and of a file
       where vectors are kept; a killed job loses what it had of one block.

@@ -39,8 +39,8 @@ class Sampler:
     max_new_tokens: longest text in tokens, end marker included; None for the
       longest item of the catalogue.
     seed: seed of all samples.
-    rows: prompts in one program; more are faster on large devices and need
-      more memory.
+    rows: prompts on a device at once; more are faster on large devices and
+      need more memory.
   """
 
   samples: int = 32
