@@ -101,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   if arguments.output and not arguments.compare:
     parser.error("--output belongs to --compare; see EVAL_OUTPUT_DIR.")
   if arguments.compare:
-    return _compare(*arguments.compare, arguments.output, arguments.dry_run)
+    a, b = arguments.compare
+    return _compare(a, b, arguments.output, arguments.dry_run)
   share = Share.parse(arguments.shard) if arguments.shard else None
   configuration = arguments.configuration
   configuration.apply()
