@@ -32,7 +32,9 @@ from calrec_jax.recommend.match import Matcher
 from calrec_jax.recommend.protocol import Ranking
 from calrec_jax.recommend.texts import GeneratedText
 
-_FEWEST_KEPT = 256  # Best matches of a text that are kept, at least.
+# Best matches of a text that are kept, at least: enough for the lists of an
+# evaluation, whose depth is not known when texts are matched ahead of it.
+_FEWEST_KEPT = 512
 _CHOICES = {
   "score": ("sum", "mean"),
   "scaling": match.SCALINGS,
@@ -145,6 +147,13 @@ class Grounder:
     """Match of each text with each distinct item text, see `Matcher.rows`."""
     return self._matcher.rows(texts)
 
+  def prepare(self, texts: Sequence[str]) -> None:
+    """Matches texts ahead of their use, while a device writes more."""
+    if self.settings.combination == "max":
+      self._matcher.best(texts, _FEWEST_KEPT)
+    else:
+      self._matcher.rows(texts)
+
   def best_row(self, text: str) -> int:
     """The catalogue row a text stands for: its own, else the best match."""
     if text in self.index.rows:
@@ -225,7 +234,7 @@ class Grounder:
     )
     if self.settings.combination == "max" and weighted.texts:
       rows, scores = self._best(weighted, wanted)
-      if len(rows) >= wanted:
+      if len(rows) >= min(wanted, len(self.index)):
         return _cut(rows, scores, wanted)
     return _cut(np.arange(len(self.index)), self._whole(weighted), wanted)
 

@@ -1,5 +1,6 @@
 """Quasi-round-robin against a loop over texts and items."""
 
+import concurrent.futures
 import dataclasses
 import itertools
 import math
@@ -225,6 +226,38 @@ def test_lists_come_from_the_best_matches_alone(monkeypatch):
     ["not_last"],
   )["not_last"]
   assert ranking.items.tolist() == [[7, 2]]
+
+
+@pytest.mark.parametrize("combination", ["max", "sum"])
+def test_what_is_prepared_is_not_matched_again(combination, monkeypatch):
+  texts = shop(3)
+  grounder = ground.Grounder(
+    bm25.CatalogueIndex(texts), ground.Grounding(combination=combination)
+  )
+  users = users_of(texts, 4)
+  grounder.prepare([one.text for written in users for one in written])
+  monkeypatch.setattr(grounder.index, "text_scores", None)  # Not called.
+  histories = [np.array([0])] * len(users)
+  ranking = grounder.rank(users, histories, 100, protocol.RULES)
+  assert (ranking["all"].items[:, 0] >= 0).all()
+
+
+def test_threads_may_share_a_grounder():
+  texts = shop(5)
+  users = users_of(texts, 6, users=40)
+  histories = [np.array([user]) for user in range(len(users))]
+  index = bm25.CatalogueIndex(texts)
+  wanted = ground.Grounder(index).rank(users, histories, 9, ["all"])["all"]
+  shared = ground.Grounder(index)
+  shared._matcher._budget = 1  # Nothing stays for long.
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    answers = [
+      pool.submit(shared.rank, users, histories, depth, ["all"])
+      for depth in (9, 3, 9, 700, 9, 1)
+    ]
+  for answer in (answers[0], answers[2], answers[4]):
+    for one, other in zip(answer.result()["all"], wanted, strict=True):
+      np.testing.assert_array_equal(one, other)
 
 
 def test_an_exact_text_can_be_put_before_what_outscores_it():
