@@ -29,9 +29,11 @@ class NextItem:
   """Full or sampled softmax over the items.
 
   Attributes:
-    negatives: items drawn uniformly, with replacement, for each row of every
-      batch; all places of the row share them. None takes all items. Drawn ones
-      serve the training only: validation always takes all.
+    negatives: items drawn uniformly and with replacement, in every step anew.
+      None takes all items. Drawn ones serve the training only: validation
+      always takes all.
+    shared_by: neighbouring places of a row that share a draw. Few make the
+      gradient less noisy, many make the step faster.
     corrected: whether a drawn item counts for `num_items / negatives` of them,
       which makes the sum of the softmax an unbiased estimate of the full one
       (Bengio and Senecal, 2008; Jean et al., 2015). Uncorrected, the model
@@ -41,12 +43,13 @@ class NextItem:
   """
 
   negatives: int | None = None
+  shared_by: int = 8
   corrected: bool = True
   loss_chunk_tokens: int = 64
 
   def __post_init__(self):
     """Refuses sizes below 1."""
-    for name in ("negatives", "loss_chunk_tokens"):
+    for name in ("negatives", "shared_by", "loss_chunk_tokens"):
       value = getattr(self, name)
       if value is not None and value < 1:
         raise ValueError(f"NextItem.{name} must be at least 1.")
@@ -94,9 +97,10 @@ class NextItem:
         chunk_tokens=self.loss_chunk_tokens,
       )
     else:
+      rows, length = batch.tokens.shape
       drawn = draw_items(
         jax.random.fold_in(dropout_rng, 1),
-        (len(batch.tokens), self.negatives),
+        (rows, -(-length // self.shared_by), self.negatives),
         model.config.num_items or 0,
       )
       share = self.negatives / (model.config.num_items or 1)
@@ -155,7 +159,7 @@ def sampled_softmax(
   table: Float[Array, "V D"],
   tokens: Int[Array, "R L"],
   weights: Float[Array, "R L"],
-  negatives: Int[Array, "R M"],
+  negatives: Int[Array, "R G M"],
   *,
   log_expected: float,
 ) -> tuple[WeightedSum, WeightedSum]:
@@ -168,7 +172,8 @@ def sampled_softmax(
     table: item embeddings.
     tokens: the row; place t is asked for token t + 1.
     weights: 1 where the next token counts, by place t.
-    negatives: drawn items of each row.
+    negatives: drawn items of each of the G groups of neighbouring places that
+      a row is cut into; groups are equal but for the last one.
     log_expected: logarithm of how often an item is drawn, on average, which is
       subtracted from the logits of drawn ones.
 
@@ -178,15 +183,26 @@ def sampled_softmax(
   """
   labels = jnp.roll(tokens, -1, axis=1)
   weights = weights.at[:, -1].set(0.0)  # The last place has no next token.
-  wide = hidden.astype(jnp.float32)
-  true = jnp.sum(wide * table[labels], axis=-1)
-  drawn = jnp.einsum("rld,rmd->rlm", wide, table[negatives]) - log_expected
-  same = labels[:, :, None] == negatives[:, None]
-  drawn = jnp.where(same, _MASKED, drawn)
+  count = jnp.sum(weights)
+  hidden, labels, weights = (
+    _in_groups(array, negatives.shape[1])
+    for array in (hidden.astype(jnp.float32), labels, weights)
+  )
+  true = jnp.sum(hidden * table[labels], axis=-1)  # [R, G, places]
+  drawn = jnp.einsum("rgld,rgmd->rglm", hidden, table[negatives])
+  same = labels[..., None] == negatives[:, :, None]
+  drawn = jnp.where(same, _MASKED, drawn - log_expected)
   total = jnp.logaddexp(true, jax.nn.logsumexp(drawn, axis=-1))
   hits = (true >= jnp.max(drawn, axis=-1)).astype(jnp.float32)
-  count = jnp.sum(weights)
   return (
     WeightedSum(jnp.sum((total - true) * weights), count),
     WeightedSum(jnp.sum(hits * weights), count),
   )
+
+
+def _in_groups(array: Array, groups: int) -> Array:
+  """Cuts the places of rows [R, L, ...] into groups [R, G, places, ...]."""
+  rows, length, *rest = array.shape
+  places = -(-length // groups)
+  padding = ((0, 0), (0, groups * places - length), *((0, 0),) * len(rest))
+  return jnp.pad(array, padding).reshape(rows, groups, places, *rest)
