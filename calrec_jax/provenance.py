@@ -7,6 +7,7 @@ of data-parallel devices or of users in a call, is left out on purpose.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import pathlib
@@ -52,8 +53,8 @@ def of_answers(
   }
   if model is not None:
     found["checkpoint"] = of_checkpoint(model.checkpoint)
-    found["limits"] = vars(limits)
-    found["model"] = vars(model.decoder.config)
+    found["limits"] = dataclasses.asdict(limits)
+    found["model"] = dataclasses.asdict(model.decoder.config)
     # Another kind of device rounds otherwise, and so do sums over a split
     # width; rows that are spread over more devices do not.
     found["device"] = jax.devices()[0].device_kind

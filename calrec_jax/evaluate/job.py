@@ -117,7 +117,8 @@ class Parts:
       blocks: the users of each block.
       suffix: of the files.
     """
-    self.made_by = lineage.plain(made_by)
+    # As it is read back, so that the two can be compared.
+    self.made_by = json.loads(json.dumps(made_by, default=str))
     self._root = pathlib.Path(root)
     self.folder = self._root / lineage.digest(self.made_by)[:_DIGITS]
     self._blocks, self._suffix = list(blocks), suffix

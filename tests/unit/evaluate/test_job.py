@@ -107,6 +107,14 @@ def test_other_settings_are_not_used_and_named(tmp_path):
   assert before.missing() == [0, 1, 2]
 
 
+def test_settings_that_json_has_not_are_compared_as_text(tmp_path):
+  before = parts(tmp_path, folder=tmp_path, cutoffs=(1, 5))
+  before.write(0, write)
+  assert parts(tmp_path, folder=tmp_path, cutoffs=(1, 5)).missing() == [1, 2]
+  [line] = parts(tmp_path, folder=tmp_path, cutoffs=(1,)).changes()
+  assert line.endswith("not used: cutoffs: was [1, 5], is [1]")
+
+
 def test_the_program_text_is_part_of_what_decides():
   first = job.code_digest(["evaluate/metrics.py"])
   assert first == job.code_digest(["evaluate/metrics.py"])
