@@ -79,12 +79,12 @@ def test_a_recommender_without_a_model_does_not_depend_on_one(of_answers):
 def test_settings_of_recommenders_decide(of_answers):
   def bound(*bindings):
     configuration = config.Configuration(
-      files=("recipes/quickstart.gin",), bindings=bindings
+      files=("runs/eval.gin",), bindings=bindings
     )
-    with configuration.stage("target"):
+    with configuration.stage(None):
       return of_answers(model=False)
 
   first = bound()
-  assert first == bound("BATCH_SIZE=8", "Protocol.batch_users=3")
+  assert first == bound("Evaluation.seed=8", "Protocol.batch_users=3")
   assert first != bound("Sampler.temperature=0.7")
-  assert first != bound("BM25.k1=2.0")
+  assert first != bound("DenseSearch.user_rows=2")
