@@ -18,6 +18,7 @@ Tested by `tests/unit/recommend/test_catalogue_vectors.py`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 import tempfile
@@ -100,7 +101,6 @@ class CatalogueVectors:
         )
       lineage.write_json(record, lineage.plain(identity))
     vector_identity.refuse_other(record, identity, VectorsError)
-    self._open: dict[int, np.ndarray] = {}
 
   @property
   def blocks(self) -> list[slice]:
@@ -110,7 +110,7 @@ class CatalogueVectors:
       for start in range(0, self.count, self.block)
     ]
 
-  @property
+  @functools.cached_property
   def shape(self) -> tuple[int, int]:
     """Texts and width, M and D."""
     return self.count, self._mapped(0).shape[1]
@@ -199,21 +199,20 @@ class CatalogueVectors:
       raise
 
   def _mapped(self, number: int) -> np.ndarray:
-    if number not in self._open:
-      path, rows = self.path(number), self.blocks[number]
-      try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-      except (ValueError, EOFError) as error:
-        raise VectorsError(
-          f"{path} cannot be read ({error}). Remove it; it is computed again."
-        ) from error
-      if array.ndim != 2 or len(array) != rows.stop - rows.start:
-        raise VectorsError(
-          f"{path} is {array.dtype}{list(array.shape)}, but its block has "
-          f"{rows.stop - rows.start} texts. Remove it; it is computed again."
-        )
-      self._open[number] = array
-    return self._open[number]
+    """A block's file; only what is asked of it is read."""
+    path, rows = self.path(number), self.blocks[number]
+    try:
+      array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+      raise VectorsError(
+        f"{path} cannot be read ({error}). Remove it; it is computed again."
+      ) from error
+    if array.ndim != 2 or len(array) != rows.stop - rows.start:
+      raise VectorsError(
+        f"{path} is {array.dtype}{list(array.shape)}, but its block has "
+        f"{rows.stop - rows.start} texts. Remove it; it is computed again."
+      )
+    return array
 
 
 def folder_of(

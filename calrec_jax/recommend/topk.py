@@ -26,6 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 NO_COLUMN = -1
+_PIECE = 2**15  # Rows that are read at once, so that they are not held twice.
 
 
 @runtime_checkable
@@ -146,16 +147,18 @@ def _filled(array: Rows, start: int, stop: int) -> np.ndarray:
   Raises:
     ValueError: for a value that is not finite.
   """
-  part = array[start : min(stop, array.shape[0])]
-  if not np.isfinite(part).all():
-    raise ValueError(
-      "Item vectors hold NaN or infinity; a model that has diverged cannot "
-      "rank."
-    )
-  missing = stop - start - len(part)
-  if not missing:
-    return part
-  return np.pad(part, ((0, missing), *((0, 0),) * (part.ndim - 1)))
+  filled = np.zeros((stop - start, *array.shape[1:]), array[:0].dtype)
+  end = min(stop, array.shape[0])
+  for first in range(start, end, _PIECE):
+    last = min(first + _PIECE, end)
+    piece = array[first:last]
+    if not np.isfinite(piece).all():
+      raise ValueError(
+        "Item vectors hold NaN or infinity; a model that has diverged cannot "
+        "rank."
+      )
+    filled[first - start : last - start] = piece
+  return filled
 
 
 @functools.lru_cache(maxsize=64)
