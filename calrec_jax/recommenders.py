@@ -14,11 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from calrec_jax import checkpoints, config, handover, partitioning
+from calrec_jax import checkpoints, config, handover, parents, partitioning
 from calrec_jax.data.cache import TokenCache
 from calrec_jax.models.decoder import Decoder, DecoderConfig
-from calrec_jax.recommend import baselines, dense, fuse, generate
+from calrec_jax.recommend import baselines, dense, fuse, generate, padded
 from calrec_jax.recommend.bm25 import CatalogueIndex
+from calrec_jax.recommend.catalogue_vectors import VectorPlace
 from calrec_jax.recommend.prompts import PromptLimits
 from calrec_jax.recommend.protocol import Recommender
 
@@ -80,9 +81,23 @@ class Workshop:
     model: TrainedModel | None,
     limits: PromptLimits,
     mesh: jax.sharding.Mesh,
+    *,
+    share: int = 0,
+    shares: int = 1,
   ):
+    """Takes what the recommenders are made of.
+
+    Args:
+      cache: of the domain.
+      model: a trained model, for those that need one.
+      limits: how much of a history the model reads.
+      mesh: where it runs.
+      share: this process's index among those that do one job together.
+      shares: how many there are.
+    """
     self._cache, self._model = cache, model
     self._limits, self._mesh = limits, mesh
+    self._share, self._shares = share, shares
 
   def make(self, names: Sequence[str]) -> list[Recommender]:
     """The recommenders of these names, in this order.
@@ -104,7 +119,9 @@ class Workshop:
     makers: dict[str, Callable[[], Recommender]] = {
       "generate": lambda: self._generate,
       "dense": lambda: self._dense,
-      "fused": lambda: fuse.Fused([self._generate, self._dense]),
+      "fused": lambda: padded.Padded(
+        [fuse.Fused([self._generate, self._dense]), self._dense]
+      ),
       "popularity": lambda: baselines.Popularity(catalogue.train_counts),
       "last_item": lambda: baselines.LastItem(len(catalogue)),
       "own_most_frequent": lambda: baselines.OwnMostFrequent(len(catalogue)),
@@ -131,6 +148,18 @@ class Workshop:
       self._cache.prompt,
       limits=self._limits,
       mesh=self._mesh,
+      place=self._vectors(model),
+      progress=True,
+    )
+
+  def _vectors(self, model: TrainedModel) -> VectorPlace:
+    """Where the items' vectors are kept: in the folder of the stage."""
+    return VectorPlace(
+      folder=model.checkpoint.parent / "vectors",
+      domain=self._cache.name,
+      checkpoint=parents.CheckpointParent(model.checkpoint).describe(),
+      share=self._share,
+      shares=self._shares,
     )
 
   @functools.cached_property
