@@ -210,7 +210,9 @@ def _evaluate_domain(
 ) -> Results | None:
   """Does this process's share; the results where it is the one to write."""
   limits = prompt_limits(stage.feed)
-  workshop = recommenders.Workshop(cache, model, limits, mesh)
+  workshop = recommenders.Workshop(
+    cache, model, limits, mesh, share=share.index, shares=share.count
+  )
   drawn = {
     "split": evaluation.split,
     "drawn_users": evaluation.users,

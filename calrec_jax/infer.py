@@ -165,7 +165,9 @@ def answer(arguments: argparse.Namespace, name: str) -> None:
         arguments.checkpoint or stages.folder(stage, name), stage, caches, mesh
       )
     limits = prompt_limits(stage.feed)
-    workshop = recommenders.Workshop(cache, model, limits, mesh)
+    workshop = recommenders.Workshop(
+      cache, model, limits, mesh, share=share.index, shares=share.count
+    )
     [recommender] = workshop.make([arguments.recommender])
     answering = _Answering(
       recommender,

@@ -2,6 +2,7 @@
 
 `protocol` says what every recommender answers. `generate` samples texts from
 the model (`prompts`, `sampling`, `texts`) and `ground` matches them to items by
-`bm25`; `dense` compares user and item vectors (`topk`, `columns`); `fuse` joins
-rankings; `baselines` need no model.
+`bm25` (`match`); `dense` compares user and item vectors (`topk`, `columns`),
+which `catalogue_vectors` keeps on disk; `fuse` joins rankings, `padded` fills up
+short ones; `baselines` need no model.
 """
