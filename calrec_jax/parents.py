@@ -24,7 +24,7 @@ from calrec_jax.data.item_ids import KIND as ITEM_VOCABULARY
 from calrec_jax.data.item_ids import ItemVocabulary
 from calrec_jax.data.vocabulary_files import Vocabulary
 from calrec_jax.models import lora as loras
-from calrec_jax.models.decoder_config import DecoderConfig
+from calrec_jax.models.families import ModelConfig
 from calrec_jax.models.pretrained import loading, pieces, sources
 from calrec_jax.models.pretrained.t5x_names import T5xTree
 
@@ -42,7 +42,7 @@ class Parent(Protocol):
 
   def params(
     self,
-    config: DecoderConfig,
+    config: ModelConfig,
     vocabulary: Vocabulary,
     abstract: Any,
     shardings: Any,

@@ -23,7 +23,7 @@ from calrec_jax.data.cache import TokenCache
 from calrec_jax.data.dataset import Dataset
 from calrec_jax.data.feed import Feed
 from calrec_jax.data.item_ids import by_item_ids
-from calrec_jax.models.families import ModelConfig, Objective, family_of
+from calrec_jax.models.families import ModelConfig, family_of
 from calrec_jax.partitioning import MeshShape
 from calrec_jax.tuning import EVERYTHING, Tuning
 from calrec_jax.validation import Validation
@@ -66,7 +66,7 @@ class Stage:
   steps: int = gin.REQUIRED
   dataset: Dataset = gin.REQUIRED
   decoder: ModelConfig = gin.REQUIRED
-  objective: Objective = gin.REQUIRED
+  objective: Any = gin.REQUIRED
   optimizer: optax.GradientTransformation = gin.REQUIRED
   feed: Feed = gin.REQUIRED
   mesh: MeshShape = gin.REQUIRED

@@ -12,7 +12,6 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
 import gin
 import jax
 import numpy as np
@@ -76,7 +75,7 @@ class Validator:
     self,
     settings: Validation,
     feed: OpenFeed,
-    decoder: nn.Module,
+    decoder: Any,
     objective: Objective,
     mesh: jax.sharding.Mesh,
   ):
