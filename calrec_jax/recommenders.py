@@ -14,9 +14,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from calrec_jax import checkpoints, config, handover, parents, partitioning
+from calrec_jax import (
+  checkpoints,
+  config,
+  handover,
+  item_models,
+  parents,
+  partitioning,
+)
 from calrec_jax.data.cache import TokenCache
 from calrec_jax.models.decoder import Decoder, DecoderConfig
+from calrec_jax.models.families import ModelConfig
 from calrec_jax.recommend import baselines, dense, fuse, generate, padded
 from calrec_jax.recommend.bm25 import CatalogueIndex
 from calrec_jax.recommend.catalogue_vectors import VectorPlace
@@ -24,6 +32,7 @@ from calrec_jax.recommend.prompts import PromptLimits
 from calrec_jax.recommend.protocol import Recommender
 
 MODEL_RECOMMENDERS = ("generate", "dense", "fused")
+ITEM_MODELS = ("sasrec",)
 BASELINES = (
   "popularity",
   "last_item",
@@ -52,10 +61,20 @@ class TrainedModel:
 
 def load_model(
   checkpoint: pathlib.Path,
-  decoder_config: DecoderConfig,
+  decoder_config: ModelConfig,
   mesh: jax.sharding.Mesh,
 ) -> TrainedModel:
-  """Reads parameters straight onto the mesh, in the model's own dtype."""
+  """Reads parameters straight onto the mesh, in the model's own dtype.
+
+  Raises:
+    TypeError: for another model than a language model.
+  """
+  if not isinstance(decoder_config, DecoderConfig):
+    raise TypeError(
+      f"{', '.join(MODEL_RECOMMENDERS)} need a language model, but "
+      f"Stage.decoder is {decoder_config}. Leave them out of "
+      "Evaluation.recommenders."
+    )
   decoder = Decoder(decoder_config)
   tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
   boxed = jax.eval_shape(
@@ -105,7 +124,7 @@ class Workshop:
     Raises:
       ValueError: for an unknown name, with the nearest one.
     """
-    known = (*MODEL_RECOMMENDERS, *BASELINES)
+    known = (*MODEL_RECOMMENDERS, *ITEM_MODELS, *BASELINES)
     for name in names:
       if name not in known:
         raise ValueError(
@@ -122,6 +141,7 @@ class Workshop:
       "fused": lambda: padded.Padded(
         [fuse.Fused([self._generate, self._dense]), self._dense]
       ),
+      "sasrec": lambda: item_models.trained_sasrec(self._cache, self._mesh),
       "popularity": lambda: baselines.Popularity(catalogue.train_counts),
       "last_item": lambda: baselines.LastItem(len(catalogue)),
       "own_most_frequent": lambda: baselines.OwnMostFrequent(len(catalogue)),

@@ -22,6 +22,7 @@ LEFT_OPEN = {
     "DOMAINS=('books', 'music')",
     "target/MIXTURE_OR_TASK_NAME='music'",
   ],
+  "sasrec_own_log.gin": ["INTERACTIONS='purchases.csv'"],
 }
 
 

@@ -129,6 +129,7 @@ def test_recipes_resolve(recipe, capsys):
   words = ["train", f"--gin_file=recipes/{recipe}", "--dry_run"]
   required = {
     "own_log.gin": ["--gin.INTERACTIONS='log.csv'"],
+    "sasrec_own_log.gin": ["--gin.INTERACTIONS='log.csv'"],
     "own_folders.gin": [
       "--gin.ROOT='logs'",
       "--gin.DOMAINS=('books', 'music')",
