@@ -34,8 +34,6 @@ from calrec_jax.recommend.texts import (
   distinct_texts,
 )
 
-_SCORE_BYTES = 2**26  # Scores of whole catalogues that exist at once.
-
 
 class GenerateAndGround:
   """Samples texts of the next item and matches them to the catalogue."""
@@ -118,6 +116,7 @@ class GenerateAndGround:
       f"({grounding.bm25.method}, k1={grounding.bm25.k1}, "
       f"b={grounding.bm25.b}), quasi-round-robin with "
       f"epsilon {grounding.epsilon:g}"
+      + (f", {grounding.describe()}" if grounding.describe() else "")
     )
 
   def recommend(
@@ -131,7 +130,7 @@ class GenerateAndGround:
     num_items = len(self._grounder.index)
     histories = protocol.check_request(histories, depth, rules, num_items)
     self._last = self.write(histories)
-    return self._rank(self._last, histories, depth, rules)
+    return self._grounder.rank(self._last, histories, depth, rules)
 
   def recommend_curve(
     self,
@@ -152,7 +151,7 @@ class GenerateAndGround:
     return protocol.Curve(
       "samples",
       {
-        count: self._rank(
+        count: self._grounder.rank(
           [distinct_texts(spelled, count) for spelled in spellings],
           histories,
           depth,
@@ -191,8 +190,8 @@ class GenerateAndGround:
       for written in self._last[place]
     ]
 
-  def validity(self) -> dict[str, float]:
-    """How sound the texts of the last call are, averaged over its users.
+  def validity(self) -> dict[str, Float[np.ndarray, " B"]]:
+    """How sound the texts of each user of the last call are.
 
     Returns:
       `exact_samples`: share of samples that spell an item of the catalogue;
@@ -202,7 +201,7 @@ class GenerateAndGround:
     """
     users = [self._counts(texts) for texts in self._last]
     return {
-      key: float(np.mean([user[key] for user in users])) if users else 0.0
+      key: np.array([user[key] for user in users])
       for key in (
         "exact_samples",
         "ended_samples",
@@ -210,41 +209,6 @@ class GenerateAndGround:
         "distinct_exact_texts",
       )
     }
-
-  def _rank(
-    self,
-    written: Sequence[tuple[GeneratedText, ...]],
-    histories: Sequence[np.ndarray],
-    depth: int,
-    rules: Sequence[str],
-  ) -> dict[str, Ranking]:
-    users = max(1, _SCORE_BYTES // (4 * len(self._grounder.index)))
-    parts = []
-    for start in range(0, max(1, len(histories)), users):
-      scores = self._scores(written[start : start + users])
-      parts.append(
-        protocol.rank_scores(
-          scores, histories[start : start + users], depth, rules
-        )
-      )
-    return {
-      rule: Ranking(
-        *map(np.concatenate, zip(*(part[rule] for part in parts), strict=True))
-      )
-      for rule in rules
-    }
-
-  def _scores(
-    self, written: Sequence[tuple[GeneratedText, ...]]
-  ) -> Float[np.ndarray, "B N"]:
-    scores = [
-      self._grounder.scores(
-        [text.text for text in texts],
-        np.array([text.log_prob for text in texts], np.float32),
-      )
-      for texts in written
-    ]
-    return np.array(scores, np.float32).reshape(-1, len(self._grounder.index))
 
   def _counts(self, texts: tuple[GeneratedText, ...]) -> dict[str, float]:
     exact = [text.text in self._grounder.index.rows for text in texts]
@@ -286,7 +250,7 @@ class GenerateAndGround:
       self._reader.spellings(samples, row) for row in range(len(batch.places))
     ]
     texts = {spelling.text for spelled in found for spelling in spelled}
-    self._grounder.matches(sorted(texts))
+    self._grounder.prepare(sorted(texts))
     return found
 
 

@@ -100,10 +100,10 @@ def test_texts_are_counted_and_explained(written):
   assert model.explain(0)[0]["items"] == [4]
   assert model.explain(0)[1]["items"] == [3]
   assert model.validity() == {
-    "exact_samples": pytest.approx(3 / 5),
-    "ended_samples": pytest.approx(4 / 5),
-    "distinct_texts": pytest.approx(4 / 5),
-    "distinct_exact_texts": pytest.approx(2 / 4),
+    "exact_samples": pytest.approx([3 / 5]),
+    "ended_samples": pytest.approx([4 / 5]),
+    "distinct_texts": pytest.approx([4 / 5]),
+    "distinct_exact_texts": pytest.approx([2 / 4]),
   }
 
 
