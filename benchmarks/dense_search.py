@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import importlib.metadata
 import json
 import pathlib
@@ -79,11 +80,10 @@ def measure(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
     loading_seconds = time.perf_counter() - start
     other = copy.copy(index)  # One copy of the vectors is enough.
     other.recall_target = arguments.recall_target
-    blocks = index._vectors.reshape(-1, index.chunk, arguments.width)
     searches: dict[str, Callable[[], Any]] = {
       "exact": lambda: index.search(queries, asked, arguments.depth),
       "approximate": lambda: other.search(queries, asked, arguments.depth),
-      "product": lambda: _products(blocks, queries),
+      "product": lambda: _products(index._vectors, queries, index.chunk),
     }
     figures = {
       name: timed(search, arguments.repetitions, arguments.users)
@@ -195,8 +195,8 @@ def describe(row: Mapping[str, Any]) -> str:
   return "\n".join(lines) + "\n"
 
 
-@jax.jit
-def _products(blocks: jax.Array, queries: jax.Array) -> jax.Array:
+@functools.partial(jax.jit, static_argnames="chunk")
+def _products(vectors: jax.Array, queries: jax.Array, chunk: int) -> jax.Array:
   """The largest product of each query, chunk by chunk."""
 
   def step(best: jax.Array, block: jax.Array) -> tuple[jax.Array, None]:
@@ -205,6 +205,7 @@ def _products(blocks: jax.Array, queries: jax.Array) -> jax.Array:
     )
     return jnp.maximum(best, scores.max(axis=1)), None
 
+  blocks = vectors.reshape(-1, chunk, vectors.shape[1])
   begin = jnp.full(len(queries), -jnp.inf)
   return jax.lax.scan(step, begin, blocks)[0]
 
