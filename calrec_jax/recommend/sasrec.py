@@ -78,9 +78,7 @@ class SASRecRecommender:
     self._model, self._params, self._domain = model, params, domain
     self._mesh = placement.mesh_in_use(mesh)
     self._checkpoint = dict(checkpoint or {})
-    table = np.asarray(
-      model.apply({"params": params}, method="output_weights"), np.float32
-    )
+    table = np.asarray(_item_table(model, params), np.float32)
     # Every item is a column of its own.
     self._columns = TextColumns(np.arange(domain.items))
     self._index = VectorIndex(
@@ -162,6 +160,11 @@ class SASRecRecommender:
       lengths[row] = len(newest)
       tokens[row, : len(newest)] = self._domain.first_token + newest
     return tokens, lengths
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _item_table(model: SASRec, params: Any) -> Float[Array, "V D"]:
+  return model.apply({"params": params}, method="output_weights")
 
 
 @functools.partial(jax.jit, static_argnames=("model", "mesh"))
