@@ -94,6 +94,14 @@ def test_each_stage_leaves_what_explains_it(trained):
     assert "token_embedder/embedding" in (folder / "model-info.txt").read_text()
 
 
+def test_item_vectors_stay_with_the_stage(trained, results):
+  [folder] = (trained / "target" / "vectors").iterdir()
+  assert folder.name.startswith("own_log-")
+  identity = json.loads((folder / "identity.json").read_text())
+  assert identity["checkpoint"]["stage"] == "target"
+  assert [path.name for path in folder.glob("*.npy")] == ["000000000.npy"]
+
+
 def test_the_log_holds_falling_losses_and_speeds(trained):
   rows = telemetry.read_rows(trained / "joint" / "metrics.jsonl")
   training = [row for row in rows if row["split"] == "train"]
