@@ -37,7 +37,7 @@ from benchmarks import library_job, train_step, two_libraries
 from calrec_jax import config, stages
 from calrec_jax.models.pretrained import sources
 
-_FILES = (
+FILES = (
   "mesh/cpu.gin",
   "data/folders.gin",
   "data/pretrained.gin",
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     "VOCABULARY_SOURCE": arguments.source,
     "PRUNE_VOCABULARY": not arguments.full_vocabulary,
   }
-  configuration = train_step.configure(arguments, _FILES, bindings)
+  configuration = train_step.configure(arguments, FILES, bindings)
   with (
     configuration.stage(None),
     config.explained(),
@@ -152,7 +152,7 @@ def _prepare(
   job = library_job.write(
     folder,
     [feed.batch(step) for step in range(arguments.batches)],
-    _kept(vocabulary, source),
+    kept(vocabulary, source),
     source=str(source.path),
     decoder=dataclasses.asdict(decoder),
     objective=dataclasses.asdict(stage.objective),
@@ -164,10 +164,7 @@ def _prepare(
     "benchmark": "against_transformers",
     "schema": 1,
     "machine": train_step.machine(),
-    "versions": {
-      "python": platform.python_version(),
-      **{name: importlib.metadata.version(name) for name in _PACKAGES},
-    },
+    "versions": versions(),
     "data": {cache.name: cache.fingerprint for cache in caches},
     "rows": arguments.rows,
     "row_tokens": arguments.row_tokens,
@@ -178,7 +175,15 @@ def _prepare(
   }
 
 
-def _kept(vocabulary: Any, source: sources.Source) -> np.ndarray | None:
+def versions() -> dict[str, str]:
+  """Of Python and of what both libraries stand on."""
+  return {
+    "python": platform.python_version(),
+    **{name: importlib.metadata.version(name) for name in _PACKAGES},
+  }
+
+
+def kept(vocabulary: Any, source: sources.Source) -> np.ndarray | None:
   """Rows of the model's table; a table may have more than the vocabulary."""
   if vocabulary.kept is not None:
     return vocabulary.kept

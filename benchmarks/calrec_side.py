@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks import library_job
+from benchmarks import calrec_decoding, library_job
 from calrec_jax import checkpoints, partitioning, train_step
 from calrec_jax.data.batch import Batch
 from calrec_jax.models.decoder import Decoder
@@ -104,6 +104,18 @@ class Library:
       name: float(metrics[name].host_mean())
       for name in (*names, "gradient_norm")
     }
+
+  def decode(self, **asked: Any) -> dict[str, float]:
+    """Writes for the users of a job; see `calrec_decoding`."""
+    return self._writer().decode(**asked)
+
+  def read_prompts(self) -> dict[str, float]:
+    """Reads the prompts of a job and no more."""
+    return self._writer().read_prompts()
+
+  def _writer(self) -> calrec_decoding.Writer:
+    decoder = Decoder(DecoderConfig.from_record(self.job.decoder))
+    return calrec_decoding.Writer(self.folder, decoder, self.params)
 
   def _packed(self, number: int) -> Batch:
     return Batch(**library_job.arrays(self.folder, "packed", number))

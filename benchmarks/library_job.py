@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -105,3 +106,30 @@ def language_model_rows(batch: Batch) -> np.ndarray:
   number = len(batch.tokens)
   length = len(tokens) // number
   return tokens[: number * length].reshape(number, length)
+
+
+def told(found: np.ndarray, items: Any) -> dict[str, float]:
+  """What was written for users, as both libraries tell it.
+
+  Args:
+    found: int32[users, samples, T], token ids.
+    items: `Texts` of the catalogue.
+  """
+  known = {
+    items.values[begin:end].tobytes()
+    for begin, end in itertools.pairwise(items.offsets)
+  }
+  longest = int(np.diff(items.offsets).max())
+  valid = [
+    any(
+      text[:length].tobytes() in known
+      for length in range(1, min(longest, len(text)) + 1)
+    )
+    for user in found
+    for text in np.ascontiguousarray(user, np.int32)
+  ]
+  return {
+    "users": len(found),
+    "valid_share": float(np.mean(valid)),
+    "distinct": float(np.mean([len(np.unique(u, axis=0)) for u in found])),
+  }

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import gin
 
-from calrec_jax.recommenders import BASELINES
+from calrec_jax.recommenders import BASELINES, MODEL_RECOMMENDERS
 
 
 @gin.configurable
@@ -31,9 +31,7 @@ class Evaluation:
   """
 
   recommenders: Sequence[str] = (
-    "generate",
-    "dense",
-    "fused",
+    *MODEL_RECOMMENDERS,
     *BASELINES,
   )
   checkpoint: str | None = None

@@ -25,13 +25,21 @@ from calrec_jax import (
 from calrec_jax.data.cache import TokenCache
 from calrec_jax.models.decoder import Decoder, DecoderConfig
 from calrec_jax.models.families import ModelConfig
-from calrec_jax.recommend import baselines, dense, fuse, generate, padded
+from calrec_jax.recommend import (
+  baselines,
+  constrained,
+  dense,
+  fuse,
+  generate,
+  padded,
+  rerank,
+)
 from calrec_jax.recommend.bm25 import CatalogueIndex
 from calrec_jax.recommend.catalogue_vectors import VectorPlace
 from calrec_jax.recommend.prompts import PromptLimits
 from calrec_jax.recommend.protocol import Recommender
 
-MODEL_RECOMMENDERS = ("generate", "dense", "fused")
+MODEL_RECOMMENDERS = ("generate", "constrained", "dense", "fused", "reranked")
 ITEM_MODELS = ("sasrec",)
 BASELINES = (
   "popularity",
@@ -138,9 +146,9 @@ class Workshop:
     makers: dict[str, Callable[[], Recommender]] = {
       "generate": lambda: self._generate,
       "dense": lambda: self._dense,
-      "fused": lambda: padded.Padded(
-        [fuse.Fused([self._generate, self._dense]), self._dense]
-      ),
+      "constrained": lambda: padded.Padded([self._constrained, self._dense]),
+      "fused": lambda: self._fused,
+      "reranked": lambda: padded.Padded([self._reranked, self._fused]),
       "sasrec": lambda: item_models.trained_sasrec(self._cache, self._mesh),
       "popularity": lambda: baselines.Popularity(catalogue.train_counts),
       "last_item": lambda: baselines.LastItem(len(catalogue)),
@@ -192,6 +200,37 @@ class Workshop:
       self._cache.prompt,
       self._cache.vocabulary(),
       index=self._index,
+      limits=self._limits,
+      mesh=self._mesh,
+    )
+
+  @functools.cached_property
+  def _constrained(self) -> constrained.ConstrainedItems:
+    model = self._trained("constrained")
+    return constrained.ConstrainedItems(
+      model.decoder,
+      model.params,
+      self._cache.catalogue,
+      self._cache.prompt,
+      limits=self._limits,
+      mesh=self._mesh,
+    )
+
+  @functools.cached_property
+  def _fused(self) -> Recommender:
+    return padded.Padded(
+      [fuse.Fused([self._generate, self._dense]), self._dense]
+    )
+
+  @functools.cached_property
+  def _reranked(self) -> rerank.Reranked:
+    model = self._trained("reranked")
+    return rerank.Reranked(
+      self._fused,
+      model.decoder,
+      model.params,
+      self._cache.catalogue,
+      self._cache.prompt,
       limits=self._limits,
       mesh=self._mesh,
     )

@@ -28,7 +28,9 @@ from calrec_jax.recommend.prefix import Prefix, first_logits
 from calrec_jax.recommend.trie import Trie, TrieArrays
 
 _LONGEST_RUN = 8  # Forced tokens that one branch reads in one step, at most.
-_NARROWING = 4  # Programs for as many branches as hypotheses, a fourth of it...
+_NARROWING = (
+  8  # Programs for as many branches as hypotheses, an eighth of it...
+)
 
 
 class Bounds(NamedTuple):

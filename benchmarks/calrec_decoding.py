@@ -1,0 +1,135 @@
+"""calrec_jax's side of `decoding`."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import library_job
+from calrec_jax.recommend import prefix, sampling, trie, walk
+from calrec_jax.recommend.prompts import TokenRows, token_rows
+
+_NO_END = -1  # No token is the end marker: all texts are equally long.
+
+
+class Writer:
+  """Writes for the users of a job."""
+
+  def __init__(self, folder: pathlib.Path, decoder: Any, params: Any):
+    self._folder, self._decoder, self._params = folder, decoder, params
+    prompts = trie.Texts(**library_job.arrays(folder, "prompts", 0))
+    self._prompts = np.split(prompts.values, prompts.offsets[1:-1])
+    self._batches = list(
+      token_rows(self._prompts, len(self._prompts), smallest_length=128)
+    )
+    self._items = trie.Texts(**library_job.arrays(folder, "items", 0))
+
+  def read_prompts(self) -> dict[str, float]:
+    """Reads the prompts, as every form does before it writes."""
+    for batch in self._batches:
+      jax.block_until_ready(self._read(batch))
+    return {}
+
+  def decode(
+    self, form: str, samples: int, tokens: int, temperature: float
+  ) -> dict[str, float]:
+    """Writes in one of the forms; see `decoding`."""
+    if form in ("samples", "beams"):
+      columns = self._walked(samples, temperature, beams=form == "beams")
+      return _told([set(row[row >= 0].tolist()) for row in columns], 1.0)
+    found = np.zeros((len(self._prompts), samples, tokens), np.int32)
+    for batch in self._batches:
+      write = self._shared if form == "shared" else self._unshared
+      drawn = write(batch, samples, tokens, temperature)
+      found[batch.places] = drawn[: len(batch.places)]
+    np.save(self._folder / f"decoded-{form}.npy", found)
+    return library_job.told(found, self._items)
+
+  def _read(self, batch: TokenRows) -> prefix.Prefix:
+    return prefix.read(self._decoder, self._params, batch.tokens, batch.lengths)
+
+  def _numbers(self, place: int, samples: int, tokens: int) -> np.ndarray:
+    number = sampling.prompt_number(self._prompts[place])
+    return sampling.uniform_numbers(0, number, samples, tokens)
+
+  def _shared(
+    self, batch: TokenRows, samples: int, tokens: int, temperature: float
+  ) -> np.ndarray:
+    uniform = np.zeros((len(batch.lengths), samples, tokens), np.float32)
+    for row, place in enumerate(batch.places):
+      uniform[row] = self._numbers(place, samples, tokens)
+    return self._sampled(batch.tokens, batch.lengths, uniform, temperature)
+
+  def _unshared(
+    self, batch: TokenRows, samples: int, tokens: int, temperature: float
+  ) -> np.ndarray:
+    """A row for every sample, a user at a time."""
+    return np.stack(
+      [
+        self._sampled(
+          np.repeat(batch.tokens[row : row + 1], samples, axis=0),
+          np.repeat(batch.lengths[row : row + 1], samples),
+          self._numbers(place, samples, tokens)[:, None],
+          temperature,
+        )[:, 0]
+        for row, place in enumerate(batch.places)
+      ]
+    )
+
+  def _sampled(
+    self,
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    uniform: np.ndarray,
+    temperature: float,
+  ) -> np.ndarray:
+    found = sampling.sample(
+      self._decoder,
+      self._params,
+      tokens,
+      lengths,
+      uniform,
+      temperature=temperature,
+      end_token=_NO_END,
+      vocab_size=self._decoder.config.vocab_size,
+    )
+    return np.asarray(found.tokens)
+
+  def _walked(
+    self, samples: int, temperature: float, *, beams: bool
+  ) -> np.ndarray:
+    built = trie.build(self._items)
+    arrays = built.on_device()
+    found = np.full((len(self._prompts), samples), -1, np.int32)
+    for batch in self._batches:
+      uniform = None
+      if not beams:
+        uniform = np.zeros(
+          (len(batch.lengths), samples, built.max_choices), np.float32
+        )
+        for row, place in enumerate(batch.places):
+          uniform[row] = self._numbers(place, samples, built.max_choices)
+      walked = walk.walk(
+        self._decoder,
+        self._params,
+        self._read(batch),
+        arrays,
+        uniform,
+        bounds=walk.bounds(built, samples, beams=beams),
+        hypotheses=samples,
+        temperature=temperature,
+      )
+      columns = np.asarray(walked.columns)
+      found[batch.places] = columns[: len(batch.places)]
+    return found
+
+
+def _told(written: list[set[int]], valid: float) -> dict[str, float]:
+  return {
+    "users": len(written),
+    "valid_share": valid,
+    "distinct": float(np.mean([len(texts) for texts in written])),
+  }

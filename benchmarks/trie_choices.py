@@ -1,0 +1,228 @@
+r"""What it costs that everything written is an item of the catalogue.
+
+    python -m benchmarks.trie_choices --items=10000,100000,1000000
+
+For catalogues of made-up texts (words by Zipf's law, as in titles): time to
+build the trie, its memory, how soon texts are decided, and the time of one
+choice for all hypotheses of a batch, by samples and by beams, at the root, the
+widest state, and at states as a walk meets them; beside the free draw from the
+whole vocabulary (`sampling.draw`). The model's own work is not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import json
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import train_step
+from calrec_jax.recommend import choices, sampling, trie
+
+_WORDS = 5  # Of the shortest text.
+_END = 2
+_FIRST_WORD = 10
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the benchmark from the command line."""
+  arguments = _parse(argv)
+  rows = [_measure(count, arguments) for count in arguments.items]
+  row = {
+    "benchmark": "trie_choices",
+    "schema": 1,
+    "machine": train_step.machine(),
+    "jax": jax.__version__,
+    **{
+      name: getattr(arguments, name)
+      for name in ("users", "hypotheses", "vocabulary", "tokens", "seed")
+    },
+    "catalogues": rows,
+  }
+  if arguments.output:
+    path = pathlib.Path(arguments.output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+      file.write(json.dumps(row) + "\n")
+  print(describe(row))
+  return 0
+
+
+def describe(row: Mapping[str, Any]) -> str:
+  """The row as text for people."""
+  columns = (
+    ("items", "items", ",d"),
+    ("states", "states", ",d"),
+    ("MB", "megabytes", ".1f"),
+    ("build CPU s", "build_cpu_seconds", ".1f"),
+    ("decided at", "decided_at", ".1f"),
+    ("choices", "choices", ".1f"),
+    ("root edges", "root_edges", ",d"),
+    ("free ms", "free_ms", ".1f"),
+    ("draw ms", "draw_ms", ".1f"),
+    ("beam ms", "beam_ms", ".1f"),
+    ("root draw", "root_draw_ms", ".1f"),
+    ("root beam", "root_beam_ms", ".1f"),
+  )
+  lines = [
+    f"{row['users']} users × {row['hypotheses']} hypotheses, vocabulary of "
+    f"{row['vocabulary']:,}, texts of {row['tokens']} tokens on average; "
+    f"{row['machine']['processor']}",
+    "",
+    "".join(f"{title:>12}" for title, _, _ in columns),
+  ]
+  for found in row["catalogues"]:
+    lines.append(
+      "".join(f"{format(found[key], form):>12}" for _, key, form in columns)
+    )
+  return "\n".join(lines)
+
+
+def texts_like_titles(
+  count: int, vocabulary: int, tokens: int, seed: int
+) -> trie.Texts:
+  """Distinct texts: the shorter, the fewer; words by Zipf's law."""
+  numbers = np.random.default_rng(seed)
+  lengths = _WORDS + numbers.poisson(tokens - _WORDS, count)
+  words = vocabulary - _FIRST_WORD
+  chances = 1 / np.arange(10, words + 10)
+  drawn = numbers.choice(words, lengths.sum(), p=chances / chances.sum())
+  offsets = np.cumsum([0, *(lengths + 1)])
+  values = np.full(offsets[-1], _END, np.int32)
+  inside = np.ones(len(values), bool)
+  inside[offsets[1:] - 1] = False
+  values[inside] = drawn + _FIRST_WORD
+  rows = [
+    values[begin:end].tobytes() for begin, end in itertools.pairwise(offsets)
+  ]
+  _, first = np.unique(rows, return_index=True)
+  return trie.Texts(values, offsets).take(np.sort(first))
+
+
+def _measure(count: int, arguments: argparse.Namespace) -> dict[str, Any]:
+  texts = texts_like_titles(
+    count, arguments.vocabulary, arguments.tokens, arguments.seed
+  )
+  began = time.process_time()
+  built = trie.build(texts)
+  build_seconds = time.process_time() - began
+  arrays = built.on_device()
+  met, choices_made = _states_of_walks(built, arguments)
+  shape = met.shape
+  numbers = np.random.default_rng(arguments.seed)
+  logits = jnp.asarray(
+    numbers.normal(size=(*shape, arguments.vocabulary)), jnp.float32
+  )
+  uniform = jnp.asarray(numbers.random(shape), jnp.float32)
+  max_edges = int(np.diff(built.arrays.starts).max())
+  branches = jnp.broadcast_to(jnp.arange(shape[1])[None], shape)
+  log_probs = jnp.zeros(shape)
+  draw = jax.jit(
+    functools.partial(choices.draw, temperature=0.5, max_edges=max_edges)
+  )
+  best = jax.jit(functools.partial(choices.best, max_edges=max_edges))
+  free = jax.jit(sampling.draw, static_argnums=3)
+
+  def timed(
+    states: np.ndarray, choose: Callable[..., Any], *more: Any
+  ) -> float:
+    # All hypotheses of a user stand on their own branch, the worst case.
+    asked = jnp.asarray(states)
+    return _milliseconds(
+      lambda: choose(
+        arrays, logits, asked, branches, asked >= 0, log_probs, *more
+      ),
+      arguments.repetitions,
+    )
+
+  root = np.zeros(shape, np.int32)
+  return {
+    "items": len(texts),
+    "states": len(built.arrays.depths),
+    "megabytes": built.num_bytes / 1e6,
+    "build_cpu_seconds": build_seconds,
+    "decided_at": float(built.depths.mean()) + 1,
+    "choices": choices_made,
+    "root_edges": int(built.arrays.starts[1]),
+    "max_edges": max_edges,
+    "free_ms": _milliseconds(
+      lambda: free(logits, uniform, 0.5, arguments.vocabulary),
+      arguments.repetitions,
+    ),
+    "draw_ms": timed(met, draw, uniform),
+    "beam_ms": timed(met, best),
+    "root_draw_ms": timed(root, draw, uniform),
+    "root_beam_ms": timed(root, best),
+  }
+
+
+def _states_of_walks(
+  built: trie.Trie, arguments: argparse.Namespace
+) -> tuple[np.ndarray, float]:
+  """States below the root as they are met on the way to random texts."""
+  arrays = built.arrays
+  parents = np.full(len(arrays.depths), -1)
+  owners = np.repeat(np.arange(len(arrays.depths)), np.diff(arrays.starts))
+  inner = arrays.edge_targets >= 0
+  parents[arrays.edge_targets[inner]] = owners[inner]
+  above = np.empty(built.num_columns, np.int64)
+  above[-1 - arrays.edge_targets[~inner]] = owners[~inner]
+  numbers = np.random.default_rng(arguments.seed)
+  met, made = [], 0
+  texts = numbers.integers(0, built.num_columns, 4096)
+  for text in texts:
+    state = above[text]
+    while state >= 0:
+      made += 1
+      if state > 0:
+        met.append(state)
+      state = parents[state]
+  shape = (arguments.users, arguments.hypotheses)
+  pool = np.array(met or [0])
+  return numbers.choice(pool, shape).astype(np.int32), made / len(texts)
+
+
+def _milliseconds(run: Callable[[], Any], repetitions: int) -> float:
+  jax.block_until_ready(run())
+  seconds = []
+  for _ in range(repetitions):
+    began = time.perf_counter()
+    jax.block_until_ready(run())
+    seconds.append(time.perf_counter() - began)
+  return 1000 * statistics.median(seconds)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog="python -m benchmarks.trie_choices",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument(
+    "--items",
+    type=lambda text: [int(part) for part in text.split(",")],
+    default=[10_000, 100_000, 1_000_000],
+    help="sizes of the catalogues",
+  )
+  parser.add_argument("--users", type=int, default=16)
+  parser.add_argument("--hypotheses", type=int, default=32, help="of each user")
+  parser.add_argument("--vocabulary", type=int, default=20_000)
+  parser.add_argument("--tokens", type=int, default=16, help="of a text")
+  parser.add_argument("--repetitions", type=int, default=20)
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--output", help="a line of JSON is added to this file")
+  return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+  sys.exit(main())
