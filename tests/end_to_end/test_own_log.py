@@ -145,8 +145,10 @@ def test_metrics_follow_the_schema(results):
   assert metrics["checkpoint"]["stage"] == "target"
   assert list(metrics["recommenders"]) == [
     "generate",
+    "constrained",
     "dense",
     "fused",
+    "reranked",
     "popularity",
     "last_item",
     "own_most_frequent",
@@ -162,6 +164,9 @@ def test_metrics_follow_the_schema(results):
     assert entry["cost"]["users_per_second"] > 0
   assert (
     0 <= metrics["recommenders"]["generate"]["validity"]["exact_samples"] <= 1
+  )
+  assert (
+    metrics["recommenders"]["constrained"]["validity"]["exact_samples"] == 1
   )
   table = pq.read_table(results / "per_user.parquet")
   assert len(set(table["user_id"].to_pylist())) == USERS

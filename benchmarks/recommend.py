@@ -1,0 +1,167 @@
+r"""All recommenders side by side: how fast, how valid, how good.
+
+    python -m benchmarks.recommend --gin_file=recipes/quickstart.gin \
+      --users=512 --output=recommend.jsonl
+
+Takes the model that the last stage of a recipe has handed over (or
+CHECKPOINT_PATH) and the first users of a draw. Every recommender answers alone
+and afresh: what one has written is not there for the next, other than in
+`calrec eval`, so the seconds are each one's own. The first call, which
+compiles, is not timed. Choose with Evaluation.recommenders.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import train_step
+from benchmarks.library_process import peak_bytes
+from calrec_jax import config, partitioning, recommenders, stages
+from calrec_jax.data.cache import TokenCache
+from calrec_jax.data.records import History
+from calrec_jax.eval import load_stage_model
+from calrec_jax.evaluate import evaluate
+from calrec_jax.evaluate.evaluator import Protocol
+from calrec_jax.evaluation import Evaluation
+from calrec_jax.recommend.protocol import EMPTY
+from calrec_jax.validation import prompt_limits
+
+_SHOWN = ("recall@1", "recall@10", "ndcg@10", "mrr", "coverage@10")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the benchmark from the command line."""
+  parser = argparse.ArgumentParser(
+    prog="python -m benchmarks.recommend",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("--users", type=int, default=512)
+  parser.add_argument("--output", help="a line of JSON is added to this file")
+  arguments = config.parse_arguments(parser, argv)
+  configuration = arguments.configuration
+  configuration.apply()
+  name = stages.names()[-1]
+  with configuration.stage(name), config.explained():
+    if arguments.dry_run:
+      print(config.text())
+      return 0
+    row = measure(name, arguments.users)
+  if arguments.output:
+    path = pathlib.Path(arguments.output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+      file.write(json.dumps(row) + "\n")
+    print(f"added to {path}\n")
+  print(describe(row))
+  return 0
+
+
+def describe(row: Mapping[str, Any]) -> str:
+  """The row as text for people."""
+  titles = (
+    "users/s", "users/CPU s", "peak GB", "valid", "distinct@10", *_SHOWN
+  )  # fmt: skip
+  lines = [
+    f"{row['domain']}: {row['users']} users, {row['items']} items; "
+    f"{row['machine']['device']}, {row['machine']['cores']} cores",
+    "",
+    f"{'':<18}" + "".join(f"{title:>13}" for title in titles),
+  ]
+  for name, found in row["recommenders"].items():
+    valid = found["valid_share"]
+    cells = [
+      f"{found['users_per_second']:,.1f}",
+      f"{found['users_per_cpu_second']:,.1f}",
+      f"{found['peak_bytes'] / 1e9:.2f}",
+      "" if valid is None else f"{valid:.1%}",
+      f"{found['distinct']:,d}",
+      *(f"{found['metrics'][key]:.4f}" for key in _SHOWN),
+    ]
+    lines.append(f"{name:<18}" + "".join(f"{cell:>13}" for cell in cells))
+  return "\n".join(lines)
+
+
+def measure(stage_name: str, users: int) -> dict[str, Any]:
+  """Measures the recommenders of the applied configuration.
+
+  Args:
+    stage_name: whose model recommends.
+    users: at most so many.
+  """
+  evaluation, stage = Evaluation(), stages.Stage()
+  mesh = partitioning.make_mesh(stage.mesh, jax.local_devices())
+  with partitioning.activate(mesh, partitioning.logical_axis_rules()):
+    caches = stages.open_caches(stage)
+    cache, model = caches[0], None
+    if recommenders.needs_model(evaluation.recommenders):
+      model = load_stage_model(
+        evaluation.checkpoint or stages.folder(stage, stage_name),
+        stage,
+        caches,
+        mesh,
+      )
+    histories = cache.histories(evaluation.split, users, evaluation.seed)
+    found = {}
+    for name in evaluation.recommenders:
+      workshop = recommenders.Workshop(
+        cache, model, prompt_limits(stage.feed), mesh
+      )
+      found[name] = _measure_one(workshop, name, histories, cache)
+  return {
+    "benchmark": "recommend",
+    "schema": 1,
+    "machine": train_step.machine(),
+    "jax": jax.__version__,
+    "domain": cache.name,
+    "data": cache.fingerprint,
+    "checkpoint": None if model is None else model.checkpoint.name,
+    "items": len(cache.catalogue),
+    "users": len(histories),
+    "recommenders": found,
+  }
+
+
+def _measure_one(
+  workshop: recommenders.Workshop,
+  name: str,
+  histories: Sequence[History],
+  cache: TokenCache,
+) -> dict[str, Any]:
+  """One recommender: quality over all users, cost over all but the first.
+
+  Building it, and its first users, compile.
+  """
+  [recommender] = workshop.make([name])
+  warm = min(len(histories) // 4, Protocol().batch_users)
+  items = [history.items for history in histories]
+  recommender.recommend(items[:warm], depth=Protocol().depth)
+  wall, cpu = time.perf_counter(), time.process_time()
+  listed = recommender.recommend(items[warm:], depth=Protocol().depth)
+  wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+  first = listed["not_last"].items[:, :10]
+  results = evaluate(
+    [recommender], histories, cache.catalogue, progress=False
+  ).recommenders[name]
+  return {
+    "users_per_second": (len(items) - warm) / wall,
+    "users_per_cpu_second": (len(items) - warm) / max(cpu, 1e-9),
+    "peak_bytes": peak_bytes(),
+    "valid_share": results["validity"].get("exact_samples"),
+    "distinct": len(np.unique(first[first != EMPTY])),
+    "description": results["description"],
+    "metrics": {key: results["metrics"][key]["value"] for key in _SHOWN},
+  }
+
+
+if __name__ == "__main__":
+  sys.exit(main())
