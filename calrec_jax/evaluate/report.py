@@ -128,7 +128,7 @@ def _header(title: str, run: Mapping[str, Any], results: Results) -> Html:
 
 def _run_section(run: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> Html:
   """Stages, versions, and whatever else is known of the run."""
-  stages = list(run.get("stages") or ())
+  stages: list[Mapping[str, Any]] = list(run.get("stages") or ())
   keys = list(dict.fromkeys(key for stage in stages for key in stage))
   table = (
     html_table(
