@@ -3,16 +3,21 @@
 import re
 
 import numpy as np
+import pytest
 import recommend_toys as toys
 
 from calrec_jax import partitioning
 from calrec_jax.recommend import (
+  constrained,
   dense,
   generate,
   placement,
+  prefix,
   prompts,
   protocol,
   sampling,
+  trie,
+  walk,
 )
 
 SCORE_TOLERANCE = 1e-5
@@ -81,6 +86,66 @@ def test_generate():
       [text.log_prob for text in many],
       rtol=1e-4,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("search", ["beams", "samples"])
+def test_constrained(search):
+  module, params = toys.decoder()
+  histories = toys.histories()
+  settings = constrained.Constrained(
+    search=search, hypotheses=4, score="sum", temperature=3.0, rows=2
+  )
+
+  def items():
+    model = constrained.ConstrainedItems(
+      module,
+      params,
+      toys.catalogue(),
+      toys.PROMPT,
+      settings=settings,
+      limits=LIMITS,
+    )
+    return model.write(histories)
+
+  single = items()
+  with activated():
+    spread = items()
+  for one, many in zip(single, spread, strict=True):
+    np.testing.assert_array_equal(one.columns, many.columns)
+    np.testing.assert_array_equal(one.hypotheses, many.hypotheses)
+    np.testing.assert_allclose(one.scores, many.scores, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_walk_keeps_its_tree_where_the_prompts_are():
+  module, params = toys.decoder()
+  items = toys.catalogue()
+  built = trie.build(
+    trie.Texts(items.values, items.offsets).take(np.unique(items.twins))
+  )
+  bounds = walk.bounds(built, 3, beams=True)._replace(tree_tokens=23)
+  mesh = partitioning.make_mesh(partitioning.MeshShape(data=4, tensor=2))
+  with partitioning.activate(mesh, partitioning.logical_axis_rules()):
+    tokens, lengths = placement.place(
+      (np.ones((16, 64), np.int32), np.full(16, 50, np.int32)), mesh
+    )
+    compiled = walk.walk.lower(
+      module,
+      params,
+      prefix.read(module, params, tokens, lengths),
+      built.on_device(),
+      None,
+      bounds=bounds,
+      hypotheses=3,
+      mesh=mesh,
+    ).compile()
+  text = compiled.as_text()
+  # Keys of the tree, [layers, B, N, K, F]: B over 4, K over 2 devices.
+  assert "f32[2,4,23,1,4]" in text
+  assert "f32[2,16,23" not in text
+  gathered = set(re.findall(r"= (\w+\[[\d,]*\])\S* all-gather\(", text))
+  assert not {shape for shape in gathered if shape.count(",") > 2}
 
 
 def test_only_the_samples_are_gathered():
