@@ -99,8 +99,16 @@ def results(folder):
 
 def killed(*processes):
   for process in processes:
-    printed, _ = process.communicate(timeout=LONGEST_SECONDS)
+    printed = end_of(process)
     assert process.returncode == -signal.SIGKILL, printed
+
+
+def end_of(process):
+  """What a process printed until it ended; one that hangs is not left."""
+  try:
+    return process.communicate(timeout=LONGEST_SECONDS)[0]
+  finally:
+    process.kill()
 
 
 def test_a_killed_job_goes_on_with_another_number_of_processes(job, capsys):
@@ -169,9 +177,9 @@ def test_a_model_is_evaluated_by_two_processes_of_which_one_dies(job):
   assert main(["train", *job.flags("none", *few)]) == 0
   living = job.start("two", 0, *few, "--shard=0/2")
   killed(job.start("two", 5, *few, "--shard=1/2"))
-  printed, _ = living.communicate(timeout=LONGEST_SECONDS)
+  printed = end_of(living)
   assert living.returncode == 0, printed  # It did what the other had not.
   one = job.start("one", 0, *few)
-  printed, _ = one.communicate(timeout=LONGEST_SECONDS)
+  printed = end_of(one)
   assert one.returncode == 0, printed
   assert results(job.place("two")) == results(job.place("one"))
