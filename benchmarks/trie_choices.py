@@ -2,7 +2,7 @@ r"""What it costs that everything written is an item of the catalogue.
 
     python -m benchmarks.trie_choices --items=10000,100000,1000000
 
-For catalogues of made-up texts (words by Zipf's law, as in titles): time to
+For catalogues of made-up texts (`texts_like_titles`): time to
 build the trie, its memory, how soon texts are decided, and the time of one
 choice for all hypotheses of a batch, by samples and by beams, at the root, the
 widest state, and at states as a walk meets them; beside the free draw from the
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import itertools
 import json
 import pathlib
 import statistics
@@ -91,22 +90,28 @@ def describe(row: Mapping[str, Any]) -> str:
 def texts_like_titles(
   count: int, vocabulary: int, tokens: int, seed: int
 ) -> trie.Texts:
-  """Distinct texts: the shorter, the fewer; words by Zipf's law."""
+  """Distinct texts of about so many tokens.
+
+  The first word is drawn by Zipf's law, each further one from those that
+  follow the word before, the first few of them far more often, as in titles of
+  one brand or one series.
+  """
   numbers = np.random.default_rng(seed)
   lengths = _WORDS + numbers.poisson(tokens - _WORDS, count)
   words = vocabulary - _FIRST_WORD
-  chances = 1 / np.arange(10, words + 10)
-  drawn = numbers.choice(words, lengths.sum(), p=chances / chances.sum())
-  offsets = np.cumsum([0, *(lengths + 1)])
-  values = np.full(offsets[-1], _END, np.int32)
-  inside = np.ones(len(values), bool)
-  inside[offsets[1:] - 1] = False
-  values[inside] = drawn + _FIRST_WORD
-  rows = [
-    values[begin:end].tobytes() for begin, end in itertools.pairwise(offsets)
-  ]
-  _, first = np.unique(rows, return_index=True)
-  return trie.Texts(values, offsets).take(np.sort(first))
+  zipf = 1 / np.arange(1, words + 1)
+  word = numbers.choice(words, count, p=zipf / zipf.sum())
+  steep = 1 / np.arange(1, 1001) ** 1.5
+  rows = np.full((count, lengths.max() + 1), _END, np.int32)
+  for place in range(lengths.max()):
+    going = place < lengths
+    rows[going, place] = word[going] + _FIRST_WORD
+    following = numbers.choice(1000, count, p=steep / steep.sum())
+    word = (word * 7919 + (following + 1) * 104_729) % words
+  rows = np.unique(rows, axis=0)
+  ends = np.argmax(rows == _END, axis=1) + 1
+  inside = np.arange(rows.shape[1]) < ends[:, None]
+  return trie.Texts(rows[inside], np.concatenate([[0], np.cumsum(ends)]))
 
 
 def _measure(count: int, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -142,15 +142,6 @@ def test_no_users_get_empty_rankings(written):
   assert ranking.tail_ties.shape == (0,)
 
 
-def test_many_users_are_ranked_in_parts(written, monkeypatch):
-  histories = toys.histories()
-  whole = recommender().recommend(histories, depth=4)["not_last"]
-  monkeypatch.setattr(generate, "_SCORE_BYTES", 4 * 24 * 2)
-  parts = recommender().recommend(histories, depth=4)["not_last"]
-  for one, other in zip(whole, parts, strict=True):
-    np.testing.assert_array_equal(one, other)
-
-
 def test_what_cannot_be_answered_is_refused(written):
   model = recommender()
   assert isinstance(model, protocol.Recommender)
