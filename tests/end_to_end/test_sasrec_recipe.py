@@ -13,6 +13,8 @@ from calrec_jax.__main__ import main
 from calrec_jax.checkpoints import CheckpointError
 from calrec_jax.data.cache import TokenCache
 
+pytestmark = pytest.mark.slow
+
 # What a row of the log says about the machine rather than about the run.
 TIMINGS = {"step_seconds", "tokens_per_second", "examples_per_second"}
 KILLED_AT = 47  # Between two validations, after some checkpoints.

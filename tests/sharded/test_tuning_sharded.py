@@ -126,9 +126,8 @@ def assert_lies(array, sharding):
   assert array.sharding.is_equivalent_to(sharding, array.ndim)
 
 
-@pytest.mark.parametrize(
-  "name", ["lora", pytest.param("adafactor", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lora", "adafactor"])
 def test_a_step_on_a_mesh_equals_that_of_one_device(
   name, batch, alone, tmp_path
 ):
