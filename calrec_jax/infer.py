@@ -110,7 +110,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument(
     "--recommender",
     default="generate",
-    help="generate, dense, fused, or a baseline (default: %(default)s)",
+    help="generate, constrained, dense, fused, reranked, sasrec, or a baseline "
+    "(default: %(default)s)",
   )
   parser.add_argument("--top_k", type=int, default=10, help="items a user")
   parser.add_argument(
