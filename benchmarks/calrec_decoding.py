@@ -51,16 +51,14 @@ class Writer:
   def _read(self, batch: TokenRows) -> prefix.Prefix:
     return prefix.read(self._decoder, self._params, batch.tokens, batch.lengths)
 
-  def _numbers(self, place: int, samples: int, tokens: int) -> np.ndarray:
-    number = sampling.prompt_number(self._prompts[place])
-    return sampling.uniform_numbers(0, number, samples, tokens)
+  def _numbers(self, batch: TokenRows, samples: int, steps: int) -> np.ndarray:
+    prompts = [self._prompts[place] for place in batch.places]
+    return sampling.uniform_rows(0, prompts, len(batch.lengths), samples, steps)
 
   def _shared(
     self, batch: TokenRows, samples: int, tokens: int, temperature: float
   ) -> np.ndarray:
-    uniform = np.zeros((len(batch.lengths), samples, tokens), np.float32)
-    for row, place in enumerate(batch.places):
-      uniform[row] = self._numbers(place, samples, tokens)
+    uniform = self._numbers(batch, samples, tokens)
     return self._sampled(batch.tokens, batch.lengths, uniform, temperature)
 
   def _unshared(
@@ -72,10 +70,12 @@ class Writer:
         self._sampled(
           np.repeat(batch.tokens[row : row + 1], samples, axis=0),
           np.repeat(batch.lengths[row : row + 1], samples),
-          self._numbers(place, samples, tokens)[:, None],
+          numbers[:, None],
           temperature,
         )[:, 0]
-        for row, place in enumerate(batch.places)
+        for row, numbers in enumerate(
+          self._numbers(batch, samples, tokens)[: len(batch.places)]
+        )
       ]
     )
 
@@ -107,11 +107,7 @@ class Writer:
     for batch in self._batches:
       uniform = None
       if not beams:
-        uniform = np.zeros(
-          (len(batch.lengths), samples, built.max_choices), np.float32
-        )
-        for row, place in enumerate(batch.places):
-          uniform[row] = self._numbers(place, samples, built.max_choices)
+        uniform = self._numbers(batch, samples, built.max_choices)
       walked = walk.walk(
         self._decoder,
         self._params,

@@ -21,7 +21,7 @@ from calrec_jax.recommend.columns import TextColumns
 from calrec_jax.recommend.prefix import Prefix, read
 from calrec_jax.recommend.prompts import PromptLimits, PromptWriter, TokenRows
 from calrec_jax.recommend.protocol import Ranking
-from calrec_jax.recommend.sampling import prompt_number, uniform_numbers
+from calrec_jax.recommend.sampling import uniform_rows
 from calrec_jax.recommend.text_scores import SCORES, TextScorer
 from calrec_jax.recommend.walk import Walked, bounds, walk
 
@@ -127,6 +127,11 @@ class ConstrainedItems:
       self._columns.first_rows
     )
     self._trie = trie.build(texts)
+    self._bounds = bounds(
+      self._trie,
+      self.settings.hypotheses,
+      beams=self.settings.search == "beams",
+    )
     self._score = TextScorer(decoder, params, texts, self._mesh)
     self._arrays = self._trie.on_device(
       None if self._mesh is None else NamedSharding(self._mesh, PartitionSpec())
@@ -214,17 +219,15 @@ class ConstrainedItems:
     settings = self.settings
     tokens, lengths = placement.place((batch.tokens, batch.lengths), self._mesh)
     uniform = None
-    beams = settings.search == "beams"
-    if not beams:
-      shape = (
-        len(batch.lengths), settings.hypotheses, self._trie.max_choices
-      )  # fmt: skip
-      numbers = np.zeros(shape, np.float32)
-      for row, place in enumerate(batch.places):
-        numbers[row] = uniform_numbers(
-          settings.seed, prompt_number(prompts[place]), *shape[1:]
-        )
-      uniform = placement.place(numbers, self._mesh)
+    if settings.search == "samples":
+      uniform = uniform_rows(
+        settings.seed,
+        [prompts[place] for place in batch.places],
+        len(batch.lengths),
+        settings.hypotheses,
+        self._trie.max_choices,
+      )
+      uniform = placement.place(uniform, self._mesh)
     prefix = read(self._decoder, self._params, tokens, lengths)
     walked = walk(
       self._decoder,
@@ -232,7 +235,7 @@ class ConstrainedItems:
       prefix,
       self._arrays,
       uniform,
-      bounds=bounds(self._trie, settings.hypotheses, beams=beams),
+      bounds=self._bounds,
       hypotheses=settings.hypotheses,
       temperature=settings.temperature,
       mesh=self._mesh,

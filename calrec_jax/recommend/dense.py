@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from calrec_jax.data.records import Catalogue, PromptTokens
@@ -325,10 +325,7 @@ def _embed(
     vectors = two_tower.embed_items(
       decoder, params, tokens, lengths, begins=begins
     )
-  if mesh is not None:
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    vectors = jax.lax.with_sharding_constraint(vectors, everywhere)
-  return vectors
+  return placement.everywhere(vectors, mesh)
 
 
 def _unit(vectors: Float[np.ndarray, "B D"]) -> Float[np.ndarray, "B D"]:

@@ -23,9 +23,8 @@ from calrec_jax.recommend.protocol import Ranking
 from calrec_jax.recommend.sampling import (
   Sampler,
   Samples,
-  prompt_number,
   sample,
-  uniform_numbers,
+  uniform_rows,
 )
 from calrec_jax.recommend.texts import (
   GeneratedText,
@@ -224,12 +223,13 @@ class GenerateAndGround:
   def _begin(self, batch: TokenRows, prompts: list[np.ndarray]) -> Samples:
     """Gives one batch of prompts to the device."""
     settings = self.sampler
-    shape = (len(batch.lengths), settings.samples, self._steps)
-    uniform = np.zeros(shape, np.float32)
-    for row, place in enumerate(batch.places):
-      uniform[row] = uniform_numbers(
-        settings.seed, prompt_number(prompts[place]), *shape[1:]
-      )
+    uniform = uniform_rows(
+      settings.seed,
+      [prompts[place] for place in batch.places],
+      len(batch.lengths),
+      settings.samples,
+      self._steps,
+    )
     arrays = placement.place((batch.tokens, batch.lengths, uniform), self._mesh)
     return sample(
       self._decoder,

@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from calrec_jax.models.block import Branched
+from calrec_jax.recommend import placement
 from calrec_jax.recommend.prefix import Prefix, first_logits
 
 _TOKENS_AT_ONCE = 8  # Of each text, whose logits are held together.
@@ -69,10 +70,7 @@ def log_likelihood(
   total, _ = jax.lax.scan(
     add, total, jax.tree.map(in_pieces, (hidden, labels, counted))
   )
-  if mesh is not None:
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    total = jax.lax.with_sharding_constraint(total, everywhere)
-  return total
+  return placement.everywhere(total, mesh)
 
 
 def _log_probs(

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from calrec_jax import partitioning
 
@@ -46,4 +46,13 @@ def place(arrays: Any, mesh: Mesh | None) -> Any:
       np.shape(array), rows, lambda index: array[index]
     ),
     arrays,
+  )
+
+
+def everywhere(arrays: Any, mesh: Mesh | None) -> Any:
+  """Inside a program: asks for whole arrays on every device of the mesh."""
+  if mesh is None:
+    return arrays
+  return jax.lax.with_sharding_constraint(
+    arrays, NamedSharding(mesh, PartitionSpec())
   )

@@ -12,15 +12,17 @@ Tested against a loop without any cache in
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from calrec_jax.recommend import placement
 from calrec_jax.recommend.prefix import prefill
 
 _BLOCK = 128  # Tokens whose probabilities are summed first; see `draw`.
@@ -119,6 +121,20 @@ def uniform_numbers(
   return (bits >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
 
 
+def uniform_rows(
+  seed: int,
+  prompts: Sequence[np.ndarray],
+  rows: int,
+  samples: int,
+  steps: int,
+) -> Float[np.ndarray, "B G T"]:
+  """`uniform_numbers` of a batch of prompts, zeros in the rows behind them."""
+  numbers = np.zeros((rows, samples, steps), np.float32)
+  for row, prompt in enumerate(prompts):
+    numbers[row] = uniform_numbers(seed, prompt_number(prompt), samples, steps)
+  return numbers
+
+
 @functools.partial(
   jax.jit,
   static_argnames=("decoder", "vocab_size", "mesh"),
@@ -182,10 +198,7 @@ def sample(
     return _Loop(loop.step + 1, hidden, cache, found)
 
   found = jax.lax.while_loop(unfinished, advance, begin).samples
-  if mesh is not None:
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    found = jax.lax.with_sharding_constraint(found, everywhere)
-  return found
+  return placement.everywhere(found, mesh)
 
 
 def draw(

@@ -14,7 +14,7 @@ import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from calrec_jax.data.item_ids import ItemDomain
@@ -187,7 +187,4 @@ def _last_hidden(
   )
   newest = jnp.maximum(lengths - 1, 0)[:, None, None]
   last = jnp.take_along_axis(hidden, newest, axis=1)[:, 0].astype(jnp.float32)
-  if mesh is not None:
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    last = jax.lax.with_sharding_constraint(last, everywhere)
-  return last
+  return placement.everywhere(last, mesh)

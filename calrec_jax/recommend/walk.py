@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from calrec_jax.models.block import Branched, KeyValue
-from calrec_jax.recommend import choices
+from calrec_jax.recommend import choices, placement
 from calrec_jax.recommend.prefix import Prefix, first_logits
 from calrec_jax.recommend.trie import Trie, TrieArrays
 
@@ -187,10 +187,7 @@ def walk(
 
   loop = jax.lax.while_loop(unfinished, advance, loop)
   walked = Walked(loop.hypotheses.columns, loop.hypotheses.log_probs)
-  if mesh is not None:
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    walked = jax.lax.with_sharding_constraint(walked, everywhere)
-  return walked
+  return placement.everywhere(walked, mesh)
 
 
 def _programs(hypotheses: int, *, beams: bool) -> list[tuple[int, int]]:
