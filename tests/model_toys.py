@@ -30,7 +30,7 @@ GEMMA = {
   "global_every": 2,
   "attention_scale": 0.3,
 }
-CAPPED = {"attention_softcap": 2.0, "logit_softcap": 3.0}
+CAPPED = {"attention_softcap": 2.0, "logit_softcap": 3.0, "user_tokens": 4}
 FAMILIES = {"llama": LLAMA, "gemma": GEMMA, "capped": CAPPED}
 
 

@@ -47,6 +47,8 @@ class DecoderConfig:
     logit_softcap: tanh cap of the output logits, or None.
     tied_embeddings: whether the output uses the embedding.
     lora: low-rank matrices beside the kernels of projections, or None.
+    user_tokens: tokens at the end of a prompt that v_U is the mean over; None
+      takes all of them (the paper).
     dropout: rate on the output of attention and feed-forward, in training.
     dtype: of activations and products.
     param_dtype: of parameters.
@@ -79,6 +81,7 @@ class DecoderConfig:
   logit_softcap: float | None = None
   tied_embeddings: bool = True
   lora: Lora | None = None
+  user_tokens: int | None = None
   dropout: float = 0.0
   dtype: str = "bfloat16"
   param_dtype: str = "float32"
@@ -90,7 +93,7 @@ class DecoderConfig:
     """Refuses shapes that no decoder has."""
     for name in (
       "width", "layers", "heads", "kv_heads", "mlp_width", "window",
-      "global_every", "attention_blocks", "scan_unroll",
+      "global_every", "attention_blocks", "scan_unroll", "user_tokens",
     ):  # fmt: skip
       value = getattr(self, name)
       if value is not None and value < 1:

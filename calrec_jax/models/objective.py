@@ -101,7 +101,9 @@ class Objective:
       batch.loss_weights,
       chunk_tokens=self.loss_chunk_tokens,
     )
-    towers = two_tower.pool(hidden, batch)
+    towers = two_tower.pool(
+      hidden, batch, user_tokens=decoder.config.user_tokens
+    )
     joint, user, item = (
       vectors.reshape(-1, vectors.shape[-1]) for vectors in towers
     )

@@ -2,6 +2,8 @@
 
 Both towers are the decoder itself with mean pooling over its last layer,
 after the final norm; there is no head (CALRec, section on the objective).
+`DecoderConfig.user_tokens` may narrow the user's mean to the prompt's end,
+where the decoder predicts the next item from.
 Pooling is by mask and in float32, so padding never enters.
 """
 
@@ -21,7 +23,8 @@ class TowerEmbeddings(NamedTuple):
   Attributes:
     joint: float32[R, S, D], v_{T|U}: mean over the target's own tokens at the
       end of the user's history.
-    user: float32[R, S, D], v_U: mean over everything before the target.
+    user: float32[R, S, D], v_U: mean over what is before the target, all of
+      it or its last `user_tokens`.
     item: float32[R, S, D], v_T: mean over the target's tokens alone.
   """
 
@@ -30,25 +33,35 @@ class TowerEmbeddings(NamedTuple):
   item: jax.Array
 
 
-def pool(hidden: Float[Array, "R L D"], batch: Batch) -> TowerEmbeddings:
+def pool(
+  hidden: Float[Array, "R L D"],
+  batch: Batch,
+  *,
+  user_tokens: int | None = None,
+) -> TowerEmbeddings:
   """Pools a packed batch.
 
   Args:
     hidden: last layer of the batch's tokens.
     batch: says which token belongs to which slot.
+    user_tokens: of `DecoderConfig`.
   """
   slots = batch.slot_items.shape[1]
   joint = _of_slot(batch.joint_slots, slots)
   item = _of_slot(batch.item_slots, slots)
   return TowerEmbeddings(
     joint=_masked_mean(hidden, joint),
-    user=_masked_mean(hidden, history_mask(joint, batch.segment_ids)),
+    user=_masked_mean(
+      hidden, history_mask(joint, batch.segment_ids, user_tokens)
+    ),
     item=_masked_mean(hidden, item),
   )
 
 
 def history_mask(
-  joint: Bool[Array, "R S L"], segment_ids: Int[Array, "R L"]
+  joint: Bool[Array, "R S L"],
+  segment_ids: Int[Array, "R L"],
+  user_tokens: int | None = None,
 ) -> Bool[Array, "R S L"]:
   """Tokens of a slot's joint segment that stand before its target.
 
@@ -58,11 +71,16 @@ def history_mask(
   Args:
     joint: the target's tokens of each slot.
     segment_ids: of the rows.
+    user_tokens: most tokens of a slot, those nearest to the target; None takes
+      all.
   """
   filled = jnp.any(joint, axis=-1)
   start = jnp.argmax(joint, axis=-1)  # [R, S], the first of them.
   segment = jnp.take_along_axis(segment_ids, start, axis=1)
-  before = jnp.arange(joint.shape[-1])[None, None] < start[..., None]
+  place = jnp.arange(joint.shape[-1])[None, None]
+  before = place < start[..., None]
+  if user_tokens is not None:
+    before &= place >= start[..., None] - user_tokens
   same = segment_ids[:, None] == segment[..., None]
   return before & same & filled[..., None]
 
@@ -73,16 +91,19 @@ def embed_users(
   tokens: Int[Array, "B P"],
   lengths: Int[Array, " B"],
 ) -> Float[Array, "B D"]:
-  """v_U of prompts: the mean over all of their tokens.
+  """v_U of prompts: the mean over all of their tokens, or over the last ones.
 
   Args:
-    decoder: a `Decoder`.
+    decoder: a `Decoder`; its configuration says over how many.
     params: its parameters.
     tokens: prompts, filled up on the right.
     lengths: tokens of each prompt.
   """
-  inside = jnp.arange(tokens.shape[1])[None] < lengths[:, None]
-  return _embed(decoder, params, tokens, inside, inside)
+  place = jnp.arange(tokens.shape[1])[None]
+  inside = pooled = place < lengths[:, None]
+  if decoder.config.user_tokens is not None:
+    pooled &= place >= lengths[:, None] - decoder.config.user_tokens
+  return _embed(decoder, params, tokens, inside, pooled)
 
 
 def embed_items(

@@ -135,7 +135,7 @@ def examples(config, params, prompt, documents):
       total = highest + np.log(np.exp(rows - highest[:, None]).sum(-1))
       found.append({
         "joint": joint[len(text) :].mean(0),
-        "user": joint[: len(text)].mean(0),
+        "user": joint[: len(text)][-(config.user_tokens or 0) :].mean(0),
         "item": alone[len(begin) :].mean(0),
         "nats": total - rows[np.arange(len(own)), np.asarray(own)],
         "item_id": item,

@@ -54,12 +54,18 @@ np.savez(
 
 
 @needs_transformers
-@pytest.mark.parametrize("family", ["gemma", "llama"])
-def test_the_recipe_in_an_export_gives_our_vectors(tmp_path, family):
+@pytest.mark.parametrize(
+  ("family", "user_tokens"), [("gemma", None), ("llama", 3)]
+)
+def test_the_recipe_in_an_export_gives_our_vectors(
+  tmp_path, family, user_tokens
+):
   model = vocabulary_toys.sentencepiece_model()
   tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model)
   decoder, params = model_toys.decoder(
-    **pretrained_toys.FAMILIES[family], vocab_size=tokenizer.vocab_size()
+    **pretrained_toys.FAMILIES[family],
+    vocab_size=tokenizer.vocab_size(),
+    user_tokens=user_tokens,
   )
   prompt = PromptTokens(
     begin=2,

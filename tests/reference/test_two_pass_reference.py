@@ -52,7 +52,7 @@ def test_embeddings_of_every_target(family):
   hidden = jax.jit(decoder.apply)(
     {"params": params}, batch.tokens, batch.positions, batch.segment_ids
   )
-  towers = two_tower.pool(hidden, batch)
+  towers = two_tower.pool(hidden, batch, user_tokens=decoder.config.user_tokens)
   filled = np.asarray(batch.slot_items) != NO_SLOT
   wanted = plain_decoder.examples(
     decoder.config, plain_decoder.float64(params), model_toys.PROMPT, documents
@@ -139,7 +139,8 @@ def test_towers_alone_give_the_vectors_of_the_packed_pass(family):
   user = two_tower.embed_users(
     decoder, params, jnp.asarray(padded), jnp.array([len(text)])
   )
-  wanted = plain_decoder.hidden(decoder.config, plain, text).mean(0)
+  wanted = plain_decoder.hidden(decoder.config, plain, text)
+  wanted = wanted[-(decoder.config.user_tokens or 0) :].mean(0)
   np.testing.assert_allclose(user[0], wanted, atol=PLAIN, rtol=PLAIN)
   segment = [1, *items[0][1]]
   padded = np.array([segment + [9] * 3], np.int32)

@@ -86,7 +86,7 @@ def write_folder(
     _write_tensors(partial, tensors, _DTYPES[dtype], file_bytes)
     for name, content in (
       ("config.json", _json(described)),
-      ("README.md", _RECIPE.encode()),
+      ("README.md", _recipe(config).encode()),
       *files,
     ):
       (partial / name).write_bytes(content)
@@ -181,6 +181,14 @@ def _json(value: Any) -> bytes:
   return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
+def _recipe(config: DecoderConfig) -> str:
+  """The README of an export, which says what its vectors are."""
+  last = config.user_tokens
+  which = "all" if last is None else f"the last {last}"
+  skip = "0" if last is None else f"max(0, len(ids) - {last})"
+  return _RECIPE.replace("{WHICH}", which).replace("{SKIP}", skip)
+
+
 _RECIPE = """\
 # A recommender of next items
 
@@ -190,8 +198,8 @@ cosine says how well an item follows a history.
 
 The item's vector is the mean of the last hidden states (after the final norm)
 over the item's tokens, its end marker included and the begin token left out.
-The history's vector is the mean over all of the prompt's tokens, the begin
-token included.
+The history's vector is the mean over {WHICH} of the prompt's tokens, the
+begin token included.
 
 Texts are tokenised apart and joined as tokens: begin token (if the vocabulary
 has one), prefix, then `first ITEM`, `next ITEM`, ..., and `next` at the end of
@@ -229,6 +237,6 @@ def history_vector(texts):
   ids = begin + prompt["prefix"] + prompt["first"]
   for text in texts:
     ids = ids + item(text) + prompt["next"]
-  return mean(ids, skip=0)
+  return mean(ids, skip={SKIP})
 ```
 """

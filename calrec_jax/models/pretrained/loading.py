@@ -33,7 +33,7 @@ _ROWS = 8192
 # What changes how a decoder is run, or what is added to it, not what it is.
 _FREE = (
   "vocab_size", "dropout", "dtype", "param_dtype", "remat", "attention_blocks",
-  "scan_unroll", "lora",
+  "scan_unroll", "lora", "user_tokens",
 )  # fmt: skip
 
 
