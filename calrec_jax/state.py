@@ -79,11 +79,14 @@ def abstract_state(
   optimizer: optax.GradientTransformation,
   tuning: Tuning = EVERYTHING,
 ) -> TrainState:
-  """Shapes and logical axes of the state; nothing is allocated."""
-  key_data = jax.random.key_data(jax.random.key(0))
-  return jax.eval_shape(
-    lambda data: _initialise(decoder, optimizer, tuning, data), key_data
-  )
+  """Shapes and logical axes of the state; nothing is allocated or computed."""
+
+  def initialise() -> TrainState:
+    # The key is made in here: the devices of the mesh need not be at hand.
+    key_data = jax.random.key_data(jax.random.key(0))
+    return _initialise(decoder, optimizer, tuning, key_data)
+
+  return jax.eval_shape(initialise)
 
 
 def create_state(
