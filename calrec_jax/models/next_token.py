@@ -111,16 +111,22 @@ def _loss_of_rows(
   )
   starts = chunk * jnp.arange(len(parts[0]))
 
-  @jax.checkpoint
   def counted(output: Array, part: tuple[Array, ...]) -> tuple[Array, Array]:
     return _cross_entropy(logits_of(output, part[0]), part[1], part[2])
 
   def skipped(output: Array, part: tuple[Array, ...]) -> tuple[Array, Array]:
     return nothing, nothing
 
+  # Around the choice, not within it: what a side of it keeps for the backward
+  # pass, the weights in the compute dtype among that, is kept once a chunk.
+  @jax.checkpoint
+  def of_chunk(
+    output: Array, start: Array, part: tuple[Array, ...]
+  ) -> tuple[Array, Array]:
+    return jax.lax.cond(start < longest, counted, skipped, output, part)
+
   def add(sums, start_and_part):
-    start, part = start_and_part
-    chunk_sums = jax.lax.cond(start < longest, counted, skipped, output, part)
+    chunk_sums = of_chunk(output, *start_and_part)
     return jax.tree.map(jnp.add, sums, chunk_sums), None
 
   nothing = jnp.zeros_like(weights[:, 0])

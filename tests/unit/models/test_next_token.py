@@ -1,10 +1,11 @@
-"""The loss never holds the logits of a whole batch."""
+"""The loss holds neither a batch's logits nor its weights once a chunk."""
 
 import jax
 import jax.numpy as jnp
 import model_toys
 
 from calrec_jax.data.batch import Batch
+from calrec_jax.models import next_token
 from calrec_jax.models.objective import Objective
 
 ROWS, LENGTH, CHUNK = 3, 64, 8
@@ -46,3 +47,34 @@ def test_no_array_of_all_logits_exists():
   # With one chunk there is such an array: the search does find it.
   whole = ROWS * LENGTH * model_toys.VOCAB
   assert _largest_logits(_traced(LENGTH)) == whole
+
+
+def test_the_output_weights_are_not_kept_for_every_chunk():
+  vocab, width = 1024, 32
+
+  def loss(output, hidden, tokens, weights):
+    def logits_of(output, part):
+      return jnp.einsum(
+        "rcd,vd->rcv",
+        part,
+        output.astype(jnp.bfloat16),
+        preferred_element_type=jnp.float32,
+      )
+
+    nats, _ = next_token.chunked_cross_entropy(
+      logits_of, output, hidden, tokens, weights, chunk_tokens=CHUNK
+    )
+    return nats.mean()
+
+  text = str(
+    jax.make_jaxpr(jax.grad(loss, (0, 1)))(
+      jnp.zeros((vocab, width)),
+      jnp.zeros((ROWS, LENGTH, width), jnp.bfloat16),
+      jnp.zeros((ROWS, LENGTH), jnp.int32),
+      jnp.ones((ROWS, LENGTH)),
+    )
+  )
+  chunks = LENGTH // CHUNK
+  assert f"[{vocab},{width}]" in text
+  assert f"[{chunks},{vocab},{width}]" not in text
+  assert f"[{chunks},{ROWS},{CHUNK},{width}]" in text  # The search finds.
