@@ -71,3 +71,12 @@ add_to_environment() {
     --no-deps --requirement "$lock"
   echo "$wanted" > "$stamp"
 }
+
+# launch_with MODULE ARGUMENTS: a launch script's logic, launch/launcher/MODULE.
+# It needs Python alone, no environment, and works from the checkout's folder.
+launch_with() {
+  local python
+  python="$(find_python)"
+  cd "$ROOT" || return
+  exec "$python" -m "launch.launcher.$1" "${@:2}"
+}

@@ -1,0 +1,304 @@
+#!/usr/bin/env bash
+# What the launch scripts ask of a machine: of every host of a TPU slice, of a
+# GPU box, of a container. People need it only to look around on a host.
+#
+#   setup tpu|cuda|cpu [BUCKET]     environment; mounts the bucket at /mnt/BUCKET
+#   setup_docker tpu|cuda|cpu       the image of launch/Dockerfile instead
+#   work VERBS -- FLAGS             `calrec VERB FLAGS`, one verb after the other
+#   work_docker VOLUMES VERBS -- FLAGS      the same in that image
+#   start NAME work VERBS -- FLAGS  the same, and lives on when the caller leaves
+#   follow NAME [all|new]           shows its log until it ends
+#   status NAME                     running, ended STATUS, lost or absent
+#   stop NAME                       tells it to save and leave, and waits
+#   pack FILE PATHS                 results into one archive
+#
+# VERBS are separated by commas: train,eval or 'data cache,train'. Example:
+#   launch/on_host.sh work train,eval -- --gin_file=recipes/quickstart.gin
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+# Detached runs: log, status and process of each.
+RUNS="${CALREC_RUNS:-$HOME/.calrec_runs}"
+SHOW_SECONDS=0.3 # Between two looks at a log.
+IMAGE=calrec_jax
+METADATA="http://${GCE_METADATA_IP:-metadata.google.internal}"
+METADATA+=/computeMetadata/v1/instance/attributes
+
+fail() {
+  echo "on_host.sh: $*" >&2
+  exit 2
+}
+
+# --- the environment
+
+# Images of TPU VMs have an older Python than calrec_jax needs; uv brings one.
+bring_python() {
+  if find_python > /dev/null 2>&1; then
+    return
+  fi
+  say "No Python 3.11 to 3.13 with venv here: uv brings 3.12"
+  if ! command -v uv > /dev/null; then
+    python3 -m pip install --user --quiet uv
+    export PATH="$HOME/.local/bin:$PATH"
+  fi
+  uv python install 3.12
+  CALREC_PYTHON="$(uv python find 3.12)"
+  export CALREC_PYTHON
+}
+
+mount_bucket() {
+  local bucket="$1" folder="/mnt/$1"
+  if mountpoint --quiet "$folder"; then
+    return
+  fi
+  if ! command -v gcsfuse > /dev/null; then
+    fail "gcsfuse is not on this machine, so the bucket $bucket cannot be" \
+      "mounted: https://cloud.google.com/storage/docs/cloud-storage-fuse/install"
+  fi
+  sudo mkdir -p "$folder"
+  sudo chown "$(id -u):$(id -g)" "$folder"
+  # Folders that other tools made have no object of their own.
+  gcsfuse --implicit-dirs "$bucket" "$folder"
+}
+
+setup() {
+  local accelerator="$1" bucket="${2:-}"
+  bring_python
+  make_environment
+  if [ "$accelerator" != cpu ]; then
+    add_to_environment "$ROOT/launch/locks/$accelerator.txt"
+  fi
+  if [ -n "$bucket" ]; then
+    mount_bucket "$bucket"
+  fi
+}
+
+setup_docker() {
+  docker build --build-arg ACCELERATOR="$1" --tag "$IMAGE:$1" \
+    --file "$ROOT/launch/Dockerfile" "$ROOT"
+}
+
+# The environment of this checkout, or what is installed, as in a container.
+find_calrec() {
+  local folder
+  for folder in "$ROOT"/.venv-py3.1[123]; do
+    if [ -e "$folder/.complete" ]; then
+      echo "$folder/bin/calrec"
+      return
+    fi
+  done
+  command -v calrec || fail "calrec is not installed here; run setup first."
+}
+
+# --- which of how many processes this is
+
+metadata() {
+  curl --fail --silent --max-time 5 --header "Metadata-Flavor: Google" \
+    "$METADATA/$1"
+}
+
+# megascale KEY OTHERWISE: of several slices, from a TPU VM's environment file.
+megascale() {
+  local value
+  value="$(metadata tpu-env | sed -n "s/^$1: *'\(.*\)'/\1/p" || true)"
+  echo "${value:-$2}"
+}
+
+# Sets PROCESS and PROCESSES, by whoever started the processes. The order is
+# that of the slices, then of the hosts in each, as JAX counts them.
+find_process() {
+  local hosts worker slice slices
+  if [ -n "${CALREC_NUM_PROCESSES:-}" ]; then
+    PROCESSES="$CALREC_NUM_PROCESSES" PROCESS="${CALREC_PROCESS_ID:?}"
+    return
+  elif [ -n "${SLURM_PROCID:-}" ]; then
+    PROCESSES="${SLURM_NTASKS:?}" PROCESS="$SLURM_PROCID"
+    return
+  elif [ -n "${TPU_WORKER_HOSTNAMES:-}" ]; then # GKE
+    hosts="$TPU_WORKER_HOSTNAMES" worker="${TPU_WORKER_ID:?}"
+    slice="${MEGASCALE_SLICE_ID:-0}" slices="${MEGASCALE_NUM_SLICES:-1}"
+  elif worker="$(metadata agent-worker-number)"; then # TPU VM
+    hosts="$(metadata worker-network-endpoints)"
+    slice="$(megascale MEGASCALE_SLICE_ID 0)"
+    slices="$(megascale MEGASCALE_NUM_SLICES 1)"
+  else
+    PROCESSES=1 PROCESS=0
+    return
+  fi
+  hosts="$(tr , '\n' <<< "$hosts" | grep -c .)"
+  PROCESSES=$((hosts * slices)) PROCESS=$((slice * hosts + worker))
+}
+
+# --- the work
+
+# Runs a command that is told to leave when this script is: a container and a
+# job of Slurm tell only the first process.
+run_told() {
+  local child status=0
+  "$@" &
+  child=$!
+  trap 'kill -TERM "$child" 2> /dev/null || true' TERM INT
+  wait "$child" || status=$?
+  while kill -0 "$child" 2> /dev/null; do # wait was interrupted by a signal
+    status=0
+    wait "$child" || status=$?
+  done
+  trap - TERM INT
+  return "$status"
+}
+
+# Every verb of a list; processes that share nothing but files get a share each.
+work() {
+  local list="${1:?VERBS}" calrec verb flag
+  local -a verbs words share
+  shift
+  [ "${1:-}" = -- ] || fail "work VERBS -- FLAGS: -- is missing."
+  shift
+  calrec="$(find_calrec)"
+  find_process
+  IFS=, read -ra verbs <<< "$list"
+  for verb in "${verbs[@]}"; do
+    read -ra words <<< "$verb"
+    share=()
+    if [ "$PROCESSES" -gt 1 ] && [[ ${words[0]} == @(eval|infer) ]]; then
+      share=("--shard=$PROCESS/$PROCESSES")
+      for flag in "$@"; do
+        [[ $flag != --shard* ]] || share=()
+      done
+    fi
+    say "calrec $verb (process $PROCESS of $PROCESSES)"
+    run_told "$calrec" "${words[@]}" "$@" "${share[@]}" || return $?
+  done
+}
+
+# VOLUMES are those of `docker run`, separated by commas; may be empty.
+work_docker() {
+  local volume
+  local -a volumes options=(--rm --gpus all --user "$(id -u):$(id -g)")
+  IFS=, read -ra volumes <<< "$1"
+  shift
+  mkdir -p "$ROOT/runs"
+  # Results and caches outlive the container; its user has no home.
+  options+=(--volume "$ROOT/runs:/calrec_jax/runs" --env HOME=/tmp)
+  for volume in "${volumes[@]}"; do
+    options+=(--volume "$volume")
+  done
+  options+=(--entrypoint launch/on_host.sh "$IMAGE:cuda")
+  run_told docker run "${options[@]}" work "$@"
+}
+
+# --- runs that live on
+
+this_boot() { cat /proc/sys/kernel/random/boot_id; }
+
+running() {
+  local boot process
+  [ -e "$1/process" ] && [ ! -e "$1/status" ] || return 1
+  read -r boot process < "$1/process"
+  [ "$boot" = "$(this_boot)" ] && kill -0 "$process" 2> /dev/null
+}
+
+# Asked twice, it starts once: tools ask again when a connection breaks.
+start() {
+  local folder="$RUNS/${1:?NAME}"
+  shift
+  mkdir -p "$folder"
+  if running "$folder"; then
+    if [ "$(printf '%q ' "$@")" = "$(cat "$folder/command")" ]; then
+      echo "It is running already."
+      return
+    fi
+    fail "another command of this name is running here: $(cat "$folder/command")"
+  fi
+  if [ -e "$folder/log" ]; then
+    mv "$folder/log" "$folder/log.previous"
+  fi
+  rm -f "$folder/status"
+  printf '%q ' "$@" > "$folder/command"
+  setsid nohup bash "${BASH_SOURCE[0]}" record "$folder" "$@" \
+    > "$folder/log" 2>&1 < /dev/null &
+  echo "$(this_boot) $!" > "$folder/process"
+}
+
+record() {
+  local folder="$1" status=0
+  shift
+  bash_run "$@" || status=$?
+  echo "$status" > "$folder/status.new"
+  mv "$folder/status.new" "$folder/status"
+}
+
+# The same script in a process of its own, so that `set -e` holds in it.
+bash_run() { run_told bash "${BASH_SOURCE[0]}" "$@"; }
+
+# show LOG SHOWN: prints what LOG holds beyond its first SHOWN bytes; sets SIZE.
+show() {
+  SIZE="$(stat --format=%s "$1")"
+  if [ "$SIZE" -gt "$2" ]; then
+    tail --bytes="+$(($2 + 1))" "$1" | head --bytes="$((SIZE - $2))"
+  fi
+}
+
+# The first host shows its log; the others are silent unless they fail. What
+# ends it is the status file: in a container nobody may take note of a process
+# that ended, which `tail --pid` would wait for.
+follow() {
+  local folder="$RUNS/${1:?NAME}" shown=0
+  [ -e "$folder/process" ] || fail "nothing of this name was started here."
+  find_process
+  if [ "${2:-all}" = new ]; then
+    shown="$(stat --format=%s "$folder/log")"
+  fi
+  while running "$folder"; do
+    if [ "$PROCESS" -eq 0 ]; then
+      show "$folder/log" "$shown"
+      shown="$SIZE"
+    fi
+    sleep "$SHOW_SECONDS"
+  done
+  if [ "$PROCESS" -eq 0 ]; then
+    show "$folder/log" "$shown"
+  elif [ "$(cat "$folder/status" 2> /dev/null || echo lost)" != 0 ]; then
+    tail --lines=20 "$folder/log" | sed "s/^/[process $PROCESS] /" >&2
+  fi
+}
+
+status() {
+  local folder="$RUNS/${1:?NAME}" state=absent
+  if [ -e "$folder/status" ]; then
+    state="ended $(cat "$folder/status")"
+  elif running "$folder"; then
+    state=running
+  elif [ -e "$folder/process" ]; then
+    state=lost
+  fi
+  echo "calrec-run $(hostname): $state"
+}
+
+stop() {
+  local folder="$RUNS/${1:?NAME}" process
+  if ! running "$folder"; then
+    echo "Nothing of this name is running here."
+    return
+  fi
+  read -r _ process < "$folder/process"
+  kill -TERM "$process"
+  echo "Told to save and leave; waiting."
+  while running "$folder"; do
+    sleep "$SHOW_SECONDS"
+  done
+}
+
+pack() {
+  local file="${1:?FILE}"
+  shift
+  tar --create --gzip --file "$file" --directory "$ROOT" -- "$@"
+}
+
+case "${1:-}" in
+  setup | setup_docker | work | work_docker | start | record | follow | \
+    status | stop | pack) "$@" ;;
+  *)
+    sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+    exit 2
+    ;;
+esac

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# The job that launch/slurm.sh submits; Slurm runs a copy of this file, in the
+# checkout's folder, on the first host.
+#
+#   slurm_job.sh MAX_PREEMPTIONS MAX_RETRIES tpu|cuda|cpu VERBS -- FLAGS
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR/..
+source launch/preemption.sh
+max_preemptions="$1" max_retries="$2" accelerator="$3"
+shift 3
+
+# Once, before any host needs it: the folder is shared.
+bash launch/on_host.sh setup "$accelerator"
+status=0
+# One host that leaves first must not end the others while they save.
+srun --kill-on-bad-exit=0 --wait=600 \
+  bash launch/on_host.sh work "$@" || status=$?
+restarts="${SLURM_RESTART_COUNT:-0}"
+if [ "$status" -eq 0 ]; then
+  exit 0
+elif [ "$status" -eq "$PREEMPTED_STATUS" ]; then
+  most="$max_preemptions"
+  echo "== It saved and left; restart $restarts of at most $most."
+else
+  most="$max_retries"
+  echo "== It failed with status $status; restart $restarts of at most $most."
+fi
+if [ "$restarts" -lt "$most" ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"

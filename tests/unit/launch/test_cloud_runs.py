@@ -1,0 +1,353 @@
+"""Runs on TPU VMs and queued resources, from the first call to the last."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import launch_stand_ins
+import pytest
+
+from launch.launcher import tpu_pod
+from launch.launcher.preemption import preempted_status
+from launch.launcher.shell import Answer, LaunchError, Shell
+
+PLACE = ("--name=mine", "--zone=us-west4-a", "--project=p")
+WHERE = ("--zone=us-west4-a", "--project=p")
+GIN = "--gin_file=recipes/quickstart.gin"
+# Each would be taken apart, replaced or run by a shell that sees it bare.
+NASTY = (
+  "--gin.MODEL_DIR='gs://bucket/my run'",
+  '--gin.A="it\'s $HOME `id` $(id); rm -rf / & | > x"',
+  "--gin.B=*\\n\t\n!#~{a,b}",
+  "--gin.C=",
+)
+
+
+def _vm(world, *words, flags=(GIN,)):
+  some = ("--accelerator=v5litepod-8", *words, "--", *flags)
+  return world.launch("tpu_vm", *PLACE, *some)
+
+
+def _pod(world, *words, flags=(GIN,)):
+  some = ("--accelerator=v5litepod-16", *words, "--", *flags)
+  return world.launch("tpu_pod", *PLACE, *some)
+
+
+def _verbs(world, kind):
+  """What gcloud was asked to do with TPUs of a kind, without looking."""
+  calls = world.calls("gcloud", "compute", "tpus", kind)
+  return [call[4] for call in calls if call[4] in ("create", "delete")]
+
+
+@pytest.fixture
+def make(tmp_path):
+  def made(**plan):
+    return launch_stand_ins.World(tmp_path / "world", **plan)
+
+  return made
+
+
+def test_a_vm_is_created_used_and_deleted(make):
+  world = make()
+  done = _vm(world, "--spot", "--create_flag=--network=n")
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert world.calrec() == [["train", GIN], ["eval", GIN]]
+  [create] = world.calls("gcloud", "compute", "tpus", "tpu-vm", "create")
+  [label] = [word for word in create if word.startswith("--labels=")]
+  assert re.fullmatch(r"--labels=calrec-launch=[0-9a-f]{16}", label)
+  assert create[5:] == [
+    *("mine", *WHERE, "--accelerator-type=v5litepod-8"),
+    *("--version=v2-alpha-tpuv5-lite", label, "--spot", "--network=n"),
+  ]
+  delete = world.calls("gcloud", "compute", "tpus", "tpu-vm", "delete")
+  assert [call[5:] for call in delete] == [["mine", *WHERE, "--quiet"]]
+  assert not world.things()
+  assert not list((world.folder / "state").iterdir())
+  assert "calrec says train" in done.stdout  # The log is shown.
+
+
+def test_every_command_is_printed_before_it_runs(make):
+  world = make()
+  done = _vm(world, flags=(GIN, *NASTY))
+  printed = [x for x in done.stdout.splitlines() if x.startswith("+ gcloud")]
+  # Commands with line ends in them go over several lines.
+  assert len(printed) == len(world.calls("gcloud"))
+
+
+def test_flags_arrive_as_they_were(make):
+  world = make(hosts=2)
+  done = _pod(world, "--verbs=train", flags=(GIN, *NASTY))
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert world.calrec() == [["train", GIN, *NASTY]] * 2
+
+
+def test_a_queued_resource_is_waited_for(make):
+  states = ["WAITING_FOR_RESOURCES", "WAITING_FOR_RESOURCES", "PROVISIONING"]
+  world = make(states=[[*states, "ACTIVE"]])
+  done = _pod(world, "--valid_until_duration=6h", "--service_account=s@p")
+  assert done.returncode == 0, done.stdout + done.stderr
+  shown = re.findall(r"^== queued resource mine: (\w+)", done.stdout, re.M)
+  assert shown == ["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]
+  [create] = world.calls(
+    "gcloud", "compute", "tpus", "queued-resources", "create"
+  )
+  assert create[5:11] == [
+    *("mine", *WHERE, "--accelerator-type=v5litepod-16"),
+    *("--runtime-version=v2-alpha-tpuv5-lite", "--node-id=mine"),
+  ]
+  assert create[11] == "--valid-until-duration=6h"
+  assert create[-1] == "--service-account=s@p"
+  [delete] = world.calls(
+    "gcloud", "compute", "tpus", "queued-resources", "delete"
+  )
+  assert delete[5:] == ["mine", *WHERE, "--quiet", "--force"]
+
+
+def test_hosts_of_slices_share_an_evaluation(make):
+  world = make(hosts=4, slices=2)
+  done = _pod(world, "--slices=2")
+  assert done.returncode == 0, done.stdout + done.stderr
+  [create] = world.calls(
+    "gcloud", "compute", "tpus", "queued-resources", "create"
+  )
+  assert {"--node-count=2", "--node-prefix=mine"} <= set(create)
+  assert not [word for word in create if word.startswith("--node-id")]
+  ssh = world.calls("gcloud", "compute", "tpus", "queued-resources", "ssh")
+  assert all({"--node=all", "--worker=all"} <= set(call) for call in ssh)
+  shares = sorted(call[-1] for call in world.calrec() if call[0] == "eval")
+  assert shares == [f"--shard={index}/4" for index in range(4)]
+  assert [call for call in world.calrec() if call[0] == "train"] == [
+    ["train", GIN]
+  ] * 4
+
+
+def test_a_share_that_was_asked_for_stays(make):
+  world = make(hosts=2)
+  _pod(world, "--verbs=eval", flags=(GIN, "--shard=0/1"))
+  assert world.calrec() == [["eval", GIN, "--shard=0/1"]] * 2
+
+
+@pytest.mark.parametrize(
+  ("ends", "why"),
+  [
+    (preempted_status(), "saved and left"),
+    ("vanish", "taken away"),
+    ("node", "taken away"),
+  ],
+)
+def test_a_preempted_run_starts_again(make, ends, why):
+  world = make(calrec=[ends])
+  done = _pod(world, "--spot")
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert why in done.stdout
+  assert _verbs(world, "queued-resources") == ["create", "delete"] * 2
+  # The same command, which goes on by itself; then the next verb.
+  assert world.calrec() == [["train", GIN], ["train", GIN], ["eval", GIN]]
+  created = world.calls(
+    "gcloud", "compute", "tpus", "queued-resources", "create"
+  )
+  [first, second] = created
+  changed = set(first) ^ set(second)
+  assert all(word.startswith("--labels=") for word in changed)
+
+
+def test_taken_away_before_it_was_ready(make):
+  world = make(states=[["PROVISIONING", "SUSPENDED"], ["ACTIVE"]])
+  done = _pod(world, "--spot")
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert _verbs(world, "queued-resources") == ["create", "delete"] * 2
+
+
+def test_preemptions_end_somewhere(make):
+  world = make(calrec=[preempted_status()] * 9)
+  done = _pod(world, "--spot", "--max_preemptions=1")
+  assert done.returncode == preempted_status()
+  assert "Given up: --max_preemptions=1" in done.stderr
+  assert len(world.calrec()) == 2
+  assert not world.things()
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_other_failures_are_retried_as_often_as_said(make, retries):
+  world = make(calrec=[7] * 9)
+  done = _pod(world, f"--max_retries={retries}")
+  assert done.returncode == 7
+  assert "status 7" in done.stderr
+  assert world.calrec() == [["train", GIN]] * (1 + retries)
+  assert not world.things()
+
+
+def test_a_refusal_is_said_once_and_nothing_is_deleted(make):
+  world = make(create_errors=["RESOURCE_EXHAUSTED: Quota 'TPUS' exceeded"])
+  done = _pod(world)
+  assert done.returncode == 1
+  assert "Quota 'TPUS' exceeded" in done.stderr
+  assert done.stderr.count("did not create") == 1
+  assert "https://cloud.google.com/tpu/docs/quota" in done.stderr
+  assert _verbs(world, "queued-resources") == ["create"]
+
+
+def test_a_request_that_ran_out_of_time(make):
+  world = make(states=[["WAITING_FOR_RESOURCES", "FAILED"]])
+  done = _pod(world)
+  assert done.returncode == 1
+  assert "--valid_until_duration" in done.stderr
+  assert not world.calrec()
+  assert not world.things()
+
+
+def test_what_existed_is_used_and_not_deleted(make):
+  world = make()
+  world.add("tpu-vm", "mine", ["READY"], team="ours")
+  done = _vm(world)
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert world.calrec() == [["train", GIN], ["eval", GIN]]
+  assert _verbs(world, "tpu-vm") == []
+  assert world.things() == {"tpu-vm/mine"}
+
+
+def test_what_existed_is_not_deleted_when_preempted(make):
+  world = make(calrec=["vanish"])
+  world.add("queued-resources", "mine", ["ACTIVE"])
+  done = _pod(world)
+  assert done.returncode == 1
+  assert "was not made here" in done.stderr
+  assert _verbs(world, "queued-resources") == []
+
+
+def test_another_of_the_same_name_is_not_deleted(make):
+  world = make()
+  _vm(world, "--keep")
+  assert world.things() == {"tpu-vm/mine"}
+  [mark] = (world.folder / "state").iterdir()
+  assert json.loads(mark.read_text())["kind"] == "tpu-vm"
+  # Deleted by hand, and made by another launcher since.
+  world.add("tpu-vm", "mine", ["READY"], **{"calrec-launch": "0" * 16})
+  done = world.launch("tpu_vm", *PLACE, "--stop")
+  assert done.returncode == 1
+  assert "gcloud compute tpus tpu-vm delete mine" in done.stderr
+  assert _verbs(world, "tpu-vm") == ["create"]
+
+
+def test_what_was_kept_is_used_again_and_stopped(make):
+  world = make()
+  kept = _vm(world, "--keep")
+  assert "goes on costing" in kept.stdout
+  again = _vm(world, "--keep", "--verbs=eval")
+  assert again.returncode == 0, again.stdout + again.stderr
+  assert _verbs(world, "tpu-vm") == ["create"]
+  assert world.launch("tpu_vm", *PLACE, "--stop").returncode == 0
+  assert not world.things()
+  gone = world.launch("tpu_vm", *PLACE, "--stop")
+  assert (gone.returncode, "There is no" in gone.stdout) == (0, True)
+
+
+def test_a_broken_connection_is_made_again(make):
+  world = make(broken=[True, True])
+  done = _vm(world)
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert world.calrec() == [["train", GIN], ["eval", GIN]]
+
+
+def test_results_are_fetched(make, tmp_path):
+  world = make()
+  fetched = launch_stand_ins.ROOT / "runs" / "launch-test"
+  try:
+    done = _vm(world, "--fetch=runs/launch-test")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (fetched / "metrics.json").read_text() == "{}"
+  finally:
+    (fetched / "metrics.json").unlink(missing_ok=True)
+    if fetched.exists():
+      fetched.rmdir()
+
+
+def test_hosts_mount_the_bucket(make):
+  world = make()
+  done = _vm(world, "--bucket=my-bucket")
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert world.calls("gcsfuse") == [
+    ["gcsfuse", "--implicit-dirs", "my-bucket", "/mnt/my-bucket"]
+  ]
+
+
+def test_a_cloud_that_does_not_answer_is_no_absent_machine(make):
+  world = make()
+  (world.bin / "gcloud").write_text(
+    "#!/bin/sh\necho 'PERMISSION_DENIED: no' >&2\nexit 1\n"
+  )
+  done = _vm(world)
+  assert done.returncode == 1
+  assert "PERMISSION_DENIED" in done.stderr
+  assert "gcloud auth login" in done.stderr
+
+
+@pytest.mark.parametrize(
+  ("words", "remedy"),
+  [
+    (("--name=mine", "--project=p", "--", GIN), "--zone is missing"),
+    (("--name=mine", "--zone=z", "--", GIN), "--project is missing"),
+    ((*WHERE, "--", GIN), "--name is missing"),
+    (("--name=Mine!", *WHERE, "--", GIN), "lower-case"),
+    ((*PLACE, "--accelerator=v5e-16", "--", GIN), "Did you mean v5litepod?"),
+    ((*PLACE, "--accelerator=v5litepo-16", "--", GIN), "mean v5litepod?"),
+    ((*PLACE, "--accelerator=v4-7", "--", GIN), "v4-32"),
+    ((*PLACE, "--", GIN), "--accelerator is missing"),
+    ((*PLACE, "--accelerator=v6e-8"), "stands behind `--`"),
+    ((*PLACE, "--verbs=train,,eval", "--", GIN), "empty verb"),
+    ((*PLACE, "--slices=0", "--", GIN), "--slices=0"),
+    ((*PLACE, "--", "--gin_file=/etc/passwd"), "outside the checkout"),
+  ],
+)
+def test_what_is_wrong_is_said_before_anything_is_made(
+  words, remedy, tmp_path, monkeypatch
+):
+  monkeypatch.delenv("CLOUDSDK_COMPUTE_ZONE", raising=False)
+  monkeypatch.delenv("CLOUDSDK_CORE_PROJECT", raising=False)
+  monkeypatch.setattr(Shell, "run", lambda *_: pytest.fail("ran something"))
+  absent = Answer(1, "", "NOT_FOUND")
+  monkeypatch.setattr(Shell, "ask", lambda *_, **__: absent)
+  with pytest.raises(LaunchError, match=re.escape(remedy)) as raised:
+    tpu_pod.main([f"--state_dir={tmp_path}", *words])
+  assert raised.value.status == 2
+
+
+@pytest.mark.parametrize("script", ["tpu_vm", "tpu_pod"])
+def test_a_dry_run_needs_no_tool_and_leaves_nothing(script, tmp_path):
+  environment = {"PATH": _bare_path(tmp_path), "CALREC_PYTHON": sys.executable}
+  state = tmp_path / "state"
+  words = [*PLACE, "--accelerator=v6e-8", f"--state_dir={state}", "--dry_run"]
+  done = subprocess.run(
+    [launch_stand_ins.ROOT / "launch" / f"{script}.sh", *words, "--", GIN],
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert not state.exists()
+  verbs = re.findall(r"^\+ gcloud compute tpus \S+ (\w+)", done.stdout, re.M)
+  in_order = ["describe", "create", "describe", "scp", *["ssh"] * 5]
+  assert [verb for verb in verbs if verb != "describe"] == [
+    verb for verb in (*in_order, "delete") if verb != "describe"
+  ]
+
+
+def test_a_missing_tool_is_named_with_its_remedy(make):
+  world = make()
+  world.environment["PATH"] = _bare_path(world.folder)
+  done = _vm(world)
+  assert done.returncode == 1
+  assert "gcloud is not on this machine's PATH" in done.stderr
+  assert "https://cloud.google.com/sdk/docs/install" in done.stderr
+
+
+def _bare_path(folder):
+  """A PATH with what the shell scripts need, and no cloud tool."""
+  bare = folder / "bare"
+  bare.mkdir(exist_ok=True)
+  for tool in ("bash", "env", "dirname", "git"):
+    (bare / tool).symlink_to(shutil.which(tool))
+  return str(bare)

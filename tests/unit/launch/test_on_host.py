@@ -1,0 +1,187 @@
+"""What runs on a host: which process it is, signals, runs that live on."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+SCRIPT = pathlib.Path(__file__).parents[3] / "launch" / "on_host.sh"
+LONGEST_SECONDS = 60  # Of waiting for another process, on a busy machine.
+# Notes its arguments; with WAIT, it leaves with 83 when it is told to.
+CALREC = """
+import json, os, pathlib, signal, sys
+folder = pathlib.Path(os.environ["NOTES"])
+with open(folder / "calls", "a") as file:
+  file.write(json.dumps(sys.argv[1:]) + chr(10))
+if "WAIT" in os.environ:
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(83))
+  (folder / "waiting").touch()
+  signal.pause()
+sys.exit(int(os.environ.get("STATUS", "0")))
+"""
+
+
+@pytest.fixture
+def host(tmp_path):
+  """A host where calrec is installed and noted, outside any checkout."""
+  # A copy: the checkout's own environment would come first.
+  launch = tmp_path / "checkout" / "launch"
+  launch.mkdir(parents=True)
+  for name in ("on_host.sh", "environment.sh"):
+    (launch / name).write_text((SCRIPT.parent / name).read_text("utf-8"))
+  bare = tmp_path / "bin"
+  bare.mkdir()
+  program = tmp_path / "calrec.py"
+  program.write_text(CALREC)
+  for name, text in (
+    ("calrec", f'exec "{sys.executable}" -IS "{program}" "$@"'),
+    ("curl", "exit 22"),  # No TPU VM.
+  ):
+    (bare / name).write_text(f"#!/bin/sh\n{text}\n")
+    (bare / name).chmod(0o755)
+  return Host(tmp_path, launch / "on_host.sh", bare)
+
+
+class Host:
+  def __init__(self, home, script, bare):
+    self.home, self._script = home, script
+    self._environment = {
+      "PATH": f"{bare}:{os.environ['PATH']}",
+      "HOME": str(home),
+      "NOTES": str(home),
+    }
+
+  def start(self, *words, **environment):
+    return subprocess.Popen(
+      ["bash", self._script, *words],
+      env={**self._environment, **environment},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+
+  def run(self, *words, **environment):
+    process = self.start(*words, **environment)
+    printed, _ = process.communicate(timeout=LONGEST_SECONDS)
+    return process.returncode, printed
+
+  def calls(self):
+    return (self.home / "calls").read_text().splitlines()
+
+  def await_call(self):
+    began = time.monotonic()
+    while not (self.home / "waiting").exists():
+      assert time.monotonic() - began < LONGEST_SECONDS
+      os.sched_yield()
+
+
+def test_verbs_run_one_after_the_other(host):
+  status, _ = host.run("work", "data cache,train", "--", "--gin.A='a b'")
+  assert status == 0
+  assert host.calls() == [
+    '["data", "cache", "--gin.A=\'a b\'"]',
+    '["train", "--gin.A=\'a b\'"]',
+  ]
+
+
+def test_the_first_failure_ends_it(host):
+  status, _ = host.run("work", "train,eval", "--", "--x", STATUS="7")
+  assert (status, host.calls()) == (7, ['["train", "--x"]'])
+
+
+@pytest.mark.parametrize(
+  ("environment", "share"),
+  [
+    ({}, None),
+    ({"CALREC_NUM_PROCESSES": "3", "CALREC_PROCESS_ID": "2"}, "2/3"),
+    ({"CALREC_NUM_PROCESSES": "1", "CALREC_PROCESS_ID": "0"}, None),
+    ({"SLURM_PROCID": "5", "SLURM_NTASKS": "8"}, "5/8"),
+    ({"TPU_WORKER_HOSTNAMES": "a,b,c,d", "TPU_WORKER_ID": "3"}, "3/4"),
+    (
+      {
+        "TPU_WORKER_HOSTNAMES": "a,b",
+        "TPU_WORKER_ID": "1",
+        "MEGASCALE_NUM_SLICES": "3",
+        "MEGASCALE_SLICE_ID": "2",
+      },
+      "5/6",
+    ),
+    ({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, None),
+  ],
+)
+def test_the_share_is_that_of_the_process(host, environment, share):
+  status, _ = host.run("work", "train,eval", "--", "--x", **environment)
+  assert status == 0
+  asked = f', "--shard={share}"' if share else ""
+  assert host.calls() == ['["train", "--x"]', f'["eval", "--x"{asked}]']
+
+
+def test_the_first_process_hands_on_that_it_is_told_to_leave(host):
+  process = host.start("work", "train,eval", "--", "--x", WAIT="")
+  host.await_call()
+  process.send_signal(signal.SIGTERM)
+  process.communicate(timeout=LONGEST_SECONDS)
+  assert process.returncode == 83
+  assert host.calls() == ['["train", "--x"]']  # And no further verb.
+
+
+def test_a_detached_run_is_started_once_and_told_to_leave(host):
+  words = ("start", "mine", "work", "train,eval", "--", "--x")
+  assert host.run(*words, WAIT="")[0] == 0
+  try:
+    host.await_call()
+    assert "mine" not in host.run("status", "mine")[1]
+    assert host.run("status", "mine")[1].endswith(": running\n")
+    status, printed = host.run(*words, WAIT="")
+    assert (status, "running already" in printed) == (0, True)
+    status, printed = host.run(*words, "--other")
+    assert (status, "another command" in printed) == (2, True)
+  finally:
+    status, _ = host.run("stop", "mine")
+  assert status == 0
+  assert host.calls() == ['["train", "--x"]']
+  assert host.run("status", "mine")[1].endswith(": ended 83\n")
+  # It may be started again now.
+  assert host.run(*words)[0] == 0
+  status, printed = host.run("follow", "mine")
+  assert (status, "calrec eval (process 0 of 1)" in printed) == (0, True)
+  assert host.run("status", "mine")[1].endswith(": ended 0\n")
+
+
+def test_a_run_under_which_the_host_was_restarted_is_lost(host):
+  assert host.run("status", "mine")[1].endswith(": absent\n")
+  folder = host.home / ".calrec_runs" / "mine"
+  folder.mkdir(parents=True)
+  # Its process number may be another program's by now.
+  (folder / "process").write_text(f"another-boot {os.getpid()}\n")
+  assert host.run("status", "mine")[1].endswith(": lost\n")
+
+
+def test_other_hosts_show_their_log_only_when_they_fail(host):
+  second = {"CALREC_NUM_PROCESSES": "2", "CALREC_PROCESS_ID": "1"}
+  for status, shown in (("0", False), ("7", True)):
+    host.run("start", "mine", "work", "train", "--", STATUS=status, **second)
+    _, printed = host.run("follow", "mine", **second)
+    assert ("[process 1]" in printed) == shown
+
+
+def test_results_are_packed_from_the_checkout(host, tmp_path):
+  results = tmp_path / "checkout" / "runs" / "my run"
+  results.mkdir(parents=True)
+  (results / "metrics.json").write_text("{}")
+  archive = tmp_path / "results.tgz"
+  assert host.run("pack", archive, "runs/my run")[0] == 0
+  listed = subprocess.run(
+    ["tar", "--list", "--file", archive], capture_output=True, text=True
+  )
+  assert listed.stdout.split("\n")[1] == "runs/my run/metrics.json"
+
+
+def test_what_is_missing_is_said(host):
+  assert "-- is missing" in host.run("work", "train")[1]
+  status, printed = host.run("--help")
+  assert (status, "work VERBS -- FLAGS" in printed) == (2, True)
