@@ -280,13 +280,26 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def require_rows(rows: int, mesh: Mesh) -> None:
-  """Refuses a batch whose rows cannot be split over the mesh."""
+def require_rows(rows: int, mesh: Mesh, microbatches: int = 1) -> None:
+  """Refuses a batch whose rows cannot be split over the mesh.
+
+  Args:
+    rows: of the global batch.
+    mesh: the devices.
+    microbatches: into how many the batch is split; each needs a row, or as
+      many as another, from every device.
+
+  Raises:
+    PartitioningError: with the arithmetic.
+  """
   parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-  if rows % parts:
+  if rows % (parts * microbatches):
+    split = f"replica × data × fsdp = {parts} devices"
+    if microbatches > 1:
+      split = f"MICROBATCHES (Stage.microbatches) = {microbatches} of {split}"
     raise PartitioningError(
-      f"BATCH_SIZE (Feed.rows) = {rows} rows cannot be split over replica × "
-      f"data × fsdp = {parts} devices; use a multiple of {parts}."
+      f"BATCH_SIZE (Feed.rows) = {rows} rows cannot be split over {split}; "
+      f"use a multiple of {parts * microbatches}."
     )
 
 

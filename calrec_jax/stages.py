@@ -51,6 +51,9 @@ class Stage:
     checkpoints: when to save.
     validation: when to validate.
     tuning: which parameters are trained; by default all.
+    microbatches: MICROBATCHES (t5x: num_microbatches): into how many a batch
+      is split to save memory, with the losses and gradients of the whole one;
+      see `calrec_jax.accumulation`.
     initial_checkpoint: INITIAL_CHECKPOINT_PATH: parameters to start from: a
       `checkpoint_<step>` folder or a stage's, a t5x checkpoint in Orbax's
       format, a Hugging Face folder, a GGUF file, or the name of a packaged
@@ -73,6 +76,7 @@ class Stage:
   checkpoints: CheckpointPolicy = gin.REQUIRED
   validation: Validation = gin.REQUIRED
   tuning: Tuning = EVERYTHING
+  microbatches: int = 1
   initial_checkpoint: str | None = None
   use_cached: bool = False
   seed: int = 0
@@ -80,7 +84,7 @@ class Stage:
 
   def __post_init__(self):
     """Refuses stages that train nothing."""
-    for name in ("steps", "log_period"):
+    for name in ("steps", "microbatches", "log_period"):
       if getattr(self, name) < 1:
         raise ValueError(f"Stage.{name} must be at least 1.")
     _refuse_choosing_on_trained_targets(self)
@@ -232,6 +236,10 @@ def describe_training(
     "feed": lineage.plain(feed_settings),
     "optimizer": optimizer_bindings(),
   }
+  if stage.microbatches > 1 and (decoder.dropout or stage.objective.draws):
+    # Each draws its own masks and items. Without any, only roundings differ,
+    # as on another mesh.
+    described["microbatches"] = stage.microbatches
   if stage.validation.patience is not None:
     # Where validations end the stage, when and how they are made decides.
     described["early_stopping"] = lineage.plain(

@@ -58,7 +58,7 @@ def run_stage(stage: Stage, name: str, stage_names: tuple[str, ...]) -> None:
   ).open(caches)
   decoder_config = stages.decoder_for(stage, caches)
   mesh = partitioning.make_mesh(stage.mesh)
-  partitioning.require_rows(stage.feed.rows, mesh)
+  partitioning.require_rows(stage.feed.rows, mesh, stage.microbatches)
   record = lineage.describe(
     stage=name,
     parent=parent.describe() if parent is not None else None,
@@ -174,7 +174,11 @@ class _Loop:
     stage = self.stage
     step_fn = jax.jit(
       train_step.make_train_step(
-        self.decoder, stage.objective, stage.optimizer, stage.tuning
+        self.decoder,
+        stage.objective,
+        stage.optimizer,
+        stage.tuning,
+        stage.microbatches,
       ),
       donate_argnums=0,
     )

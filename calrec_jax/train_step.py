@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
+from calrec_jax import accumulation
 from calrec_jax.data.batch import NO_SLOT, PADDING_SEGMENT, Batch
-from calrec_jax.models.families import Objective
+from calrec_jax.models.row_objective import RowObjective
 from calrec_jax.state import TrainState
 from calrec_jax.tuning import EVERYTHING, Tuning, join
 from calrec_jax.weighted_sum import WeightedSum
@@ -20,9 +23,10 @@ Metrics = dict[str, WeightedSum]
 
 def make_train_step(
   decoder: nn.Module,
-  objective: Objective,
+  objective: RowObjective,
   optimizer: optax.GradientTransformation,
   tuning: Tuning = EVERYTHING,
+  microbatches: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """The update as a pure function of state and batch, ready for `jax.jit`.
 
@@ -32,7 +36,14 @@ def make_train_step(
     optimizer: of the trained parameters.
     tuning: which parameters are trained; the gradient is taken of them alone,
       and the metric `gradient_norm` is theirs.
+    microbatches: into how many a batch is split, one computed after another;
+      see `calrec_jax.accumulation`.
   """
+  value_and_grad = _whole
+  if microbatches > 1:
+    value_and_grad = functools.partial(
+      accumulation.value_and_grad, microbatches=microbatches
+    )
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     key = jax.random.wrap_key_data(state.rng)
@@ -40,13 +51,13 @@ def make_train_step(
     dropout_rng = jax.random.fold_in(key, state.step + 1)
 
     trained, frozen = tuning.split(state.params)
-
-    def loss_of(trained):
-      params = join(trained, frozen)
-      return objective(decoder, params, batch, dropout_rng=dropout_rng)
-
-    (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-      trained
+    (loss, metrics), gradients = value_and_grad(
+      objective,
+      decoder,
+      lambda trained: join(trained, frozen),
+      trained,
+      batch,
+      dropout_rng=dropout_rng,
     )
     updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
     params = join(optax.apply_updates(trained, updates), frozen)
@@ -62,8 +73,26 @@ def make_train_step(
   return train_step
 
 
+def _whole(
+  objective: RowObjective,
+  decoder: nn.Module,
+  params_of: Callable[[Any], Any],
+  trained: Any,
+  batch: Batch,
+  *,
+  dropout_rng: jax.Array,
+) -> tuple[tuple[jax.Array, Metrics], Any]:
+  """The whole batch at once; see `accumulation.value_and_grad`."""
+
+  def loss_of(trained: Any) -> tuple[jax.Array, Metrics]:
+    params = params_of(trained)
+    return objective(decoder, params, batch, dropout_rng=dropout_rng)
+
+  return jax.value_and_grad(loss_of, has_aux=True)(trained)
+
+
 def make_eval_step(
-  decoder: nn.Module, objective: Objective
+  decoder: nn.Module, objective: RowObjective
 ) -> Callable[..., Metrics]:
   """The objective alone, without dropout, as weighted sums."""
 

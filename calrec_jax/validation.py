@@ -21,7 +21,7 @@ from calrec_jax.data.cache import TokenCache
 from calrec_jax.data.feed import Feed, OpenFeed
 from calrec_jax.data.item_ids import ItemCache
 from calrec_jax.evaluate import metrics as ranking_metrics
-from calrec_jax.models.families import Objective
+from calrec_jax.models.row_objective import RowObjective
 from calrec_jax.recommend.dense import Dense
 from calrec_jax.recommend.prompts import PromptLimits
 from calrec_jax.recommend.protocol import Recommender
@@ -76,7 +76,7 @@ class Validator:
     settings: Validation,
     feed: OpenFeed,
     decoder: Any,
-    objective: Objective,
+    objective: RowObjective,
     mesh: jax.sharding.Mesh,
   ):
     self._settings = settings

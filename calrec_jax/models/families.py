@@ -4,44 +4,18 @@ A family gives the loop all that depends on the kind of model: the module, what
 its tokens are, and the FLOPs of a step. Its objective goes with it.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
-import jax
 
-from calrec_jax.data.batch import Batch
 from calrec_jax.models import flops, next_item, objective, sasrec
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.decoder_config import DecoderConfig
+from calrec_jax.models.row_objective import RowObjective
 from calrec_jax.models.sasrec import SASRec, SASRecConfig
-from calrec_jax.weighted_sum import WeightedSum
 
 ModelConfig = DecoderConfig | SASRecConfig
-
-
-class Objective(Protocol):
-  """What a stage minimises; a frozen dataclass, so that lineages keep it."""
-
-  def __call__(
-    self,
-    model: Any,
-    params: Any,
-    batch: Batch,
-    /,
-    *,
-    dropout_rng: jax.Array | None = None,
-  ) -> tuple[jax.Array, dict[str, WeightedSum]]:
-    """The loss of a batch in nats, and its parts as weighted sums.
-
-    `loss_nig_nats` is among the parts: the cross-entropy of the next token,
-    over the tokens that count.
-    """
-    ...
-
-  def total(self, means: Mapping[str, Any]) -> jax.Array:
-    """The loss that belongs to the means of its parts."""
-    ...
 
 
 class Family(NamedTuple):
@@ -50,13 +24,14 @@ class Family(NamedTuple):
   Attributes:
     module: makes the Flax module of a configuration. It is called with tokens,
       positions and segment ids [R, L], and `deterministic`.
-    objective: the class of its losses.
+    objective: the class of its losses, a frozen dataclass, so that lineages
+      keep it.
     tokens: "texts" of items, or the items' "ids".
     train_step_flops: see `flops.train_step_flops`.
   """
 
   module: Callable[[Any], nn.Module]
-  objective: type
+  objective: type[RowObjective]
   tokens: Literal["texts", "ids"]
   train_step_flops: Callable[..., float]
 

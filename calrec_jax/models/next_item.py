@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Int
 from calrec_jax.data.batch import Batch
 from calrec_jax.data.item_ids import FIRST_TOKEN
 from calrec_jax.models import sasrec
-from calrec_jax.models.next_token import chunked_cross_entropy
+from calrec_jax.models.next_token import asked_weights, chunked_cross_entropy
+from calrec_jax.models.row_objective import RowObjective, Sums
 from calrec_jax.weighted_sum import WeightedSum
 
 _MASKED = -1e30
@@ -25,7 +26,7 @@ _MASKED = -1e30
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NextItem:
+class NextItem(RowObjective):
   """Full or sampled softmax over the items.
 
   Attributes:
@@ -54,37 +55,28 @@ class NextItem:
       if value is not None and value < 1:
         raise ValueError(f"NextItem.{name} must be at least 1.")
 
-  def __call__(
+  @property
+  def draws(self) -> bool:
+    """Whether items are drawn."""
+    return self.negatives is not None
+
+  def sums(
     self,
     model: sasrec.SASRec,
     params: dict,
+    hidden: Float[Array, "R L D"],
     batch: Batch,
-    *,
-    dropout_rng: Array | None = None,
-  ) -> tuple[Float[Array, ""], dict[str, WeightedSum]]:
-    """The loss of a batch and its parts.
+    dropout_rng: Array | None,
+  ) -> Sums:
+    """What the rows add; rows are not compared, so that is all of the loss.
 
-    Args:
-      model: the module.
-      params: its parameters.
-      batch: packed rows of item tokens, the global batch under `jax.jit`.
-      dropout_rng: of dropout and of the drawn items; without it there are
-        neither.
+    Without `dropout_rng` no items are drawn.
 
     Returns:
-      The loss, and weighted sums: `loss_nig_nats`, the cross-entropy of the
-      next item, and `token_accuracy`, how often it has the highest logit; both
-      among the drawn items where items are drawn.
+      `loss_nig_nats`, the cross-entropy of the next item, and
+      `token_accuracy`, how often it has the highest logit; both among the
+      drawn items where items are drawn.
     """
-    rngs = {} if dropout_rng is None else {"dropout": dropout_rng}
-    hidden = model.apply(
-      {"params": params},
-      batch.tokens,
-      batch.positions,
-      batch.segment_ids,
-      deterministic=dropout_rng is None,
-      rngs=rngs,
-    )
     table = model.apply({"params": params}, method="output_weights")
     table = jnp.asarray(table, jnp.float32)
     if self.negatives is None or dropout_rng is None:
@@ -112,8 +104,7 @@ class NextItem:
         drawn,
         log_expected=math.log(share) if self.corrected else 0.0,
       )
-    metrics = {"loss_nig_nats": nats, "token_accuracy": hits}
-    return nats.mean(), metrics
+    return {"loss_nig_nats": nats, "token_accuracy": hits}
 
   def total(self, means: Mapping[str, Any]) -> Array:
     """The loss that belongs to the means of its parts."""
@@ -182,7 +173,7 @@ def sampled_softmax(
     of places that count.
   """
   labels = jnp.roll(tokens, -1, axis=1)
-  weights = weights.at[:, -1].set(0.0)  # The last place has no next token.
+  weights = asked_weights(weights)
   count = jnp.sum(weights)
   hidden, labels, weights = (
     _in_groups(array, negatives.shape[1])

@@ -81,7 +81,7 @@ def chunked_cross_entropy(
     As `next_token_loss`.
   """
   labels = jnp.roll(tokens, -1, axis=1)
-  weights = weights.at[:, -1].set(0.0)  # The last position has no next token.
+  weights = asked_weights(weights)
   by_row = functools.partial(
     _loss_of_rows, logits_of, min(chunk_tokens, tokens.shape[1])
   )
@@ -93,6 +93,11 @@ def chunked_cross_entropy(
   )
   count = jnp.sum(weights)
   return WeightedSum(jnp.sum(nats), count), WeightedSum(jnp.sum(hits), count)
+
+
+def asked_weights(weights: Float[Array, "R L"]) -> Float[Array, "R L"]:
+  """The weights, without a row's last position: it has no next token."""
+  return weights.at[:, -1].set(0.0)
 
 
 def _loss_of_rows(

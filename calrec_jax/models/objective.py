@@ -18,12 +18,12 @@ from calrec_jax.data.batch import NO_SLOT, Batch
 from calrec_jax.models import contrastive, two_tower
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.next_token import next_token_loss
-from calrec_jax.weighted_sum import WeightedSum
+from calrec_jax.models.row_objective import RowObjective, Sums
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Objective:
+class Objective(RowObjective):
   """Weights and settings of the three losses.
 
   Attributes:
@@ -62,51 +62,46 @@ class Objective:
     if self.loss_chunk_tokens < 1:
       raise ValueError("Objective.loss_chunk_tokens must be at least 1.")
 
-  def __call__(
+  @property
+  def compares(self) -> bool:
+    """Whether a contrastive loss is part of the mixture."""
+    return self.alpha != 0 or self.beta != 0
+
+  def sums(
     self,
-    decoder: Decoder,
+    model: Decoder,
     params: dict,
+    hidden: Float[Array, "R L D"],
     batch: Batch,
-    *,
-    dropout_rng: Array | None = None,
-  ) -> tuple[Float[Array, ""], dict[str, WeightedSum]]:
-    """The loss of a batch and its parts.
-
-    Args:
-      decoder: the model.
-      params: its parameters.
-      batch: packed rows, the global batch under `jax.jit`.
-      dropout_rng: turns dropout on.
-
-    Returns:
-      The loss, and weighted sums: `loss_nig_nats`, `loss_tt_nats`,
-      `loss_ut_nats`, `token_accuracy` of the next token, and
-      `batch_accuracy_tt` and `batch_accuracy_ut`, how often the own pair is
-      the nearest of the batch (it depends on the batch size).
-    """
-    rngs = {} if dropout_rng is None else {"dropout": dropout_rng}
-    hidden = decoder.apply(
-      {"params": params},
-      batch.tokens,
-      batch.positions,
-      batch.segment_ids,
-      deterministic=dropout_rng is None,
-      rngs=rngs,
-    )
+    dropout_rng: Array | None,
+  ) -> Sums:
+    """`loss_nig_nats`, and `token_accuracy` of the next token."""
+    del dropout_rng
     nig, accuracy = next_token_loss(
-      decoder,
+      model,
       params,
       hidden,
       batch.tokens,
       batch.loss_weights,
       chunk_tokens=self.loss_chunk_tokens,
     )
-    towers = two_tower.pool(
-      hidden, batch, user_tokens=decoder.config.user_tokens
-    )
-    joint, user, item = (
-      vectors.reshape(-1, vectors.shape[-1]) for vectors in towers
-    )
+    return {"loss_nig_nats": nig, "token_accuracy": accuracy}
+
+  def vectors(
+    self, model: Decoder, hidden: Float[Array, "R L D"], batch: Batch
+  ) -> two_tower.TowerEmbeddings:
+    """The pooled vectors of every slot."""
+    return two_tower.pool(hidden, batch, user_tokens=model.config.user_tokens)
+
+  def compare(self, vectors: two_tower.TowerEmbeddings, batch: Batch) -> Sums:
+    """The contrastive losses over all slots of a batch.
+
+    Returns:
+      `loss_tt_nats`, `loss_ut_nats`, and `batch_accuracy_tt` and
+      `batch_accuracy_ut`, how often the own pair is the nearest of the batch
+      (it depends on the batch size).
+    """
+    joint, user, item = (part.reshape(-1, part.shape[-1]) for part in vectors)
     slot_items = batch.slot_items.reshape(-1)
     negative = contrastive.negatives(
       slot_items,
@@ -123,15 +118,12 @@ class Objective:
     )
     tt, tt_hits = contrast(joint)
     ut, ut_hits = contrast(user)
-    metrics = {
-      "loss_nig_nats": nig,
+    return {
       "loss_tt_nats": tt,
       "loss_ut_nats": ut,
-      "token_accuracy": accuracy,
       "batch_accuracy_tt": tt_hits,
       "batch_accuracy_ut": ut_hits,
     }
-    return self.mix(nig.mean(), tt.mean(), ut.mean()), metrics
 
   def total(self, means: Mapping[str, Any]) -> Array:
     """The loss that belongs to the means of its parts."""

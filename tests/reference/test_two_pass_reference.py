@@ -12,6 +12,7 @@ import numpy as np
 import plain_decoder
 import pytest
 
+from calrec_jax import accumulation
 from calrec_jax.data.batch import NO_SLOT
 from calrec_jax.models import two_tower
 from calrec_jax.models.objective import Objective
@@ -70,25 +71,38 @@ def test_embeddings_of_every_target(family):
 
 
 @pytest.mark.parametrize(
-  ("family", "settings"),
+  ("family", "settings", "microbatches"),
   [
-    ("llama", {}),
-    ("llama", {"direction": "both", "same_user_negatives": True}),
-    ("gemma", {"direction": "user_to_item", "temperature": 0.1}),
+    ("llama", {}, 2),
+    ("llama", {"direction": "both", "same_user_negatives": True}, 4),
+    ("gemma", {"direction": "user_to_item", "temperature": 0.1}, 2),
   ],
 )
-def test_losses_and_gradients(family, settings):
+def test_losses_and_gradients(family, settings, microbatches):
+  """Of the whole batch, at once and in microbatches."""
   decoder, params = model_toys.decoder(**model_toys.FAMILIES[family])
   documents, batch = _packed()
   objective = Objective(alpha=0.3, beta=0.2, loss_chunk_tokens=7, **settings)
 
   @jax.jit
-  def run(params):
+  def at_once(params):
     return jax.value_and_grad(
       lambda params: objective(decoder, params, batch), has_aux=True
     )(params)
 
-  (loss, metrics), gradients = run(params)
+  @jax.jit
+  def in_parts(params):
+    return accumulation.value_and_grad(
+      objective,
+      decoder,
+      lambda params: params,
+      params,
+      batch,
+      dropout_rng=jax.random.key(0),  # There is no dropout.
+      microbatches=microbatches,
+    )
+
+  results = at_once(params), in_parts(params)
 
   def parts(plain):
     return plain_decoder.losses(
@@ -105,14 +119,16 @@ def test_losses_and_gradients(family, settings):
 
   plain = plain_decoder.float64(params)
   names = ("loss_nig_nats", "loss_tt_nats", "loss_ut_nats")
-  np.testing.assert_allclose(
-    [metrics[name].mean() for name in names], parts(plain), atol=PLAIN
-  )
-  np.testing.assert_allclose(loss, mixed(plain), atol=PLAIN)
+  for (loss, metrics), _ in results:
+    np.testing.assert_allclose(
+      [metrics[name].mean() for name in names], parts(plain), atol=PLAIN
+    )
+    np.testing.assert_allclose(loss, mixed(plain), atol=PLAIN)
   leaves, structure = jax.tree.flatten(plain)
   draw = np.random.default_rng(0)
-  for number, gradient in enumerate(jax.tree.leaves(gradients)):
-    direction = draw.normal(size=gradient.shape)
+  gradients = [jax.tree.leaves(gradients) for _, gradients in results]
+  for number, leaf in enumerate(leaves):
+    direction = draw.normal(size=leaf.shape)
     direction /= np.linalg.norm(direction)
     ahead, behind = (
       mixed(structure.unflatten(
@@ -122,8 +138,9 @@ def test_losses_and_gradients(family, settings):
       for step in (STEP, -STEP)
     )  # fmt: skip
     slope = (ahead - behind) / (2 * STEP)
-    found = float(np.sum(direction * np.asarray(gradient, np.float64)))
-    np.testing.assert_allclose(found, slope, atol=PLAIN)
+    for found in gradients:
+      found = np.sum(direction * np.asarray(found[number], np.float64))
+      np.testing.assert_allclose(found, slope, atol=PLAIN)
 
 
 @pytest.mark.parametrize("family", model_toys.FAMILIES)

@@ -103,6 +103,11 @@ def test_rows_must_split_over_the_batch_axes():
   partitioning.require_rows(12, mesh)
   with pytest.raises(PartitioningError, match=r"10 rows cannot be split.*= 4"):
     partitioning.require_rows(10, mesh)
+  partitioning.require_rows(24, mesh, microbatches=3)
+  with pytest.raises(
+    PartitioningError, match=r"\(Stage.microbatches\) = 2 of.*multiple of 8"
+  ):
+    partitioning.require_rows(12, mesh, microbatches=2)
 
 
 def test_one_table_decides_where_parameters_live():

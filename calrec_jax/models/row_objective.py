@@ -1,0 +1,139 @@
+"""Objectives whose rows can be computed apart, a few at a time.
+
+A row adds sums of its own, and shows the other rows nothing but vectors. The
+whole batch at once and its microbatches one after another
+(`calrec_jax.accumulation`) are made from the same methods, so there is one
+definition of a loss.
+"""
+
+import abc
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from calrec_jax.data.batch import Batch
+from calrec_jax.models.next_token import asked_weights
+from calrec_jax.weighted_sum import WeightedSum
+
+Sums = dict[str, WeightedSum]
+
+
+class RowObjective(abc.ABC):
+  """The loss of a batch, from parts of rows and from what compares rows.
+
+      loss = total(means of the sums of all rows, and of `compare`)
+
+  A subclass says what the sums of rows are (`sums`), what mixes the means
+  (`total`) and, where rows are compared, `vectors`, `compare` and `compares`.
+  """
+
+  @property
+  def compares(self) -> bool:
+    """Whether the gradient of a row depends on the vectors of others."""
+    return False
+
+  @property
+  def draws(self) -> bool:
+    """Whether it draws at random in training, beside the model's dropout."""
+    return False
+
+  def __call__(
+    self,
+    model: Any,
+    params: dict,
+    batch: Batch,
+    *,
+    dropout_rng: Array | None = None,
+  ) -> tuple[Float[Array, ""], Sums]:
+    """The loss of a batch in nats, and its parts.
+
+    Args:
+      model: the module.
+      params: its parameters.
+      batch: packed rows, the global batch under `jax.jit`.
+      dropout_rng: turns dropout on, and what else is drawn in training.
+
+    Returns:
+      The loss, and the weighted sums of `sums` and `compare`.
+    """
+    sums, vectors = self.of_rows(model, params, batch, dropout_rng=dropout_rng)
+    metrics = {**sums, **self.compare(vectors, batch)}
+    return self.total(means(metrics)), metrics
+
+  def of_rows(
+    self,
+    model: Any,
+    params: dict,
+    batch: Batch,
+    *,
+    dropout_rng: Array | None = None,
+  ) -> tuple[Sums, Any]:
+    """Sums over rows, any of a batch's, and the vectors that they show."""
+    hidden = _hidden(model, params, batch, dropout_rng)
+    sums = self.sums(model, params, hidden, batch, dropout_rng)
+    return sums, self.vectors(model, hidden, batch)
+
+  def vectors_of_rows(
+    self,
+    model: Any,
+    params: dict,
+    batch: Batch,
+    *,
+    dropout_rng: Array | None = None,
+  ) -> Any:
+    """The vectors alone, to the bit those of `of_rows`."""
+    hidden = _hidden(model, params, batch, dropout_rng)
+    return self.vectors(model, hidden, batch)
+
+  @abc.abstractmethod
+  def sums(
+    self,
+    model: Any,
+    params: dict,
+    hidden: Float[Array, "R L D"],
+    batch: Batch,
+    dropout_rng: Array | None,
+  ) -> Sums:
+    """What rows add by themselves; weights are those of `weights`."""
+
+  def weights(self, batch: Batch) -> dict[str, Array]:
+    """Weights of `sums`, which the batch alone decides: its target tokens."""
+    tokens = jnp.sum(asked_weights(batch.loss_weights))
+    return {"loss_nig_nats": tokens, "token_accuracy": tokens}
+
+  def vectors(
+    self, model: Any, hidden: Float[Array, "R L D"], batch: Batch
+  ) -> Any:
+    """What rows show to each other: a tree of float32 arrays [R, ...]."""
+    del model, hidden, batch
+    return ()
+
+  def compare(self, vectors: Any, batch: Batch) -> Sums:
+    """Sums that need the vectors of all rows of a batch."""
+    del vectors, batch
+    return {}
+
+  @abc.abstractmethod
+  def total(self, means: Mapping[str, Any]) -> Array:
+    """The loss that belongs to the means of its parts; linear in them."""
+
+
+def means(sums: Sums) -> dict[str, Array]:
+  """The mean of every sum."""
+  return {name: part.mean() for name, part in sums.items()}
+
+
+def _hidden(
+  model: Any, params: dict, batch: Batch, dropout_rng: Array | None
+) -> Float[Array, "R L D"]:
+  """The last layer; without a key, without dropout."""
+  return model.apply(
+    {"params": params},
+    batch.tokens,
+    batch.positions,
+    batch.segment_ids,
+    deterministic=dropout_rng is None,
+    rngs={} if dropout_rng is None else {"dropout": dropout_rng},
+  )
