@@ -45,6 +45,28 @@ def test_another_optimizer_with_everything_bound_is_another_record():
   assert {**found, "Stage.optimizer": "@adamw()"} == other
 
 
+@pytest.mark.parametrize(
+  ("recipe", "changes", "recorded"),
+  [
+    ("quickstart", ("MICROBATCHES=4",), None),
+    ("quickstart", ("MICROBATCHES=4", "DecoderConfig.dropout=0.1"), 4),
+    ("quickstart", ("DecoderConfig.dropout=0.1",), None),
+    ("sasrec_own_log", ("MICROBATCHES=4",), None),
+    ("sasrec_own_log", ("MICROBATCHES=4", "NEGATIVES=8"), 4),
+  ],
+)
+def test_microbatches_are_recorded_where_they_draw(recipe, changes, recorded):
+  if recipe == "sasrec_own_log":
+    changes += ("INTERACTIONS='log.csv'", "SASRecConfig.dropout=0.0")
+  configuration = config.Configuration(
+    files=(f"recipes/{recipe}.gin",), bindings=changes
+  )
+  with configuration.stage("target" if recipe == "quickstart" else None):
+    stage = stages.Stage()
+    described = stages.describe_training(stage, stage.decoder, {})
+  assert described.get("microbatches") == recorded
+
+
 def refuse_shared_start(*changes):
   configuration = config.Configuration(
     files=("recipes/quickstart.gin",), bindings=changes
