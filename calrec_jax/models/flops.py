@@ -1,8 +1,9 @@
 """Matrix FLOPs of a training step, counted from the model's shape.
 
 A multiplication with its addition counts as two. Gradients of frozen
-parameters are not computed and not counted, nor is what remat computes again:
-utilisation is of the FLOPs that the training needs.
+parameters are not computed and not counted, nor is what remat and the first
+pass over microbatches compute besides: utilisation is of the FLOPs that the
+training needs.
 """
 
 from collections.abc import Callable
