@@ -2,8 +2,8 @@
 # What the launch scripts ask of a machine: of every host of a TPU slice, of a
 # GPU box, of a container. People need it only to look around on a host.
 #
-#   setup tpu|cuda|cpu [BUCKET]     environment; mounts the bucket at /mnt/BUCKET
-#   setup_docker tpu|cuda|cpu       the image of launch/Dockerfile instead
+#   setup LOCKS [BUCKET]            environment; mounts the bucket at /mnt/BUCKET
+#   setup_docker LOCKS              the image of launch/Dockerfile instead
 #   work VERBS -- FLAGS             `calrec VERB FLAGS`, one verb after the other
 #   work_docker VOLUMES VERBS -- FLAGS      the same in that image
 #   start NAME work VERBS -- FLAGS  the same, and lives on when the caller leaves
@@ -12,7 +12,9 @@
 #   stop NAME                       tells it to save and leave, and waits
 #   pack FILE PATHS                 results into one archive
 #
-# VERBS are separated by commas: train,eval or 'data cache,train'. Example:
+# LOCKS are those of launch/locks/ beside the Python's own, first of them tpu,
+# cuda or cpu (which has none). They are separated by commas, as are VERBS:
+# train,eval or 'data cache,train'. Example:
 #   launch/on_host.sh work train,eval -- --gin_file=recipes/quickstart.gin
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -51,29 +53,51 @@ mount_bucket() {
     return
   fi
   if ! command -v gcsfuse > /dev/null; then
-    fail "gcsfuse is not on this machine, so the bucket $bucket cannot be" \
-      "mounted: https://cloud.google.com/storage/docs/cloud-storage-fuse/install"
+    install_gcsfuse
   fi
   sudo mkdir -p "$folder"
   sudo chown "$(id -u):$(id -g)" "$folder"
-  # Folders that other tools made have no object of their own.
-  gcsfuse --implicit-dirs "$bucket" "$folder"
+  # Folders that other tools made have no object of their own; and a host must
+  # see at once what another one wrote.
+  gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 \
+    --metadata-cache-negative-ttl-secs=0 "$bucket" "$folder"
+}
+
+# As https://cloud.google.com/storage/docs/cloud-storage-fuse/install says.
+install_gcsfuse() {
+  local key=/usr/share/keyrings/gcsfuse.asc release
+  local packages=https://packages.cloud.google.com/apt
+  if ! command -v apt-get > /dev/null; then
+    fail "gcsfuse is not on this machine, and there is no apt-get to bring it."
+  fi
+  release="$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)"
+  curl --fail --silent --show-error "$packages/doc/apt-key.gpg" |
+    sudo tee "$key" > /dev/null
+  echo "deb [signed-by=$key] $packages gcsfuse-$release main" |
+    sudo tee /etc/apt/sources.list.d/gcsfuse.list > /dev/null
+  # A machine that has just started may be busy with its own updates.
+  sudo apt-get update --quiet --option DPkg::Lock::Timeout=300
+  sudo apt-get install --quiet --yes --option DPkg::Lock::Timeout=300 gcsfuse
 }
 
 setup() {
-  local accelerator="$1" bucket="${2:-}"
+  local bucket="${2:-}" name
+  local -a names
+  IFS=, read -ra names <<< "${1:?LOCKS}"
   bring_python
   make_environment
-  if [ "$accelerator" != cpu ]; then
-    add_to_environment "$ROOT/launch/locks/$accelerator.txt"
-  fi
+  for name in "${names[@]}"; do
+    if [ "$name" != cpu ]; then
+      add_to_environment "$ROOT/launch/locks/$name.txt"
+    fi
+  done
   if [ -n "$bucket" ]; then
     mount_bucket "$bucket"
   fi
 }
 
 setup_docker() {
-  docker build --build-arg ACCELERATOR="$1" --tag "$IMAGE:$1" \
+  docker build --build-arg LOCKS="$1" --tag "$IMAGE:${1%%,*}" \
     --file "$ROOT/launch/Dockerfile" "$ROOT"
 }
 

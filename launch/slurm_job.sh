@@ -2,15 +2,15 @@
 # The job that launch/slurm.sh submits; Slurm runs a copy of this file, in the
 # checkout's folder, on the first host.
 #
-#   slurm_job.sh MAX_PREEMPTIONS MAX_RETRIES tpu|cuda|cpu VERBS -- FLAGS
+#   slurm_job.sh MAX_PREEMPTIONS MAX_RETRIES LOCKS VERBS -- FLAGS
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR/..
 source launch/preemption.sh
-max_preemptions="$1" max_retries="$2" accelerator="$3"
+max_preemptions="$1" max_retries="$2" locks="$3"
 shift 3
 
 # Once, before any host needs it: the folder is shared.
-bash launch/on_host.sh setup "$accelerator"
+bash launch/on_host.sh setup "$locks"
 status=0
 # One host that leaves first must not end the others while they save.
 srun --kill-on-bad-exit=0 --wait=600 \

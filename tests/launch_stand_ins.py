@@ -61,7 +61,7 @@ class World:
       "STAND_IN_LOCK": _sha256(LOCKS / f"py{version}.txt", ROOT / "setup.py"),
       **{
         f"STAND_IN_{name.upper()}": _sha256(LOCKS / f"{name}.txt")
-        for name in ("tpu", "cuda")
+        for name in ("tpu", "cuda", "gemma")
       },
     }
 

@@ -138,7 +138,7 @@ def host(index):
       script.chmod(0o755)
     lock = os.environ["STAND_IN_LOCK"]
     (venv / ".complete").write_text(f"{lock} {checkout}\n")
-    for name in ("tpu", "cuda"):
+    for name in ("tpu", "cuda", "gemma"):
       stamp = os.environ[f"STAND_IN_{name.upper()}"]
       (venv / f".complete-{name}.txt").write_text(f"{stamp}\n")
   return home

@@ -101,9 +101,23 @@ def add_retries(made: argparse.ArgumentParser) -> None:
   )
 
 
+def add_locks(made: argparse.ArgumentParser) -> None:
+  """Adds what an environment made by the script holds more."""
+  made.add_argument(
+    "--lock",
+    metavar="NAME",
+    action="append",
+    default=[],
+    choices=sorted(path.stem for path in (ROOT / "launch/locks").glob("*.txt")),
+    help="packages that the run needs besides, as of launch/locks/NAME.txt: "
+    "gemma brings Gemma 3 270M (repeatable)",
+  )
+
+
 def add_hosts(made: argparse.ArgumentParser) -> None:
   """Adds what machines are asked for that are reached by ssh."""
   add_retries(made)
+  add_locks(made)
   made.add_argument(
     "--fetch",
     metavar="PATH",

@@ -22,17 +22,17 @@ cluster, its TPU node pools and the JobSet API must be there: docs/launch.md."""
 _EXAMPLE = """\
 Both stages and the evaluation on two slices of 16 chips:
 
-  launch/gke.sh --name=beauty --topology=v5e:4x4 --slices=2 \\
+  launch/gke.sh --name=mine --topology=v5e:4x4 --slices=2 \\
     --image=us-docker.pkg.dev/my-project/calrec/calrec_jax:tpu \\
-    --bucket=my-bucket --service_account=calrec \\
-    -- --gin_file=recipes/gemma3_270m_beauty.gin \\
+    --bucket=my-bucket --service_account=calrec-runs \\
+    -- --gin_file=/mnt/my-bucket/mine.gin \\
     --gin_file=mesh/tpu_multislice.gin --gin.SLICES=2 \\
-    --gin.MODEL_DIR="'/mnt/my-bucket/beauty'"
+    --gin.MODEL_DIR="'/mnt/my-bucket/mine'"
 
 The same with --dry_run before `--` shows the JobSet and every command. Ctrl-C
 leaves the run going; the same command finds it again, and this ends it:
 
-  launch/gke.sh --name=beauty --stop
+  launch/gke.sh --name=mine --stop
 
 More: docs/launch.md."""
 

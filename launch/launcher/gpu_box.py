@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
 
   def attempt() -> Outcome:
     if not hosts.running():
-      hosts.install()
+      hosts.install(options.lock)
     hosts.start(command, options.volume)
     return follow(hosts, wishes, lambda: False)
 

@@ -24,7 +24,7 @@ _REPORT = re.compile(r"^calrec-run (\S+): (\w+)(?: (\d+))?$", re.MULTILINE)
 class Reach(Protocol):
   """How hosts are reached; command lines, not their running."""
 
-  accelerator: str  # The lock of launch/locks that their environment adds.
+  accelerator: str  # Its lock of launch/locks.
 
   def ssh(self, command: str, *, first: bool = False) -> list[str]:
     """Runs a command on every host at once, or on the first alone."""
@@ -58,8 +58,14 @@ class Hosts:
     self._shell, self._reach, self._name = shell, reach, name
     self._docker = docker
 
-  def install(self, bucket: str | None = None) -> None:
+  def install(
+    self, locks: Sequence[str] = (), bucket: str | None = None
+  ) -> None:
     """Copies the checkout and makes the environment.
+
+    Args:
+      locks: of launch/locks, beside that of the accelerator.
+      bucket: to mount.
 
     Raises:
       LaunchError: if that fails.
@@ -72,7 +78,8 @@ class Hosts:
         self._shell.check(send, _UNREACHED)
         self._shell.check(self._reach.ssh(_unpack()), _UNREACHED)
     action = "setup_docker" if self._docker else "setup"
-    setup = [action, self._reach.accelerator, *([bucket] if bucket else [])]
+    names = ",".join([self._reach.accelerator, *locks])
+    setup = [action, names, *([bucket] if bucket else [])]
     self._shell.check(
       self._ssh(setup), "What the hosts printed above says why."
     )

@@ -49,6 +49,7 @@ class Wishes:
     max_preemptions: after which it is given up.
     max_retries: other failures after which it is started again.
     poll_seconds: between two looks at a state.
+    locks: of launch/locks that the hosts' environment adds.
     bucket: mounted on the hosts.
     fetch: paths that are brought back.
     keep: whether what was made is left there.
@@ -58,6 +59,7 @@ class Wishes:
   max_preemptions: int
   max_retries: int
   poll_seconds: float
+  locks: Sequence[str] = ()
   bucket: str | None = None
   fetch: Sequence[str] = ()
   keep: bool = False
@@ -141,7 +143,7 @@ class CloudRun:
       if outcome is not None:
         return outcome
       if found is None or not self._hosts.running():
-        self._hosts.install(self._wishes.bucket)
+        self._hosts.install(self._wishes.locks, self._wishes.bucket)
       self._hosts.start(self._wishes.command)
     except Refused as error:
       return Outcome(End.FAILED, error.status, str(error))

@@ -19,14 +19,14 @@ from MODEL_DIR. The checkout must lie in a folder that all hosts share."""
 _EXAMPLE = """\
 Four hosts with eight GPUs each, for at most a day at a time:
 
-  launch/slurm.sh --name=beauty --nodes=4 --gpus_per_node=8 --time=24:00:00 \\
+  launch/slurm.sh --name=mine --nodes=4 --gpus_per_node=8 --time=24:00:00 \\
     --sbatch_flag=--partition=gpu \\
-    -- --gin_file=recipes/gemma3_270m_beauty.gin --gin_file=mesh/gpu.gin \\
-    --gin.MODEL_DIR="'/shared/runs/beauty'"
+    -- --gin_file=mine.gin --gin_file=mesh/gpu.gin \\
+    --gin.MODEL_DIR="'/shared/runs/mine'"
 
 The same with --dry_run before `--` shows every command. This ends it:
 
-  launch/slurm.sh --name=beauty --stop
+  launch/slurm.sh --name=mine --stop
 
 More: docs/launch.md."""
 
@@ -65,6 +65,7 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
   parser = flags.parser("slurm", _DESCRIBED, _EXAMPLE)
   flags.add_retries(parser)
+  flags.add_locks(parser)
   parser.add_argument(
     "--nodes", metavar="N", type=int, default=1, help="default: %(default)s"
   )
@@ -96,6 +97,7 @@ def _submit(
     raise LaunchError("--nodes is 1 or more, --gpus_per_node 0 or more.", 2)
   token = "TOKEN" if options.dry_run else secrets.token_hex(8)
   gpus = options.gpus_per_node
+  locks = ",".join(["cuda" if gpus else "cpu", *options.lock])
   log = options.state_dir.absolute() / f"{options.name}.%j.log"
   submit = [
     *("sbatch", "--parsable", f"--job-name={options.name}"),
@@ -108,7 +110,7 @@ def _submit(
     *(f"--chdir={ROOT}", f"--comment={LABEL}={token}"),
     *options.sbatch_flag,
     *(str(ROOT / "launch" / "slurm_job.sh"), str(options.max_preemptions)),
-    *(str(options.max_retries), "cuda" if gpus else "cpu"),
+    *(str(options.max_retries), locks),
     *command.words(),
   ]
   if not options.dry_run:

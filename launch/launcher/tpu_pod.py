@@ -15,24 +15,24 @@ _EXAMPLE = """\
 Both stages and the evaluation on 64 chips that may be taken away:
 
   export CLOUDSDK_CORE_PROJECT=my-project CLOUDSDK_COMPUTE_ZONE=us-west4-a
-  launch/tpu_pod.sh --name=beauty --accelerator=v5litepod-64 --spot \\
+  launch/tpu_pod.sh --name=mine --accelerator=v5litepod-64 --spot \\
     --bucket=my-bucket \\
-    -- --gin_file=recipes/gemma3_270m_beauty.gin \\
-    --gin_file=mesh/tpu_v5e_64.gin \\
-    --gin.MODEL_DIR="'/mnt/my-bucket/beauty'"
+    -- --gin_file=mine.gin --gin_file=mesh/tpu_v5e_64.gin \\
+    --gin.MODEL_DIR="'/mnt/my-bucket/mine'"
 
 Two slices of 16 chips, each with a copy of the model:
 
-  launch/tpu_pod.sh --name=beauty --accelerator=v5litepod-16 --slices=2 \\
+  launch/tpu_pod.sh --name=mine --accelerator=v5litepod-16 --slices=2 \\
     --bucket=my-bucket \\
-    -- --gin_file=recipes/gemma3_270m_beauty.gin \\
-    --gin_file=mesh/tpu_multislice.gin --gin.SLICES=2 \\
-    --gin.MODEL_DIR="'/mnt/my-bucket/beauty'"
+    -- --gin_file=mine.gin --gin_file=mesh/tpu_multislice.gin --gin.SLICES=2 \\
+    --gin.MODEL_DIR="'/mnt/my-bucket/mine'"
+
+mine.gin lies in the checkout and includes a recipe.
 
 The same with --dry_run before `--` shows every command. Ctrl-C leaves the run
 going; the same command finds it again, and this ends it:
 
-  launch/tpu_pod.sh --name=beauty --stop
+  launch/tpu_pod.sh --name=mine --stop
 
 More: docs/launch.md."""
 

@@ -37,6 +37,7 @@ def run_on(
     max_preemptions=options.max_preemptions,
     max_retries=options.max_retries,
     poll_seconds=options.poll_seconds,
+    locks=options.lock,
     bucket=options.bucket,
     fetch=options.fetch,
     keep=options.keep,

@@ -16,15 +16,16 @@ _EXAMPLE = """\
 Both stages and the evaluation of a recipe on eight chips, results in a bucket:
 
   export CLOUDSDK_CORE_PROJECT=my-project CLOUDSDK_COMPUTE_ZONE=us-west4-a
-  launch/tpu_vm.sh --name=beauty --accelerator=v5litepod-8 --bucket=my-bucket \\
-    -- --gin_file=recipes/gemma3_270m_beauty.gin \\
-    --gin_file=mesh/tpu_v5e_8.gin \\
-    --gin.MODEL_DIR="'/mnt/my-bucket/beauty'"
+  launch/tpu_vm.sh --name=mine --accelerator=v5litepod-8 --bucket=my-bucket \\
+    -- --gin_file=mine.gin --gin_file=mesh/tpu_v5e_8.gin \\
+    --gin.MODEL_DIR="'/mnt/my-bucket/mine'"
+
+where mine.gin lies in the checkout and includes a recipe.
 
 The same with --dry_run before `--` shows every command. Ctrl-C leaves the run
 going; the same command finds it again, and this ends it:
 
-  launch/tpu_vm.sh --name=beauty --stop
+  launch/tpu_vm.sh --name=mine --stop
 
 More: docs/launch.md."""
 

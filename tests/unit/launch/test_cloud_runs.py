@@ -266,11 +266,12 @@ def test_results_are_fetched(make, tmp_path):
 
 def test_hosts_mount_the_bucket(make):
   world = make()
-  done = _vm(world, "--bucket=my-bucket")
+  done = _vm(world, "--bucket=my-bucket", "--lock=gemma")
   assert done.returncode == 0, done.stdout + done.stderr
-  assert world.calls("gcsfuse") == [
-    ["gcsfuse", "--implicit-dirs", "my-bucket", "/mnt/my-bucket"]
-  ]
+  assert "setup tpu,gemma my-bucket" in done.stdout
+  [mount] = world.calls("gcsfuse")
+  assert mount[-2:] == ["my-bucket", "/mnt/my-bucket"]
+  assert "--metadata-cache-ttl-secs=0" in mount
 
 
 def test_a_cloud_that_does_not_answer_is_no_absent_machine(make):

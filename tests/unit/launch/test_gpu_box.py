@@ -26,12 +26,14 @@ def test_a_run_that_was_told_to_leave_starts_again(tmp_path):
 def test_in_a_container(tmp_path):
   world = launch_stand_ins.World(tmp_path / "w")
   volume = "--volume=/data:/data"
-  done = world.launch("gpu_box", *BOX, "--docker", volume, "--", GIN, NASTY)
+  done = world.launch(
+    "gpu_box", *BOX, "--docker", volume, "--lock=gemma", "--", GIN, NASTY
+  )
   assert done.returncode == 0, done.stdout + done.stderr
   [build, run] = world.calls("docker")
   checkout = world.folder / "hosts" / "0" / "calrec_jax"
   assert build[1:] == [
-    *("build", "--build-arg", "ACCELERATOR=cuda", "--tag", "calrec_jax:cuda"),
+    *("build", "--build-arg", "LOCKS=cuda,gemma", "--tag", "calrec_jax:cuda"),
     *("--file", f"{checkout}/launch/Dockerfile", str(checkout)),
   ]
   assert run[1:5] == ["run", "--rm", "--gpus", "all"]

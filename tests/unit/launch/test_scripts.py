@@ -1,6 +1,7 @@
 """The shell scripts, their help, the locks and the Dockerfile."""
 
 import fnmatch
+import importlib
 import os
 import re
 import shlex
@@ -32,26 +33,59 @@ def test_scripts_have_no_finding():
   assert done.returncode == 0, done.stdout + done.stderr
 
 
+def _examples(text):
+  """Calls of launch scripts: name and arguments."""
+  joined = text.replace("\\\n", " ")
+  found = re.findall(r"^ *launch/(\w+)\.sh (--.*)$", joined, re.MULTILINE)
+  return [(name, shlex.split(words)) for name, words in found]
+
+
+def _dry_run(name, words, folder, monkeypatch):
+  monkeypatch.setenv("CLOUDSDK_COMPUTE_ZONE", "us-west4-a")
+  monkeypatch.setenv("CLOUDSDK_CORE_PROJECT", "my-project")
+  monkeypatch.chdir(ROOT)
+  module = importlib.import_module(f"launch.launcher.{name}")
+  assert module.main([f"--state_dir={folder}", "--dry_run", *words]) == 0
+  for word in words:
+    flag, _, value = word.partition("=")
+    if flag == "--gin_file" and not value.endswith("mine.gin"):
+      assert (ROOT / "gin" / value).exists()
+
+
 @pytest.mark.parametrize("name", LAUNCHERS)
-def test_help_teaches_by_an_example_that_works(name):
-  script = [str(LAUNCH / f"{name}.sh")]
+def test_help_teaches_by_examples_that_work(
+  name, tmp_path, monkeypatch, capsys
+):
+  module = importlib.import_module(f"launch.launcher.{name}")
+  with pytest.raises(SystemExit) as left:
+    module.main(["--help"])
+  assert left.value.code == 0
+  examples = _examples(capsys.readouterr().out)
+  assert len(examples) >= 2  # One of them stops the run.
+  for script, words in examples:
+    assert script == name
+    _dry_run(script, words, tmp_path, monkeypatch)
+
+
+def test_examples_of_the_page_work(tmp_path, monkeypatch, capsys):
+  examples = _examples((ROOT / "docs" / "launch.md").read_text("utf-8"))
+  assert {name for name, _ in examples} == set(LAUNCHERS)
+  for name, words in examples:
+    _dry_run(name, words, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_scripts_find_their_logic(name):
   environment = {"PATH": "/usr/bin:/bin", "CALREC_PYTHON": sys.executable}
-  asked = {"env": environment, "capture_output": True, "text": True}
-  shown = subprocess.run([*script, "--help"], check=True, **asked).stdout
-  text = shown.replace("\\\n", " ")
-  examples = re.findall(rf"^ +launch/{name}\.sh (.*)$", text, re.MULTILINE)
-  assert examples
-  for example in examples:
-    words = shlex.split(example)
-    if "--stop" in words:
-      continue
-    cloud = ["--zone=z", "--project=p"] if name.startswith("tpu") else []
-    done = subprocess.run(
-      [*script, *cloud, "--dry_run", *words], check=False, **asked
-    )
-    assert done.returncode == 0, done.stderr
-    recipe = next(word for word in words if word.startswith("--gin_file=rec"))
-    assert (ROOT / "gin" / recipe.partition("=")[2]).exists()
+  done = subprocess.run(
+    [LAUNCH / f"{name}.sh", "--help"],
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.startswith(f"usage: launch/{name}.sh")
 
 
 def test_the_locks_beside_those_of_pythons_fit_them():
@@ -62,6 +96,13 @@ def test_the_locks_beside_those_of_pythons_fit_them():
     assert cuda["jax-cuda13-plugin"] == cuda["jax-cuda13-pjrt"] == jax
     assert set(_locked("tpu", version)) == {"libtpu"}
     assert "requests==" in lock  # Which jax[tpu] needs as well.
+
+
+def test_packages_of_gemma_are_those_that_are_tested():
+  tested = (LAUNCH / "locks" / "pretrained.txt").read_text().splitlines()
+  lock = (LAUNCH / "locks" / "gemma.txt").read_text().splitlines()
+  gemma = [line for line in lock if not line.startswith("#")]
+  assert gemma == [line for line in tested if line.startswith("gemma3-270m-")]
 
 
 def _locked(name, version):
@@ -119,8 +160,8 @@ class TestDockerfile:
     assert installed < self.text.index("COPY calrec_jax")
 
   def test_accelerators_have_their_locks(self):
-    [choices] = re.findall(r"(\w+(?: \| \w+)+)\) +pip", self.text, re.M)
-    for name in choices.split(" | "):
+    assert "launch/locks/$lock.txt" in self.text
+    for name in ("tpu", "cuda", "gemma"):
       assert (LAUNCH / "locks" / f"{name}.txt").exists()
 
   def test_it_does_not_run_as_root(self):

@@ -25,13 +25,23 @@ def make(tmp_path):
 def test_a_job_is_submitted_and_cancelled(make):
   world = make()
   account = "--sbatch_flag=--account=me"
-  done = world.launch("slurm", *WORDS, account, "--", GIN, NASTY)
+  done = world.launch(
+    "slurm", *WORDS, account, "--lock=gemma", "--", GIN, NASTY
+  )
   assert done.returncode == 0, done.stderr
   [call] = world.calls("sbatch")
   assert {"--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4"} <= set(call)
   assert {"--account=me", "--requeue", f"--chdir={ROOT}"} <= set(call)
   job = call.index(str(ROOT / "launch" / "slurm_job.sh"))
-  assert call[job + 1 :] == ["50", "0", "cuda", "train,eval", "--", GIN, NASTY]
+  assert call[job + 1 :] == [
+    "50",
+    "0",
+    "cuda,gemma",
+    "train,eval",
+    "--",
+    GIN,
+    NASTY,
+  ]
   again = world.launch("slurm", *WORDS, "--", GIN)
   assert (again.returncode, "in the queue" in again.stderr) == (1, True)
   assert world.launch("slurm", "--name=mine", "--stop").returncode == 0
