@@ -33,11 +33,19 @@ class End(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """How an attempt ended, with the exit status and why."""
+  """How an attempt ended.
+
+  Attributes:
+    end: in a word.
+    status: to exit with.
+    why: in a sentence.
+    ran: whether there are hosts on which calrec ran to an end of its own.
+  """
 
   end: End
   status: int = 0
   why: str = ""
+  ran: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,8 +102,8 @@ class CloudRun:
       LaunchError: if there is no way to go on.
     """
     outcome = again(self._attempt, self._wishes, self._shell, self._release)
-    if outcome.end is End.FINISHED:
-      self._hosts.fetch(self._wishes.fetch)
+    if outcome.ran:
+      self._fetch()
     if self._wishes.keep:
       self._shell.say(f"{self._called()} is kept, and goes on costing.")
     else:
@@ -103,6 +111,16 @@ class CloudRun:
     if outcome.end is not End.FINISHED:
       raise LaunchError(outcome.why, outcome.status or 1)
     return 0
+
+  def _fetch(self) -> None:
+    """Brings results back, those of a failed run too; or keeps the machine."""
+    try:
+      self._hosts.fetch(self._wishes.fetch)
+    except LaunchError as error:
+      raise LaunchError(
+        f"{error} {self._called()} is kept for the sake of the results, and "
+        "goes on costing: launch again with the right --fetch, or with --stop."
+      ) from None
 
   def stop(self) -> None:
     """Deletes what was made here.
@@ -286,7 +304,7 @@ def _ended(
 ) -> Outcome:
   statuses = [status for state, status in reports if state == "ended"]
   if len(statuses) == len(reports) and not any(statuses):
-    return Outcome(End.FINISHED)
+    return Outcome(End.FINISHED, ran=True)
   if preempted_status() in statuses:
     return Outcome(End.PREEMPTED, preempted_status(), "It saved and left.")
   if len(statuses) < len(reports):
@@ -295,6 +313,5 @@ def _ended(
   if gone():
     return Outcome(End.PREEMPTED, why="The machine was taken away.")
   status = next(status for status in statuses if status)
-  return Outcome(
-    End.FAILED, status, f"calrec failed with status {status}; its log is above."
-  )
+  why = f"calrec failed with status {status}; its log is above."
+  return Outcome(End.FAILED, status, why, ran=True)

@@ -52,4 +52,9 @@ def run_on(
       "--spot without --bucket: what a run writes to the hosts' own disks is "
       "lost when they are preempted."
     )
+  elif not (options.bucket or options.fetch or options.keep):
+    shell.warn(
+      "Without --bucket, --fetch or --keep, what a run writes to the hosts' "
+      "own disks is lost when they are deleted."
+    )
   return run.run()

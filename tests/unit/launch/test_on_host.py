@@ -120,6 +120,12 @@ def test_the_share_is_that_of_the_process(host, environment, share):
   assert host.calls() == ['["train", "--x"]', f'["eval", "--x"{asked}]']
 
 
+def test_a_share_that_was_asked_for_stays(host):
+  second = {"CALREC_NUM_PROCESSES": "2", "CALREC_PROCESS_ID": "1"}
+  host.run("work", "eval", "--", "--shard=0/1", **second)
+  assert host.calls() == ['["eval", "--shard=0/1"]']
+
+
 def test_the_first_process_hands_on_that_it_is_told_to_leave(host):
   process = host.start("work", "train,eval", "--", "--x", WAIT="")
   host.await_call()
