@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from calrec_jax.models import fsdp
 from calrec_jax.models.lora import Lora
 from calrec_jax.partitioning import constrain
 
@@ -81,13 +82,17 @@ class Projection(nn.Module):
       tuple(self.shape),
       self.param_dtype,
     )
-    # On the gradient too, which is then never whole on any device.
-    kernel = constrain(kernel, *self.axes)
     batch = x.shape[: -self.num_inputs]
     # One axis of tokens: the gradient of the kernel then sums over one axis,
     # which is twice as fast on CPUs as a sum over rows and tokens.
     x = x.astype(self.dtype).reshape(-1, *self.shape[: self.num_inputs])
-    flat = jnp.tensordot(x, kernel.astype(self.dtype), axes=self.num_inputs)
+    flat = fsdp.product(
+      lambda kernel, x: jnp.tensordot(x, kernel, axes=self.num_inputs),
+      kernel,
+      self.axes,
+      x,
+      self.dtype,
+    )
     if self.lora is not None and self.name in self.lora.targets:
       flat = flat + self._low_rank(x, self.lora)
     return flat.reshape(*batch, *self.shape[self.num_inputs :])
