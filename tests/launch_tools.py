@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 
+WITHOUT_NODES = ("ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING")
 FOLDER = pathlib.Path(os.environ["STAND_INS"])
 
 
@@ -95,6 +96,8 @@ def manage(kind, verb, name):
       shutil.rmtree(FOLDER / "hosts", ignore_errors=True)
     elif verb == "describe":
       now = thing["states"][0]
+      if kind_of_node(kind, key) and now in WITHOUT_NODES:
+        fail(f"ERROR: (gcloud) NOT_FOUND: Resource {name} was not found")
       if len(thing["states"]) > 1 and not kind_of_node(kind, key):
         thing["states"].pop(0)
       print(json.dumps(described(kind, key, now, thing)))

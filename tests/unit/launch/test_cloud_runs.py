@@ -200,6 +200,16 @@ def test_what_existed_is_used_and_not_deleted(make):
   assert world.things() == {"tpu-vm/mine"}
 
 
+def test_what_is_still_in_the_queue_is_waited_for(make):
+  world = make()
+  states = ["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]
+  world.add("queued-resources", "mine", states)
+  done = _pod(world, "--verbs=train")
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert world.calrec() == [["train", GIN]]
+  assert _verbs(world, "queued-resources") == []
+
+
 def test_what_existed_is_not_deleted_when_preempted(make):
   world = make(calrec=["vanish"])
   world.add("queued-resources", "mine", ["ACTIVE"])
