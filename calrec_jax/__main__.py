@@ -13,6 +13,7 @@ VERBS = {
   "train": ("calrec_jax.train", "train the stages of a recipe"),
   "eval": ("calrec_jax.eval", "measure recommenders beside the baselines"),
   "infer": ("calrec_jax.infer", "recommend items to users"),
+  "compile": ("calrec_jax.compile", "say what a recipe costs on a TPU slice"),
   "checkpoint": ("calrec_jax.checkpoint", "show and compare checkpoints"),
 }
 

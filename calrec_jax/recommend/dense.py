@@ -263,7 +263,7 @@ class Dense:
       tokens, lengths = placement.place(
         (batch.tokens, batch.lengths), self._mesh
       )
-      embedded = _embed(
+      embedded = embed_rows(
         self._decoder,
         self._params,
         tokens,
@@ -308,7 +308,7 @@ class Dense:
 @functools.partial(
   jax.jit, static_argnames=("decoder", "tower", "begins", "mesh")
 )
-def _embed(
+def embed_rows(
   decoder: Any,
   params: Any,
   tokens: Int[Array, "B P"],

@@ -44,14 +44,14 @@ def recommender(where, *, seed=0, catalogue=None, **settings):
 def encoded(monkeypatch):
   """Item batches that are encoded from here on, by their shapes."""
   shapes = []
-  embed = dense._embed
+  embed = dense.embed_rows
 
   def counted(decoder, params, tokens, lengths, *, tower, **further):
     if tower == "item":
       shapes.append(tokens.shape)
     return embed(decoder, params, tokens, lengths, tower=tower, **further)
 
-  monkeypatch.setattr(dense, "_embed", counted)
+  monkeypatch.setattr(dense, "embed_rows", counted)
   return shapes
 
 

@@ -1,0 +1,75 @@
+"""Matrix FLOPs that a traced program executes, exactly.
+
+The compiler's own count takes the body of a loop once, however often it runs.
+A traced program still says how long its scans are. Everything counts that is
+executed: what is computed again in a backward pass, and products with what a
+mask hides. Of a branch the dearest side counts; of a loop whose length is only
+known on the device, one turn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+
+def count(program: Any) -> float:
+  """FLOPs of all devices together; a multiply-add is two.
+
+  Args:
+    program: a closed jaxpr, as `jax.jit(...).trace(...).jaxpr`.
+  """
+  return _count(getattr(program, "jaxpr", program))
+
+
+def _count(jaxpr: Any) -> float:
+  return sum(_equation(equation) for equation in jaxpr.eqns)
+
+
+def _equation(equation: Any) -> float:
+  name, params = equation.primitive.name, equation.params
+  if name == "dot_general":
+    return _dot(equation)
+  if name == "conv_general_dilated":
+    return _convolution(equation)
+  inner = [_count(jaxpr) for jaxpr in _inner(params)]
+  if name == "cond":
+    return max(inner, default=0.0)
+  total = sum(inner)
+  if name == "scan":
+    return total * params["length"]
+  if name == "shard_map":
+    # Its body is what a device does with its share.
+    manual = params.get("manual_axes") or params["mesh"].axis_names
+    return total * math.prod(params["mesh"].shape[axis] for axis in manual)
+  if name == "pallas_call":
+    grid = getattr(params["grid_mapping"], "grid", ())
+    return total * math.prod(grid)
+  return total
+
+
+def _inner(params: dict[str, Any]) -> Iterator[Any]:
+  """Programs that an equation runs."""
+  for value in params.values():
+    for item in value if isinstance(value, tuple | list) else (value,):
+      if isinstance(item, jax.extend.core.ClosedJaxpr):
+        yield item.jaxpr
+      elif isinstance(item, jax.extend.core.Jaxpr):
+        yield item
+
+
+def _dot(equation: Any) -> float:
+  (contracted, _), _ = equation.params["dimension_numbers"]
+  left = equation.invars[0].aval.shape
+  depth = math.prod(left[axis] for axis in contracted)
+  return 2.0 * math.prod(equation.outvars[0].aval.shape) * depth
+
+
+def _convolution(equation: Any) -> float:
+  kernel = equation.invars[1].aval.shape
+  features = equation.params["dimension_numbers"].rhs_spec[0]
+  depth = math.prod(kernel) / kernel[features]
+  return 2.0 * math.prod(equation.outvars[0].aval.shape) * depth
