@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from calrec_jax.models.decoder_config import DecoderConfig
@@ -27,13 +28,29 @@ def for_record(
   if record["fits"] and spare >= SPARE:
     return []
   if record["program"] == "train_step":
-    return _of_training(stage, stage.decoder, mesh_shape)
+    return [
+      *_of_state(record, mesh_shape),
+      *_of_training(stage, stage.decoder, mesh_shape),
+    ]
   if record["program"] == "encode_items":
     return ["DenseSearch.item_rows: fewer item texts at once"]
   advice = ["Sampler.rows: fewer prompts at once"]
   if record["program"] == "write_items":
     advice.append("Sampler.samples: fewer texts for a prompt")
   return advice
+
+
+def _of_state(record: dict[str, Any], mesh_shape: dict[str, int]) -> list[str]:
+  """Where parameters and optimizer state alone are too much."""
+  held = record["arguments"]["parameters"] + record["arguments"]["optimizer"]
+  room = (1 - SPARE) * record["available_bytes"]
+  if held < room:
+    return []
+  chips = math.ceil(held * mesh_shape["fsdp"] / room)
+  return [
+    f"MeshShape.fsdp: parameters and optimizer state alone need {chips} chips "
+    "along it"
+  ]
 
 
 def _of_training(
@@ -59,5 +76,7 @@ def _of_training(
     )
   if turns == 1:
     advice.append("MeshShape.tensor: a layer's width on several chips")
-  advice.append("tuning/adafactor.gin or tuning/lora.gin: less optimizer state")
+  advice.append(
+    "--gin_file=tuning/adafactor.gin or tuning/lora.gin: less optimizer state"
+  )
   return advice

@@ -119,7 +119,10 @@ def _read(
   line: str, kind: str, runs: int, devices: int, slices: int
 ) -> Collective:
   group = _group(line, devices)
-  size = sum(_bytes(*shape) for shape in _SHAPE.findall(_result(line)))
+  shapes = _SHAPE.findall(_result(line))
+  if f" {kind}-start(" in line:
+    shapes = shapes[-1:]  # The operand is named before the result.
+  size = sum(_bytes(*shape) for shape in shapes)
   if kind == "reduce-scatter":
     size *= len(group)
   in_slice = max(1, devices // slices)

@@ -43,7 +43,7 @@ def _equation(equation: Any) -> float:
     return total * params["length"]
   if name == "shard_map":
     # Its body is what a device does with its share.
-    manual = params.get("manual_axes") or params["mesh"].axis_names
+    manual = params.get("newly_manual_axes") or params["manual_axes"]
     return total * math.prod(params["mesh"].shape[axis] for axis in manual)
   if name == "pallas_call":
     grid = getattr(params["grid_mapping"], "grid", ())

@@ -100,7 +100,10 @@ def describe(name: str, slices: int = 1) -> Topology:
       "The TPU compiler is not installed: pip install 'calrec_jax[tpu]' (about "
       "700 MB). No TPU is needed for it."
     )
-  options = dict(_OPTIONS.get(match[1], {}))
+  options: dict[str, Any] = dict(_OPTIONS.get(match[1], {}))
+  sides = [int(side) for side in match[2].split("x")]
+  if math.prod(sides) == 1:  # Else a host is taken to have 2 × 2 chips.
+    options["chips_per_host_bounds"] = [1, 1, 1]
   if slices > 1:
     options["num_slices"] = slices
   try:
@@ -119,7 +122,7 @@ def describe(name: str, slices: int = 1) -> Topology:
       f"--topology={name}: {kind} chips are not in ahead/topology.py yet; "
       f"there are {', '.join(CHIPS)}."
     )
-  chips = slices * math.prod(int(side) for side in match[2].split("x"))
+  chips = slices * math.prod(sides)
   if len(devices) != chips:
     raise TopologyError(
       f"--topology={name}: {len(devices)} devices for {chips} chips; use a "

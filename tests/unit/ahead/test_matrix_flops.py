@@ -1,0 +1,94 @@
+"""Matrix FLOPs of traced programs against what they must be."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec
+
+from calrec_jax import partitioning
+from calrec_jax.ahead import matrix_flops
+
+M, K, N = 4, 8, 16
+ONE = 2 * M * K * N
+
+
+def _count(function, *shapes):
+  arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+  return matrix_flops.count(jax.jit(function).trace(*arrays).jaxpr)
+
+
+def _twice(left, right):
+  return jnp.tanh(left @ right) @ right.T
+
+
+def test_a_product():
+  assert _count(jnp.matmul, (M, K), (K, N)) == ONE
+  assert _count(jnp.matmul, (3, M, K), (3, K, N)) == 3 * ONE
+
+
+def test_a_gradient_has_two_more_products():
+  def loss(left, right):
+    return jnp.sum(jnp.tanh(left @ right))
+
+  assert _count(jax.grad(loss, (0, 1)), (M, K), (K, N)) == 3 * ONE
+
+
+def test_what_is_computed_again_counts():
+  def loss(left, right):
+    return jnp.sum(jax.checkpoint(_twice)(left, right) ** 2)
+
+  plain = _count(
+    jax.grad(lambda *a: jnp.sum(_twice(*a) ** 2), (0, 1)), (M, K), (K, N)
+  )
+  again = _count(jax.grad(loss, (0, 1)), (M, K), (K, N))
+  assert again >= plain + ONE
+
+
+@pytest.mark.parametrize("length", [1, 7])
+def test_a_scan_counts_every_turn(length):
+  def scanned(left, right):
+    def turn(carry, _):
+      return _twice(carry, right), None
+
+    return jax.lax.scan(turn, left, None, length=length)[0]
+
+  assert _count(scanned, (M, K), (K, N)) == 2 * ONE * length
+
+
+def test_of_a_branch_the_dearest_side_counts_and_of_a_loop_one_turn():
+  def branch(left, right):
+    return jax.lax.cond(
+      left[0, 0] > 0, lambda: _twice(left, right), lambda: left
+    )
+
+  def loop(left, right):
+    return jax.lax.while_loop(
+      lambda carry: carry[0, 0] > 0, lambda carry: _twice(carry, right), left
+    )
+
+  assert _count(branch, (M, K), (K, N)) == 2 * ONE
+  assert _count(loop, (M, K), (K, N)) == 2 * ONE
+
+
+def test_every_device_counts():
+  mesh = partitioning.make_mesh(partitioning.MeshShape(data=4, tensor=2))
+  spec = PartitionSpec("data")
+
+  def by_device(left, right):
+    return jax.shard_map(
+      jnp.matmul,
+      in_specs=(spec, PartitionSpec()),
+      out_specs=spec,
+      axis_names={"data"},
+    )(left, right)
+
+  with jax.set_mesh(mesh):
+    assert _count(by_device, (4 * M, K), (K, N)) == 4 * ONE
+
+
+def test_a_convolution():
+  def convolve(image, kernel):
+    return jax.lax.conv(image, kernel, (1, 1), "VALID")
+
+  count = _count(convolve, (1, 3, 8, 8), (5, 3, 2, 2))
+  assert count == 2 * (5 * 7 * 7) * (3 * 2 * 2)
