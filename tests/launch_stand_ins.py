@@ -11,12 +11,14 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).parents[1]
 TOOLS = (
   *("gcloud", "kubectl", "ssh", "scp", "docker", "sbatch", "squeue", "scancel"),
   *("srun", "scontrol", "curl", "mountpoint", "sudo", "gcsfuse"),
 )
+LONGEST_SECONDS = 60  # Of waiting for another process, on a busy machine.
 LOCKS = ROOT / "launch" / "locks"
 
 
@@ -36,7 +38,9 @@ class World:
       **plan: what happens, in order: `create_errors`, texts of refusals;
         `states`, one list of states for each thing that is created, the last of
         which stays; `calrec`, exit statuses, or `vanish`: the machine is taken
-        away meanwhile; `broken`, connections that break; `hosts`, how many.
+        away meanwhile, or `wait` until it is let go; `broken`, connections that
+        break; `unreached`, that no host is reached once a run has started;
+        `hosts`, how many, of all `slices`.
     """
     self.folder = folder
     self.bin = folder / "bin"
@@ -90,11 +94,26 @@ class World:
     """The arguments of each call of calrec on a host."""
     return [call["argv"] for call in self._lines("calrec.jsonl")]
 
+  def script(self, name: str) -> list[str]:
+    """The command of a launch script."""
+    state = str(self.folder / "state")
+    return [str(ROOT / "launch" / f"{name}.sh"), "--state_dir", state]
+
+  def await_call_of_calrec(self) -> None:
+    """Returns when a calrec that is planned to `wait` does so."""
+    began = time.monotonic()
+    while not (self.folder / "waiting").exists():
+      assert time.monotonic() - began < LONGEST_SECONDS
+      time.sleep(0.05)
+
+  def let_calrec_go(self) -> None:
+    """Ends its waiting."""
+    (self.folder / "go").touch()
+
   def launch(self, script: str, *words: str) -> subprocess.CompletedProcess:
     """Runs a launch script."""
-    state = ["--state_dir", str(self.folder / "state")]
     return subprocess.run(
-      [str(ROOT / "launch" / f"{script}.sh"), *state, *words],
+      [*self.script(script), *words],
       env=self.environment,
       capture_output=True,
       text=True,

@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
     hosts.start(command, options.volume)
     return follow(hosts, wishes, lambda: False)
 
-  outcome = again(attempt, wishes, shell, lambda: None)
+  outcome = again(attempt, wishes, shell, lambda _: None)
   if outcome.end is not End.FINISHED:
     raise LaunchError(outcome.why, outcome.status or 1)
   hosts.fetch(options.fetch)

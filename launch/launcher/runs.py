@@ -20,7 +20,7 @@ from .preemption import preempted_status
 from .shell import LaunchError, Shell
 from .tpu import QueuedResource, TpuVm
 
-_TRIES_TO_REACH = 10  # Looks at a machine that is there but does not answer.
+_TRIES_TO_REACH = 5  # Looks at a machine that is there but does not answer.
 
 
 class End(enum.Enum):
@@ -91,6 +91,7 @@ class CloudRun:
     self._shell, self._machine, self._marks = shell, machine, marks
     self._wishes = wishes
     self._hosts = Hosts(shell, machine, machine.name)
+    self._created = False
 
   def run(self) -> int:
     """Runs to the end.
@@ -101,13 +102,13 @@ class CloudRun:
     Raises:
       LaunchError: if there is no way to go on.
     """
-    outcome = again(self._attempt, self._wishes, self._shell, self._release)
+    outcome = again(self._attempt, self._wishes, self._shell, self._give_back)
     if outcome.ran:
       self._fetch()
     if self._wishes.keep:
       self._shell.say(f"{self._called()} is kept, and goes on costing.")
     else:
-      self._release()
+      self._give_back(outcome)
     if outcome.end is not End.FINISHED:
       raise LaunchError(outcome.why, outcome.status or 1)
     return 0
@@ -139,6 +140,20 @@ class CloudRun:
         f"left alone. To delete it yourself: {' '.join(machine.delete())}"
       )
 
+  def _give_back(self, outcome: Outcome) -> None:
+    """Deletes the machine unless another launch's run may be going on there.
+
+    That is so where the machine was there, made by an earlier launch, and could
+    not be used: perhaps it was only not reached.
+    """
+    if outcome.end is End.FAILED and not (outcome.ran or self._created):
+      self._shell.warn(
+        f"{self._called()} was there before and is left; --stop deletes it, if "
+        "it was made here."
+      )
+    else:
+      self._release()
+
   def _attempt(self) -> Outcome:
     machine, shell = self._machine, self._shell
     found = machine.describe(assumed=None)
@@ -160,7 +175,8 @@ class CloudRun:
       outcome = self._wait()
       if outcome is not None:
         return outcome
-      if found is None or not self._hosts.running():
+      busy = found is not None and self._hosts.running()
+      if not busy:
         self._hosts.install(self._wishes.locks, self._wishes.bucket)
       self._hosts.start(self._wishes.command)
     except Refused as error:
@@ -176,6 +192,7 @@ class CloudRun:
     token = "TOKEN"
     if not self._shell.dry_run:
       token = self._marks.draw(machine.kind, machine.key)
+    self._created = True
     if self._shell.run(machine.create(token)):
       raise Refused(
         f"gcloud did not create the {self._called()}; what it printed above "
@@ -240,7 +257,7 @@ def again(
   attempt: Callable[[], Outcome],
   wishes: Wishes,
   shell: Shell,
-  release: Callable[[], object],
+  give_back: Callable[[Outcome], object],
 ) -> Outcome:
   """Attempts until one finishes or there were too many.
 
@@ -248,7 +265,7 @@ def again(
     attempt: makes an `Outcome`.
     wishes: how often.
     shell: says what happens.
-    release: gives the machine back before it is asked for again.
+    give_back: gives the machine back before it is asked for again.
   """
   preemptions = failures = 0
   while True:
@@ -268,7 +285,7 @@ def again(
       f"The run {outcome.end.value}. {outcome.why} Starting again, {tried} of "
       f"at most {most} times; it goes on from its last checkpoint."
     )
-    release()
+    give_back(outcome)
     time.sleep(wishes.poll_seconds)
 
 
@@ -279,6 +296,10 @@ def follow(hosts: Hosts, wishes: Wishes, gone: Callable[[], bool]) -> Outcome:
     hosts: where it runs.
     wishes: how long to wait between looks.
     gone: whether the machine was taken away.
+
+  Raises:
+    LaunchError: if the hosts do not answer. The run may be going on, so this is
+      no end of it.
   """
   which, unreached = "all", 0
   while True:
@@ -290,7 +311,10 @@ def follow(hosts: Hosts, wishes: Wishes, gone: Callable[[], bool]) -> Outcome:
         return Outcome(End.PREEMPTED, why="The machine was taken away.")
       unreached += 1
       if unreached >= _TRIES_TO_REACH:
-        return Outcome(End.FAILED, 1, "The hosts do not answer.")
+        raise LaunchError(
+          "The hosts do not answer. The run may be going on, and costs: the "
+          "same command looks again, --stop ends it."
+        )
     else:
       unreached = 0
       states = {state for state, _ in reports}

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -251,6 +252,43 @@ def test_a_broken_connection_is_made_again(make):
   done = _vm(world)
   assert done.returncode == 0, done.stdout + done.stderr
   assert world.calrec() == [["train", GIN], ["eval", GIN]]
+
+
+def test_a_run_that_may_be_going_on_is_not_ended(make):
+  world = make(broken=[True] * 99, unreached=True)
+  done = _vm(world)
+  assert done.returncode == 1
+  assert "The hosts do not answer" in done.stderr
+  assert world.things() == {"tpu-vm/mine"}
+  # Nor by a launch that does not reach it either.
+  done = _vm(world)
+  assert done.returncode == 1
+  assert "was there before and is left" in done.stderr
+  assert _verbs(world, "tpu-vm") == ["create"]
+
+
+def test_another_command_does_not_end_the_run_that_is_there(make):
+  world = make(calrec=["wait"])
+  run = subprocess.Popen(
+    [*world.script("tpu_vm"), *PLACE, "--accelerator=v6e-8", "--", GIN],
+    env=world.environment,
+    stdout=subprocess.DEVNULL,
+  )
+  try:
+    world.await_call_of_calrec()
+    run.send_signal(signal.SIGINT)  # The launcher leaves, the run goes on.
+    run.wait(timeout=60)
+    done = _vm(world, flags=(GIN, "--gin.other=1"))
+    assert done.returncode == 1
+    assert "another command" in done.stderr
+    assert _verbs(world, "tpu-vm") == ["create"]
+  finally:
+    world.let_calrec_go()
+  # The same command finds it, and starts it no second time.
+  done = _vm(world)
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert [call[0] for call in world.calrec()].count("train") <= 2
+  assert _verbs(world, "tpu-vm") == ["create", "delete"]
 
 
 @pytest.mark.parametrize("status", [0, 7])
