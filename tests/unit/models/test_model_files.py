@@ -18,7 +18,7 @@ from calrec_jax.models.decoder_config import DecoderConfig
 from calrec_jax.models.pretrained import huggingface, loading
 
 FOLDER = pathlib.Path(__file__).parents[3] / "gin" / "models"
-FROM_SCRATCH = {"debug", "tiny"}
+FROM_SCRATCH = {"debug", "micro", "tiny"}
 # Of item ids, not of text.
 ITEM_MODELS = {"sasrec"}
 # Rows of the published vocabulary, and parameters with it.
