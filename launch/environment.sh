@@ -67,8 +67,9 @@ add_to_environment() {
     return
   fi
   say "Adding $lock"
+  # Returns for itself: `set -e` is off where a caller asks how it went.
   "$PYTHON" -m pip install --disable-pip-version-check --progress-bar on \
-    --no-deps --requirement "$lock"
+    --no-deps --requirement "$lock" || return 1
   echo "$wanted" > "$stamp"
 }
 

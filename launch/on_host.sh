@@ -14,7 +14,8 @@
 #
 # LOCKS are those of launch/locks/ beside the Python's own, first of them tpu,
 # cuda or cpu (which has none). They are separated by commas, as are VERBS:
-# train,eval or 'data cache,train'. Example:
+# train,eval or 'data cache,train'. Flags of one verb stand in its words, without
+# spaces in them, and come last: 'train,eval --gin_file=mesh/gpu.gin'. Example:
 #   launch/on_host.sh work train,eval -- --gin_file=recipes/quickstart.gin
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -172,8 +173,8 @@ run_told() {
 
 # Every verb of a list; processes that share nothing but files get a share each.
 work() {
-  local list="${1:?VERBS}" calrec verb flag
-  local -a verbs words share
+  local list="${1:?VERBS}" calrec verb word flag
+  local -a verbs split words own share
   shift
   [ "${1:-}" = -- ] || fail "work VERBS -- FLAGS: -- is missing."
   shift
@@ -181,16 +182,20 @@ work() {
   find_process
   IFS=, read -ra verbs <<< "$list"
   for verb in "${verbs[@]}"; do
-    read -ra words <<< "$verb"
-    share=()
+    words=() own=() share=()
+    read -ra split <<< "$verb"
+    for word in "${split[@]}"; do
+      if [[ $word == -* ]]; then own+=("$word"); else words+=("$word"); fi
+    done
     if [ "$PROCESSES" -gt 1 ] && [[ ${words[0]} == @(eval|infer) ]]; then
       share=("--shard=$PROCESS/$PROCESSES")
-      for flag in "$@"; do
+      for flag in "$@" "${own[@]}"; do
         [[ $flag != --shard* ]] || share=()
       done
     fi
     say "calrec $verb (process $PROCESS of $PROCESSES)"
-    run_told "$calrec" "${words[@]}" "$@" "${share[@]}" || return $?
+    run_told "$calrec" "${words[@]}" "$@" "${own[@]}" "${share[@]}" ||
+      return $?
   done
 }
 

@@ -23,6 +23,10 @@ case "${1:-}" in
     ;;
 esac
 make_environment
+# The TPU compiler, 640 MB; there is none for every machine.
+if ! add_to_environment "$ROOT/launch/locks/tpu.txt"; then
+  say "No TPU compiler could be installed: its tests will be skipped"
+fi
 if "$pretrained"; then
   add_to_environment "$ROOT/launch/locks/pretrained.txt"
   # An index may have PyTorch for GPUs alone, which does not start without

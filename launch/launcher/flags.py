@@ -53,8 +53,9 @@ def parser(name: str, described: str, example: str) -> argparse.ArgumentParser:
     "--verbs",
     metavar="VERB,…",
     default="train,eval",
-    help="of calrec, run one after the other with the same flags "
-    "(default: %(default)s)",
+    help="of calrec, run one after the other with the same flags; those of one "
+    "verb stand behind it: 'train,eval --gin_file=mesh/gpu.gin' (default: "
+    "%(default)s)",
   )
   made.add_argument(
     "--stop", action="store_true", help="stop what this script started"

@@ -16,9 +16,11 @@ Both stages and the evaluation on 64 chips that may be taken away:
 
   export CLOUDSDK_CORE_PROJECT=my-project CLOUDSDK_COMPUTE_ZONE=us-west4-a
   launch/tpu_pod.sh --name=mine --accelerator=v5litepod-64 --spot \\
-    --bucket=my-bucket \\
+    --bucket=my-bucket --verbs='train,eval --gin_file=mesh/gpu.gin' \\
     -- --gin_file=mine.gin --gin_file=mesh/tpu_v5e_64.gin \\
     --gin.MODEL_DIR="'/mnt/my-bucket/mine'"
+
+where each host evaluates with its own chips, so with a mesh of those.
 
 Two slices of 16 chips, each with a copy of the model:
 

@@ -88,6 +88,16 @@ def test_verbs_run_one_after_the_other(host):
   ]
 
 
+def test_flags_of_one_verb_come_last(host):
+  verbs = "train,eval --gin_file=m.gin --shard=0/1"
+  several = {"CALREC_NUM_PROCESSES": "2", "CALREC_PROCESS_ID": "1"}
+  assert host.run("work", verbs, "--", "--x=a b", **several)[0] == 0
+  assert host.calls() == [
+    '["train", "--x=a b"]',
+    '["eval", "--x=a b", "--gin_file=m.gin", "--shard=0/1"]',
+  ]
+
+
 def test_the_first_failure_ends_it(host):
   status, _ = host.run("work", "train,eval", "--", "--x", STATUS="7")
   assert (status, host.calls()) == (7, ['["train", "--x"]'])
