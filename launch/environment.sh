@@ -56,10 +56,11 @@ make_environment() {
   echo "$wanted $ROOT" > "$folder/.complete"
 }
 
-# add_to_environment LOCK: adds what a further lock names; after
+# add_to_environment LOCK [PIP_FLAGS]: adds what a further lock names; after
 # make_environment, which removes it when it makes the environment again.
 add_to_environment() {
   local lock="$1" folder stamp wanted
+  shift
   folder="$(dirname "$(dirname "$PYTHON")")"
   stamp="$folder/.complete-$(basename "$lock")"
   wanted="$(sha256sum < "$lock")"
@@ -69,7 +70,7 @@ add_to_environment() {
   say "Adding $lock"
   # Returns for itself: `set -e` is off where a caller asks how it went.
   "$PYTHON" -m pip install --disable-pip-version-check --progress-bar on \
-    --no-deps --requirement "$lock" || return 1
+    --no-deps --requirement "$lock" "$@" || return 1
   echo "$wanted" > "$stamp"
 }
 

@@ -23,8 +23,12 @@ case "${1:-}" in
     ;;
 esac
 make_environment
-# The TPU compiler, 640 MB; there is none for every machine.
-if ! add_to_environment "$ROOT/launch/locks/tpu.txt"; then
+# The TPU compiler, 640 MB, beside the environment: within it, whatever uses JAX
+# would look for a TPU. There is none for every machine.
+export CALREC_TPU_COMPILER
+CALREC_TPU_COMPILER="$(dirname "$(dirname "$PYTHON")")/tpu_compiler"
+if ! add_to_environment "$ROOT/launch/locks/tpu.txt" \
+  --upgrade --target "$CALREC_TPU_COMPILER"; then
   say "No TPU compiler could be installed: its tests will be skipped"
 fi
 if "$pretrained"; then

@@ -7,6 +7,7 @@ chips and memory as the golden file says, and one recipe that does not fit.
 import importlib.util
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -26,19 +27,25 @@ RECIPE = (
 # What the compiler makes of a program changes with its version.
 GOLDEN_OF = "0.10.2"
 
+# Where launch/test.sh puts it; else it may be installed.
+COMPILER = os.environ.get("CALREC_TPU_COMPILER", "")
+
 pytestmark = pytest.mark.skipif(
-  importlib.util.find_spec("libtpu") is None,
+  importlib.util.find_spec("libtpu") is None
+  and not pathlib.Path(COMPILER, "libtpu").is_dir(),
   reason="needs the TPU compiler: pip install 'calrec_jax[tpu]'",
 )
 
 
 def _compile(folder, *flags):
   output = folder / "compile.json"
+  path = os.pathsep.join([COMPILER, *sys.path])
   clean = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
   done = subprocess.run(
     [sys.executable, "-m", "calrec_jax", "compile", *RECIPE, *flags,
      f"--output={output}"],
-    env=clean | {"CALREC_DATA_DIR": str(folder / "data")},
+    env=clean
+    | {"CALREC_DATA_DIR": str(folder / "data"), "PYTHONPATH": path},
     capture_output=True, text=True, timeout=600, check=False,
   )  # fmt: skip
   assert output.exists(), done.stderr
