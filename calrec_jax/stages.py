@@ -83,7 +83,14 @@ class Stage:
   log_period: int = 20
 
   def __post_init__(self):
-    """Refuses stages that train nothing."""
+    """Refuses stages that train nothing, and places that are no folder."""
+    if "://" in str(self.model_dir):
+      # As a path it would be a folder here, lost with the machine.
+      raise ValueError(
+        f"MODEL_DIR = {self.model_dir!r} is no folder. Mount the bucket and "
+        "give its folder; the launch scripts do so by --bucket=NAME "
+        "(docs/launch.md)."
+      )
     for name in ("steps", "microbatches", "log_period"):
       if getattr(self, name) < 1:
         raise ValueError(f"Stage.{name} must be at least 1.")

@@ -91,3 +91,14 @@ def test_a_start_for_all_stages_is_refused():
 )
 def test_a_start_for_a_stage_is_taken(changes):
   refuse_shared_start(*changes)
+
+
+def test_a_bucket_is_no_folder():
+  configuration = config.Configuration(
+    files=("recipes/quickstart.gin",), bindings=("MODEL_DIR='gs://b/run'",)
+  )
+  with (
+    configuration.stage("target"),
+    pytest.raises(ValueError, match="gs://b/run.* is no folder"),
+  ):
+    stages.Stage()
