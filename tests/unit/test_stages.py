@@ -99,6 +99,6 @@ def test_a_bucket_is_no_folder():
   )
   with (
     configuration.stage("target"),
-    pytest.raises(ValueError, match="gs://b/run.* is no folder"),
+    pytest.raises(ValueError, match=r"gs://b/run.* is no folder"),
   ):
     stages.Stage()
