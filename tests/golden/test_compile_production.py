@@ -1,0 +1,37 @@
+"""Production recipes fit their slices, with a bound worth having.
+
+Some minutes of compiling each; see `benchmarks/tpu_costs.py`.
+"""
+
+import importlib.util
+import os
+import pathlib
+
+import pytest
+
+from benchmarks import tpu_costs
+
+FREE = 0.1
+UTILISATION = 0.6
+COMPILER = os.environ.get("CALREC_TPU_COMPILER", "")
+
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None
+    and not pathlib.Path(COMPILER, "libtpu").is_dir(),
+    reason="needs the TPU compiler: pip install 'calrec_jax[tpu]'",
+  ),
+]
+
+
+@pytest.mark.parametrize("recipe", tpu_costs.RECIPES, ids=lambda one: one.name)
+def test_it_fits_and_could_be_fast(recipe, monkeypatch):
+  monkeypatch.setenv("PYTHONPATH", COMPILER)
+  monkeypatch.delenv("XLA_FLAGS", raising=False)
+  record = tpu_costs.measure(recipe)
+  assert record["fits"]
+  assert record["peak_bytes"] <= (1 - FREE) * record["available_bytes"]
+  assert record["utilisation_bound"] >= UTILISATION
+  # No loops that send weights around in pieces.
+  assert not any("permute" in kind for kind in record["collectives"])
