@@ -6,6 +6,11 @@ Layout, which t5x readers know: `<stage>/checkpoint_<step>/` with `state/`
 step was evaluated, `metrics/`, where validations may end the stage also
 `early_stopping/`. Saving is asynchronous; a directory gets its name only when
 it is whole.
+
+What a stage saves when it is told to leave lies apart, in
+`<stage>/preempted/checkpoint_<step>/`, so that it takes no other's place among
+the newest and is none of the candidates for the best. It holds `unreported/`
+too: the sums that the next row of the log needs.
 """
 
 from __future__ import annotations
@@ -34,6 +39,8 @@ from calrec_jax.state import TrainState
 logging.getLogger("absl").setLevel(logging.ERROR)
 
 EARLY_STOPPING = "early_stopping"
+PREEMPTED = "preempted"
+UNREPORTED = "unreported"
 _STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
 # A compressed piece of an array: as much as is held twice while it is written.
 _CHUNK_BYTES = 64 * 2**20
@@ -104,7 +111,10 @@ class Checkpoints:
         enable_async_checkpointing=True,
         save_root_metadata=False,
       ),
-      item_names=("state", "feed", "lineage", "vocabulary", EARLY_STOPPING),
+      item_names=(
+        *("state", "feed", "lineage", "vocabulary"),
+        *(EARLY_STOPPING, UNREPORTED),
+      ),
     )
     self.folder = folder
 
@@ -135,11 +145,14 @@ class Checkpoints:
     vocabulary: Mapping[str, Any],
     metrics: Mapping[str, float] | None,
     early_stopping: Mapping[str, Any] | None = None,
+    unreported: Mapping[str, Any] | None = None,
   ) -> None:
     """Starts saving; returns when the arrays are copied off the devices."""
     records = {"feed": feed, "lineage": lineage, "vocabulary": vocabulary}
     if early_stopping is not None:
       records[EARLY_STOPPING] = early_stopping
+    if unreported is not None:
+      records[UNREPORTED] = unreported
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -197,6 +210,26 @@ class Checkpoints:
     self._manager.close()
 
 
+def preempted(folder: pathlib.Path) -> Checkpoints:
+  """Where a stage in `folder` saves when it is told to leave; one stays."""
+  policy = CheckpointPolicy(period=1, keep=1, best_metric="")
+  return Checkpoints(folder / PREEMPTED, policy)
+
+
+def newest(folder: pathlib.Path) -> pathlib.Path | None:
+  """The checkpoint from which a stage in `folder` goes on, if there is one.
+
+  Of the same step the one of `preempted` is the older: what a step entails,
+  as its validation, was still to come.
+  """
+  found = [(step, True) for step in steps(folder)]
+  found += [(step, False) for step in steps(folder / PREEMPTED)]
+  if not found:
+    return None
+  step, regular = max(found)
+  return (folder if regular else folder / PREEMPTED) / f"checkpoint_{step}"
+
+
 def find(path: str | pathlib.Path) -> pathlib.Path:
   """The `checkpoint_<step>` folder that a path means.
 
@@ -223,6 +256,11 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
   if chosen.exists():
     return folder / json.loads(chosen.read_text())["checkpoint"]
   return folder / f"checkpoint_{found[-1]}"
+
+
+def step_of(checkpoint: pathlib.Path) -> int:
+  """The step that a `checkpoint_<step>` folder is of."""
+  return int(checkpoint.name.removeprefix("checkpoint_"))
 
 
 def steps(folder: pathlib.Path) -> list[int]:

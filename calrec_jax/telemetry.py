@@ -49,14 +49,29 @@ class StageLog:
   Only the first process of a job writes.
   """
 
-  def __init__(self, folder: pathlib.Path, name: str, step: int, steps: int):
-    """Opens the writers after `step` of `steps`."""
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    name: str,
+    step: int,
+    steps: int,
+    closed: bool = True,
+  ):
+    """Opens the writers after `step` of `steps`.
+
+    Args:
+      folder: of the stage.
+      name: of the stage.
+      step: that was made last.
+      steps: of the whole stage.
+      closed: whether the rows of `step` itself were written.
+    """
     self._progress = Progress(name, step, steps)
     self._writers = []
     if jax.process_index() == 0:
       self._writers = [
-        MetricsLog(folder / METRICS_FILE, step),
-        TensorBoardLog(folder / "tensorboard", step),
+        MetricsLog(folder / METRICS_FILE, step, closed),
+        TensorBoardLog(folder / "tensorboard", step if closed else step - 1),
       ]
 
   def advance(self) -> None:
@@ -88,11 +103,12 @@ class MetricsLog:
   broken last line, which the next opening drops.
   """
 
-  def __init__(self, path: pathlib.Path, step: int):
-    """Opens the log for the steps after `step`."""
+  def __init__(self, path: pathlib.Path, step: int, closed: bool = True):
+    """Opens the log for the steps after `step`; if not `closed`, from it on."""
     self._path = path
     # From its start a stage writes everything anew, the row of step 0 too.
-    rows = [row for row in read_rows(path) if step and row["step"] <= step]
+    last = step if closed else step - 1
+    rows = [row for row in read_rows(path) if step and row["step"] <= last]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
     os.replace(temporary, path)

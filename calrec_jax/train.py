@@ -6,9 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from calrec_jax import config, stages, train_loop
+from calrec_jax import config, preemption, stages, train_loop
+from calrec_jax.preemption import PREEMPTED_STATUS, Notice
 
-_EPILOG = """\
+_EPILOG = f"""\
 A recipe names its stages in the macro STAGES. They are trained one after the
 other, each in MODEL_DIR/<stage>; a stage starts from the checkpoint that the
 one before handed over. Run the same command again after a stop, and it goes
@@ -16,6 +17,9 @@ on where it was. Missing datasets and token caches are built first.
 
   calrec train --gin_file=recipes/quickstart.gin
   calrec train --gin_file=recipes/quickstart.gin --gin.target/TRAIN_STEPS=50
+
+Told to leave by SIGTERM, as before a machine is taken away, it finishes its
+step, saves, and exits with status {PREEMPTED_STATUS}. A second SIGTERM kills.
 """
 
 
@@ -48,23 +52,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
   if arguments.stage is None:
     stages.refuse_shared_start(chain)
-  for name in [arguments.stage] if arguments.stage else chain:
-    with configuration.stage(name), config.explained():
-      if arguments.dry_run:
-        print(f"# Stage {name}\n{config.text()}")
-        continue
-      train(name, chain)
+  names = [arguments.stage] if arguments.stage else chain
+  with preemption.watch() as notice:
+    try:
+      for name in names:
+        with configuration.stage(name), config.explained():
+          if arguments.dry_run:
+            print(f"# Stage {name}\n{config.text()}")
+            continue
+          train(name, chain, notice)
+    except preemption.Preempted as left:
+      print(
+        f"calrec train: {left} The same command goes on from there.",
+        file=sys.stderr,
+      )
+      return PREEMPTED_STATUS
   return 0
 
 
-def train(name: str, chain: tuple[str, ...]) -> None:
+def train(name: str, chain: tuple[str, ...], notice: Notice) -> None:
   """Trains one stage as the applied configuration says.
 
   Args:
     name: of the stage.
     chain: all stages of the recipe, in order.
+    notice: says when to leave.
+
+  Raises:
+    Preempted: when it was told to leave, and has saved.
   """
-  train_loop.run_stage(stages.Stage(), name, chain)
+  train_loop.run_stage(stages.Stage(), name, chain, notice)
 
 
 if __name__ == "__main__":

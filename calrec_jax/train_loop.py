@@ -5,12 +5,10 @@ Reads top to bottom in the order in which things happen.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
 import math
-import time
-from collections.abc import Iterator
+import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -28,17 +26,18 @@ from calrec_jax import (
 from calrec_jax import state as states
 from calrec_jax.data.feed import OpenFeed
 from calrec_jax.early_stopping import EarlyStopping
+from calrec_jax.meter import Meter
 from calrec_jax.models import lora as loras
 from calrec_jax.models.families import ModelConfig, family_of
 from calrec_jax.parents import Parent
+from calrec_jax.preemption import Notice, Preempted
 from calrec_jax.stages import Stage
-from calrec_jax.train_step import Metrics
-from calrec_jax.tuning import Tuning
 from calrec_jax.validation import Validator, place
-from calrec_jax.weighted_sum import WeightedSum
 
 
-def run_stage(stage: Stage, name: str, stage_names: tuple[str, ...]) -> None:
+def run_stage(
+  stage: Stage, name: str, stage_names: tuple[str, ...], notice: Notice
+) -> None:
   """Trains one stage to its end, from wherever it stands.
 
   A stage that is finished is left as it is.
@@ -47,6 +46,10 @@ def run_stage(stage: Stage, name: str, stage_names: tuple[str, ...]) -> None:
     stage: the configuration of the stage.
     name: of the stage; its folder in MODEL_DIR.
     stage_names: of the whole chain, in order.
+    notice: says when to leave.
+
+  Raises:
+    Preempted: when it was told to leave, and has saved.
   """
   folder = stages.folder(stage, name)
   caches = stages.documents_of(stage, stages.open_caches(stage))
@@ -73,7 +76,7 @@ def run_stage(stage: Stage, name: str, stage_names: tuple[str, ...]) -> None:
     configuration=config.text(),
   )
   done = stages.handover(folder)
-  if done is not None or checkpoints.steps(folder):
+  if done is not None or checkpoints.newest(folder) is not None:
     # Not to be passed off as a run of another configuration; and before Orbax
     # tidies up in a folder that is not ours.
     lineage.refuse_changes(stages.lineage_of(folder), record, folder)
@@ -81,10 +84,13 @@ def run_stage(stage: Stage, name: str, stage_names: tuple[str, ...]) -> None:
     print(f"{name}: finished before; {done['checkpoint']} of {folder}")
     return
   with partitioning.activate(mesh, partitioning.logical_axis_rules()):
-    loop = _Loop(stage, name, folder, feed, decoder_config, mesh, record)
+    loop = _Loop(
+      stage, name, folder, feed, decoder_config, mesh, record, notice
+    )
     loop.start(parent)
-    loop.run()
-    loop.finish()
+    with notice.held():
+      loop.run()
+      loop.finish()
 
 
 class _Loop:
@@ -99,7 +105,9 @@ class _Loop:
     decoder_config: ModelConfig,
     mesh: jax.sharding.Mesh,
     record: dict[str, Any],
+    notice: Notice,
   ):
+    self.notice = notice
     self.stage, self.name, self.folder = stage, name, folder
     self.feed, self.mesh, self.record = feed, mesh, record
     self.decoder_config = decoder_config
@@ -127,15 +135,13 @@ class _Loop:
 
   def start(self, parent: Parent | None) -> None:
     """Own checkpoint first, then the parent's parameters, then scratch."""
-    step = self.checkpoints.latest_step()
-    if step is not None:
-      self.state, feed_state = self.checkpoints.restore(
-        step, self.abstract, self.shardings
-      )
-      self.step = self.feed.resume(feed_state)
-      if self.early_stopping.patience is not None:
-        self.early_stopping.resume(self.checkpoints.early_stopping(step))
-      origin = f"goes on from step {step}"
+    self.meter = Meter(self.decoder_config, self.stage.tuning)
+    # What a step entails is still to be done where the notice cut it.
+    self.closed = True
+    newest = checkpoints.newest(self.folder)
+    if newest is not None:
+      self._restore(newest)
+      origin = f"goes on from step {self.step}"
     else:
       self.step = 0
       self.state = states.create_state(
@@ -152,6 +158,22 @@ class _Loop:
     if jax.process_index() == 0:
       self._write_records()
       self._introduce(origin)
+
+  def _restore(self, checkpoint: pathlib.Path) -> None:
+    self.closed = checkpoint.parent == self.folder
+    opened = (
+      self.checkpoints if self.closed else checkpoints.preempted(self.folder)
+    )
+    step = checkpoints.step_of(checkpoint)
+    self.state, feed_state = opened.restore(step, self.abstract, self.shardings)
+    self.step = self.feed.resume(feed_state)
+    if self.early_stopping.patience is not None:
+      self.early_stopping.resume(opened.early_stopping(step))
+    if not self.closed:
+      self.meter.resume(
+        checkpoints.read_json(checkpoint, checkpoints.UNREPORTED)
+      )
+      opened.close()
 
   def _take_params(self, parent: Parent) -> None:
     # Of the new parameters only LoRA's are needed: two copies of a large model
@@ -183,42 +205,60 @@ class _Loop:
       donate_argnums=0,
     )
     self.log = telemetry.StageLog(
-      self.folder, self.name, self.step, stage.steps
+      self.folder, self.name, self.step, stage.steps, self.closed
     )
-    self.meter = _Meter(self.decoder_config, stage.tuning)
     try:
       if self.step == 0 and stage.validation.at_start:
         self._validate()
+      if not self.closed and self._close_step():
+        return
       for step, batch in self.feed.iterator(self.step, stage.steps):
         self.state, metrics = step_fn(self.state, place(batch, self.mesh))
         self.step = step + 1
         self.meter.add(metrics)
         self.log.advance()
-        # A row ends where a checkpoint is made: the rows after it must not
-        # depend on whether the run was stopped there.
-        may_save = self._due(stage.checkpoints.period) or (
-          stage.validation.patience is not None
-          and self._due(stage.validation.period)
-        )
-        if self._due(stage.log_period) or may_save:
-          self._report()
-        validated, improved = None, False
-        if self._due(stage.validation.period):
-          validated = self._validate()
-          improved = self.early_stopping.see(validated, self.step)
-        over = self.early_stopping.is_over
-        if self._due(stage.checkpoints.period) or improved or over:
-          self._save(validated)
-        if over:
+        if self.notice.leave():
+          raise Preempted
+        if self._close_step():
           break
+    except Preempted:
+      self._leave()
+      raise Preempted(self._left()) from None
     finally:
       self.log.close()
+
+  def _close_step(self) -> bool:
+    """What a step entails: rows, validation, checkpoint; whether to end.
+
+    Raises:
+      Preempted: in a validation. Nothing of the rest was done then.
+    """
+    stage = self.stage
+    # A row ends where a checkpoint is made: the rows after it must not
+    # depend on whether the run was stopped there.
+    may_save = self._due(stage.checkpoints.period) or (
+      stage.validation.patience is not None
+      and self._due(stage.validation.period)
+    )
+    if self._due(stage.log_period) or may_save:
+      self._report()
+    validated, improved = None, False
+    if self._due(stage.validation.period):
+      validated = self._validate()
+      improved = self.early_stopping.see(validated, self.step)
+    over = self.early_stopping.is_over
+    if self._due(stage.checkpoints.period) or improved or over:
+      self._save(validated)
+    return over
 
   def finish(self) -> None:
     """Hands the best checkpoint over; only then is the stage finished."""
     self.checkpoints.wait()
     best = self.checkpoints.best_step()
     if jax.process_index() == 0:
+      left = self.folder / checkpoints.PREEMPTED
+      if left.exists():
+        shutil.rmtree(left)
       lineage.write_json(
         self.folder / stages.HANDOVER,
         {"checkpoint": f"checkpoint_{best}", "steps": self.step},
@@ -243,7 +283,7 @@ class _Loop:
     self.log.write(self.step, "train", values)
 
   def _validate(self) -> dict[str, float]:
-    with self.meter.paused():
+    with self.meter.paused(), self.notice.interruptible():
       values = self.validator(self.state.params)
     self.log.write(self.step, "validation", values)
     return values
@@ -252,15 +292,39 @@ class _Loop:
     if self.stage.checkpoints.best_metric and validated is None:
       validated = self._validate()
     with self.meter.paused():
-      self.checkpoints.save(
+      self.checkpoints.save(self.state, metrics=validated, **self._records())
+
+  def _leave(self) -> None:
+    """Saves what it takes to go on as if nothing had been.
+
+    Rows, validation and checkpoint of the step are left to the next run.
+    """
+    self.checkpoints.close()
+    if self.step == 0:
+      return  # From the start it goes on just as well.
+    opened = checkpoints.preempted(self.folder)
+    if opened.latest_step() != self.step:  # Or told again at once.
+      opened.save(
         self.state,
-        step=self.step,
-        feed=self.feed.state(self.step),
-        lineage={**self.record, "cards": self._cards()},
-        vocabulary=self.vocabulary,
-        metrics=validated,
-        early_stopping=self.early_stopping.state(),
+        metrics=None,
+        unreported=self.meter.state(),
+        **self._records(),
       )
+    opened.close()
+
+  def _left(self) -> str:
+    if self.step == 0:
+      return f"{self.name} was told to leave before its first step."
+    return f"{self.name} was told to leave, and has saved step {self.step}."
+
+  def _records(self) -> dict[str, Any]:
+    return {
+      "step": self.step,
+      "feed": self.feed.state(self.step),
+      "lineage": {**self.record, "cards": self._cards()},
+      "vocabulary": self.vocabulary,
+      "early_stopping": self.early_stopping.state(),
+    }
 
   def _cards(self) -> dict[str, Any]:
     return {cache.name: cache.card for cache in self.feed.caches}
@@ -285,61 +349,3 @@ class _Loop:
       f"{stats.fill:.0%} full, {stats.targets_per_row:.1f} targets a row\n"
       f"{self.table}"
     )
-
-
-class _Meter:
-  """Sums the metrics of the steps since the last report, and their time."""
-
-  def __init__(self, decoder_config: ModelConfig, tuning: Tuning):
-    self._config, self._tuning = decoder_config, tuning
-    self._peak = telemetry.peak_flops()
-    self._parts: list[Metrics] = []
-    self._since: float | None = None  # The first step compiles.
-    self._timed = 0
-
-  def add(self, metrics: Metrics) -> None:
-    """Takes a step's metrics without waiting for them."""
-    self._parts.append(metrics)
-    if self._since is None:
-      jax.block_until_ready(metrics)
-      self._since = time.perf_counter()
-    else:
-      self._timed += 1
-
-  @contextlib.contextmanager
-  def paused(self) -> Iterator[None]:
-    """Leaves out of the speeds what is done inside."""
-    jax.block_until_ready(self._parts)
-    began = time.perf_counter()
-    yield
-    if self._since is not None:
-      self._since += time.perf_counter() - began
-
-  def read(self) -> dict[str, float]:
-    """Means since the last reading, and speeds; waits for the devices."""
-    parts = jax.device_get(self._parts)
-    seconds = time.perf_counter() - (self._since or 0.0)
-    sums: dict[str, WeightedSum] = functools.reduce(
-      lambda total, part: {key: total[key].merge(part[key]) for key in total},
-      parts,
-    )
-    values = {key: value.host_mean() for key, value in sums.items()}
-    if self._timed:
-      steps_per_second = self._timed / seconds
-      values["step_seconds"] = seconds / self._timed
-      values["tokens_per_second"] = values["tokens"] * steps_per_second
-      values["examples_per_second"] = values["examples"] * steps_per_second
-      if self._peak:
-        needed = family_of(self._config).train_step_flops(
-          self._config,
-          tokens=values["tokens"],
-          loss_tokens=sums["loss_nig_nats"].weight / len(parts),
-          attended=values["attended_keys"],
-          trained=self._tuning.trains,
-        )
-        values["model_flop_utilisation"] = (
-          needed * steps_per_second / self._peak
-        )
-    self._parts, self._timed = [], 0
-    self._since = time.perf_counter()
-    return values

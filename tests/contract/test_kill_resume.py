@@ -22,6 +22,7 @@ import pytest
 
 from calrec_jax import checkpoints, telemetry
 from calrec_jax.__main__ import main
+from calrec_jax.preemption import PREEMPTED_STATUS
 
 STAGES = ("joint", "target")
 # What a row of the log says about the machine rather than about the run.
@@ -32,6 +33,7 @@ FED = ("tokens", "examples", "attended_keys")
 OTHER_MESH_LOSS_RTOL = 1e-5
 OTHER_MESH_PARAMETER_ATOL = 1e-5
 LONGEST_SECONDS = 300
+LEAVE_SECONDS = 20
 
 # Says what training imported, after it.
 _PROGRAM = """
@@ -99,6 +101,19 @@ class Runs:
     run.communicate()
     assert run.returncode == -signal.SIGKILL
 
+  def tell_when(self, model_dir, happened, *more):
+    """Trains until `happened()`, and tells it to leave; what was printed."""
+    run = self.start(model_dir, *more)
+    end = time.monotonic() + LONGEST_SECONDS
+    while not happened():
+      assert run.poll() is None, run.stdout.read()
+      assert time.monotonic() < end
+      time.sleep(0.002)
+    run.send_signal(signal.SIGTERM)
+    printed, _ = run.communicate(timeout=LEAVE_SECONDS)
+    assert run.returncode == PREEMPTED_STATUS, printed
+    return printed
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
@@ -140,8 +155,8 @@ def rows_of(folder):
   ]
 
 
-def assert_same_run(model_dir, straight):
-  for stage in STAGES:
+def assert_same_run(model_dir, straight, stages=STAGES):
+  for stage in stages:
     folder, expected = model_dir / stage, straight / stage
     steps = checkpoints.steps(expected)
     assert checkpoints.steps(folder) == steps
@@ -184,6 +199,22 @@ def test_a_run_killed_in_both_stages_ends_with_the_same_bits(
   assert "joint: finished before" in printed
   assert "target: goes on from step" in printed
   assert_same_run(model_dir, straight[0])
+
+
+def test_a_run_that_was_told_to_leave_ends_with_the_same_bits(runs, straight):
+  model_dir = runs.folder / "told"
+  joint = model_dir / "joint"
+  only = "--stage=joint"
+  printed = runs.tell_when(model_dir, lambda: last_step(joint) >= 3, only)
+  saved = checkpoints.newest(joint)
+  assert saved is not None
+  step = checkpoints.step_of(saved)
+  assert saved == joint / "preempted" / f"checkpoint_{step}"
+  assert f"joint was told to leave, and has saved step {step}." in printed
+  assert 3 <= step < 10
+  assert f"joint: goes on from step {step}" in runs.finish(model_dir, only)
+  assert_same_run(model_dir, straight[0], ["joint"])
+  assert not (joint / "preempted").exists()
 
 
 def test_another_mesh_goes_on_with_the_same_data(runs, straight, killed):
