@@ -1,0 +1,149 @@
+"""A run told to leave at the worst moments ends as one that was never told.
+
+In this process, which tells itself at a chosen step or in a chosen validation.
+"""
+
+import json
+import os
+import pathlib
+import signal
+
+import jax
+import planted_log
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from test_kill_resume import assert_same_checkpoint, rows_of
+
+from calrec_jax import checkpoints, stages, telemetry, validation
+from calrec_jax.__main__ import main
+from calrec_jax.preemption import PREEMPTED_STATUS
+
+# All out of step: at 4 and 8 a checkpoint's own validation, at 3, 6 and 9 one
+# that counts for early stopping.
+_SETTINGS = (
+  "joint/TRAIN_STEPS=10",
+  "Stage.log_period=2",
+  "CheckpointPolicy.period=4",
+  "CheckpointPolicy.best_metric='loss'",
+  "CheckpointPolicy.best_is_highest=False",
+  "Validation.metrics=()",
+  "Validation.at_start=True",
+)
+# The step after which, or in whose validation, each run is told.
+_TOLD = (
+  ("validation", 0), ("step", 1), ("step", 3), ("validation", 3),
+  ("validation", 4), ("step", 8), ("validation", 8), ("step", 10),
+)  # fmt: skip
+
+
+@pytest.fixture
+def _compiled_once(tmp_path):
+  names = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+  )
+  before = {name: getattr(jax.config, name) for name in names}
+  for name, value in zip(names, (str(tmp_path / "compiled"), 0), strict=True):
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+
+
+class Teller:
+  """Tells the run to leave where it is said; counts validations."""
+
+  def __init__(self, monkeypatch):
+    self.step, self.validations, self.at = 0, 0, None
+    opened = telemetry.StageLog.__init__
+    advance = telemetry.StageLog.advance
+    validate = validation.Validator.__call__
+
+    def open_at(log, folder, name, step, *settings):
+      self.step = step
+      opened(log, folder, name, step, *settings)
+
+    def advance_and_tell(log):
+      advance(log)
+      self.step += 1
+      self.tell("step")
+
+    def tell_and_validate(validator, params):
+      self.tell("validation")
+      values = validate(validator, params)
+      self.validations += 1
+      return values
+
+    monkeypatch.setattr(telemetry.StageLog, "__init__", open_at)
+    monkeypatch.setattr(telemetry.StageLog, "advance", advance_and_tell)
+    monkeypatch.setattr(validation.Validator, "__call__", tell_and_validate)
+
+  def tell(self, place):
+    if (place, self.step) == self.at:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "patience",
+  [
+    "Validation.period=5",
+    # Ends the stage early, by what it remembers over all the stops.
+    ("Validation.period=3", "Validation.patience=1", "LEARNING_RATE=10.0"),
+  ],
+  ids=["to the last step", "early stopping"],
+)
+@pytest.mark.usefixtures("_compiled_once")
+def test_every_stop_leaves_the_run_as_it_was(
+  tmp_path, monkeypatch, capsys, patience
+):
+  recipe = planted_log.write_folders(tmp_path)
+  more = [patience] if isinstance(patience, str) else patience
+  teller = Teller(monkeypatch)
+
+  def train(model_dir):
+    changes = (*_SETTINGS, *more, f"MODEL_DIR='{model_dir}'")
+    flags = [f"--gin.{change}" for change in changes]
+    return main(["train", f"--gin_file={recipe}", "--stage=joint", *flags])
+
+  assert train(tmp_path / "straight") == 0
+  wanted, teller.validations = teller.validations, 0
+  straight, told = (tmp_path / name / "joint" for name in ("straight", "told"))
+  last = telemetry.read_rows(straight / telemetry.METRICS_FILE)[-1]["step"]
+  stops = [at for at in _TOLD if at in validated_at(straight)]
+  for stop in stops:
+    teller.at = stop
+    assert train(tmp_path / "told") == PREEMPTED_STATUS, stop
+    newest = checkpoints.newest(told)
+    step = checkpoints.step_of(newest) if newest else 0
+    assert step == stop[1]
+    assert "was told to leave" in capsys.readouterr().err
+  teller.at = None
+  assert train(tmp_path / "told") == 0
+  assert f"goes on from step {stops[-1][1]}" in capsys.readouterr().out
+  assert_same(told, straight)
+  assert teller.validations == wanted
+  assert (last < 10) == (len(more) > 1)
+
+
+def validated_at(folder):
+  """Where a run can be told: after its steps, and in its validations."""
+  rows = telemetry.read_rows(folder / telemetry.METRICS_FILE)
+  last = rows[-1]["step"]
+  return {("step", step) for step in range(1, last + 1)} | {
+    ("validation", row["step"]) for row in rows if row["split"] == "validation"
+  }
+
+
+def assert_same(folder: pathlib.Path, expected: pathlib.Path):
+  assert rows_of(folder) == rows_of(expected)
+  assert checkpoints.steps(folder) == checkpoints.steps(expected)
+  for step in checkpoints.steps(expected):
+    name = f"checkpoint_{step}"
+    assert_same_checkpoint(folder / name, expected / name)
+  assert json.loads((folder / stages.HANDOVER).read_text()) == json.loads(
+    (expected / stages.HANDOVER).read_text()
+  )
+  assert not (folder / checkpoints.PREEMPTED).exists()
