@@ -14,6 +14,7 @@ import jax
 from calrec_jax import (
   checkpoints,
   config,
+  distributed,
   parents,
   partitioning,
   provenance,
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     "--shard",
     metavar="INDEX/COUNT",
     help="this process's share, as 0/4; process 0 writes the results (default: "
-    "all, or by JAX's process index)",
+    "all, or by CALREC_PROCESS_ID)",
   )
   parser.add_argument(
     "--compare",
@@ -145,7 +146,8 @@ def run_evaluation(
     name: of the stage.
     chain: all stages of the recipe.
     described: what was run, for the report.
-    share: which of how many processes this is; by default as JAX counts them.
+    share: which of how many processes this is; by default as the environment
+      counts them.
 
   Returns:
     The results by domain, which are also on disk; none where another process
@@ -153,7 +155,7 @@ def run_evaluation(
   """
   evaluation, stage = Evaluation(), Stage()
   folder = stages.folder(stage, name)
-  share = share or Share(jax.process_index(), jax.process_count())
+  share = share or Share(*distributed.processes())
   # Processes share nothing but files, so each has a mesh of its own devices.
   mesh = partitioning.make_mesh(stage.mesh, jax.local_devices())
   results = {}

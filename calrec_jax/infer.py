@@ -17,6 +17,7 @@ import tqdm
 from calrec_jax import (
   answer_files,
   config,
+  distributed,
   partitioning,
   provenance,
   recommenders,
@@ -127,7 +128,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     "--shard",
     metavar="INDEX/COUNT",
     help="this process's share of the users, as 0/4; process 0 writes the file "
-    "(default: all, or by JAX's process index)",
+    "(default: all, or by CALREC_PROCESS_ID)",
   )
   parser.add_argument(
     "--skip_unknown",
@@ -152,7 +153,7 @@ def answer(arguments: argparse.Namespace, name: str) -> None:
   share = (
     Share.parse(arguments.shard)
     if arguments.shard
-    else Share(jax.process_index(), jax.process_count())
+    else Share(*distributed.processes())
   )
   # Processes share nothing but files, so each has a mesh of its own devices.
   mesh = partitioning.make_mesh(stage.mesh, jax.local_devices())

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from calrec_jax import config, preemption, stages, train_loop
+from calrec_jax import config, distributed, preemption, stages, train_loop
 from calrec_jax.preemption import PREEMPTED_STATUS, Notice
 
 _EPILOG = f"""\
@@ -20,6 +20,10 @@ on where it was. Missing datasets and token caches are built first.
 
 Told to leave by SIGTERM, as before a machine is taken away, it finishes its
 step, saves, and exits with status {PREEMPTED_STATUS}. A second SIGTERM kills.
+
+Processes of one job, on one host or several, each run this command with
+CALREC_COORDINATOR=HOST:PORT, CALREC_NUM_PROCESSES and CALREC_PROCESS_ID, or
+with CALREC_DISTRIBUTED=auto on Cloud TPU and Slurm.
 """
 
 
@@ -42,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     "--stage", metavar="NAME", help="only this stage of the chain"
   )
   arguments = config.parse_arguments(parser, argv)
+  if not arguments.dry_run:
+    distributed.join()  # First: gin files may already touch a device.
   configuration = arguments.configuration
   configuration.apply()
   chain = stages.names()
@@ -53,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if arguments.stage is None:
     stages.refuse_shared_start(chain)
   names = [arguments.stage] if arguments.stage else chain
-  with preemption.watch() as notice:
+  with distributed.failures_explained(), preemption.watch() as notice:
     try:
       for name in names:
         with configuration.stage(name), config.explained():

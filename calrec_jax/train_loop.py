@@ -16,6 +16,7 @@ import jax
 from calrec_jax import (
   checkpoints,
   config,
+  distributed,
   lineage,
   parents,
   partitioning,
@@ -52,7 +53,8 @@ def run_stage(
     Preempted: when it was told to leave, and has saved.
   """
   folder = stages.folder(stage, name)
-  caches = stages.documents_of(stage, stages.open_caches(stage))
+  with distributed.first_before_others("caches are built"):
+    caches = stages.documents_of(stage, stages.open_caches(stage))
   parent = stages.find_parent(stage, name, stage_names)
   feed = dataclasses.replace(
     stage.feed,
@@ -268,6 +270,8 @@ class _Loop:
         f"({self.folder})"
       )
     self.checkpoints.close()
+    # The next stage begins with what the first process wrote here.
+    distributed.together("the stage is handed over")
 
   def _due(self, period: int) -> bool:
     return self.step % period == 0 or self.step == self.stage.steps

@@ -180,6 +180,9 @@ work() {
   shift
   calrec="$(find_calrec)"
   find_process
+  if [ "$PROCESSES" -gt 1 ] && [ -z "${CALREC_NUM_PROCESSES:-}" ]; then
+    export CALREC_DISTRIBUTED="${CALREC_DISTRIBUTED:-auto}"
+  fi
   IFS=, read -ra verbs <<< "$list"
   for verb in "${verbs[@]}"; do
     words=() own=() share=()

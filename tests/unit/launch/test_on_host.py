@@ -17,6 +17,7 @@ import json, os, pathlib, signal, sys
 folder = pathlib.Path(os.environ["NOTES"])
 with open(folder / "calls", "a") as file:
   file.write(json.dumps(sys.argv[1:]) + chr(10))
+(folder / "distributed").write_text(os.environ.get("CALREC_DISTRIBUTED", ""))
 if "WAIT" in os.environ:
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(83))
   (folder / "waiting").touch()
@@ -128,6 +129,10 @@ def test_the_share_is_that_of_the_process(host, environment, share):
   assert status == 0
   asked = f', "--shard={share}"' if share else ""
   assert host.calls() == ['["train", "--x"]', f'["eval", "--x"{asked}]']
+  found_by_jax = share is not None and "CALREC_PROCESS_ID" not in environment
+  assert (host.home / "distributed").read_text() == (
+    "auto" if found_by_jax else ""
+  )
 
 
 def test_a_share_that_was_asked_for_stays(host):
