@@ -66,6 +66,12 @@ class TrainedModel:
   checkpoint: pathlib.Path
   lineage: dict[str, Any]
 
+  @property
+  def temperature(self) -> float | None:
+    """Of the towers' training; None for a model that was not trained here."""
+    objective = self.lineage.get("training", {}).get("Objective", {})
+    return objective.get("temperature")
+
 
 def load_model(
   checkpoint: pathlib.Path,
@@ -175,6 +181,7 @@ class Workshop:
       self._cache.catalogue,
       self._cache.prompt,
       limits=self._limits,
+      temperature=model.temperature,
       mesh=self._mesh,
       place=self._vectors(model),
       progress=True,

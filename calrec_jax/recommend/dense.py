@@ -2,7 +2,8 @@
 
 The score is the cosine of v_U, the mean over the user's prompt, and v_T, the
 mean over the item's text: the similarity that the contrastive loss L_UT
-trains. Items with the same tokens share one vector and get the same score to
+trains; and what is known of any user, how often the item is bought, see
+`prior`. Items with the same tokens share one vector and get the same score to
 the last bit. The search is exact unless told otherwise, see `topk`. The
 items' vectors may be kept on disk, see `catalogue_vectors`.
 """
@@ -25,6 +26,7 @@ from calrec_jax.models import two_tower
 from calrec_jax.recommend import (
   catalogue_vectors,
   placement,
+  prior,
   protocol,
   vector_identity,
 )
@@ -58,6 +60,9 @@ class DenseSearch:
       those of the checkpoint. None keeps those of each checkpoint beside it.
     approx: whether the search may miss some of the best, which pays on TPUs.
     recall_target: share of the best of a chunk that such a search is to find.
+    prior: times temperature · log(1 + purchases) is added to the cosine: at 1
+      the score is that of p(item | user) by what L_UT learns, at 0 the cosine
+      alone. Only purchases of the training split count.
   """
 
   user_rows: int = 16
@@ -67,6 +72,7 @@ class DenseSearch:
   vectors_folder: str | None = None
   approx: bool = False
   recall_target: float = 0.95
+  prior: float = 1.0
 
   def __post_init__(self):
     for name in ("user_rows", "item_rows", "chunk", "block"):
@@ -74,6 +80,8 @@ class DenseSearch:
         raise ValueError(
           f"DenseSearch.{name} is {getattr(self, name)}; use 1 or more."
         )
+    if self.prior < 0:
+      raise ValueError(f"DenseSearch.prior is {self.prior}; use 0 or more.")
     if not 0 < self.recall_target < 1:
       raise ValueError(
         f"DenseSearch.recall_target is {self.recall_target}; choose it between "
@@ -93,6 +101,7 @@ class Dense:
     *,
     settings: DenseSearch | None = None,
     limits: PromptLimits | None = None,
+    temperature: float | None = None,
     mesh: Mesh | None = None,
     place: VectorPlace | None = None,
     progress: bool = False,
@@ -107,6 +116,8 @@ class Dense:
       prompt: pieces of the prompt, as in training.
       settings: sizes of the computation.
       limits: how much of a history is read.
+      temperature: that the vectors were trained with; None leaves the prior
+        out.
       mesh: where vectors lie and rows are spread; by default the mesh that is
         set, if any.
       place: where the items' vectors are kept; None keeps them in memory only.
@@ -130,8 +141,16 @@ class Dense:
     kept = None
     if place is not None:
       kept = self._kept(place, catalogue, prompt)
+    vectors = self._item_vectors(kept, place, progress)
+    self._has_prior = temperature is not None and self.settings.prior > 0
+    if self._has_prior:
+      popularity = prior.log_popularity(
+        catalogue.train_counts, self._texts.columns
+      )
+      terms = self.settings.prior * temperature * popularity
+      vectors = prior.WithPrior(vectors, terms)
     self._index = VectorIndex(
-      self._item_vectors(kept, place, progress),
+      vectors,
       self._texts.sizes,
       chunk=self.settings.chunk,
       mesh=self._mesh,
@@ -145,9 +164,12 @@ class Dense:
     search = "exact"
     if self.settings.approx:
       search = f"recall target {self.settings.recall_target:g}"
+    weight = f"{self.settings.prior:g} times " if self._has_prior else ""
     return (
       "cosine of the user's vector with the vectors of "
-      f"{len(self._texts)} item texts, {search}"
+      f"{len(self._texts)} item texts"
+      + (f", {weight}their log popularity added" if weight else "")
+      + f", {search}"
     )
 
   def recommend(
@@ -296,6 +318,8 @@ class Dense:
       asked[: len(queries), : own.shape[1]] = self._texts.of(
         own[start : start + rows]
       )
+      if self._has_prior:
+        queries = prior.asked(queries)
       filled = np.pad(queries, ((0, rows - len(queries)), (0, 0)))
       best = self._index.search(jnp.asarray(filled), asked, wanted)
       parts.append([np.asarray(field)[: len(queries)] for field in best])

@@ -1,5 +1,7 @@
 """The dense recommender against cosines of separately computed vectors."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,13 +14,14 @@ SCORE_TOLERANCE = 1e-5
 LIMITS = prompts.PromptLimits(max_tokens=96, smallest_length=96)
 
 
-def recommender(**settings):
+def recommender(catalogue=None, temperature=None, **settings):
   module, params = toys.decoder()
   return dense.Dense(
     module,
     params,
-    toys.catalogue(),
+    catalogue or toys.catalogue(),
     toys.PROMPT,
+    temperature=temperature,
     settings=dense.DenseSearch(user_rows=4, item_rows=8, **settings),
     limits=LIMITS,
   )
@@ -61,6 +64,40 @@ def test_scores_are_cosines_and_lists_are_complete():
         scores, wanted[user, listed], atol=SCORE_TOLERANCE
       )
       assert np.all(np.diff(scores) <= 0)
+
+
+def test_the_prior_is_added_to_the_cosines():
+  histories = toys.histories()
+  counts = np.arange(24) ** 2
+  catalogue = dataclasses.replace(toys.catalogue(), train_counts=counts)
+  together = counts.copy()
+  for twins in ([3, 9], [5, 6]):
+    together[twins] = counts[twins].sum()
+  wanted = plain_cosines(histories) + 0.5 * 0.2 * np.log1p(together)
+  model = recommender(catalogue, temperature=0.2, prior=0.5, chunk=8)
+  assert "0.5 times their log popularity added" in model.describe()
+  found = model.recommend(histories, depth=24, rules=["all"])["all"]
+  for user in range(len(histories)):
+    np.testing.assert_allclose(
+      found.scores[user],
+      wanted[user, found.items[user]],
+      atol=SCORE_TOLERANCE,
+    )
+    assert np.all(np.diff(found.scores[user]) <= 0)
+
+
+def test_without_a_prior_only_the_cosines_count():
+  counts = np.arange(24) ** 2
+  catalogue = dataclasses.replace(toys.catalogue(), train_counts=counts)
+  histories = toys.histories()
+  wanted = recommender().recommend(histories, depth=9, rules=["all"])["all"]
+  for model in (
+    recommender(catalogue, temperature=0.2, prior=0.0),
+    recommender(catalogue),
+  ):
+    found = model.recommend(histories, depth=9, rules=["all"])["all"]
+    np.testing.assert_array_equal(found.items, wanted.items)
+    assert "popularity" not in model.describe()
 
 
 def test_twins_score_alike_to_the_last_bit_and_count_as_ties():
@@ -124,6 +161,7 @@ def test_an_approximate_search_says_so():
     ("chunk", 0),
     ("block", 0),
     ("recall_target", 1.0),
+    ("prior", -1.0),
   ],
 )
 def test_settings_are_checked(name, value):
