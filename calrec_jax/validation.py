@@ -139,12 +139,24 @@ class Validator:
       cache.catalogue,
       cache.prompt,
       limits=prompt_limits(self._feed.feed),
+      temperature=self._objective.temperature,
     )
 
 
 def prompt_limits(feed: Feed) -> PromptLimits:
-  """Prompts no longer than what the feed trains on."""
-  return PromptLimits(max_tokens=feed.row_tokens, max_items=feed.max_history)
+  """Prompts no longer than what the feed trains on.
+
+  Where every event is a target it stands in the row twice, in the joint
+  segment and alone; with at most half of the row for events that are context
+  only, no joint segment is longer than three quarters of it. A model that
+  counts places from a history's start has never seen the places beyond.
+  """
+  twice = feed.targets == "all" and feed.item_segments
+  return PromptLimits(
+    max_tokens=feed.row_tokens,
+    usual_tokens=3 * feed.row_tokens // 4 if twice else None,
+    max_items=feed.max_history,
+  )
 
 
 def place(batch: Any, mesh: jax.sharding.Mesh) -> Any:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calrec_jax import partitioning, train_step
+from calrec_jax import partitioning, train_step, validation
 from calrec_jax import state as states
 from calrec_jax.data.batch import Batch
 from calrec_jax.models import flops
@@ -151,7 +151,8 @@ def _recommending(
   sampler, search = sampling.Sampler(), dense.DenseSearch()
   prompts = placement.whole_rows(sampler.rows, mesh)
   items = placement.whole_rows(search.item_rows, mesh)
-  longest, written = stage.feed.row_tokens, sizes.item_tokens
+  limits = validation.prompt_limits(stage.feed)
+  longest, written = limits.usual_tokens or limits.max_tokens, sizes.item_tokens
   if sampler.max_new_tokens is not None:
     written = sampler.max_new_tokens
   rows = partitioning.batch_sharding(mesh)

@@ -6,6 +6,7 @@ length depends on the prompt alone, never on the others in its batch: results
 do not change with the company a user comes in.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -27,16 +28,21 @@ class PromptLimits:
   Attributes:
     max_tokens: the longest prompt; the oldest items are dropped, whole, until
       it fits. Not longer than the rows the model was trained on.
+    usual_tokens: a shorter limit that a prompt of one item alone may exceed;
+      None for none.
     max_items: most items of a prompt, the newest; None for all that fit.
     smallest_length: prompts are padded to this length or to its doubles.
   """
 
   max_tokens: int = 1024
+  usual_tokens: int | None = None
   max_items: int | None = None
   smallest_length: int = 128
 
   def __post_init__(self):
-    for name in ("max_tokens", "max_items", "smallest_length"):
+    for name in (
+      "max_tokens", "usual_tokens", "max_items", "smallest_length"
+    ):  # fmt: skip
       value = getattr(self, name)
       if value is not None and value < 1:
         raise ValueError(
@@ -81,6 +87,12 @@ class PromptWriter:
     kept = self.limits.max_items
     rows = history if kept is None else history[-kept:]
     tokens = [self._catalogue.tokens(int(row)) for row in rows]
+    if self.limits.usual_tokens is not None:
+      with contextlib.suppress(features.PromptTooLong):
+        return features.prompt_tokens(
+          self._prompt, tokens, self.limits.usual_tokens
+        )
+      tokens = tokens[-1:]
     try:
       return features.prompt_tokens(
         self._prompt, tokens, self.limits.max_tokens

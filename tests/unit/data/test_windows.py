@@ -165,3 +165,25 @@ def test_taking_users_keeps_their_events():
   taken = histories.take(np.array([2, 0, 2]))
   assert taken.lengths.tolist() == [4, 5, 6, 1, 2, 4, 5, 6]
   assert taken.offsets.tolist() == [0, 3, 5, 8]
+
+
+def test_no_joint_segment_is_longer_than_three_quarters_of_its_row():
+  # What `validation.prompt_limits` takes for granted.
+  draw = np.random.default_rng(0)
+  lengths = draw.integers(1, 12, size=4000)
+  offsets = np.array([0, 1500, 2500, 4000])
+  costs = TokenCosts(opening=6, between=4, begin=1)
+  limits = Limits(160, 64, None, 1000)
+  found = windows.cut_all(
+    Histories(lengths, offsets), limits, costs, draw.random(3)
+  )
+  joint = [
+    costs.opening
+    + int(lengths[offsets[user] + start : offsets[user] + stop].sum())
+    + (stop - start - 1) * costs.between
+    for user, start, stop in zip(
+      found.history, found.start, found.stop, strict=True
+    )
+  ]
+  assert max(joint) <= 0.75 * 160 + 12
+  assert max(joint) > 0.65 * 160

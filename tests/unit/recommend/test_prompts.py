@@ -58,7 +58,24 @@ def test_only_the_newest_items_are_read():
   np.testing.assert_array_equal(fitting.user(history), whole.user(history[1:]))
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "max_items", "smallest_length"])
+def test_the_usual_length_holds_but_for_a_single_item():
+  items = toys.catalogue()
+  history = np.array([1, 2, 7, 8, 4])
+  whole = prompts.PromptWriter(items, toys.PROMPT)
+  two, one = (len(whole.user(history[-kept:])) for kept in (2, 1))
+
+  def written(usual):
+    limits = prompts.PromptLimits(usual_tokens=usual)
+    return prompts.PromptWriter(items, toys.PROMPT, limits).user(history)
+
+  np.testing.assert_array_equal(written(two), whole.user(history[-2:]))
+  np.testing.assert_array_equal(written(two - 1), whole.user(history[-1:]))
+  np.testing.assert_array_equal(written(one - 1), whole.user(history[-1:]))
+
+
+@pytest.mark.parametrize(
+  "name", ["max_tokens", "usual_tokens", "max_items", "smallest_length"]
+)
 def test_settings_are_checked(name):
   with pytest.raises(ValueError, match=rf"PromptLimits\.{name} is 0"):
     prompts.PromptLimits(**{name: 0})
