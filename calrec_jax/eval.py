@@ -13,6 +13,7 @@ import jax
 
 from calrec_jax import (
   checkpoints,
+  compilation,
   config,
   distributed,
   parents,
@@ -155,6 +156,7 @@ def run_evaluation(
   """
   evaluation, stage = Evaluation(), Stage()
   folder = stages.folder(stage, name)
+  compilation.keep(pathlib.Path(stage.dataset.folder))
   share = share or Share(*distributed.processes())
   # Processes share nothing but files, so each has a mesh of its own devices.
   mesh = partitioning.make_mesh(stage.mesh, jax.local_devices())

@@ -15,6 +15,7 @@ import jax
 
 from calrec_jax import (
   checkpoints,
+  compilation,
   config,
   distributed,
   lineage,
@@ -53,6 +54,7 @@ def run_stage(
     Preempted: when it was told to leave, and has saved.
   """
   folder = stages.folder(stage, name)
+  compilation.keep(pathlib.Path(stage.dataset.folder))
   with distributed.first_before_others("caches are built"):
     caches = stages.documents_of(stage, stages.open_caches(stage))
   parent = stages.find_parent(stage, name, stage_names)
