@@ -16,7 +16,6 @@ import pathlib
 from collections.abc import Mapping
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 
 _VARIABLE = "CALREC_COMPILATION_CACHE"
 _OFF = "off"
@@ -47,6 +46,4 @@ def keep(
   )
   folder.mkdir(parents=True, exist_ok=True)
   jax.config.update("jax_compilation_cache_dir", str(folder))
-  # Something small may have been compiled already, and JAX looks only once.
-  compilation_cache.reset_cache()
   return folder
