@@ -10,8 +10,10 @@ told: JAX's preemption service agrees on it. Tested by
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -20,6 +22,9 @@ from jax.experimental import multihost_utils
 
 # "Saved; start me again", as `launch/preemption.sh` names it for launchers.
 PREEMPTED_STATUS = 83
+# A scheduler tells a whole group of processes, and the script among them tells
+# its child again: that is one notice.
+SAME_NOTICE_SECONDS = 2.0
 
 
 class Preempted(BaseException):
@@ -40,7 +45,7 @@ class Notice:
       shared: whether several processes have to leave after the same step.
     """
     self._shared = shared
-    self._told = False
+    self._told_at: float | None = None
     self._held = False
     self._asked = 0
 
@@ -51,12 +56,13 @@ class Notice:
     same time, one or two steps after the first of them was told to leave.
     """
     if not self._shared:
-      return self._told
+      return self._told_at is not None
     # Not the number of the step: that starts again with the next stage.
     self._asked += 1
     if not multihost_utils.reached_preemption_sync_point(self._asked):
       return False
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    self._told_at = time.monotonic()
+    signal.signal(signal.SIGTERM, self.take)  # JAX's would swallow a second.
     return True
 
   @contextlib.contextmanager
@@ -90,21 +96,25 @@ class Notice:
       self._held = True
 
   def take(self, number: int, frame: FrameType | None) -> None:
-    """Handles a signal."""
+    """Handles a signal: the first is the notice, a later one kills."""
     del frame
-    signal.signal(number, signal.SIG_DFL)  # Whoever asks twice does not wait.
-    self._told = True
-    if not self._held:
-      self._raise_if_told()
+    now = time.monotonic()
+    if self._told_at is None:
+      self._told_at = now
+      if not self._held:
+        self._raise_if_told()
+    elif now - self._told_at > SAME_NOTICE_SECONDS:
+      signal.signal(number, signal.SIG_DFL)
+      os.kill(os.getpid(), number)
 
   def _raise_if_told(self) -> None:
-    if self._told:
+    if self._told_at is not None:
       raise Preempted("told to leave; nothing was there to be saved.")
 
 
 @contextlib.contextmanager
 def watch() -> Iterator[Notice]:
-  """Takes SIGTERM as a notice; a second one kills, and SIGINT as ever."""
+  """Takes SIGTERM as a notice; a later one kills, and SIGINT as ever."""
   # With several processes JAX has installed a handler of its own.
   shared = jax.distributed.is_initialized()
   notice = Notice(shared)

@@ -19,7 +19,7 @@ on where it was. Missing datasets and token caches are built first.
   calrec train --gin_file=recipes/quickstart.gin --gin.target/TRAIN_STEPS=50
 
 Told to leave by SIGTERM, as before a machine is taken away, it finishes its
-step, saves, and exits with status {PREEMPTED_STATUS}. A second SIGTERM kills.
+step, saves, and exits with status {PREEMPTED_STATUS}. A later SIGTERM kills.
 
 Processes of one job, on one host or several, each run this command with
 CALREC_COORDINATOR=HOST:PORT, CALREC_NUM_PROCESSES and CALREC_PROCESS_ID, or

@@ -57,10 +57,21 @@ def test_nothing_long_begins_after_a_notice():
       notice.interruptible().__enter__()
 
 
-def test_a_second_one_kills_and_in_the_end_all_is_as_before():
+def test_a_later_one_kills_and_in_the_end_all_is_as_before(monkeypatch):
   before = signal.getsignal(signal.SIGTERM)
+  now, killed = [100.0], []
+  monkeypatch.setattr(preemption.time, "monotonic", lambda: now[0])
   with preemption.watch() as notice:
     assert signal.getsignal(signal.SIGTERM) == notice.take
-    told(notice, notice.held)
+    assert told(notice, notice.held)[-1] == "left"
+    monkeypatch.setattr(
+      preemption.os, "kill", lambda _, number: killed.append(number)
+    )
+    now[0] += preemption.SAME_NOTICE_SECONDS / 2
+    notice.take(signal.SIGTERM, None)  # The same notice on another way.
+    assert not killed
+    now[0] += preemption.SAME_NOTICE_SECONDS
+    notice.take(signal.SIGTERM, None)
+    assert killed == [signal.SIGTERM]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
   assert signal.getsignal(signal.SIGTERM) == before
