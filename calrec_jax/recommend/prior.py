@@ -43,10 +43,15 @@ def asked(users: Float[np.ndarray, "B D"]) -> Float[np.ndarray, "B E"]:
 def log_popularity(
   counts: Int[np.ndarray, " N"], columns: Int[np.ndarray, " N"]
 ) -> Float[np.ndarray, " M"]:
-  """log(1 + purchases) of each text; items with the same text count together.
+  """log(1 + purchases) of each text: the mean over the items that have it.
+
+  Items with the same text share a score, so each is given the likelihood of
+  one of them; their sum would put all of them in front of items that are
+  bought more often than any.
 
   Args:
     counts: purchases of each item in training.
     columns: the text of each item.
   """
-  return np.log1p(np.bincount(columns, weights=counts)).astype(np.float32)
+  mean = np.bincount(columns, weights=counts) / np.bincount(columns)
+  return np.log1p(mean).astype(np.float32)

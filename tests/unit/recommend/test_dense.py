@@ -70,9 +70,9 @@ def test_the_prior_is_added_to_the_cosines():
   histories = toys.histories()
   counts = np.arange(24) ** 2
   catalogue = dataclasses.replace(toys.catalogue(), train_counts=counts)
-  together = counts.copy()
+  together = counts.astype(float)
   for twins in ([3, 9], [5, 6]):
-    together[twins] = counts[twins].sum()
+    together[twins] = counts[twins].mean()
   wanted = plain_cosines(histories) + 0.5 * 0.2 * np.log1p(together)
   model = recommender(catalogue, temperature=0.2, prior=0.5, chunk=8)
   assert "0.5 times their log popularity added" in model.describe()
