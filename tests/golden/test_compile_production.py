@@ -33,5 +33,10 @@ def test_it_fits_and_could_be_fast(recipe, monkeypatch):
   assert record["fits"]
   assert record["peak_bytes"] <= (1 - FREE) * record["available_bytes"]
   assert record["utilisation_bound"] >= UTILISATION
-  # No loops that send weights around in pieces.
-  assert not any("permute" in kind for kind in record["collectives"])
+  # No loops that send weights around in pieces; counters may go around.
+  sent = sum(
+    total["bytes"]
+    for kind, total in record["collectives"].items()
+    if "permute" in kind
+  )
+  assert sent < 1e6
