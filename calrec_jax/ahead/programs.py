@@ -74,12 +74,13 @@ def of_stage(
     mesh: of the devices to compile for.
 
   Raises:
-    TypeError: for a model of item ids, which no TPU is needed for.
+    ValueError: for a model of item ids.
   """
   if not isinstance(stage.decoder, DecoderConfig):
-    raise TypeError(
-      "calrec compile is for language models; Stage.decoder is "
-      f"{type(stage.decoder).__name__}."
+    kind = type(stage.decoder).__name__
+    raise ValueError(  # noqa: TRY004 (said to the user without a traceback)
+      f"Stage.decoder is a {kind}. Language models are what `calrec compile` "
+      "compiles; bind @DecoderConfig()."
     )
   config = dataclasses.replace(stage.decoder, vocab_size=sizes.vocab_size)
   decoder = Decoder(config)
