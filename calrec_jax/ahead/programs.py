@@ -78,7 +78,7 @@ def of_stage(
   """
   if not isinstance(stage.decoder, DecoderConfig):
     kind = type(stage.decoder).__name__
-    raise ValueError(  # noqa: TRY004 (said to the user without a traceback)
+    raise ValueError(
       f"Stage.decoder is a {kind}. Language models are what `calrec compile` "
       "compiles; bind @DecoderConfig()."
     )
