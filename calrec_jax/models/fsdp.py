@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -24,51 +24,65 @@ from calrec_jax import partitioning
 
 
 def product(
-  multiply: Callable[[jax.Array, jax.Array], jax.Array],
+  rows: jax.Array,
   weights: jax.Array,
   axes: Sequence[str | None],
-  rows: jax.Array,
   dtype: Any,
+  *,
+  num_inputs: int = 1,
 ) -> jax.Array:
-  """A product of weights with rows, where devices may share both.
+  """Rows times weights, where devices may share both.
 
-  Weights are gathered whole but for what is split over `tensor`. Without an
-  active mesh, or where no axis splits the batch, it is the product alone.
+  On a mesh whose batch axes hold several devices everything is written out,
+  the axis `tensor` too: what it splits of the weights' outputs stays split,
+  and products over what it splits of their inputs are summed. Otherwise it is
+  the plain product.
 
   Args:
-    multiply: weights and rows [T, ...], whose result has the rows' axis T.
-    weights: as they are stored; gradients are summed in float32.
-    axes: their logical axes.
-    rows: [T, ...], ordered by rows of the batch.
+    rows: [T, inputs...], ordered by rows of the batch, in `dtype`.
+    weights: [inputs..., outputs...] as they are stored; gradients are summed
+      in float32.
+    axes: logical axes of the weights.
     dtype: in which the weights are gathered and multiplied.
+    num_inputs: axes of the weights that are multiplied away.
+
+  Returns:
+    [T, outputs...].
   """
+  weights = partitioning.constrain(weights, *axes)
   rules = dict(nn.get_logical_axis_rules())
   mesh = jax.sharding.get_abstract_mesh()
-  if not rules or mesh.empty:
-    return multiply(weights.astype(dtype), rows)
-  batch_axes = _names(rules["activation_batch"])
-  parts = math.prod(mesh.shape[axis] for axis in batch_axes)
+  batch_axes = _names(rules.get("activation_batch"))
+  parts = math.prod(mesh.shape.get(axis, 1) for axis in batch_axes)
   if parts == 1 or len(rows) % parts:  # One row, when parameters are made.
-    return multiply(partitioning.constrain(weights, *axes).astype(dtype), rows)
-  stored = [
-    tuple(name for name in _names(entry) if name in batch_axes) or None
-    for entry in partitioning.partition_spec(axes, rules)
+    return jnp.tensordot(rows, weights.astype(dtype), axes=num_inputs)
+  stored = [_names(entry) for entry in partitioning.partition_spec(axes, rules)]
+  shared = tuple(
+    (dim, names)
+    for dim, found in enumerate(stored)
+    if (names := tuple(name for name in found if name in batch_axes))
+    and math.prod(mesh.shape[name] for name in names) > 1
+  )
+  held = {name for found in stored for name in found}
+  copied = tuple(axis for axis in batch_axes if axis not in held)
+  # What is left of the split once the weights are gathered.
+  split = [
+    tuple(name for name in found if name not in batch_axes) for found in stored
   ]
-  shared = tuple((dim, names) for dim, names in enumerate(stored) if names)
-  split = {name for _, names in shared for name in names}
-  copied = tuple(axis for axis in batch_axes if axis not in split)
+  summed = tuple(name for found in split[:num_inputs] for name in found)
 
-  def on_device(own: jax.Array, rows: jax.Array) -> jax.Array:
+  def on_device(rows: jax.Array, own: jax.Array) -> jax.Array:
     # A copy of its own on every device: the gradient is summed here, once.
     own = jax.lax.pcast(own, copied, to="varying") if copied else own
-    return multiply(_gathered(own, shared, jnp.dtype(dtype)), rows)
+    whole = _gathered(own, shared, jnp.dtype(dtype))
+    result = jnp.tensordot(rows, whole, axes=num_inputs)
+    return jax.lax.psum(result, summed) if summed else result
 
   return jax.shard_map(
     on_device,
-    in_specs=(PartitionSpec(*stored), PartitionSpec(batch_axes)),
-    out_specs=PartitionSpec(batch_axes),
-    axis_names=set(batch_axes),
-  )(weights, rows)
+    in_specs=(_spec(batch_axes, *split[:num_inputs]), _spec(*stored)),
+    out_specs=_spec(batch_axes, *split[num_inputs:]),
+  )(rows, weights)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -107,3 +121,7 @@ _gathered.defvjp(_gathered_forward, _gathered_backward)
 def _names(entry: Any) -> tuple[str, ...]:
   """Mesh axes of an entry of a `PartitionSpec` or of the rules."""
   return (entry,) if isinstance(entry, str) else tuple(entry or ())
+
+
+def _spec(*axes: tuple[str, ...]) -> PartitionSpec:
+  return PartitionSpec(*(names or None for names in axes))

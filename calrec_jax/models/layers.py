@@ -87,11 +87,7 @@ class Projection(nn.Module):
     # which is twice as fast on CPUs as a sum over rows and tokens.
     x = x.astype(self.dtype).reshape(-1, *self.shape[: self.num_inputs])
     flat = fsdp.product(
-      lambda kernel, x: jnp.tensordot(x, kernel, axes=self.num_inputs),
-      kernel,
-      self.axes,
-      x,
-      self.dtype,
+      x, kernel, self.axes, self.dtype, num_inputs=self.num_inputs
     )
     if self.lora is not None and self.name in self.lora.targets:
       flat = flat + self._low_rank(x, self.lora)

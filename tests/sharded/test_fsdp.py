@@ -27,13 +27,7 @@ def _arrays():
 
 
 def _loss(weights, rows, wanted):
-  result = fsdp.product(
-    lambda weights, rows: jnp.tensordot(rows, weights, axes=1),
-    weights,
-    ("embed", "heads", "kv"),
-    rows,
-    jnp.float32,
-  )
+  result = fsdp.product(rows, weights, ("embed", "heads", "kv"), jnp.float32)
   return jnp.sum((result - wanted) ** 2)
 
 
@@ -64,6 +58,33 @@ def test_value_and_gradients(name):
   )
   np.testing.assert_allclose(
     of_rows, 2 * np.einsum("whf,thf->tw", weights, error), rtol=1e-4, atol=1e-4
+  )
+
+
+def test_inputs_that_are_split_are_summed():
+  draw = np.random.default_rng(1).normal
+  weights = draw(size=(HEADS, FEATURES, WIDTH)).astype(np.float32)
+  rows = draw(size=(TOKENS, HEADS, FEATURES)).astype(np.float32)
+  mesh = partitioning.make_mesh(
+    partitioning.MeshShape(data=2, fsdp=2, tensor=2)
+  )
+
+  def loss(rows, weights):
+    result = fsdp.product(
+      rows, weights, ("heads", "kv", "embed"), jnp.float32, num_inputs=2
+    )
+    return jnp.sum(result**2), result
+
+  with partitioning.activate(mesh, partitioning.logical_axis_rules()):
+    program = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+    (_, result), (of_rows, of_weights) = program(rows, weights)
+  plain = np.tensordot(rows.astype(np.float64), weights, 2)
+  np.testing.assert_allclose(result, plain, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(
+    of_rows, 2 * np.einsum("tw,hfw->thf", plain, weights), rtol=1e-4, atol=1e-3
+  )
+  np.testing.assert_allclose(
+    of_weights, 2 * np.einsum("tw,thf->hfw", plain, rows), rtol=1e-4, atol=1e-3
   )
 
 
