@@ -3,7 +3,7 @@
 What a run that has to leave has summed since the last row is kept in its
 checkpoint (`state`, `resume`), so that the next row is that of a run that was
 never stopped. Tested by `tests/unit/test_meter.py` and
-`tests/contract/test_preemption.py`.
+`tests/contract/test_told_to_leave.py`.
 """
 
 from __future__ import annotations

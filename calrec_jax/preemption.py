@@ -4,7 +4,7 @@ A stage that is told to leave finishes its step, saves, and ends with
 `PREEMPTED_STATUS`; run again, it goes on to the bits of a run that was never
 stopped. Processes of one job leave after the same step, whichever of them was
 told: JAX's preemption service agrees on it. Tested by
-`tests/contract/test_preemption.py` and `tests/multiprocess`.
+`tests/contract/test_told_to_leave.py` and `tests/multiprocess`.
 """
 
 from __future__ import annotations
