@@ -38,6 +38,10 @@ SHAPE = {
 }
 
 
+# Two trained stages: a minute.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
   """A folder as Hugging Face has it, and its tensors."""

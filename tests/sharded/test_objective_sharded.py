@@ -85,6 +85,7 @@ def test_loss_gradients_and_metrics(name):
     assert gradient.sharding.is_equivalent_to(sharding, gradient.ndim)
 
 
+@pytest.mark.slow
 def test_bfloat16_on_a_mesh():
   decoder, params = _decoder(dtype="bfloat16")
   wanted, _ = jax.jit(functools.partial(_loss, decoder))(params, _batch())

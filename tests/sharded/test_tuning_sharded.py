@@ -157,6 +157,7 @@ def test_a_step_on_a_mesh_equals_that_of_one_device(
   jax.tree.map(np.testing.assert_array_equal, restored, found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_state_is_created_where_it_belongs(name, alone):
   case, mesh = CASES[name], partitioning.make_mesh(MESH)

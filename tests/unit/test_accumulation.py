@@ -134,6 +134,7 @@ def apart(objective, module, microbatches):
   return differentiated(loss)
 
 
+@pytest.mark.slow
 def test_both_passes_drop_the_same_units():
   module, params = model(dropout=0.5)
   found = accumulated(OBJECTIVE, module, 2)(params, batch())
@@ -144,7 +145,8 @@ def test_both_passes_drop_the_same_units():
 
 
 @pytest.mark.parametrize(
-  "negatives", [pytest.param(None, marks=pytest.mark.slow), 3]
+  "negatives",
+  [pytest.param(count, marks=pytest.mark.slow) for count in (None, 3)],
 )
 def test_items_of_sasrec_are_drawn_for_each_microbatch(negatives):
   module, params = sasrec_toys.model(dropout=0.3)

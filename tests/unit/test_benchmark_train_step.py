@@ -106,6 +106,7 @@ def test_both_forms_have_the_same_losses_and_gradients(feed, bench):
   assert difference < GRADIENT_TOLERANCE * scale
 
 
+@pytest.mark.slow
 def test_a_form_that_computes_something_else_is_refused(bench):
   assert max(bench.check().values()) <= side_by_side.TOLERANCES["float32"]
   [plain] = bench.plain_batches

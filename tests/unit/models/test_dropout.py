@@ -84,6 +84,7 @@ def test_what_is_computed_again_drops_the_same_units():
     np.testing.assert_allclose(found, right, atol=SAME * np.abs(right).max())
 
 
+@pytest.mark.slow
 def test_steps_drop_other_units_and_evaluations_none():
   rows = [[document] for document in model_toys.documents(count=3)]
   batch = model_toys.pack(rows, row_tokens=64, row_slots=6)
