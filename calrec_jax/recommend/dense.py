@@ -143,8 +143,9 @@ class Dense:
     if place is not None:
       kept = self._kept(place, catalogue, prompt)
     vectors = self._item_vectors(kept, place, progress)
-    self._has_prior = temperature is not None and self.settings.prior > 0
-    if self._has_prior:
+    self._has_prior = False
+    if temperature is not None and self.settings.prior > 0:
+      self._has_prior = True
       popularity = prior.log_popularity(
         catalogue.train_counts, self._texts.columns
       )

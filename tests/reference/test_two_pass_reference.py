@@ -74,7 +74,12 @@ def test_embeddings_of_every_target(family):
   ("family", "settings", "microbatches"),
   [
     ("llama", {}, 2),
-    ("llama", {"direction": "both", "same_user_negatives": True}, 4),
+    pytest.param(
+      "llama",
+      {"direction": "both", "same_user_negatives": True},
+      4,
+      marks=pytest.mark.slow,
+    ),
     ("gemma", {"direction": "user_to_item", "temperature": 0.1}, 2),
   ],
 )
