@@ -127,7 +127,7 @@ def _compile(
   slices = topology.describe(arguments.topology, arguments.slices)
   mesh = partitioning.make_mesh(stage.mesh, slices.devices)
   sizes = _sizes(stage, arguments)
-  remembered = pathlib.Path(stage.dataset.folder) / "compiled"
+  remembered = pathlib.Path(stage.dataset.folder) / "compile_records"
   records = []
   with partitioning.activate(mesh, partitioning.logical_axis_rules()):
     chosen = [
