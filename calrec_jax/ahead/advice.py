@@ -65,8 +65,9 @@ def _of_training(
   parts = copies * mesh_shape["fsdp"]
   turns = stage.feed.rows // (parts * stage.microbatches)
   if turns > 1:
+    fewest = next(k for k in range(2, turns + 1) if turns % k == 0)
     advice.append(
-      f"MICROBATCHES = {stage.microbatches * min(turns, 2)}: fewer rows at "
+      f"MICROBATCHES = {stage.microbatches * fewest}: fewer rows at "
       "once, for one more forward pass and the same result"
     )
   if mesh_shape["data"] > 1:

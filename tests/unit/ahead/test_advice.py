@@ -43,6 +43,9 @@ def test_training():
     "MICROBATCHES = 2",
   ]
   assert any("MeshShape.fsdp = 8" in line for line in found)
+  # Parts of three rows a device are three.
+  found = advice.for_record(_record(), _stage(24), MESH)
+  assert any("MICROBATCHES = 3" in line for line in found)
   # Nothing that is done already.
   found = advice.for_record(_record(), _stage(8, remat="full"), MESH)
   assert not any("remat" in line or "MICROBATCHES" in line for line in found)

@@ -7,11 +7,6 @@ import pytest
 from calrec_jax import telemetry
 from calrec_jax.ahead import topology
 
-needs_libtpu = pytest.mark.skipif(
-  importlib.util.find_spec("libtpu") is None,
-  reason="needs the TPU compiler: pip install 'calrec_jax[tpu]'",
-)
-
 
 @pytest.mark.parametrize("name", ["v5e-16", "v5e:4", "4x4", "v5e:4x4x", ""])
 def test_another_name_is_refused(name):
