@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from calrec_jax import config
-from calrec_jax.data import cache, features, leakage, splits
+from calrec_jax.data import cache, features, leakage, named, splits
 from calrec_jax.data import card as card_lib
 from calrec_jax.data import dataset as dataset_lib
 
@@ -31,6 +31,11 @@ show    prints one user's prompt as text, and the item that followed
 
 Each makes first what it needs and what is not there yet. With
 MIXTURE_OR_TASK_NAME = "all" it is done for every domain.
+
+A dataset that the project knows needs no gin file:
+
+  calrec data card amazon2018/Video_Games --manual_dir=downloads
+  calrec data card completejourney/nutrition
 """
 
 
@@ -44,11 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     The exit status.
   """
   arguments = _parse(argv)
-  configuration = dataclasses.replace(
-    arguments.configuration,
-    macros=(*arguments.configuration.macros, NAME_MACRO),
-  )
   try:
+    configuration = named.configure(
+      arguments.configuration, arguments.datasets, arguments.manual_dir
+    )
+    configuration = dataclasses.replace(
+      configuration, macros=(*configuration.macros, NAME_MACRO)
+    )
     configuration.apply()
     if arguments.dry_run:
       print(config.text())
@@ -70,6 +77,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument("action", choices=tuple(_ACTIONS))
+  parser.add_argument(
+    "datasets",
+    nargs="*",
+    metavar="DATASET",
+    help=f"{named.EXAMPLES}; else what the gin files say",
+  )
+  parser.add_argument(
+    "--manual_dir",
+    metavar="FOLDER",
+    help="where the files of DATASET are, if you fetched them yourself",
+  )
   parser.add_argument(
     "--split",
     choices=splits.SPLITS,

@@ -18,9 +18,12 @@ KINDS = {
   "missing_item": "no item id; skipped",
   "bad_timestamp": "a time that cannot be read; skipped",
   "unknown_item": "an event whose item is not in the catalogue; skipped",
+  "duplicate_event": "the same user, item and time again; first one kept",
   "empty_text": "an item without any text; skipped with its events",
   "event_without_text": "an event of an item without any text; skipped",
   "conflicting_item": "an item described again, differently; first one kept",
+  "wrong_type": "a value that is no text or number; read as missing",
+  "web_page": "a piece of a web page's program as text; written as Unknown",
   "unreadable_price": "a price that is not a number; written as Unknown",
 }
 

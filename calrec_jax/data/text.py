@@ -135,8 +135,10 @@ def price_text(value: Any) -> str | None:
   match = _PRICE.fullmatch(text)
   if match is None:
     return None
-  amounts = [f"{float(x.replace(',', '')):.2f}" for x in match.groups() if x]
-  return " - ".join(amounts)
+  amounts = [float(x.replace(",", "")) for x in match.groups() if x]
+  if not all(map(math.isfinite, amounts)):  # Hundreds of digits.
+    return None
+  return " - ".join(f"{amount:.2f}" for amount in amounts)
 
 
 def is_price(field: Field) -> bool:

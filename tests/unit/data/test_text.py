@@ -75,6 +75,7 @@ def test_value_text(raw, expected):
     (math.nan, ""),
     (-1.0, None),
     (math.inf, None),
+    ("9" * 400, None),
     (".a-box-inner{background-color:#fff}", None),
     ("from 5.99", None),
   ],

@@ -1,0 +1,89 @@
+"""Ids to numbers while they stream by, and columns that stay in Arrow."""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions at run time.)
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+
+_PENDING = 1 << 20  # Ids that are kept as text before they become numbers.
+_SLICE = 8192  # Values that become Python objects at a time.
+
+
+class IdCodes:
+  """Numbers ids by their first appearance, in Arrow, a million at a time.
+
+  A dictionary of Python would need some hundred bytes an id, and a look-up
+  for every event.
+  """
+
+  def __init__(self) -> None:
+    self._ids = pa.array([], pa.large_string())
+    self._codes: list[np.ndarray] = []
+    self._pending: list[pa.Array] = []
+    self._num_pending = 0
+
+  def add(self, ids: pa.Array | pa.ChunkedArray) -> None:
+    """Adds ids, none of them null, in their order."""
+    ids = ids.cast(pa.large_string())
+    chunks = ids.chunks if isinstance(ids, pa.ChunkedArray) else [ids]
+    self._pending += chunks
+    self._num_pending += len(ids)
+    # Each time the known ids are read again, so wait for about as many more.
+    if self._num_pending >= max(_PENDING, len(self._ids)):
+      self._number()
+
+  def finish(self) -> tuple[np.ndarray, pa.LargeStringArray]:
+    """Returns int32[n], the code of every id added, and the ids by code."""
+    self._number()
+    codes = np.concatenate([np.empty(0, np.int32), *self._codes])
+    return codes, self._ids
+
+  def _number(self) -> None:
+    known = len(self._ids)
+    chunked = pa.chunked_array([self._ids, *self._pending], pa.large_string())
+    encoded = chunked.dictionary_encode().combine_chunks()
+    if isinstance(encoded, pa.ChunkedArray):  # Of no chunk at all.
+      encoded = encoded.chunk(0)
+    self._ids = encoded.dictionary
+    self._codes.append(encoded.indices.to_numpy()[known:].astype(np.int32))
+    self._pending, self._num_pending = [], 0
+
+
+class Column(Sequence[Any]):
+  """An Arrow column as a sequence of Python values, made when they are read.
+
+  Half a million titles take a third of the memory of Python's strings, and
+  only as long as somebody looks at them do they exist twice.
+  """
+
+  def __init__(self, values: pa.Array | pa.ChunkedArray) -> None:
+    self._values = (
+      values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    )
+
+  def __len__(self) -> int:
+    return len(self._values)
+
+  @overload
+  def __getitem__(self, index: int) -> Any: ...
+  @overload
+  def __getitem__(self, index: slice) -> list[Any]: ...
+  def __getitem__(self, index: int | slice) -> Any:
+    if isinstance(index, slice):
+      return self._values[index].to_pylist()
+    return self._values[int(index)].as_py()
+
+  def __iter__(self) -> Iterator[Any]:
+    for start in range(0, len(self), _SLICE):
+      yield from self._values.slice(start, _SLICE).to_pylist()
+
+  @property
+  def values(self) -> pa.Array:
+    """The column itself."""
+    return self._values

@@ -1,0 +1,103 @@
+"""Text files as a stream of blocks of whole lines, gzip or plain.
+
+A file of any size passes through in pieces of a few megabytes. Whether it is
+gzip is seen from its first bytes, not from its name. A file that breaks off
+is an error that says where; it is never taken for a whole one.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from typing import IO, NamedTuple
+
+BLOCK_BYTES = 4 << 20
+# A longer line is no row but damage, such as a hole of zeros in the file.
+MAX_LINE_BYTES = 64 << 20
+
+_GZIP = b"\x1f\x8b"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class Block(NamedTuple):
+  """Some whole lines of a file.
+
+  Attributes:
+    data: their bytes; only the file's last line may lack its line break.
+    first_line: the number of the first of them, from 1.
+  """
+
+  data: bytes
+  first_line: int
+
+
+def read(
+  path: str,
+  *,
+  block_bytes: int = BLOCK_BYTES,
+  on_bytes: Callable[[int], object] = lambda count: None,
+) -> Iterator[Block]:
+  """Reads a file in blocks of whole lines.
+
+  Args:
+    path: the file.
+    block_bytes: about the size of a block; a longer line is a block alone.
+    on_bytes: told how many bytes of the file itself were read since the last
+      time, for a progress bar.
+
+  Yields:
+    The blocks in their order, without a mark of the byte order.
+
+  Raises:
+    ValueError: if the compressed data are damaged or end too early, or a line
+      is longer than `MAX_LINE_BYTES`; the message names the line.
+    OSError: if the file cannot be read.
+  """
+  line, rest = 1, b""
+  with open(path, "rb") as raw, _decompressed(raw) as stream:
+    told = 0
+    while True:
+      try:
+        piece = stream.read(block_bytes)
+      except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(
+          f"{path}:{line}: the compressed data are damaged or end too early, "
+          f"in this line or soon after it ({error}). Fetch the file again."
+        ) from error
+      at = raw.tell()
+      on_bytes(at - told)
+      told = at
+      if line == 1 and not rest:
+        piece = piece.removeprefix(_BYTE_ORDER_MARK)
+      end = piece.rfind(b"\n") + 1
+      if end or not piece:
+        data = rest + piece[:end]
+        if data:
+          yield Block(data, line)
+          line += data.count(b"\n")
+        if not piece:
+          return
+        rest = piece[end:]
+      else:
+        rest += piece
+      if len(rest) > MAX_LINE_BYTES:
+        raise ValueError(
+          f"{path}:{line}: this line is longer than {MAX_LINE_BYTES:,} bytes; "
+          "the file is damaged or does not hold one row a line."
+        )
+
+
+def is_gzip(path: str) -> bool:
+  """Whether a file begins like a gzip file."""
+  with open(path, "rb") as stream:
+    return stream.read(len(_GZIP)) == _GZIP
+
+
+def _decompressed(raw: IO[bytes]) -> IO[bytes]:
+  magic = raw.read(len(_GZIP))
+  raw.seek(0, os.SEEK_SET)
+  if magic == _GZIP:
+    return gzip.GzipFile(fileobj=raw, mode="rb")
+  return raw

@@ -1,0 +1,171 @@
+"""Amazon's reviews of 2014, 2018 and 2023 as purchases, a domain a category.
+
+The publisher's files are read as they are. A domain is called
+`amazon2018_video_games`; the order and meaning of the steps behind are those
+of every domain.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import gin
+
+from calrec_jax.data import domain as domain_lib
+from calrec_jax.data import events as events_lib
+from calrec_jax.data import id_codes, tables
+from calrec_jax.data import problems as problems_lib
+from calrec_jax.data import text as text_lib
+from calrec_tasks import amazon_items, amazon_releases, amazon_reviews
+
+_REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
+_SUFFIXES = (".json.gz", ".jsonl.gz", ".json", ".jsonl", ".parquet")
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AmazonReviews:
+  """One category of one release.
+
+  Columns for `Domain.fields`: `title`, `category` (all of its names),
+  `brand` (in 2023 the store, or else the brand among the details) and
+  `price`.
+
+  Attributes:
+    release: "amazon2014", "amazon2018" or "amazon2023".
+    category: as the release calls it, "Video_Games".
+    manual_dir: folder with the release's files, under the publisher's names.
+    core: reads the file that the publisher reduced to users and items of five
+      reviews, where the release has one; False reads all reviews.
+  """
+
+  default_fields: ClassVar[tuple[text_lib.Field, ...]] = text_lib.DEFAULT_FIELDS
+
+  release: str = _REQUIRED
+  category: str = _REQUIRED
+  manual_dir: str | None = None
+  core: bool = True
+
+  def __post_init__(self) -> None:
+    release = amazon_releases.find(self.release)
+    category = amazon_releases.category(release, self.category)
+    object.__setattr__(self, "category", category)
+
+  def files(self) -> list[str]:
+    """The files of the reviews and of the metadata."""
+    release = amazon_releases.find(self.release)
+    reviews = (self.core and release.core_file) or release.reviews_file
+    return [
+      self._file(stem.format(category=self.category))
+      for stem in (reviews, release.items_file)
+    ]
+
+  def fingerprint(self) -> dict[str, Any]:
+    """What the events depend on."""
+    return {
+      "release": self.release,
+      "inputs": [tables.sha256(path) for path in self.files()],
+    }
+
+  def read(
+    self, problems: problems_lib.Problems, columns: Sequence[str]
+  ) -> tuple[events_lib.Events, events_lib.Items]:
+    """Reads the reviews, and the metadata of the items that have one.
+
+    A review that is there again, for the same user, item and time, is one
+    purchase.
+    """
+    release = amazon_releases.find(self.release)
+    reviews_file, items_file = self.files()
+    reviews = amazon_reviews.read(reviews_file, release, problems)
+    items, row_of = amazon_items.read(
+      items_file, release, columns, reviews.item_ids, problems
+    )
+    rows = row_of[reviews.items]
+    known = rows >= 0
+    problems.add_rows("unknown_item", reviews_file, reviews.lines[~known])
+    first = amazon_reviews.first_of_each(reviews)
+    problems.add_rows(
+      "duplicate_event", reviews_file, reviews.lines[known & ~first]
+    )
+    good = known & first
+    events = events_lib.Events(
+      users=reviews.users[good],
+      items=rows[good],
+      timestamps=reviews.timestamps[good],
+      user_ids=id_codes.Column(reviews.user_ids),
+      num_rows=reviews.num_rows,
+    )
+    return events, items
+
+  def _file(self, stem: str) -> str:
+    """The path of a file, whatever its suffix."""
+    folder = os.path.expanduser(self.manual_dir or ".")
+    tried = [
+      os.path.join(place, stem + suffix)
+      for place in (folder, os.path.join(folder, self.release))
+      for suffix in _SUFFIXES
+    ]
+    for path in tried:
+      if os.path.isfile(path):
+        return path
+    raise FileNotFoundError(
+      f"There is no {stem}{{{','.join(_SUFFIXES)}}} in {folder} or in its "
+      f"folder {self.release}. Set AmazonReviews.manual_dir (--manual_dir)."
+    )
+
+
+@gin.configurable(module="amazon")
+def categories(
+  names: Sequence[str] = _REQUIRED,
+) -> tuple[domain_lib.Domain, ...]:
+  """Domains of categories, for `Dataset.domains`.
+
+  Args:
+    names: release and category, `("amazon2018/Video_Games", …)`.
+
+  Returns:
+    One domain a category, called `amazon2018_video_games`; further options
+    come from `Domain` and `AmazonReviews`.
+  """
+  return tuple(
+    domain_lib.Domain(name=domain_name(name), source=_source(name))
+    for name in names
+  )
+
+
+@gin.configurable(module="amazon")
+def mixtures(
+  stage_one: Sequence[str] = _REQUIRED,
+) -> dict[str, tuple[str, ...]]:
+  """The mixture "stage_one", for `Dataset.mixtures`.
+
+  Args:
+    stage_one: release and category of its domains.
+  """
+  return {"stage_one": tuple(map(domain_name, stage_one))}
+
+
+def domain_name(name: str) -> str:
+  """The domain of a category: `amazon2018_gift_cards`."""
+  release, category = _parts(name)
+  return domain_lib.slug(f"{release.name}_{category}")
+
+
+def _source(name: str) -> AmazonReviews:
+  release, category = _parts(name)
+  return AmazonReviews(release=release.name, category=category)
+
+
+def _parts(name: str) -> tuple[amazon_releases.Release, str]:
+  release, slash, category = name.partition("/")
+  if not slash:
+    raise ValueError(
+      f"CATEGORIES holds {name!r}; a name is a release and a category, such as "
+      "amazon2018/Video_Games."
+    )
+  found = amazon_releases.find(release)
+  return found, amazon_releases.category(found, category)

@@ -1,0 +1,223 @@
+"""Amazon's product metadata: title, category, brand and price by item."""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions at run time.)
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from calrec_jax.data import events as events_lib
+from calrec_jax.data import id_codes, python_literals, row_stream
+from calrec_jax.data import problems as problems_lib
+from calrec_tasks import amazon_releases, amazon_reviews
+
+COLUMNS = ("title", "category", "brand", "price")
+
+# A tag, unlike `<3` or `size < 5`.
+_TAG = "</?[a-zA-Z][^<>]*>|<!--[^<>]*-->"
+# Pages whose program the crawl took for the title: the publisher's own notebook
+# of 2018 finds them by this word and drops them.
+_PROGRAM = "getTime"
+_NO_PRICE = pa.array(["none", "null", "nan", "n/a", "-", "\u2013", "\u2014"])
+
+
+def read(
+  path: str,
+  release: amazon_releases.Release,
+  columns: Sequence[str],
+  wanted: pa.Array,
+  problems: problems_lib.Problems,
+) -> tuple[events_lib.Items, np.ndarray]:
+  """Reads the metadata of the items that were bought.
+
+  Items that nobody bought can be in no catalogue; they are read past, so that
+  their number costs no memory.
+
+  Args:
+    path: JSON lines, Python literals or Parquet.
+    release: whose columns they are.
+    columns: of `COLUMNS`, those wanted.
+    wanted: ids of the items that were bought.
+    problems: counts what cannot be used.
+
+  Returns:
+    The items in the file's order, and int32[n]: the row of each of `wanted`,
+    -1 where the file does not describe it.
+
+  Raises:
+    ValueError: if the file is damaged.
+  """
+  columns = [name for name in COLUMNS if name in columns]
+  code_of = {item_id: code for code, item_id in enumerate(wanted.to_pylist())}
+  row_of = np.full(len(wanted), -1, np.int32)
+  kept = _Kept()
+  num_rows = 0
+  schema, variants = _schemas(release, columns)
+  for rows in row_stream.read(
+    path,
+    schema,
+    problems,
+    variants=variants,
+    convert=python_literals.to_json if release.literals else None,
+  ):
+    num_rows += rows.num_rows
+    ids = amazon_reviews.ids(rows.table, release.item_columns)
+    missing = ids.is_null().to_numpy(zero_copy_only=False)
+    problems.add_rows("missing_item", path, rows.lines[missing])
+    codes = np.array([code_of.get(id_, -1) for id_ in ids.to_pylist()], int)
+    at = np.flatnonzero(codes >= 0)
+    codes, lines = codes[at], rows.lines[at]
+    problems.add_rows(
+      "wrong_type", path, np.intersect1d(lines, rows.wrong_type)
+    )
+    table = _values(rows.table.take(at), release, columns)
+    table, pages = _without_programs(table)
+    problems.add_rows("web_page", path, lines[pages])
+    new = np.zeros(len(at), bool)
+    new[np.unique(codes, return_index=True)[1]] = True
+    new &= row_of[codes] < 0
+    row_of[codes[new]] = kept.num_rows + np.arange(np.sum(new))
+    kept.add(ids.take(at[new]), table.filter(new), lines[new])
+    for again in np.flatnonzero(~new):
+      if kept.row(row_of[codes[again]]) != table.slice(again, 1).to_pylist()[0]:
+        problems.add_rows("conflicting_item", path, lines[again : again + 1])
+  return kept.items(path, num_rows), row_of
+
+
+class _Kept:
+  """The rows that are kept, a table a block."""
+
+  def __init__(self) -> None:
+    self.num_rows = 0
+    self._starts: list[int] = []
+    self._ids: list[pa.Array] = []
+    self._tables: list[pa.Table] = []
+    self._lines: list[np.ndarray] = []
+
+  def add(self, ids: pa.Array, table: pa.Table, lines: np.ndarray) -> None:
+    self._starts.append(self.num_rows)
+    self._ids.append(ids)
+    self._tables.append(table)
+    self._lines.append(lines)
+    self.num_rows += len(lines)
+
+  def row(self, index: int) -> dict[str, Any]:
+    block = bisect.bisect_right(self._starts, index) - 1
+    while not self._tables[block].num_rows:  # Starts where the next one does.
+      block -= 1
+    start = self._starts[block]
+    return self._tables[block].slice(index - start, 1).to_pylist()[0]
+
+  def items(self, path: str, num_rows: int) -> events_lib.Items:
+    ids = pa.chunked_array(self._ids, pa.string())
+    table = pa.concat_tables(self._tables) if self._tables else pa.table({})
+    return events_lib.Items(
+      item_ids=id_codes.Column(ids),
+      columns={
+        name: id_codes.Column(table[name]) for name in table.column_names
+      },
+      file=path,
+      lines=np.concatenate([np.empty(0, np.int64), *self._lines]),
+      available=COLUMNS,
+      num_rows=num_rows,
+    )
+
+
+def _schemas(
+  release: amazon_releases.Release, columns: Sequence[str]
+) -> tuple[pa.Schema, list[pa.Schema]]:
+  """Types of the raw columns, and those with prices as numbers."""
+  types: dict[str, pa.DataType] = {
+    name: pa.string() for name in release.item_columns
+  }
+  if "title" in columns:
+    types["title"] = pa.string()
+  if "category" in columns:
+    kind = pa.string()
+    for _ in range(release.category_depth):
+      kind = pa.list_(kind)
+    types[release.category_column] = kind
+  if "brand" in columns:
+    for name in release.brand_columns:
+      outer, _, inner = name.partition(".")
+      types[outer] = pa.struct([(inner, pa.string())]) if inner else pa.string()
+  if "price" not in columns:
+    return pa.schema(types), []
+  return (
+    pa.schema(types | {"price": pa.string()}),
+    [pa.schema(types | {"price": pa.float64()})],
+  )
+
+
+def _values(
+  raw: pa.Table, release: amazon_releases.Release, columns: Sequence[str]
+) -> pa.Table:
+  """Raw columns as fields call them, without tags of HTML."""
+  values = {}
+  if "title" in columns:
+    values["title"] = _without_tags(raw["title"])
+  if "category" in columns:
+    values["category"] = _names_without_tags(
+      raw[release.category_column].combine_chunks()
+    )
+  if "brand" in columns:
+    parts = [_without_tags(_part(raw, name)) for name in release.brand_columns]
+    null = pa.scalar(None, pa.string())
+    parts = [
+      pc.if_else(pc.equal(pc.utf8_trim_whitespace(part), ""), null, part)
+      for part in parts
+    ]
+    values["brand"] = pc.coalesce(*parts)
+  if "price" in columns:
+    values["price"] = _price(raw["price"])
+  return pa.table(values)
+
+
+def _price(column: pa.ChunkedArray) -> pa.ChunkedArray:
+  """Prices without tags and `from`; those that say there is none are null."""
+  column = pc.utf8_trim_whitespace(_without_tags(column))
+  column = pc.replace_substring_regex(column, "(?i)^from +", "")
+  none = pc.is_in(pc.utf8_lower(column), _NO_PRICE)
+  return pc.if_else(none, pa.scalar(None, pa.string()), column)
+
+
+def _part(raw: pa.Table, name: str) -> pa.ChunkedArray:
+  outer, _, inner = name.partition(".")
+  return pc.struct_field(raw[outer], inner) if inner else raw[outer]
+
+
+def _without_tags(column: pa.ChunkedArray) -> pa.ChunkedArray:
+  return pc.replace_substring_regex(column, _TAG, " ")
+
+
+def _names_without_tags(lists: pa.ListArray) -> pa.ListArray:
+  """Lists of names, of any depth, with every name freed of tags."""
+  inner = lists.values
+  cleaned = (
+    _names_without_tags(inner)
+    if pa.types.is_list(inner.type)
+    else pc.replace_substring_regex(inner, _TAG, " ")
+  )
+  return pa.ListArray.from_arrays(
+    lists.offsets, cleaned, mask=lists.is_null() if lists.null_count else None
+  )
+
+
+def _without_programs(table: pa.Table) -> tuple[pa.Table, np.ndarray]:
+  """The table without titles that are programs, and which rows had one."""
+  if "title" not in table.column_names:
+    return table, np.zeros(table.num_rows, bool)
+  title = table["title"]
+  found = pc.fill_null(pc.match_substring(title, _PROGRAM), False)
+  cleared = pc.if_else(found, pa.scalar(None, pa.string()), title)
+  return (
+    table.set_column(table.column_names.index("title"), "title", cleared),
+    found.to_numpy(zero_copy_only=False),
+  )

@@ -1,0 +1,153 @@
+"""The releases of Amazon's reviews: categories, files and columns.
+
+2014: He and McAuley, http://jmcauley.ucsd.edu/data/amazon/. 2018: Ni, Li and
+McAuley, https://nijianmo.github.io/amazon/. 2023: Hou et al.,
+https://amazon-reviews-2023.github.io/. All are for research.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+
+_2014 = """
+Amazon_Instant_Video Apps_for_Android Automotive Baby Beauty Books
+CDs_and_Vinyl Cell_Phones_and_Accessories Clothing_Shoes_and_Jewelry
+Digital_Music Electronics Grocery_and_Gourmet_Food Health_and_Personal_Care
+Home_and_Kitchen Kindle_Store Movies_and_TV Musical_Instruments Office_Products
+Patio_Lawn_and_Garden Pet_Supplies Sports_and_Outdoors
+Tools_and_Home_Improvement Toys_and_Games Video_Games
+"""
+_2018 = """
+AMAZON_FASHION All_Beauty Appliances Arts_Crafts_and_Sewing Automotive Books
+CDs_and_Vinyl Cell_Phones_and_Accessories Clothing_Shoes_and_Jewelry
+Digital_Music Electronics Gift_Cards Grocery_and_Gourmet_Food Home_and_Kitchen
+Industrial_and_Scientific Kindle_Store Luxury_Beauty Magazine_Subscriptions
+Movies_and_TV Musical_Instruments Office_Products Patio_Lawn_and_Garden
+Pet_Supplies Prime_Pantry Software Sports_and_Outdoors
+Tools_and_Home_Improvement Toys_and_Games Video_Games
+"""
+_2023 = """
+All_Beauty Amazon_Fashion Appliances Arts_Crafts_and_Sewing Automotive
+Baby_Products Beauty_and_Personal_Care Books CDs_and_Vinyl
+Cell_Phones_and_Accessories Clothing_Shoes_and_Jewelry Digital_Music
+Electronics Gift_Cards Grocery_and_Gourmet_Food Handmade_Products
+Health_and_Household Health_and_Personal_Care Home_and_Kitchen
+Industrial_and_Scientific Kindle_Store Magazine_Subscriptions Movies_and_TV
+Musical_Instruments Office_Products Patio_Lawn_and_Garden Pet_Supplies Software
+Sports_and_Outdoors Subscription_Boxes Tools_and_Home_Improvement
+Toys_and_Games Unknown Video_Games
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Release:
+  """How one release calls and writes things.
+
+  Attributes:
+    name: "amazon2018".
+    categories: as its files call them.
+    core_file: name of the reviews' file that the publisher reduced to users
+      and items of five reviews, without suffix; None where there is none.
+    reviews_file: name of the file of all reviews.
+    items_file: name of the metadata's file.
+    user_columns: columns of the user's id, the first that has a value counts.
+    item_columns: columns of the item's id, in reviews and metadata.
+    time_columns: columns of the time, in seconds or milliseconds.
+    brand_columns: columns of the brand; `a.b` is key `b` of the object `a`.
+    category_column: column of the categories.
+    category_depth: lists inside each other there.
+    literals: whether the metadata are Python literals instead of JSON.
+  """
+
+  name: str
+  categories: tuple[str, ...]
+  core_file: str | None
+  reviews_file: str
+  items_file: str
+  user_columns: tuple[str, ...]
+  item_columns: tuple[str, ...]
+  time_columns: tuple[str, ...]
+  brand_columns: tuple[str, ...]
+  category_column: str
+  category_depth: int
+  literals: bool = False
+
+
+RELEASES = {
+  release.name: release
+  for release in (
+    Release(
+      name="amazon2014",
+      categories=tuple(_2014.split()),
+      core_file="reviews_{category}_5",
+      reviews_file="reviews_{category}",
+      items_file="meta_{category}",
+      user_columns=("reviewerID",),
+      item_columns=("asin",),
+      time_columns=("unixReviewTime",),
+      brand_columns=("brand",),
+      category_column="categories",
+      category_depth=2,
+      literals=True,
+    ),
+    Release(
+      name="amazon2018",
+      categories=tuple(_2018.split()),
+      core_file="{category}_5",
+      reviews_file="{category}",
+      items_file="meta_{category}",
+      user_columns=("reviewerID",),
+      item_columns=("asin",),
+      time_columns=("unixReviewTime",),
+      brand_columns=("brand",),
+      category_column="category",
+      category_depth=1,
+    ),
+    # Variants of a product share its parent's description. The documentation
+    # once called the time `sort_timestamp`.
+    Release(
+      name="amazon2023",
+      categories=tuple(_2023.split()),
+      core_file=None,
+      reviews_file="{category}",
+      items_file="meta_{category}",
+      user_columns=("user_id",),
+      item_columns=("parent_asin", "asin"),
+      time_columns=("timestamp", "sort_timestamp"),
+      brand_columns=("store", "details.Brand"),
+      category_column="categories",
+      category_depth=1,
+    ),
+  )
+}
+
+
+def find(name: str) -> Release:
+  """The release of a name.
+
+  Raises:
+    ValueError: if there is none, with the nearest name.
+  """
+  if name not in RELEASES:
+    raise ValueError(
+      f"AmazonReviews.release = {name!r} is none of {', '.join(RELEASES)}."
+    )
+  return RELEASES[name]
+
+
+def category(release: Release, name: str) -> str:
+  """A category as the release writes it, from any case.
+
+  Raises:
+    ValueError: if the release has no such category, with the nearest one.
+  """
+  by_key = {known.lower(): known for known in release.categories}
+  if name.lower() in by_key:
+    return by_key[name.lower()]
+  near = difflib.get_close_matches(name.lower(), by_key, n=1)
+  raise ValueError(
+    f"{release.name} has no category {name!r}."
+    + (f" Did you mean {by_key[near[0]]!r}?" if near else "")
+    + f" It has {', '.join(release.categories)}."
+  )

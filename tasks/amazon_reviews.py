@@ -1,0 +1,147 @@
+"""Amazon's reviews as purchases: who, what, when, and nothing else of them."""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions at run time.)
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from calrec_jax.data import id_codes, row_stream
+from calrec_jax.data import problems as problems_lib
+from calrec_tasks import amazon_releases
+
+# Milliseconds of this size are in 1973, seconds in the year 5138: no review is
+# of either time, so that the size of a number tells its unit.
+_MILLISECONDS_FROM = 10**11
+_TOO_LATE = 10**14
+
+
+class Reviews(NamedTuple):
+  """The reviews that can be used, in the file's order.
+
+  Attributes:
+    users: int32[n], rows of `user_ids`.
+    items: int32[n], rows of `item_ids`.
+    timestamps: int64[n], unix milliseconds.
+    lines: int64[n], the line of each in the file.
+    user_ids: ids of the users by first appearance.
+    item_ids: ids of the items by first appearance.
+    num_rows: rows of the file.
+  """
+
+  users: np.ndarray
+  items: np.ndarray
+  timestamps: np.ndarray
+  lines: np.ndarray
+  user_ids: pa.Array
+  item_ids: pa.Array
+  num_rows: int
+
+
+def read(
+  path: str,
+  release: amazon_releases.Release,
+  problems: problems_lib.Problems,
+) -> Reviews:
+  """Reads a file of reviews.
+
+  Args:
+    path: JSON lines, plain or gzip, or Parquet.
+    release: whose columns they are.
+    problems: counts what cannot be used, one kind a row.
+
+  Raises:
+    ValueError: if the file is damaged.
+  """
+  schema = pa.schema(
+    [
+      *((name, pa.string()) for name in release.user_columns),
+      *((name, pa.string()) for name in release.item_columns),
+      *((name, pa.int64()) for name in release.time_columns),
+    ]
+  )
+  users, items = id_codes.IdCodes(), id_codes.IdCodes()
+  times = [np.empty(0, np.int64)]
+  lines = [np.empty(0, np.int64)]
+  num_rows = 0
+  for rows in row_stream.read(path, schema, problems):
+    num_rows += rows.num_rows
+    user = ids(rows.table, release.user_columns)
+    item = ids(rows.table, release.item_columns)
+    time, readable = _milliseconds(first(rows.table, release.time_columns))
+    no_user = _is_null(user)
+    no_item = _is_null(item) & ~no_user
+    no_time = ~readable & ~no_user & ~no_item
+    for kind, mask in (
+      ("missing_user", no_user),
+      ("missing_item", no_item),
+      ("bad_timestamp", no_time),
+    ):
+      problems.add_rows(kind, path, rows.lines[mask])
+    good = ~(no_user | no_item | no_time)
+    users.add(user.filter(pa.array(good)))
+    items.add(item.filter(pa.array(good)))
+    times.append(time[good])
+    lines.append(rows.lines[good])
+  user_codes, user_ids = users.finish()
+  item_codes, item_ids = items.finish()
+  return Reviews(
+    users=user_codes,
+    items=item_codes,
+    timestamps=np.concatenate(times),
+    lines=np.concatenate(lines),
+    user_ids=user_ids,
+    item_ids=item_ids,
+    num_rows=num_rows,
+  )
+
+
+def first_of_each(reviews: Reviews) -> np.ndarray:
+  """Which reviews are the first of their user, item and time: bool[n]."""
+  order = np.lexsort((reviews.timestamps, reviews.items, reviews.users))
+  again = np.ones(max(len(order) - 1, 0), bool)
+  for column in (reviews.users, reviews.items, reviews.timestamps):
+    ordered = column[order]
+    again &= ordered[1:] == ordered[:-1]
+  keep = np.ones(len(order), bool)
+  keep[order[1:][again]] = False  # The sort is stable: the first one stays.
+  return keep
+
+
+def first(table: pa.Table, names: Sequence[str]) -> pa.Array:
+  """The first value of several columns that is not null, row by row."""
+  column = pc.coalesce(*(table[name] for name in names))
+  return _array(column)
+
+
+def ids(table: pa.Table, names: Sequence[str]) -> pa.Array:
+  """Ids without outer white space, from the first column that has one."""
+  columns = [pc.utf8_trim_whitespace(table[name]) for name in names]
+  null = pa.scalar(None, pa.string())
+  columns = [pc.if_else(pc.equal(c, ""), null, c) for c in columns]
+  return _array(pc.coalesce(*columns))
+
+
+def _milliseconds(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+  """int64[n] times in milliseconds, and bool[n]: which could be read."""
+  numbers = pc.fill_null(values, -1).to_numpy(zero_copy_only=False)
+  readable = (numbers >= 0) & (numbers < _TOO_LATE)
+  numbers = np.where(readable, numbers, 0)
+  seconds = numbers < _MILLISECONDS_FROM
+  return np.where(seconds, numbers * 1000, numbers), readable
+
+
+def _is_null(array: pa.Array) -> np.ndarray:
+  return array.is_null().to_numpy(zero_copy_only=False)
+
+
+def _array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+  if isinstance(column, pa.ChunkedArray):
+    column = column.combine_chunks()
+  return column
