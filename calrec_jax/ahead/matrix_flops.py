@@ -15,6 +15,8 @@ from typing import Any
 
 import jax
 
+from calrec_jax.models import splash
+
 
 def count(program: Any) -> float:
   """FLOPs of all devices together; a multiply-add is two.
@@ -25,17 +27,19 @@ def count(program: Any) -> float:
   return _count(getattr(program, "jaxpr", program))
 
 
-def _count(jaxpr: Any) -> float:
-  return sum(_equation(equation) for equation in jaxpr.eqns)
+def _count(jaxpr: Any, scope: str = "") -> float:
+  return sum(_equation(equation, scope) for equation in jaxpr.eqns)
 
 
-def _equation(equation: Any) -> float:
+def _equation(equation: Any, outer: str) -> float:
   name, params = equation.primitive.name, equation.params
+  # An inner program's scopes begin anew.
+  scope = f"{outer}/{equation.source_info.name_stack}"
   if name == "dot_general":
     return _dot(equation)
   if name == "conv_general_dilated":
     return _convolution(equation)
-  inner = [_count(jaxpr) for jaxpr in _inner(params)]
+  inner = [_count(jaxpr, scope) for jaxpr in _inner(params)]
   if name == "cond":
     return max(inner, default=0.0)
   total = sum(inner)
@@ -46,9 +50,17 @@ def _equation(equation: Any) -> float:
     manual = params.get("newly_manual_axes") or params["manual_axes"]
     return total * math.prod(params["mesh"].shape[axis] for axis in manual)
   if name == "pallas_call":
-    grid = getattr(params["grid_mapping"], "grid", ())
-    return total * math.prod(grid)
+    return total * _turns(params["grid_mapping"].grid, scope)
   return total
+
+
+def _turns(grid: tuple[int, ...], scope: str) -> int:
+  """How often a kernel's body runs; blocks that it leaves out do not count."""
+  stated = splash.EXECUTED.search(scope)
+  if stated is None:
+    return math.prod(grid)
+  # Heads and blocks of queries and of keys are the last of its loops.
+  return int(stated[1]) * math.prod(grid[:-3])
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Any]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from calrec_jax.models import attention, rope
+from calrec_jax.models import attention, rope, splash
 from calrec_jax.models.layers import GatedMlp, Projection, RMSNorm
 from calrec_jax.partitioning import constrain
 
@@ -144,6 +144,19 @@ class Attention(nn.Module):
     }
     if isinstance(view.place, Branched):
       output = self._branches(query, key, value, cached, view.place, settings)
+    elif cached is None and splash.wanted(
+      config.attention_kernel, query.shape[1]
+    ):
+      output = splash.attend(
+        query,
+        key,
+        value,
+        segment_ids=view.place.segment_ids,
+        kind=kind,
+        windows=view.windows,
+        scale=settings["scale"],
+        softcap=settings["softcap"],
+      )
     elif cached is None:
       output = attention.attend(
         query,

@@ -7,7 +7,7 @@ from typing import Any
 import gin
 import jax
 
-from calrec_jax.models import rope
+from calrec_jax.models import rope, splash
 from calrec_jax.models.layers import ACTIVATIONS
 from calrec_jax.models.lora import Lora
 
@@ -53,8 +53,11 @@ class DecoderConfig:
     dtype: of activations and products.
     param_dtype: of parameters.
     remat: "none", "full" or "dots": what a layer's backward pass recomputes.
-    attention_blocks: blocks of queries in a row; more save products above the
-      diagonal (up to half of them) and compile slower.
+    attention_kernel: "xla", "splash" (see `models.splash`; on CPUs and GPUs in
+      a slow interpreter) or "auto": splash on TPUs. Rows that are no multiple
+      of 128 tokens always take XLA's.
+    attention_blocks: blocks of queries in a row, without the kernel; more save
+      products above the diagonal (up to half of them) and compile slower.
     scan_unroll: layers in one step of the scan; more compile slower and, on a
       CPU, run faster.
   """
@@ -86,6 +89,7 @@ class DecoderConfig:
   dtype: str = "bfloat16"
   param_dtype: str = "float32"
   remat: str = "none"
+  attention_kernel: str = "auto"
   attention_blocks: int = 4
   scan_unroll: int = 1
 
@@ -111,6 +115,7 @@ class DecoderConfig:
     for name, known in (
       ("activation", sorted(ACTIVATIONS)),
       ("remat", ["none", *REMAT_POLICIES]),
+      ("attention_kernel", splash.KERNELS),
       ("dtype", DTYPES),
       ("param_dtype", DTYPES),
     ):

@@ -7,6 +7,7 @@ from jax.sharding import PartitionSpec
 
 from calrec_jax import partitioning
 from calrec_jax.ahead import matrix_flops
+from calrec_jax.models import splash
 
 M, K, N = 4, 8, 16
 ONE = 2 * M * K * N
@@ -92,3 +93,27 @@ def test_a_convolution():
 
   count = _count(convolve, (1, 3, 8, 8), (5, 3, 2, 2))
   assert count == 2 * (5 * 7 * 7) * (3 * 2 * 2)
+
+
+@pytest.mark.parametrize(("window", "blocks"), [(None, 6), (100, 5)])
+def test_a_kernel_counts_the_blocks_that_it_executes(window, blocks):
+  rows, length, heads, features, size = 2, 384, 2, 128, 128
+
+  def attend(query, segments):
+    return splash.attend(
+      query, query, query, segment_ids=segments, kind=jnp.int32(0),
+      windows=(window,), scale=1.0,
+    )  # fmt: skip
+
+  def count(function):
+    query = jax.ShapeDtypeStruct((rows, length, heads, features), jnp.float32)
+    segments = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    return matrix_flops.count(jax.jit(function).trace(query, segments).jaxpr)
+
+  one = rows * heads * blocks * 2 * size * size * features
+  assert count(attend) == 2 * one
+  # Again in the backward pass; then 3 products for queries, 4 for the rest; and
+  # outputs times their gradients.
+  backward = jax.grad(lambda q, s: jnp.sum(attend(q, s)))
+  outputs = 2 * rows * heads * length * features
+  assert count(backward) == (2 + 2 + 3 + 4) * one + outputs
