@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 
 import gin
 
+from calrec_jax.data import dataset as dataset_lib
 from calrec_jax.data import domain as domain_lib
+from calrec_jax.data import download, id_codes, tables
 from calrec_jax.data import events as events_lib
-from calrec_jax.data import id_codes, tables
 from calrec_jax.data import problems as problems_lib
 from calrec_jax.data import text as text_lib
 from calrec_tasks import amazon_items, amazon_releases, amazon_reviews
@@ -37,7 +38,9 @@ class AmazonReviews:
   Attributes:
     release: "amazon2014", "amazon2018" or "amazon2023".
     category: as the release calls it, "Video_Games".
-    manual_dir: folder with the release's files, under the publisher's names.
+    manual_dir: folder with the release's files, under the publisher's names,
+      or with a folder of the release's name that has them; None fetches them
+      to `$CALREC_DATA_DIR/downloads`.
     core: reads the file that the publisher reduced to users and items of five
       reviews, where the release has one; False reads all reviews.
   """
@@ -55,13 +58,18 @@ class AmazonReviews:
     object.__setattr__(self, "category", category)
 
   def files(self) -> list[str]:
-    """The files of the reviews and of the metadata."""
+    """The files of the reviews and of the metadata; fetches what is missing.
+
+    Raises:
+      FileNotFoundError: if `manual_dir` lacks one.
+      download.DownloadError: if one cannot be fetched.
+    """
     release = amazon_releases.find(self.release)
-    reviews = (self.core and release.core_file) or release.reviews_file
-    return [
-      self._file(stem.format(category=self.category))
-      for stem in (reviews, release.items_file)
-    ]
+    if self.core and release.core_file:
+      reviews = self._file(release.core_file, release.core_urls)
+    else:
+      reviews = self._file(release.reviews_file, release.reviews_urls)
+    return [reviews, self._file(release.items_file, release.items_urls)]
 
   def fingerprint(self) -> dict[str, Any]:
     """What the events depend on."""
@@ -101,21 +109,32 @@ class AmazonReviews:
     )
     return events, items
 
-  def _file(self, stem: str) -> str:
+  def _file(self, stem: str, urls: Sequence[str]) -> str:
     """The path of a file, whatever its suffix."""
-    folder = os.path.expanduser(self.manual_dir or ".")
-    tried = [
-      os.path.join(place, stem + suffix)
-      for place in (folder, os.path.join(folder, self.release))
-      for suffix in _SUFFIXES
-    ]
-    for path in tried:
-      if os.path.isfile(path):
-        return path
-    raise FileNotFoundError(
-      f"There is no {stem}{{{','.join(_SUFFIXES)}}} in {folder} or in its "
-      f"folder {self.release}. Set AmazonReviews.manual_dir (--manual_dir)."
+    stem = stem.format(category=self.category)
+    urls = [url.format(category=self.category) for url in urls]
+    if self.manual_dir is None:
+      folder = os.path.join(
+        dataset_lib.default_folder(), "downloads", self.release
+      )
+      return _find(folder, stem) or download.fetch(
+        urls,
+        folder,
+        sha256=amazon_releases.checksums(self.release),
+        remedy=f"Fetch {stem} by hand and name its folder: "
+        "AmazonReviews.manual_dir (--manual_dir).",
+      )
+    folder = os.path.expanduser(self.manual_dir)
+    path = _find(folder, stem) or _find(
+      os.path.join(folder, self.release), stem
     )
+    if path is None:
+      raise FileNotFoundError(
+        f"There is no {stem}{{{','.join(_SUFFIXES)}}} in {folder} or in its "
+        f"folder {self.release} (AmazonReviews.manual_dir, --manual_dir). The "
+        f"publisher has it at {urls[0]}; without the folder it is fetched."
+      )
+    return path
 
 
 @gin.configurable(module="amazon")
@@ -147,6 +166,11 @@ def mixtures(
     stage_one: release and category of its domains.
   """
   return {"stage_one": tuple(map(domain_name, stage_one))}
+
+
+def _find(folder: str, stem: str) -> str | None:
+  paths = [os.path.join(folder, stem + suffix) for suffix in _SUFFIXES]
+  return next(filter(os.path.isfile, paths), None)
 
 
 def domain_name(name: str) -> str:

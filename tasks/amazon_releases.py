@@ -39,6 +39,39 @@ Sports_and_Outdoors Subscription_Boxes Tools_and_Home_Improvement
 Toys_and_Games Unknown Video_Games
 """
 
+# The publisher has moved several times. The first of each is the newest seen
+# in use; the others are kept in case it moves again.
+_BASES_2014 = (
+  "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles",
+)
+_BASES_2018 = (
+  "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2",
+  "https://datarepo.eng.ucsd.edu/mcauley_group/data/amazon_v2",
+  "http://deepyeti.ucsd.edu/jianmo/amazon",
+)
+_BASES_2023 = (
+  "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023",
+  "https://datarepo.eng.ucsd.edu/mcauley_group/data/amazon_2023",
+)
+_HUB_2023 = (
+  "https://huggingface.co/datasets/McAuley-Lab/Amazon-Reviews-2023/resolve/main"
+)
+
+# The publisher gives no checksums; these are of files that were read with
+# success, and a file that differs is worth a second look.
+_SHA256 = {
+  ("amazon2018", "Gift_Cards_5.json.gz"): (
+    "41e1f0e50d3c1c9d7d949fb6315944c8bde51ea6b7429a29fdd0d02cbc07ef25"
+  ),
+  ("amazon2018", "meta_Gift_Cards.json.gz"): (
+    "24ac90af3eb47d9c04458a61a44a76a882419190e027c6ec14ee0a993549c34a"
+  ),
+}
+
+
+def _under(bases: tuple[str, ...], path: str) -> tuple[str, ...]:
+  return tuple(f"{base}/{path}" for base in bases)
+
 
 @dataclasses.dataclass(frozen=True)
 class Release:
@@ -57,6 +90,9 @@ class Release:
     brand_columns: columns of the brand; `a.b` is key `b` of the object `a`.
     category_column: column of the categories.
     category_depth: lists inside each other there.
+    core_urls: addresses of the reduced reviews, the publisher's own first.
+    reviews_urls: addresses of all reviews.
+    items_urls: addresses of the metadata.
     literals: whether the metadata are Python literals instead of JSON.
   """
 
@@ -71,6 +107,9 @@ class Release:
   brand_columns: tuple[str, ...]
   category_column: str
   category_depth: int
+  core_urls: tuple[str, ...]
+  reviews_urls: tuple[str, ...]
+  items_urls: tuple[str, ...]
   literals: bool = False
 
 
@@ -89,6 +128,9 @@ RELEASES = {
       brand_columns=("brand",),
       category_column="categories",
       category_depth=2,
+      core_urls=_under(_BASES_2014, "reviews_{category}_5.json.gz"),
+      reviews_urls=_under(_BASES_2014, "reviews_{category}.json.gz"),
+      items_urls=_under(_BASES_2014, "meta_{category}.json.gz"),
       literals=True,
     ),
     Release(
@@ -103,6 +145,9 @@ RELEASES = {
       brand_columns=("brand",),
       category_column="category",
       category_depth=1,
+      core_urls=_under(_BASES_2018, "categoryFilesSmall/{category}_5.json.gz"),
+      reviews_urls=_under(_BASES_2018, "categoryFiles/{category}.json.gz"),
+      items_urls=_under(_BASES_2018, "metaFiles2/meta_{category}.json.gz"),
     ),
     # Variants of a product share its parent's description. The documentation
     # once called the time `sort_timestamp`.
@@ -118,6 +163,15 @@ RELEASES = {
       brand_columns=("store", "details.Brand"),
       category_column="categories",
       category_depth=1,
+      core_urls=(),
+      reviews_urls=(
+        *_under(_BASES_2023, "raw/review_categories/{category}.jsonl.gz"),
+        f"{_HUB_2023}/raw/review_categories/{{category}}.jsonl",
+      ),
+      items_urls=(
+        *_under(_BASES_2023, "raw/meta_categories/meta_{category}.jsonl.gz"),
+        f"{_HUB_2023}/raw/meta_categories/meta_{{category}}.jsonl",
+      ),
     ),
   )
 }
@@ -134,6 +188,13 @@ def find(name: str) -> Release:
       f"AmazonReviews.release = {name!r} is none of {', '.join(RELEASES)}."
     )
   return RELEASES[name]
+
+
+def checksums(release: str) -> dict[str, str]:
+  """Known sha256 of a release's files, by their name."""
+  return {
+    name: sha256 for (of, name), sha256 in _SHA256.items() if of == release
+  }
 
 
 def category(release: Release, name: str) -> str:

@@ -84,10 +84,9 @@ class Dataset:
   @property
   def folder(self) -> str:
     """The absolute path of `data_dir`."""
-    chosen = self.data_dir or os.environ.get("CALREC_DATA_DIR")
-    return os.path.abspath(
-      os.path.expanduser(chosen or os.path.join("~", ".cache", "calrec_jax"))
-    )
+    if self.data_dir:
+      return os.path.abspath(os.path.expanduser(self.data_dir))
+    return default_folder()
 
   def names(self) -> tuple[str, ...]:
     """Names of all domains."""
@@ -232,6 +231,14 @@ def folder_domains(
   return tuple(
     domain_lib.Domain(name=domain_lib.slug(name), source=source(name))
     for name in names
+  )
+
+
+def default_folder() -> str:
+  """Where datasets are kept unless something else is chosen."""
+  chosen = os.environ.get("CALREC_DATA_DIR")
+  return os.path.abspath(
+    os.path.expanduser(chosen or os.path.join("~", ".cache", "calrec_jax"))
   )
 
 

@@ -204,3 +204,43 @@ def test_the_real_gift_cards():
     "item_rows": 1547,
     "events": 2972,
   }
+
+
+def test_what_is_missing_is_fetched(tmp_path, monkeypatch):
+  asked = []
+
+  def fetch(urls, folder, **more):
+    asked.append((urls, folder, more))
+    return "there"
+
+  monkeypatch.setattr(amazon.download, "fetch", fetch)
+  monkeypatch.setenv("CALREC_DATA_DIR", str(tmp_path))
+  folder = tmp_path / "downloads" / "amazon2018"
+  folder.mkdir(parents=True)
+  gift_cards = amazon.AmazonReviews(release="amazon2018", category="Gift_Cards")
+  assert gift_cards.files() == ["there", "there"]
+  assert {folder for _, folder, _ in asked} == {str(folder)}
+  assert all(set(more["sha256"]) for *_, more in asked)
+  amazon_toys.write_release(folder, "amazon2018", "Gift_Cards")
+  assert gift_cards.files() == [
+    str(folder / "Gift_Cards_5.json.gz"),
+    str(folder / "meta_Gift_Cards.json.gz"),
+  ]
+  assert len(asked) == 2
+
+
+@pytest.mark.parametrize("release", amazon_releases.RELEASES.values())
+def test_addresses_end_in_the_files_names(release):
+  for stem, urls in (
+    (release.core_file, release.core_urls),
+    (release.reviews_file, release.reviews_urls),
+    (release.items_file, release.items_urls),
+  ):
+    assert bool(urls) == bool(stem)
+    for url in urls:
+      name = url.format(category="Books").rpartition("/")[2]
+      assert name.removeprefix(stem.format(category="Books")) in (
+        ".json.gz",
+        ".jsonl.gz",
+        ".jsonl",
+      )
