@@ -17,7 +17,14 @@ from typing import Any
 import gin
 import optax
 
-from calrec_jax import checkpoints, config, lineage, optimizers, parents
+from calrec_jax import (
+  checkpoints,
+  config,
+  lineage,
+  optimizers,
+  parents,
+  profiling,
+)
 from calrec_jax.checkpoints import CheckpointPolicy
 from calrec_jax.data.cache import TokenCache
 from calrec_jax.data.dataset import Dataset
@@ -25,6 +32,7 @@ from calrec_jax.data.feed import Feed
 from calrec_jax.data.item_ids import by_item_ids
 from calrec_jax.models.families import ModelConfig, family_of
 from calrec_jax.partitioning import MeshShape
+from calrec_jax.profiling import ProfileWindow
 from calrec_jax.tuning import EVERYTHING, Tuning
 from calrec_jax.validation import Validation
 
@@ -62,6 +70,7 @@ class Stage:
     use_cached: USE_CACHED_TASKS: True refuses to build a missing token cache.
     seed: RANDOM_SEED of initial parameters and dropout.
     log_period: steps between rows of the metrics log.
+    profile: steps that JAX's profiler records; by default none.
   """
 
   model_dir: str = gin.REQUIRED
@@ -81,6 +90,7 @@ class Stage:
   use_cached: bool = False
   seed: int = 0
   log_period: int = 20
+  profile: ProfileWindow = profiling.NOTHING
 
   def __post_init__(self):
     """Refuses stages that train nothing, and places that are no folder."""

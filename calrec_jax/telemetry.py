@@ -88,6 +88,10 @@ class StageLog:
       shown = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
       self._progress.write(f"step {step}, {split}: {shown}")
 
+  def say(self, text: str) -> None:
+    """Prints a line above the bar."""
+    self._progress.write(text)
+
   def close(self) -> None:
     """Closes the writers."""
     self._progress.close()

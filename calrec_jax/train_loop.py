@@ -18,6 +18,7 @@ from calrec_jax import (
   compilation,
   config,
   distributed,
+  goodput,
   lineage,
   parents,
   partitioning,
@@ -33,6 +34,7 @@ from calrec_jax.models import lora as loras
 from calrec_jax.models.families import ModelConfig, family_of
 from calrec_jax.parents import Parent
 from calrec_jax.preemption import Notice, Preempted
+from calrec_jax.profiling import Profiler
 from calrec_jax.stages import Stage
 from calrec_jax.validation import Validator, place
 
@@ -53,6 +55,7 @@ def run_stage(
   Raises:
     Preempted: when it was told to leave, and has saved.
   """
+  timeline = goodput.Timeline()
   folder = stages.folder(stage, name)
   compilation.keep(pathlib.Path(stage.dataset.folder))
   with distributed.first_before_others("caches are built"):
@@ -89,7 +92,7 @@ def run_stage(
     return
   with partitioning.activate(mesh, partitioning.logical_axis_rules()):
     loop = _Loop(
-      stage, name, folder, feed, decoder_config, mesh, record, notice
+      stage, name, folder, feed, decoder_config, mesh, record, notice, timeline
     )
     loop.start(parent)
     with notice.held():
@@ -110,8 +113,10 @@ class _Loop:
     mesh: jax.sharding.Mesh,
     record: dict[str, Any],
     notice: Notice,
+    timeline: goodput.Timeline,
   ):
-    self.notice = notice
+    timeline.now("parameters")
+    self.notice, self.timeline = notice, timeline
     self.stage, self.name, self.folder = stage, name, folder
     self.feed, self.mesh, self.record = feed, mesh, record
     self.decoder_config = decoder_config
@@ -136,6 +141,7 @@ class _Loop:
     self.early_stopping = EarlyStopping(
       stage.validation.patience, stage.checkpoints.rank
     )
+    self.profiler = Profiler(stage.profile, folder)
 
   def start(self, parent: Parent | None) -> None:
     """Own checkpoint first, then the parent's parameters, then scratch."""
@@ -162,6 +168,7 @@ class _Loop:
     if jax.process_index() == 0:
       self._write_records()
       self._introduce(origin)
+      self._note("start")
 
   def _restore(self, checkpoint: pathlib.Path) -> None:
     self.closed = checkpoint.parent == self.folder
@@ -198,6 +205,7 @@ class _Loop:
     if self.early_stopping.is_over:
       return  # Killed between its last checkpoint and the handover.
     stage = self.stage
+    self.timeline.now("first step")
     step_fn = jax.jit(
       train_step.make_train_step(
         self.decoder,
@@ -216,10 +224,17 @@ class _Loop:
         self._validate()
       if not self.closed and self._close_step():
         return
+      first = self.step + 1
       for step, batch in self.feed.iterator(self.step, stage.steps):
+        self.profiler.before(step + 1)
         self.state, metrics = step_fn(self.state, place(batch, self.mesh))
         self.step = step + 1
         self.meter.add(metrics)
+        if self.step == first:
+          self.timeline.now(goodput.STEPS)
+          self.log.say(f"first step made after {self.timeline.start_up()}")
+        if (trace := self.profiler.after(self.step, metrics)) is not None:
+          self.log.say(f"profile of steps to {self.step}: {trace}")
         self.log.advance()
         if self.notice.leave():
           raise Preempted
@@ -229,6 +244,7 @@ class _Loop:
       self._leave()
       raise Preempted(self._left()) from None
     finally:
+      self.profiler.close()
       self.log.close()
 
   def _close_step(self) -> bool:
@@ -257,7 +273,8 @@ class _Loop:
 
   def finish(self) -> None:
     """Hands the best checkpoint over; only then is the stage finished."""
-    self.checkpoints.wait()
+    with self.timeline.during(goodput.CHECKPOINTS):
+      self.checkpoints.wait()
     best = self.checkpoints.best_step()
     if jax.process_index() == 0:
       left = self.folder / checkpoints.PREEMPTED
@@ -267,9 +284,10 @@ class _Loop:
         self.folder / stages.HANDOVER,
         {"checkpoint": f"checkpoint_{best}", "steps": self.step},
       )
+      self._note("finished")
       print(
         f"{self.name}: finished; checkpoint_{best} is handed over "
-        f"({self.folder})"
+        f"({self.folder})\n  {goodput.summary(self.folder)}"
       )
     self.checkpoints.close()
     # The next stage begins with what the first process wrote here.
@@ -289,7 +307,11 @@ class _Loop:
     self.log.write(self.step, "train", values)
 
   def _validate(self) -> dict[str, float]:
-    with self.meter.paused(), self.notice.interruptible():
+    with (
+      self.meter.paused(),
+      self.timeline.during(goodput.VALIDATION),
+      self.notice.interruptible(),
+    ):
       values = self.validator(self.state.params)
     self.log.write(self.step, "validation", values)
     return values
@@ -297,14 +319,16 @@ class _Loop:
   def _save(self, validated: dict[str, float] | None) -> None:
     if self.stage.checkpoints.best_metric and validated is None:
       validated = self._validate()
-    with self.meter.paused():
+    with self.meter.paused(), self.timeline.during(goodput.CHECKPOINTS):
       self.checkpoints.save(self.state, metrics=validated, **self._records())
+    self._note("saved")
 
   def _leave(self) -> None:
     """Saves what it takes to go on as if nothing had been.
 
     Rows, validation and checkpoint of the step are left to the next run.
     """
+    self.timeline.now(goodput.CHECKPOINTS)
     self.checkpoints.close()
     if self.step == 0:
       return  # From the start it goes on just as well.
@@ -317,6 +341,11 @@ class _Loop:
         **self._records(),
       )
     opened.close()
+    self._note("left")
+
+  def _note(self, event: str) -> None:
+    if jax.process_index() == 0:
+      goodput.add_row(self.folder, event, self.step, self.timeline)
 
   def _left(self) -> str:
     if self.step == 0:
