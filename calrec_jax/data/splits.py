@@ -36,11 +36,13 @@ class Documents:
   def __len__(self) -> int:
     return len(self.users)
 
+  def take(self, rows: np.ndarray) -> Documents:
+    """The documents at `rows`, in that order."""
+    return Documents(self.users[rows], self.starts[rows], self.stops[rows])
+
   def events(self) -> np.ndarray:
     """Rows of all events of all documents, int64."""
-    lengths = self.stops - self.starts
-    before = np.cumsum(lengths) - lengths
-    return np.arange(lengths.sum()) + np.repeat(self.starts - before, lengths)
+    return ranges(self.starts, self.stops)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +161,13 @@ def boundaries(
   return result
 
 
+def ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+  """The numbers from each start up to its stop, one range after another."""
+  lengths = stops - starts
+  before = np.cumsum(lengths) - lengths
+  return np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
+
+
 def keep_last(
   documents: Documents, max_history: int | None, *, target: bool
 ) -> Documents:
@@ -214,4 +223,4 @@ def _first_at_or_after(
 def _select(
   users: np.ndarray, starts: np.ndarray, stops: np.ndarray, keep: np.ndarray
 ) -> Documents:
-  return Documents(users[keep], starts[keep], stops[keep])
+  return Documents(users, starts, stops).take(keep)
