@@ -7,11 +7,12 @@ be built.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import pathlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import tqdm
 
@@ -36,7 +37,7 @@ class Building:
     """
     self._dataset = dataset
     self._progress = progress
-    self._prepared: dict[str, domain_lib.Prepared] = {}
+    self._prepared: dict[tuple[str, bool], domain_lib.Prepared] = {}
     self._vocabulary: vocabulary_lib.Vocabulary | None = None
 
   def cache(self, domain: domain_lib.Domain) -> str:
@@ -49,34 +50,24 @@ class Building:
     prepared = self._prepare(domain)
     vocabulary = self.vocabulary()
     with self._step(f"{domain.name}: token cache"):
-      documents = {
-        split: list(
-          self._bar(
-            tasks.iter_documents(domain.name, split),
-            len(prepared.documents[split]),
-            f"read {domain.name} {split}",
-          )
-        )
-        for split in splits.SPLITS
-      }
-      checks = leakage.check(prepared, documents)
-      catalogue = list(
-        self._bar(
-          tasks.iter_catalogue(domain.name),
-          len(prepared.item_ids),
-          f"tokenise {domain.name}",
-        )
+      catalogue = tasks.read_catalogue(
+        domain.name, self._bar(f"tokenise {domain.name}", "batches")
       )
       if [item.item_id for item in catalogue] != list(prepared.item_ids):
         raise RuntimeError(
           f"{domain.name}: TFDS gives the catalogue in another order; delete "
           f"its folder in {self._dataset.folder}/tfds and build it again."
         )
+      checking = leakage.Check(prepared)
       path = self._dataset.cache_dir(domain)
       cache.write_cache(
         path,
         catalogue,
-        documents,
+        {
+          # What is later is checked first.
+          split: self._documents(domain.name, split, checking)
+          for split in reversed(splits.SPLITS)
+        },
         self._dataset.prompt.tokenise(vocabulary),
         vocabulary.files,
         card.build_card(
@@ -84,11 +75,32 @@ class Building:
           prepared,
           item_tokens=[item.tokens for item in catalogue],
           vocabulary=vocabulary.describe(),
-          leakage_checks=checks,
+          leakage_checks=checking.checks,
         ),
         name=domain.name,
       )
+    # The next domain needs the memory.
+    for key in (True, False):
+      self._prepared.pop((domain.name, key), None)
     return path
+
+  def _documents(
+    self, name: str, split: str, checking: leakage.Check
+  ) -> Iterator[cache.DocumentRecord]:
+    """The checked documents of a split; they are read when the first is."""
+    documents = tasks.read_documents(
+      name, split, self._bar(f"read {name} {split}", "batches")
+    )
+    checking.add(split, documents)
+    ends = documents.offsets.tolist()
+    rows = zip(documents.user_ids, ends, ends[1:], strict=False)
+    bar = self._bar(f"write {name} {split}", "documents", len(documents))
+    for user_id, start, stop in bar(rows):
+      yield cache.DocumentRecord(
+        user_id,
+        documents.items[start:stop],
+        documents.timestamps[start:stop],
+      )
 
   def tfds(self, domain: domain_lib.Domain) -> str:
     """Makes the TFDS dataset of a domain and registers its SeqIO tasks.
@@ -151,7 +163,7 @@ class Building:
   ) -> domain_lib.Prepared:
     """The domain's documents; `cut` applies the limits on tokens too."""
     by_tokens = cut and domain.cuts_by_tokens
-    key = f"{domain.name} {by_tokens}"
+    key = (domain.name, by_tokens)
     if key not in self._prepared:
       tokenizer = self.vocabulary() if by_tokens else None
       self._prepared[key] = self._read(domain, tokenizer)
@@ -178,7 +190,14 @@ class Building:
     else:
       logging.info(text)
 
-  def _bar(self, rows: Iterable, total: int, what: str) -> Iterable:
-    return tqdm.tqdm(
-      rows, total=total, desc=what, leave=False, disable=not self._progress
+  def _bar(
+    self, what: str, unit: str, total: int | None = None
+  ) -> Callable[[Iterable], Iterable]:
+    return functools.partial(
+      tqdm.tqdm,
+      total=total,
+      desc=what,
+      unit=f" {unit}",
+      leave=False,
+      disable=not self._progress,
     )

@@ -10,12 +10,13 @@ import array
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import pathlib
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgpack
@@ -36,6 +37,8 @@ TRAIN = "train"
 # Every record is its own chunk: a random read decodes nothing else.
 _WRITER_OPTIONS = "group_size:1"
 
+_BLOCK = 4096  # Records checked at once.
+
 
 def write_cache(
   path: str | os.PathLike,
@@ -53,8 +56,8 @@ def write_cache(
     path: the folder to make. A usable cache already there is kept and
       returned; one that is damaged is replaced.
     catalogue_records: the items, in catalogue order.
-    documents: the users of each split. In an evaluation split the last item
-      of a user is the target.
+    documents: the users of each split, read once and one split after another.
+      In an evaluation split the last item of a user is the target.
     prompt: the pieces every sequence is joined from.
     vocabulary_files: files copied to `vocabulary/` under their own names.
     card: the description of the dataset, stored beside the tokens.
@@ -148,14 +151,15 @@ def _write_catalogue(
   ids, texts, lengths = [], [], array.array("i")
   values = array.array("i")
   with _record_writer(folder / "catalogue.arrayrecord") as write:
-    for item in catalogue_records:
-      tokens = np.asarray(item.tokens, np.int32)
-      _check_item(item.item_id, tokens, prompt.end)
-      ids.append(item.item_id)
-      texts.append(item.text)
-      lengths.append(len(tokens))
-      values.frombytes(tokens.tobytes())
-      write({"item_id": item.item_id, "text": item.text})
+    for items in _blocks(catalogue_records):
+      tokens = [np.asarray(item.tokens, np.int32) for item in items]
+      _check_items(items, tokens, prompt.end)
+      lengths.extend(map(len, tokens))
+      values.frombytes(np.concatenate(tokens).tobytes())
+      for item in items:
+        ids.append(item.item_id)
+        texts.append(item.text)
+        write({"item_id": item.item_id, "text": item.text})
     digest = write.digest
   if not ids:
     raise CacheError("the catalogue has no item; nothing was written")
@@ -178,6 +182,25 @@ def _write_catalogue(
   digest.update(catalogue.values.tobytes())
   digest.update(tokens_by_item.tobytes())
   return tokens_by_item, digest.hexdigest()
+
+
+def _check_items(
+  items: Sequence[CatalogueRecord], tokens: Sequence[np.ndarray], end: int
+) -> None:
+  """Checks the tokens of some items."""
+  whole = np.concatenate(tokens)
+  stops = np.cumsum([len(one) for one in tokens])
+  ends = whole == end
+  # As many end markers as items, each at an item's end: so each item has one.
+  if (
+    (np.diff(stops, prepend=0) > 0).all()
+    and ends[stops - 1].all()
+    and np.count_nonzero(ends) == len(items)
+    and whole.min() >= 0
+  ):
+    return
+  for item, one in zip(items, tokens, strict=True):
+    _check_item(item.item_id, one, end)
 
 
 def _check_item(item_id: str, tokens: np.ndarray, end: int) -> None:
@@ -204,15 +227,19 @@ def _write_split(
 ) -> tuple[dict[str, int], str]:
   lengths, offsets = array.array("i"), array.array("q", [0])
   with _record_writer(folder / f"{split}.arrayrecord") as write:
-    for user in users:
-      items = np.asarray(user.items, np.int32)
-      _check_user(split, user, items, len(item_lengths))
-      record = {"user_id": user.user_id, "items": items.tobytes()}
-      if user.timestamps is not None:
-        record["timestamps"] = np.asarray(user.timestamps, np.int64).tobytes()
-      write(record)
+    for block in _blocks(users):
+      columns = [np.asarray(user.items, np.int32) for user in block]
+      items = np.concatenate(columns)
+      _check_users(split, block, columns, len(item_lengths))
+      for user, column in zip(block, columns, strict=True):
+        record = {"user_id": user.user_id, "items": column.tobytes()}
+        if user.timestamps is not None:
+          times = np.asarray(user.timestamps, np.int64)
+          record["timestamps"] = times.tobytes()
+        write(record)
+      ends = np.cumsum([len(column) for column in columns]) + len(lengths)
+      offsets.extend(ends.tolist())
       lengths.frombytes(item_lengths[items].astype(np.int32).tobytes())
-      offsets.append(len(lengths))
       if split == TRAIN:
         np.add.at(train_counts, items, 1)
     digest = write.digest
@@ -225,6 +252,28 @@ def _write_split(
     "tokens": int(tokens.sum(dtype=np.int64)),
   }
   return counts, digest.hexdigest()
+
+
+def _check_users(
+  split: str,
+  users: Sequence[DocumentRecord],
+  columns: Sequence[np.ndarray],
+  num_items: int,
+) -> None:
+  """Checks the items of some users."""
+  items = np.concatenate(columns)
+  if (
+    all(map(len, columns))
+    and items.min() >= 0
+    and items.max() < num_items
+    and all(
+      user.timestamps is None or len(user.timestamps) == len(column)
+      for user, column in zip(users, columns, strict=True)
+    )
+  ):
+    return
+  for user, column in zip(users, columns, strict=True):
+    _check_user(split, user, column, num_items)
 
 
 def _check_user(
@@ -242,6 +291,13 @@ def _check_user(
       f"user {user.user_id!r} of {split} has {len(items)} items and "
       f"{len(user.timestamps)} timestamps"
     )
+
+
+def _blocks(rows: Iterable[Any]) -> Iterator[list[Any]]:
+  """The rows, some thousands at a time: checked at once, in little memory."""
+  rows = iter(rows)
+  while block := list(itertools.islice(rows, _BLOCK)):
+    yield block
 
 
 class _Writer:

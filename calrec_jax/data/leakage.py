@@ -6,14 +6,19 @@ a number, its row in the domain's sorted events, which no repeated purchase
 can disguise.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions at run time.)
+
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Mapping
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from calrec_jax.data import domain as domain_lib
+from calrec_jax.data import records, splits
 
 CHECKS = (
   "every document is one user's events, in order, as the log has them",
@@ -30,17 +35,84 @@ class LeakageError(RuntimeError):
   """A document shows what is to be predicted."""
 
 
-class Document(Protocol):
-  """What the check needs of a document."""
+class Check:
+  """The check of one domain, a split at a time: what is later comes first.
 
-  user_id: str
-  items: np.ndarray
-  timestamps: np.ndarray
-  events: np.ndarray
+  So only the targets of later splits are kept, not the documents.
+  """
+
+  def __init__(self, prepared: domain_lib.Prepared) -> None:
+    """Prepares to compare documents with the domain's events."""
+    self._prepared = prepared
+    self._user_ids = pa.array(prepared.events.user_ids, pa.large_string())
+    self._later: dict[str, _Targets] = {}
+
+  @property
+  def checks(self) -> tuple[str, ...]:
+    """What is checked, in words."""
+    return CHECKS if self._prepared.boundaries is not None else CHECKS[:-1]
+
+  def add(self, split: str, documents: records.DocumentColumns) -> None:
+    """Checks the documents of a split as its task yields them.
+
+    Args:
+      split: `test` comes before `validation`, and `train` last.
+      documents: all of its documents.
+
+    Raises:
+      LeakageError: naming the split, the user and the event.
+    """
+    columns = _Columns(self._prepared.name, split, documents)
+    owners = self._check_documents(columns)
+    for later, targets in reversed(self._later.items()):
+      columns.refuse(targets.events[columns.events], f"is a {later} target")
+      # An event of an earlier split may not lie after its user's target.
+      columns.refuse(
+        columns.events >= targets.by_user[owners][columns.documents],
+        f"is not before its user's {later} target",
+      )
+    if self._prepared.boundaries is not None:
+      _check_days(columns, self._prepared.boundaries)
+    if split != "train":
+      self._later[split] = _Targets(self._prepared, columns, owners)
+
+  def _check_documents(self, columns: _Columns) -> np.ndarray:
+    """Compares documents with the log; returns the user of each."""
+    log = self._prepared.events
+    outside = (columns.events < 0) | (columns.events >= len(log))
+    columns.refuse(outside, "is not in the log")
+    owners = pc.fill_null(
+      pc.index_in(
+        pa.array(columns.user_ids, pa.large_string()), value_set=self._user_ids
+      ),
+      -1,
+    ).to_numpy()
+    # A user that the log does not know owns no event, as the next check sees.
+    if np.bincount(owners + 1)[1:].max(initial=0) > 1:
+      raise LeakageError(
+        f"{columns.name} {columns.split}: a user has two documents."
+      )
+    columns.refuse(
+      log.users[columns.events] != owners[columns.documents],
+      "belongs to another user",
+    )
+    columns.refuse(
+      (log.items[columns.events] != columns.items)
+      | (log.timestamps[columns.events] != columns.times),
+      "is not what the log has",
+    )
+    back = np.zeros(len(columns.events), bool)
+    back[1:] = (columns.documents[1:] == columns.documents[:-1]) & (
+      (columns.events[1:] <= columns.events[:-1])
+      | (columns.times[1:] < columns.times[:-1])
+    )
+    columns.refuse(back, "is not after the event before it")
+    return owners
 
 
 def check(
-  prepared: domain_lib.Prepared, documents: Mapping[str, Sequence[Document]]
+  prepared: domain_lib.Prepared,
+  documents: Mapping[str, records.DocumentColumns],
 ) -> list[str]:
   """Checks all documents of a domain.
 
@@ -54,55 +126,28 @@ def check(
   Raises:
     LeakageError: naming the split, the user and the event.
   """
-  found = {
-    split: _Columns(prepared.name, split, part)
-    for split, part in documents.items()
-  }
-  for columns in found.values():
-    _check_documents(prepared, columns)
-  _check_targets(found)
-  if prepared.boundaries is None:
-    return list(CHECKS[:-1])
-  validation, test = (
-    prepared.boundaries.validation_start,
-    prepared.boundaries.test_start,
-  )
-  found["train"].refuse(
-    found["train"].times >= validation, "is trained on after validation began"
-  )
-  for split, low, high in (
-    ("validation", validation, test),
-    ("test", test, None),
-  ):
-    columns = found[split]
-    outside = columns.is_target & (columns.times < low)
-    if high is not None:
-      outside |= columns.is_target & (columns.times >= high)
-    columns.refuse(outside, f"is a target outside the {split} period")
-    columns.refuse(
-      ~columns.is_target & (columns.times >= low),
-      f"is in a history after {split} began",
-    )
-  return list(CHECKS)
+  checking = Check(prepared)
+  for split in reversed(splits.SPLITS):
+    checking.add(split, documents[split])
+  return list(checking.checks)
 
 
 class _Columns:
-  """The documents of one split as columns, one row an event."""
+  """The documents of one split, with the document of each event."""
 
-  def __init__(self, name: str, split: str, documents: Sequence[Document]):
+  def __init__(self, name: str, split: str, documents: records.DocumentColumns):
     self.name, self.split = name, split
-    self.user_ids = [document.user_id for document in documents]
-    lengths = np.array([len(d.events) for d in documents], np.int64)
-    self.stops = np.cumsum(lengths)
+    self.user_ids = documents.user_ids
+    self.events, self.items = documents.events, documents.items
+    self.times = documents.timestamps
+    lengths = np.diff(documents.offsets)
     self.documents = np.repeat(np.arange(len(documents)), lengths)
-    self.events = _join([d.events for d in documents], np.int64)
-    self.items = _join([d.items for d in documents], np.int32)
-    self.times = _join([d.timestamps for d in documents], np.int64)
-    if not len(self.events) == len(self.items) == len(self.times):
+    sizes = {len(c) for c in (self.events, self.items, self.times)}
+    if sizes != {len(self.documents)}:
       raise LeakageError(f"{name} {split}: columns of different lengths.")
     self.is_target = np.zeros(len(self.events), bool)
     if split != "train":
-      self.is_target[self.stops[lengths > 0] - 1] = True
+      self.is_target[documents.offsets[1:][lengths > 0] - 1] = True
 
   def refuse(self, bad: np.ndarray, what: str) -> None:
     """Raises for the first event of the mask."""
@@ -115,54 +160,42 @@ class _Columns:
       )
 
 
-def _join(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:
-  return np.concatenate([np.zeros(0, dtype), *arrays])
+class _Targets:
+  """What a split predicts.
 
+  Attributes:
+    events: bool[E], by event of the log.
+    by_user: int64[U], the event of each user; beyond all where there is none.
+  """
 
-def _check_documents(prepared: domain_lib.Prepared, columns: _Columns) -> None:
-  log = prepared.events
-  outside = (columns.events < 0) | (columns.events >= len(log))
-  columns.refuse(outside, "is not in the log")
-  if len(set(columns.user_ids)) != len(columns.user_ids):
-    raise LeakageError(
-      f"{columns.name} {columns.split}: a user has two documents."
+  def __init__(
+    self, prepared: domain_lib.Prepared, columns: _Columns, owners: np.ndarray
+  ):
+    rows = columns.events[columns.is_target]
+    self.events = np.zeros(len(prepared.events), bool)
+    self.events[rows] = True
+    self.by_user = np.full(
+      len(prepared.events.user_ids), np.iinfo(np.int64).max
     )
-  rows = {user_id: row for row, user_id in enumerate(log.user_ids)}
-  owners = np.array([rows.get(u, -1) for u in columns.user_ids], np.int64)
-  columns.refuse(
-    log.users[columns.events] != owners[columns.documents],
-    "belongs to another user",
-  )
-  columns.refuse(
-    (log.items[columns.events] != columns.items)
-    | (log.timestamps[columns.events] != columns.times),
-    "is not what the log has",
-  )
-  back = np.zeros(len(columns.events), bool)
-  back[1:] = (columns.documents[1:] == columns.documents[:-1]) & (
-    (columns.events[1:] <= columns.events[:-1])
-    | (columns.times[1:] < columns.times[:-1])
-  )
-  columns.refuse(back, "is not after the event before it")
+    self.by_user[owners[columns.documents[columns.is_target]]] = rows
 
 
-def _check_targets(found: Mapping[str, _Columns]) -> None:
-  targets = {
-    split: columns.events[columns.is_target] for split, columns in found.items()
-  }
-  pairs = (("train", "validation"), ("train", "test"), ("validation", "test"))
-  for split, later in pairs:
-    columns = found[split]
+def _check_days(columns: _Columns, days: splits.Boundaries) -> None:
+  """Checks that a split keeps to its period."""
+  if columns.split == "train":
     columns.refuse(
-      np.isin(columns.events, targets[later]), f"is a {later} target"
+      columns.times >= days.validation_start,
+      "is trained on after validation began",
     )
-    # A training or validation event may not lie after its user's target.
-    target_of = dict(zip(found[later].user_ids, targets[later], strict=True))
-    none = np.iinfo(np.int64).max
-    limits = np.array(
-      [target_of.get(user, none) for user in columns.user_ids], np.int64
-    )
-    columns.refuse(
-      columns.events >= limits[columns.documents],
-      f"is not before its user's {later} target",
-    )
+    return
+  low, high = days.test_start, None
+  if columns.split == "validation":
+    low, high = days.validation_start, days.test_start
+  outside = columns.is_target & (columns.times < low)
+  if high is not None:
+    outside |= columns.is_target & (columns.times >= high)
+  columns.refuse(outside, f"is a target outside the {columns.split} period")
+  columns.refuse(
+    ~columns.is_target & (columns.times >= low),
+    f"is in a history after {columns.split} began",
+  )

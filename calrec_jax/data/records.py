@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -96,3 +97,25 @@ class History:
   items: np.ndarray
   target: int
   timestamps: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DocumentColumns:
+  """The documents of one split as columns, one after another.
+
+  Attributes:
+    user_ids: the users' ids in the source, one a document.
+    offsets: int64[n + 1], document d has the events `offsets[d]:offsets[d+1]`.
+    items: int32[E], catalogue rows, each document's oldest first.
+    timestamps: int64[E], unix milliseconds or positions.
+    events: int64[E], rows of the domain's sorted events.
+  """
+
+  user_ids: Sequence[str]
+  offsets: np.ndarray
+  items: np.ndarray
+  timestamps: np.ndarray
+  events: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.user_ids)

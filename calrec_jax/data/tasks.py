@@ -14,36 +14,30 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from calrec_jax.data import builder, cache_files, records, seqio_vocabulary
+from calrec_jax.data import (
+  builder,
+  cache_files,
+  records,
+  seqio_vocabulary,
+  splits,
+)
 from calrec_jax.data import vocabulary as vocabulary_lib
 from calrec_jax.data.quiet_tensorflow import held_stderr, seqio, tf
 
-_READ_BATCH = 256
+_READ_BATCH = 1024
 _CATALOGUE_FEATURES = ("items", "item_ids", "texts", "targets")
+_DOCUMENT_FEATURES = ("user_id", "items", "timestamps", "events")
+
+# Shows how far the batches of a task have been read.
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 # What was registered under a name, so that registering it again is no error.
 _registered: dict[str, tuple[Any, ...]] = {}
-
-
-class TaskDocument(NamedTuple):
-  """One document of a split as its task yields it.
-
-  Attributes:
-    user_id: the user's id in the source.
-    items: int32[n], catalogue rows, oldest first.
-    timestamps: int64[n], unix milliseconds or positions.
-    events: int64[n], rows of the domain's sorted events.
-  """
-
-  user_id: str
-  items: np.ndarray
-  timestamps: np.ndarray
-  events: np.ndarray
 
 
 def register_domain(
@@ -223,8 +217,9 @@ def join_prompt(
 
 def select_document(dataset: tf.data.Dataset) -> tf.data.Dataset:
   """Keeps what the token cache stores of a document."""
-  names = ("user_id", "items", "timestamps", "events")
-  return dataset.map(lambda example: {name: example[name] for name in names})
+  return dataset.map(
+    lambda example: {name: example[name] for name in _DOCUMENT_FEATURES}
+  )
 
 
 def exact_text(
@@ -238,55 +233,87 @@ def exact_text(
   return {"exact_text": float(np.mean(same)) if same else 0.0}
 
 
-def iter_catalogue(domain: str) -> Iterator[cache_files.CatalogueRecord]:
+def read_catalogue(
+  domain: str, progress: Progress = iter
+) -> list[cache_files.CatalogueRecord]:
   """The catalogue of a registered domain by row, through its task."""
-  # TFDS stores examples in the order of a hash, for those who shuffle files.
-  rows = _examples(domain, builder.CATALOGUE, _CATALOGUE_FEATURES)
-  for row in sorted(rows, key=lambda row: row["items"][0]):
-    yield cache_files.CatalogueRecord(
-      item_id=row["item_ids"][0].decode(),
-      text=row["texts"][0].decode(),
-      tokens=row["targets"],
+  columns = _columns(domain, builder.CATALOGUE, _CATALOGUE_FEATURES, progress)
+  texts, item_ids = columns["texts"].values, columns["item_ids"].values
+  tokens = columns["targets"]
+  # TFDS stores examples in a random order, for those who shuffle files.
+  return [
+    cache_files.CatalogueRecord(
+      item_id=item_ids[row].decode(),
+      text=texts[row].decode(),
+      tokens=tokens.values[tokens.offsets[row] : tokens.offsets[row + 1]],
     )
+    for row in np.argsort(columns["items"].values).tolist()
+  ]
 
 
-def iter_documents(domain: str, split: str) -> Iterator[TaskDocument]:
+def read_documents(
+  domain: str, split: str, progress: Progress = iter
+) -> records.DocumentColumns:
   """The documents of a split of a registered domain, through its task.
 
-  They come in the order of their events, which is that of the users.
+  They are in the order of their events, which is that of the users.
   """
-  rows = _examples(f"{domain}_documents", split, TaskDocument._fields)
-  for row in sorted(rows, key=lambda row: row["events"][0]):
-    yield TaskDocument(**row | {"user_id": row["user_id"].decode()})
+  columns = _columns(f"{domain}_documents", split, _DOCUMENT_FEATURES, progress)
+  offsets = columns["events"].offsets
+  first = columns["events"].values[offsets[:-1]]
+  order = np.argsort(first, kind="stable")
+  starts, stops = offsets[order], offsets[order + 1]
+  rows = splits.ranges(starts, stops)
+  return records.DocumentColumns(
+    user_ids=[user.decode() for user in columns["user_id"].values[order]],
+    offsets=np.concatenate([[0], np.cumsum(stops - starts)]),
+    items=columns["items"].values[rows],
+    timestamps=columns["timestamps"].values[rows],
+    events=columns["events"].values[rows],
+  )
 
 
-def _examples(
-  task: str, split: str, features: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-  """Chosen features of a task's examples.
+def _columns(
+  task: str, split: str, features: Sequence[str], progress: Progress
+) -> dict[str, _Column]:
+  """Chosen features of all examples of a task, as columns.
 
   They cross into Python in batches: one by one would take a millisecond each.
   """
-  dataset = seqio.get_mixture_or_task(task).get_dataset(
-    sequence_length=None, split=split, shuffle=False
-  )
+  found = seqio.get_mixture_or_task(task)
+  # TFDS refuses to read a split without examples, which SeqIO calls infinite.
+  if found.num_input_examples(split) == np.inf:
+    return {name: _Column([]) for name in features}
+  dataset = found.get_dataset(sequence_length=None, split=split, shuffle=False)
   dataset = dataset.map(
     lambda example: {name: example[name] for name in features}
   )
-  iterator = dataset.ragged_batch(_READ_BATCH).as_numpy_iterator()
+  iterator = iter(dataset.ragged_batch(_READ_BATCH))
   with held_stderr():  # The tokeniser reports that it normalises nothing.
     first = next(iterator, None)
-  for batch in itertools.chain([] if first is None else [first], iterator):
-    columns = [_rows(batch[name]) for name in features]
-    for values in zip(*columns, strict=True):
-      yield dict(zip(features, values, strict=True))
+  batches = {name: [] for name in features}
+  for batch in progress(
+    itertools.chain([] if first is None else [first], iterator)
+  ):
+    for name in features:
+      batches[name].append(batch[name])
+  return {name: _Column(batches.pop(name)) for name in features}
 
 
-def _rows(column: Any) -> Iterable[Any]:
-  """The rows of a batched feature, ragged or not."""
-  if isinstance(column, np.ndarray):
-    return column
-  return np.split(column.values, column.row_splits[1:-1])
+class _Column:
+  """One feature of all examples: `values`, and where each begins in them."""
+
+  def __init__(self, batches: Sequence[tf.Tensor | tf.RaggedTensor]):
+    flat, lengths = [], [np.zeros(1, np.int64)]
+    for batch in batches:
+      if isinstance(batch, tf.RaggedTensor):
+        flat.append(batch.flat_values.numpy())
+        lengths.append(batch.row_lengths().numpy())
+      else:
+        flat.append(batch.numpy())
+        lengths.append(np.ones(len(flat[-1]), np.int64))
+    self.values = np.concatenate(flat) if flat else np.zeros(0, np.int64)
+    self.offsets = np.cumsum(np.concatenate(lengths))
 
 
 def _add(name: str, **task: Any) -> None:

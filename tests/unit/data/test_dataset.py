@@ -253,15 +253,35 @@ def test_a_leak_on_the_way_stops_the_build(dataset, tmp_path, monkeypatch):
     prompt=prompt_lib.Prompt(prefix="Other. "),
     data_dir=str(tmp_path),
   )
-  honest = building.tasks.iter_documents
+  honest = building.tasks.read_documents
 
-  def leaking(name, split):
-    return honest(name, "test" if split == "train" else split)
+  def leaking(name, split, progress):
+    return honest(name, "test" if split == "train" else split, progress)
 
-  monkeypatch.setattr(building.tasks, "iter_documents", leaking)
+  monkeypatch.setattr(building.tasks, "read_documents", leaking)
   with pytest.raises(leakage.LeakageError, match="target"):
     other.build("small", progress=False)
   assert other.missing("small")
+  assert list((tmp_path / "caches").iterdir()) == []
+
+
+def test_a_domain_where_nobody_is_evaluated(dataset, tmp_path):
+  rows = [f"u{user},i{user % 3},{time}" for user in range(8) for time in (1, 2)]
+  source = write_log(tmp_path / "log", 1)
+  (tmp_path / "log" / "interactions.csv").write_text(
+    "\n".join(["user_id,item_id,timestamp", *rows]) + "\n"
+  )
+  short = dataset_lib.Dataset(
+    domains=[
+      domain_lib.Domain(name="short", source=source, min_count=1, dedup="none")
+    ],
+    vocabulary=vocabulary_lib.SentencePieceFile(
+      path=vocabulary_lib.load(dataset.vocabulary_dir()).model_file
+    ),
+    data_dir=str(tmp_path / "data"),
+  )
+  opened = cache.TokenCache.open(short.build("short", progress=False)["short"])
+  assert [opened.num_documents(s) for s in opened.splits] == [0, 8, 0]
 
 
 def test_cutting_by_tokens(dataset, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from calrec_jax.data import events as events_lib
-from calrec_jax.data import leakage, splits
+from calrec_jax.data import leakage, records, splits
 
 
 def prepare(split):
@@ -48,9 +48,28 @@ def document(prepared, user, start, stop):
   )
 
 
+def columns(documents):
+  """Documents of one split, as their task yields them."""
+  empty = np.zeros(0, np.int64)
+  return records.DocumentColumns(
+    user_ids=[one.user_id for one in documents],
+    offsets=np.cumsum([0, *(len(one.events) for one in documents)]),
+    **{
+      name: np.concatenate([empty, *(getattr(one, name) for one in documents)])
+      for name in ("items", "timestamps", "events")
+    },
+  )
+
+
+def check(prepared, documents):
+  return leakage.check(
+    prepared, {split: columns(part) for split, part in documents.items()}
+  )
+
+
 @pytest.mark.parametrize("split", splits.METHODS)
 def test_what_the_splits_make_passes(split):
-  checks = leakage.check(*prepare(split))
+  checks = check(*prepare(split))
   assert len(checks) == len(leakage.CHECKS) - (split == "leave_one_out")
 
 
@@ -114,14 +133,28 @@ def test_leaks_of_leave_one_out_are_found(change, match):
   prepared, documents = prepare("leave_one_out")
   change(prepared, documents)
   with pytest.raises(leakage.LeakageError, match=match):
-    leakage.check(prepared, documents)
+    check(prepared, documents)
+
+
+def test_columns_of_different_lengths_are_no_documents():
+  prepared, documents = prepare("leave_one_out")
+  documents["train"][1].items = documents["train"][1].items[:-1]
+  with pytest.raises(leakage.LeakageError, match="different lengths"):
+    check(prepared, documents)
+
+
+def test_a_user_that_the_log_does_not_know():
+  prepared, documents = prepare("leave_one_out")
+  documents["test"][0].user_id = "nobody"
+  with pytest.raises(leakage.LeakageError, match="'nobody' belongs to another"):
+    check(prepared, documents)
 
 
 def test_a_repeated_item_does_not_hide_a_leak_and_is_none_itself():
   # Item 1 is bought twice; only its second purchase is the test target.
   prepared, documents = prepare("leave_one_out")
   assert prepared.events.items[1] == prepared.events.items[5]
-  leakage.check(prepared, documents)
+  check(prepared, documents)
 
 
 def test_an_event_after_the_target_is_a_leak():
@@ -130,7 +163,7 @@ def test_an_event_after_the_target_is_a_leak():
   documents["train"][0] = late
   documents["test"].pop(0)
   with pytest.raises(leakage.LeakageError, match="not before its user's valid"):
-    leakage.check(prepared, documents)
+    check(prepared, documents)
 
 
 def test_leaks_across_the_days_of_a_global_split_are_found():
@@ -139,7 +172,7 @@ def test_leaks_across_the_days_of_a_global_split_are_found():
   documents["validation"], documents["test"] = [], []
   documents["train"][1] = document(prepared, 1, 6, 10)
   with pytest.raises(leakage.LeakageError, match="after validation began"):
-    leakage.check(prepared, documents)
+    check(prepared, documents)
 
 
 def test_a_history_must_end_where_the_period_begins():
@@ -147,4 +180,4 @@ def test_a_history_must_end_where_the_period_begins():
   documents["validation"][0] = document(prepared, 0, 0, 5)
   documents["test"] = []
   with pytest.raises(leakage.LeakageError, match="after validation began"):
-    leakage.check(prepared, documents)
+    check(prepared, documents)
