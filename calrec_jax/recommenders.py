@@ -48,6 +48,7 @@ BASELINES = (
   "bm25_history",
   "bm25_last_item",
 )
+RECOMMENDERS = (*MODEL_RECOMMENDERS, *ITEM_MODELS, *BASELINES)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -138,12 +139,12 @@ class Workshop:
     Raises:
       ValueError: for an unknown name, with the nearest one.
     """
-    known = (*MODEL_RECOMMENDERS, *ITEM_MODELS, *BASELINES)
     for name in names:
-      if name not in known:
+      if name not in RECOMMENDERS:
         raise ValueError(
-          f"There is no recommender {name!r}.{config.nearest(name, known)} "
-          f"Choose from {', '.join(known)}."
+          f"There is no recommender {name!r}."
+          f"{config.nearest(name, RECOMMENDERS)} "
+          f"Choose from {', '.join(RECOMMENDERS)}."
         )
     return [self._make(name) for name in names]
 
@@ -155,7 +156,7 @@ class Workshop:
       "constrained": lambda: padded.Padded([self._constrained, self._dense]),
       "fused": lambda: self._fused,
       "reranked": lambda: padded.Padded([self._reranked, self._fused]),
-      "sasrec": lambda: item_models.trained_sasrec(self._cache, self._mesh),
+      "sasrec": lambda: self._sasrec,
       "popularity": lambda: baselines.Popularity(catalogue.train_counts),
       "last_item": lambda: baselines.LastItem(len(catalogue)),
       "own_most_frequent": lambda: baselines.OwnMostFrequent(len(catalogue)),
@@ -225,9 +226,22 @@ class Workshop:
 
   @functools.cached_property
   def _fused(self) -> Recommender:
-    return padded.Padded(
-      [fuse.Fused([self._generate, self._dense]), self._dense]
-    )
+    settings = fuse.Fusion()
+    allowed = [
+      name for name in RECOMMENDERS if name not in ("fused", "reranked")
+    ]
+    for name in settings.members:
+      if name not in allowed:
+        raise ValueError(
+          f"Fusion.members names {name!r}.{config.nearest(name, allowed)} "
+          f"Choose from {', '.join(allowed)}."
+        )
+    members = [self._make(name) for name in settings.members]
+    return padded.Padded([fuse.Fused(members, settings=settings), self._dense])
+
+  @functools.cached_property
+  def _sasrec(self) -> Recommender:
+    return item_models.trained_sasrec(self._cache, self._mesh)
 
   @functools.cached_property
   def _reranked(self) -> rerank.Reranked:

@@ -32,8 +32,11 @@ class Fusion:
     places: places of each member's list that count, at least; an item beyond
       them gets nothing from that member.
     weights: one for each member, in their order; empty for equal ones.
+    members: names of the recommenders whose lists the recommender "fused"
+      joins. ("dense", "sasrec") joins what texts say with who buys what.
   """
 
+  members: Sequence[str] = ("generate", "dense")
   k: float = 60.0
   places: int = 200
   weights: Sequence[float] = ()
@@ -46,6 +49,10 @@ class Fusion:
     if any(not weight > 0 for weight in self.weights):
       raise ValueError(
         f"Fusion.weights is {tuple(self.weights)}; all must be above 0."
+      )
+    if isinstance(self.members, str) or len(self.members) < 2:
+      raise ValueError(
+        f"Fusion.members is {self.members!r}; name two recommenders or more."
       )
 
 

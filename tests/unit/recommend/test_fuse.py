@@ -95,6 +95,8 @@ def test_weights_count():
     ({"k": -1.0}, r"Fusion\.k"),
     ({"places": 0}, r"Fusion\.places"),
     ({"weights": (1.0, 0.0)}, r"Fusion\.weights"),
+    ({"members": ("dense",)}, r"Fusion\.members"),
+    ({"members": "dense"}, r"Fusion\.members"),
   ],
 )
 def test_settings_are_checked(setting, message):
