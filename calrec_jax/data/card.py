@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from calrec_jax.data import domain as domain_lib
-from calrec_jax.data import splits, tables
+from calrec_jax.data import published, splits, tables
 
 SCHEMA = 1
 _QUANTILES = (("median", 0.5), ("p95", 0.95))
@@ -93,6 +93,7 @@ def render(card: Mapping[str, Any]) -> str:
     "",
     f"  {'step':<22}{'users':>10}{'items':>10}{'events':>12}",
     *map(_step_line, card["steps"]),
+    *published.lines(card),
     "",
     "  bad rows" if card["problems"] else "  no bad rows",
     *map(_problem_line, card["problems"]),

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import pathlib
 
 import amazon_toys
 import numpy as np
@@ -16,7 +15,6 @@ from calrec_tasks import amazon, amazon_releases, amazon_reviews
 
 CATEGORY = "Toys_and_Games"
 ALL = ("title", "category", "brand", "price")
-RAW = pathlib.Path(os.environ.get("CALREC_AMAZON_DIR", ""))
 
 
 def source(folder, release="amazon2018", **more):
@@ -190,20 +188,6 @@ def test_names():
     amazon.domain_name("Books")
   sizes = {r.name: len(r.categories) for r in amazon_releases.RELEASES.values()}
   assert sizes == {"amazon2014": 24, "amazon2018": 29, "amazon2023": 34}
-
-
-@pytest.mark.skipif(not RAW.is_dir(), reason=f"{RAW} is not here")
-def test_the_real_gift_cards():
-  gift_cards = amazon.AmazonReviews(
-    release="amazon2018", category="Gift_Cards", manual_dir=str(RAW)
-  )
-  prepared = Domain(name="gift_cards", source=gift_cards).prepare()
-  assert prepared.problems.count("duplicate_event") == 3
-  assert prepared.steps[0] == {
-    "step": "parse",
-    "item_rows": 1547,
-    "events": 2972,
-  }
 
 
 def test_what_is_missing_is_fetched(tmp_path, monkeypatch):

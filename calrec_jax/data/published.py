@@ -1,0 +1,312 @@
+"""Published counts of known datasets, and what explains a difference to them.
+
+A benchmark is a file, some steps, and three numbers. The numbers of a card
+after each of its steps are compared with those that others published, so that
+it shows which step somebody left out or did besides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+_ROUNDING = 0.005  # Of numbers that were published in thousands, as a share.
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+  """What somebody published of a dataset.
+
+  Attributes:
+    domain: the domain's name here.
+    users: users; None where it is not said, as in the others.
+    items: items.
+    events: interactions.
+    source: where it is published.
+    rows: which of the publisher's files it begins with.
+    dedup: what is removed as a repetition: "none", "pairs" (all but one event
+      of a user and an item), "consecutive", or "unknown".
+    min_count: the k of its k-core; 1 is none, None is unknown.
+    besides: further steps, in words.
+    rounded: whether the numbers are rounded.
+  """
+
+  domain: str
+  users: int | None
+  items: int | None
+  events: int
+  source: str
+  rows: str = "5-core file"
+  dedup: str = "none"
+  min_count: int | None = 1
+  besides: str = ""
+  rounded: bool = False
+
+
+class Stage(NamedTuple):
+  """A card's counts at one point of its steps.
+
+  Attributes:
+    label: what has been done so far.
+    users: None before it is known which rows can be used.
+    items: likewise.
+    events: events, or rows.
+  """
+
+  label: str
+  users: int | None
+  items: int | None
+  events: int
+
+
+class Comparison(NamedTuple):
+  """A published set of numbers beside a card's.
+
+  Attributes:
+    published: the numbers.
+    stage: the card's stage that is nearest to them.
+    equal: whether it has the same numbers.
+    reasons: differences between the two ways to come to them.
+  """
+
+  published: Published
+  stage: Stage
+  equal: bool
+  reasons: tuple[str, ...]
+
+
+_UCSD_2018 = "https://nijianmo.github.io/amazon/"
+_UCSD_2023 = "https://amazon-reviews-2023.github.io/data_processing/5core.html"
+_S3REC = "Zhou et al., S3-Rec, CIKM 2020"
+
+# Counts in thousands of the publisher's own 5-core of 2023.
+_CORES_2023 = """
+all_beauty 253 356 2_500
+arts_crafts_and_sewing 197_300 90_000 1_800_000
+automotive 632_100 267_300 6_100_000
+baby_products 150_800 36_000 1_200_000
+beauty_and_personal_care 729_600 207_600 6_600_000
+books 776_400 495_100 9_500_000
+cds_and_vinyl 123_900 89_400 1_600_000
+cell_phones_and_accessories 381_000 111_500 2_800_000
+gift_cards 377 129 2_400
+grocery_and_gourmet_food 404_800 132_900 3_900_000
+health_and_household 796_100 184_300 7_200_000
+industrial_and_scientific 51_000 25_800 412_900
+kindle_store 892_200 466_600 16_100_000
+magazine_subscriptions 30 21 176
+movies_and_tv 657_200 197_900 7_400_000
+musical_instruments 57_400 24_600 511_800
+office_products 223_300 77_600 1_800_000
+patio_lawn_and_garden 416_600 133_400 3_400_000
+pet_supplies 594_800 114_600 5_300_000
+software 146_400 17_600 1_300_000
+sports_and_outdoors 409_800 156_200 3_500_000
+tools_and_home_improvement 842_000 274_700 7_900_000
+toys_and_games 432_300 162_000 3_900_000
+video_games 94_800 25_600 814_600
+"""
+
+PUBLISHED: tuple[Published, ...] = (
+  Published("amazon2014_beauty", 22_363, 12_101, 198_502, _S3REC),
+  Published("amazon2014_sports_and_outdoors", 35_598, 18_357, 296_337, _S3REC),
+  Published("amazon2014_toys_and_games", 19_412, 11_924, 167_597, _S3REC),
+  Published(
+    "amazon2018_industrial_and_scientific", None, None, 77_071, _UCSD_2018
+  ),
+  Published(
+    "amazon2018_industrial_and_scientific",
+    10_716,
+    5_014,
+    74_837,
+    "https://github.com/RUCAIBox/UniSRec/issues/25, with RecBole",
+    rows="all ratings",
+    dedup="unknown",
+    min_count=5,
+  ),
+  Published("amazon2018_video_games", None, None, 497_577, _UCSD_2018),
+  Published(
+    "amazon2018_books",
+    40_550,
+    31_094,
+    1_181_294,
+    "https://github.com/RUCAIBox/RecBole, benchmark/md/amazon-books_general.md",
+    rows="all ratings",
+    dedup="unknown",
+    min_count=10,
+    besides="only ratings of 3 and more, and only after 2017-03-20",
+  ),
+  *(
+    Published(
+      f"amazon2023_{name}",
+      *map(int, counts),
+      _UCSD_2023,
+      rows="all ratings",
+      dedup="pairs",
+      min_count=5,
+      rounded=True,
+    )
+    for name, *counts in map(str.split, _CORES_2023.strip().splitlines())
+  ),
+)
+
+
+def of(domain: str) -> list[Published]:
+  """What is known to be published of a domain."""
+  return [row for row in PUBLISHED if row.domain == domain]
+
+
+def stages(card: Mapping[str, Any]) -> list[Stage]:
+  """A card's counts in the order of its steps, kinds of bad rows apart.
+
+  Args:
+    card: of `card.build_card`.
+  """
+  steps = {step["step"]: step for step in card["steps"]}
+  rows, usable = steps["parse"]["events"], steps["validate"]["events"]
+  found = [Stage("rows of the file", None, None, rows)]
+  dropped = _dropped(card, rows - usable)
+  for kind, count in dropped[:-1]:
+    rows -= count
+    found.append(Stage(f"less {kind}", None, None, rows))
+  label = f"less {dropped[-1][0]}" if dropped else "usable events"
+  for name, words in (
+    ("validate", label),
+    ("consecutive repeats", "less consecutive repeats"),
+    ("k-core", f"{card['configuration']['min_count']}-core"),
+  ):
+    step = steps[name]
+    found.append(Stage(words, step["users"], step["items"], step["events"]))
+  return found
+
+
+def compare(
+  card: Mapping[str, Any], published: Sequence[Published] | None = None
+) -> list[Comparison]:
+  """Compares a card with what is published of its domain.
+
+  Args:
+    card: of `card.build_card`.
+    published: instead of what is known of the domain.
+
+  Returns:
+    One comparison each.
+  """
+  if published is None:
+    published = of(card["domain"])
+  return [_compare(card, row) for row in published]
+
+
+def lines(card: Mapping[str, Any]) -> list[str]:
+  """The comparison as lines for a terminal; none where nothing is known."""
+  found = []
+  for row, stage, equal, reasons in compare(card):
+    numbers = " / ".join(
+      "?" if number is None else f"{number:,}"
+      for number in (row.users, row.items, row.events)
+    )
+    about = "about " if row.rounded else ""
+    found.append(f"  published: {about}{numbers} ({row.source})")
+    relation = "equal to" if equal else "nearest to"
+    found.append(f"    {relation} ours, {stage.label}: {_numbers(stage)}")
+    found += [f"    {reason}" for reason in reasons]
+  return found
+
+
+# Kinds of bad rows that cost an event, whatever file they are of.
+_EVENT_KINDS = (
+  "missing_user",
+  "bad_timestamp",
+  "unknown_item",
+  "duplicate_event",
+  "event_without_text",
+)
+_EITHER_FILE = ("malformed_row", "broken_encoding", "missing_item")
+
+
+def _dropped(card: Mapping[str, Any], total: int) -> list[tuple[str, int]]:
+  """Kinds of bad rows that cost events; all of them have to add up."""
+  log = card["inputs"][0]["file"] if card["inputs"] else ""
+  found = [
+    (row["kind"], row["count"])
+    for row in card["problems"]
+    if row["kind"] in _EVENT_KINDS
+    or (row["kind"] in _EITHER_FILE and row["first"].startswith(f"{log}:"))
+  ]
+  if sum(count for _, count in found) != total:
+    return [("unusable rows", total)] if total else []
+  return found
+
+
+def _compare(card: Mapping[str, Any], row: Published) -> Comparison:
+  ours = stages(card)
+  for stage in reversed(ours):
+    if _equal(stage, row):
+      return Comparison(row, stage, True, ())
+  nearest = min(ours, key=lambda stage: abs(stage.events - row.events))
+  return Comparison(row, nearest, False, tuple(_reasons(card, row, nearest)))
+
+
+def _equal(stage: Stage, row: Published) -> bool:
+  for ours, theirs in zip(
+    stage[1:], (row.users, row.items, row.events), strict=True
+  ):
+    if theirs is None:
+      continue
+    slack = theirs * _ROUNDING if row.rounded else 0
+    if ours is None or abs(ours - theirs) > slack:
+      return False
+  return True
+
+
+def _reasons(
+  card: Mapping[str, Any], row: Published, nearest: Stage
+) -> list[str]:
+  """What the two do differently, with what each step of ours costs."""
+  steps = {step["step"]: step["events"] for step in card["steps"]}
+  settings = card["configuration"]
+  repeats = steps["validate"] - steps["consecutive repeats"]
+  core = steps["consecutive repeats"] - steps["k-core"]
+  inputs = ", ".join(entry["file"] for entry in card["inputs"][:1])
+  found = [f"its rows: {row.rows}; ours: {inputs}"]
+  if row.dedup == "none" and settings["dedup"] != "none":
+    found.append(
+      f"it keeps consecutive repeats; ours are {repeats:,} events "
+      f"(Domain.dedup = {settings['dedup']!r})"
+    )
+  elif row.dedup == "pairs":
+    found.append(
+      "it keeps one event of a user and an item; we remove "
+      f"{repeats:,} consecutive repeats and keep later ones "
+      f"(Domain.dedup = {settings['dedup']!r})"
+    )
+  elif row.dedup == "unknown":
+    found.append(
+      f"what it removes as repeated is not known; we remove {repeats:,} "
+      "consecutive repeats"
+    )
+  if row.min_count != settings["min_count"]:
+    theirs = {
+      None: "its core is not known",
+      1: "it takes no core besides",
+    }.get(row.min_count, f"it takes a {row.min_count}-core")
+    found.append(
+      f"{theirs}; our {settings['min_count']}-core costs {core:,} events "
+      f"(Domain.min_count = {settings['min_count']})"
+    )
+  if row.besides:
+    found.append(f"besides, it takes {row.besides}; we do not")
+  rest = row.events - nearest.events
+  if rest:
+    found.append(
+      f"{rest:+,} events ({rest / row.events:+.2%}) to the nearest count of "
+      "ours are left to these"
+    )
+  return found
+
+
+def _numbers(stage: Stage) -> str:
+  if stage.users is None or stage.items is None:
+    return f"{stage.events:,} events"
+  return f"{stage.users:,} / {stage.items:,} / {stage.events:,}"
