@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -188,40 +188,6 @@ def constrain(array: jax.Array, *axes: str | None) -> jax.Array:
     return array
   partition_spec(axes, rules)  # Linen takes an unknown name for "anywhere".
   return nn.with_logical_constraint(array, axes)
-
-
-def by_rows(function: Callable[..., Any]) -> Callable[..., Any]:
-  """Runs a function on every device's own rows of a batch.
-
-  Inside, nothing is exchanged between devices that hold different rows; axes
-  that are not batch axes work as ever. Without an active mesh the function
-  runs as it is.
-
-  Args:
-    function: takes a tree that is the same for all rows and then arrays
-      [R, ...]; returns arrays [R, ...].
-  """
-  rules = dict(nn.get_logical_axis_rules())
-  batch_axes = _entry(rules.get("activation_batch"))
-  if jax.sharding.get_abstract_mesh().empty or not batch_axes:
-    return function
-  axes = (batch_axes,) if isinstance(batch_axes, str) else batch_axes
-  rows = PartitionSpec(axes)
-
-  def on_device(shared: Any, *arrays: jax.Array) -> Any:
-    # From here on a device's own, so that the gradient is summed over devices
-    # once, here, and not wherever the function uses it.
-    return function(jax.lax.pcast(shared, axes, to="varying"), *arrays)
-
-  def run(shared: Any, *arrays: jax.Array) -> Any:
-    return jax.shard_map(
-      on_device,
-      in_specs=(PartitionSpec(), *(rows for _ in arrays)),
-      out_specs=rows,
-      axis_names=set(axes),
-    )(shared, *arrays)
-
-  return run
 
 
 def partition_spec(axes: Sequence[str | None], rules: Rules) -> PartitionSpec:

@@ -7,12 +7,14 @@ each of G continuations of every prompt (`extend`), and several tokens on each
 branch of a tree behind every prompt (`branch`).
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from calrec_jax.models import rope
+from calrec_jax.models import fsdp, rope
 from calrec_jax.models.block import (
   Block,
   Branched,
@@ -183,6 +185,17 @@ class Decoder(nn.Module):
       return self.token_embedder.table()
     return self.logits_dense()
 
+  def stored_output_weights(self) -> Float[Array, "..."]:
+    """The matrix as it is stored; `output_axes` are its logical axes."""
+    if self.config.tied_embeddings:
+      return self.token_embedder.embedding
+    return self.logits_dense.kernel
+
+  @property
+  def output_axes(self) -> tuple[str, str]:
+    """Logical axes of `stored_output_weights`."""
+    return EMBEDDING_AXES if self.config.tied_embeddings else OUTPUT_AXES
+
   def empty_samples(self, prompts: int, samples: int, tokens: int) -> KeyValue:
     """Room for T new tokens of G continuations: [layers, B, G, T, K, F]."""
     config = self.config
@@ -244,6 +257,10 @@ class Decoder(nn.Module):
     )
 
 
+EMBEDDING_AXES = ("vocab", "embed")
+OUTPUT_AXES = ("embed", "vocab")
+
+
 class Embedder(nn.Module):
   """Token embeddings, also used as the output matrix where they are tied.
 
@@ -261,7 +278,7 @@ class Embedder(nn.Module):
     initialise = nn.initializers.normal(config.width**-0.5)
     self.embedding = self.param(
       "embedding",
-      nn.with_logical_partitioning(initialise, ("vocab", "embed")),
+      nn.with_logical_partitioning(initialise, EMBEDDING_AXES),
       (config.vocab_size, config.width),
       jnp.dtype(config.param_dtype),
     )
@@ -269,7 +286,8 @@ class Embedder(nn.Module):
   def __call__(self, tokens: Int[Array, "R L"]) -> Float[Array, "R L D"]:
     """Rows of the table."""
     config = self.config
-    rows = self.table()[tokens]
+    look_up = fsdp.by_rows(_look_up, EMBEDDING_AXES, jnp.dtype(config.dtype))
+    rows = look_up(self.embedding, (), tokens)
     if config.embed_scale:
       rows = rows * jnp.asarray(config.width**0.5, rows.dtype)
     return constrain(
@@ -277,13 +295,37 @@ class Embedder(nn.Module):
     )
 
   def table(self) -> Float[Array, "V D"]:
-    """The table in the compute dtype, gathered over the width.
-
-    Looked up as it is stored, split over `fsdp`, it would make every device
-    gather its columns for the rows of all others.
-    """
-    table = constrain(self.embedding, "vocab", "embed")
+    """The table in the compute dtype, gathered over the width."""
+    table = constrain(self.embedding, *EMBEDDING_AXES)
     return constrain(table.astype(jnp.dtype(self.config.dtype)), "vocab", None)
+
+
+@jax.custom_vjp
+def _look_up(
+  table: Float[Array, "V D"], shared: tuple[()], tokens: Int[Array, "R L"]
+) -> Float[Array, "R L D"]:
+  """Rows of the table, whose gradients are summed in float32.
+
+  In bfloat16 the sum of a frequent token would stand still after some hundred
+  rows.
+  """
+  del shared
+  return table[tokens]
+
+
+def _look_up_forward(table: Array, shared: tuple[()], tokens: Array) -> Any:
+  # The empty array tells the backward pass of the table.
+  return _look_up(table, shared, tokens), (tokens, table[:, :0])
+
+
+def _look_up_backward(kept: Any, gradient: Array) -> Any:
+  tokens, table = kept
+  summed = jnp.zeros((len(table), gradient.shape[-1]), jnp.float32)
+  summed = summed.at[tokens].add(gradient.astype(jnp.float32))
+  return summed.astype(table.dtype), (), None
+
+
+_look_up.defvjp(_look_up_forward, _look_up_backward)
 
 
 class OutputWeights(nn.Module):
@@ -295,19 +337,22 @@ class OutputWeights(nn.Module):
 
   config: DecoderConfig
 
-  @nn.compact
-  def __call__(self) -> Float[Array, "D V"]:
-    """The matrix in the compute dtype, gathered over the width."""
+  def setup(self):
+    """Declares the matrix."""
     config = self.config
-    kernel = self.param(
+    self.kernel = self.param(
       "kernel",
       nn.with_logical_partitioning(
-        nn.initializers.normal(config.width**-0.5), ("embed", "vocab")
+        nn.initializers.normal(config.width**-0.5), OUTPUT_AXES
       ),
       (config.width, config.vocab_size),
       jnp.dtype(config.param_dtype),
     )
-    kernel = constrain(kernel, "embed", "vocab")
+
+  def __call__(self) -> Float[Array, "D V"]:
+    """The matrix in the compute dtype, gathered over the width."""
+    config = self.config
+    kernel = constrain(self.kernel, *OUTPUT_AXES)
     return constrain(kernel.astype(jnp.dtype(config.dtype)), None, "vocab")
 
 

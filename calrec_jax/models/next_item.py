@@ -141,7 +141,14 @@ def full_softmax(
     return (flat + blank[None]).reshape(*hidden.shape[:-1], -1)
 
   return chunked_cross_entropy(
-    logits_of, table, hidden, tokens, weights, chunk_tokens=chunk_tokens
+    logits_of,
+    table,
+    hidden,
+    tokens,
+    weights,
+    axes=("vocab", None),
+    dtype=jnp.float32,
+    chunk_tokens=chunk_tokens,
   )
 
 

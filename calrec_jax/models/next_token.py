@@ -10,14 +10,14 @@ gathered once, their gradient is summed once.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from calrec_jax import partitioning
+from calrec_jax.models import fsdp
 from calrec_jax.models.decoder import Decoder, project
 from calrec_jax.weighted_sum import WeightedSum
 
@@ -45,15 +45,15 @@ def next_token_loss(
     Cross-entropy in nats, and hits of the most probable token, each with the
     number of tokens that count.
   """
-  output = decoder.apply({"params": params}, method="output_weights")
-  dtype = output.dtype
+  dtype = jnp.dtype(decoder.config.dtype)
   return chunked_cross_entropy(
     lambda weights, part: project(decoder.config, weights.astype(dtype), part),
-    # Float32 of the same values: gradients are summed over chunks and devices.
-    output.astype(jnp.float32),
+    decoder.apply({"params": params}, method="stored_output_weights"),
     hidden,
     tokens,
     weights,
+    axes=decoder.output_axes,
+    dtype=dtype,
     chunk_tokens=chunk_tokens,
   )
 
@@ -65,16 +65,21 @@ def chunked_cross_entropy(
   tokens: Int[Array, "R L"],
   weights: Float[Array, "R L"],
   *,
+  axes: Sequence[str | None],
+  dtype: Any,
   chunk_tokens: int,
 ) -> tuple[WeightedSum, WeightedSum]:
   """The loss of any model, by what turns hidden states into logits.
 
   Args:
-    logits_of: float32 logits [..., V] of `output` and hidden states [..., D].
-    output: the output weights, float32.
+    logits_of: float32 logits [..., V] of the output weights in float32 and
+      hidden states [..., D].
+    output: the output weights as they are stored.
     hidden: last layer at every position.
     tokens: the row; position t is asked for token t + 1.
     weights: 1 where the next token counts, by position t.
+    axes: logical axes of the output weights.
+    dtype: in which they are gathered.
     chunk_tokens: positions of a row whose logits are held at once.
 
   Returns:
@@ -88,8 +93,8 @@ def chunked_cross_entropy(
   # All devices skip the same chunks: there is a collective in a chunk where
   # the vocabulary is split.
   longest = jnp.max(jnp.sum(weights > 0, axis=1))
-  nats, hits = partitioning.by_rows(by_row)(
-    (output, longest), hidden, labels, weights
+  nats, hits = fsdp.by_rows(by_row, axes, dtype)(
+    output, longest, hidden, labels, weights
   )
   count = jnp.sum(weights)
   return WeightedSum(jnp.sum(nats), count), WeightedSum(jnp.sum(hits), count)
@@ -103,13 +108,15 @@ def asked_weights(weights: Float[Array, "R L"]) -> Float[Array, "R L"]:
 def _loss_of_rows(
   logits_of: Callable[[Array, Array], Array],
   chunk: int,
-  shared: tuple[Float[Array, "..."], Int[Array, ""]],
+  output: Float[Array, "..."],
+  longest: Int[Array, ""],
   hidden: Float[Array, "R L D"],
   labels: Int[Array, "R L"],
   weights: Float[Array, "R L"],
 ) -> tuple[Float[Array, " R"], Float[Array, " R"]]:
-  """Nats and hits of every row; `shared` is the output and a row's most."""
-  output, longest = shared
+  """Nats and hits of every row, of which the fullest has `longest` labels."""
+  # Float32 of the same values: gradients are summed over chunks.
+  output = output.astype(jnp.float32)
   order = jnp.argsort(weights <= 0, axis=1, stable=True)
   parts = tuple(
     _in_chunks(array, order, chunk) for array in (hidden, labels, weights)

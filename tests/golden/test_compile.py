@@ -70,7 +70,7 @@ def test_a_step_on_four_chips(tmp_path, golden):
   assert again == record  # Remembered, to the compiler's seconds.
   if jax.__version__ != GOLDEN_OF:
     pytest.skip(f"the golden file is of JAX {GOLDEN_OF}, not {jax.__version__}")
-  assert record["peak_bytes"] == pytest.approx(2.43e6, rel=MEMORY)
+  assert record["peak_bytes"] == pytest.approx(2.70e6, rel=MEMORY)
   golden(
     "compile_tiny_step.json",
     json.dumps(

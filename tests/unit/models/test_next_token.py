@@ -62,7 +62,14 @@ def test_the_output_weights_are_not_kept_for_every_chunk():
       )
 
     nats, _ = next_token.chunked_cross_entropy(
-      logits_of, output, hidden, tokens, weights, chunk_tokens=CHUNK
+      logits_of,
+      output,
+      hidden,
+      tokens,
+      weights,
+      axes=("vocab", "embed"),
+      dtype=jnp.bfloat16,
+      chunk_tokens=CHUNK,
     )
     return nats.mean()
 
