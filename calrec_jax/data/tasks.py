@@ -1,10 +1,10 @@
 """SeqIO tasks and mixtures over the TFDS datasets. Needs TensorFlow.
 
-Two tasks a domain. `<domain>` is an ordinary text-to-text task that any SeqIO
-trainer can use: `inputs` is the prompt, `targets` the last item of the
-document. `<domain>_documents` passes the rows of whole documents on to the
-token cache. The pieces of a prompt are tokenised apart and joined as tokens,
-here as everywhere.
+A domain is an ordinary text-to-text task that any SeqIO trainer can use:
+`inputs` is the prompt, `targets` the last item of the document. The pieces of
+a prompt are tokenised apart and joined as tokens, here as everywhere. The
+token cache is made of the same files by the same preprocessor, but many
+documents at a time.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,17 +27,31 @@ from calrec_jax.data import (
   splits,
 )
 from calrec_jax.data import vocabulary as vocabulary_lib
-from calrec_jax.data.quiet_tensorflow import held_stderr, seqio, tf
+from calrec_jax.data.quiet_tensorflow import held_stderr, seqio, tf, tfds
 
-_READ_BATCH = 1024
-_CATALOGUE_FEATURES = ("items", "item_ids", "texts", "targets")
-_DOCUMENT_FEATURES = ("user_id", "items", "timestamps", "events")
+_READ_BATCH = 2048  # Documents: some 10 MB.
 
 # Shows how far the batches of a task have been read.
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
-# What was registered under a name, so that registering it again is no error.
-_registered: dict[str, tuple[Any, ...]] = {}
+
+class _Registered(NamedTuple):
+  """What a domain was registered with."""
+
+  config: str
+  data_dir: str
+  vocabulary: vocabulary_lib.Vocabulary
+  prompt: records.PromptTokens
+
+  @property
+  def identity(self) -> tuple[Any, ...]:
+    """Equal for equal tasks."""
+    return (self.config, self.data_dir, self.vocabulary.sha256, self.prompt)
+
+
+# By name, so that registering again is no error.
+_registered: dict[str, _Registered] = {}
+_registered_mixtures: dict[str, tuple[Any, ...]] = {}
 
 
 def register_domain(
@@ -48,7 +62,7 @@ def register_domain(
   vocabulary: vocabulary_lib.Vocabulary,
   prompt: records.PromptTokens,
 ) -> None:
-  """Registers `<name>` and `<name>_documents` with SeqIO.
+  """Registers a domain's task with SeqIO.
 
   Args:
     name: the domain's name.
@@ -57,8 +71,9 @@ def register_domain(
     vocabulary: tokenises the items.
     prompt: the prompt's pieces in this vocabulary.
   """
-  identity = (config, data_dir, vocabulary.sha256, prompt)
-  if _registered.get(name) == identity:
+  registered = _Registered(config, data_dir, vocabulary, prompt)
+  known = _registered.get(name)
+  if known is not None and known.identity == registered.identity:
     return
   source = seqio.TfdsDataSource(
     tfds_name=builder.full_name(config),
@@ -66,11 +81,6 @@ def register_domain(
     splits=("train", "validation", "test", builder.CATALOGUE),
   )
   pieces = seqio_vocabulary.for_tasks(vocabulary)
-  passed_on = {
-    "items": tf.int32,
-    "timestamps": tf.int64,
-    "events": tf.int64,
-  }
   _add(
     name,
     source=source,
@@ -85,21 +95,7 @@ def register_domain(
     },
     metric_fns=[exact_text],
   )
-  _add(
-    f"{name}_documents",
-    source=source,
-    preprocessors=[select_document],
-    output_features={
-      feature: seqio.Feature(
-        vocabulary=seqio.PassThroughVocabulary(2**31 - 1),
-        add_eos=False,
-        dtype=dtype,
-      )
-      for feature, dtype in passed_on.items()
-    },
-    metric_fns=[],
-  )
-  _registered[name] = identity
+  _registered[name] = registered
 
 
 def register_mixture(
@@ -112,14 +108,15 @@ def register_mixture(
     domains: names of registered domains.
     exponent: 0.3 in the paper; 0 draws all alike, 1 by the number of users.
   """
-  identity = (tuple(domains), exponent, *(_registered[d] for d in domains))
-  if _registered.get(name) == identity:
+  members = tuple((name, _registered[name].identity) for name in domains)
+  identity = (members, exponent)
+  if _registered_mixtures.get(name) == identity:
     return
   if name in seqio.MixtureRegistry.names():
     seqio.MixtureRegistry.remove(name)
   rate = functools.partial(mixing_rate, exponent=exponent)
   seqio.MixtureRegistry.add(name, [(domain, rate) for domain in domains])
-  _registered[name] = identity
+  _registered_mixtures[name] = identity
 
 
 def mixing_rate(task: seqio.Task, exponent: float) -> float:
@@ -215,13 +212,6 @@ def join_prompt(
   return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def select_document(dataset: tf.data.Dataset) -> tf.data.Dataset:
-  """Keeps what the token cache stores of a document."""
-  return dataset.map(
-    lambda example: {name: example[name] for name in _DOCUMENT_FEATURES}
-  )
-
-
 def exact_text(
   targets: Sequence[str], predictions: Sequence[str]
 ) -> dict[str, float]:
@@ -236,16 +226,34 @@ def exact_text(
 def read_catalogue(
   domain: str, progress: Progress = iter
 ) -> list[cache_files.CatalogueRecord]:
-  """The catalogue of a registered domain by row, through its task."""
-  columns = _columns(domain, builder.CATALOGUE, _CATALOGUE_FEATURES, progress)
+  """The catalogue of a registered domain by row, tokenised as in its task."""
+  registered = _registered[domain]
+  batches = _batches(
+    registered, builder.CATALOGUE, ("user_id", "items", "item_ids", "texts")
+  )
+  # A document may have any number of items: a batch of one-item documents is
+  # like a long one, and all of it is tokenised at once.
+  batches = tokenise(
+    batches.map(
+      lambda batch: (
+        batch
+        | {name: batch[name].flat_values for name in ("item_ids", "texts")}
+      )
+    ),
+    seqio_vocabulary.for_tasks(registered.vocabulary),
+    registered.prompt.end,
+  )
+  columns = _columns(batches, progress)
   texts, item_ids = columns["texts"].values, columns["item_ids"].values
-  tokens = columns["targets"]
-  # TFDS stores examples in a random order, for those who shuffle files.
+  tokens = columns["tokens"].values
+  stops = np.cumsum(columns["lengths"].values)
+  starts = stops - columns["lengths"].values
+  # The files are in a random order, for those who shuffle them.
   return [
     cache_files.CatalogueRecord(
       item_id=item_ids[row].decode(),
       text=texts[row].decode(),
-      tokens=tokens.values[tokens.offsets[row] : tokens.offsets[row + 1]],
+      tokens=tokens[starts[row] : stops[row]],
     )
     for row in np.argsort(columns["items"].values).tolist()
   ]
@@ -254,50 +262,72 @@ def read_catalogue(
 def read_documents(
   domain: str, split: str, progress: Progress = iter
 ) -> records.DocumentColumns:
-  """The documents of a split of a registered domain, through its task.
+  """The documents of a split of a registered domain, from its task's source.
 
   They are in the order of their events, which is that of the users.
   """
-  columns = _columns(f"{domain}_documents", split, _DOCUMENT_FEATURES, progress)
+  columns = _columns(
+    _batches(
+      _registered[domain], split, ("user_id", "items", "timestamps", "events")
+    ),
+    progress,
+  )
   offsets = columns["events"].offsets
-  first = columns["events"].values[offsets[:-1]]
-  order = np.argsort(first, kind="stable")
+  order = np.argsort(columns["events"].values[offsets[:-1]], kind="stable")
   starts, stops = offsets[order], offsets[order + 1]
   rows = splits.ranges(starts, stops)
   return records.DocumentColumns(
     user_ids=[user.decode() for user in columns["user_id"].values[order]],
     offsets=np.concatenate([[0], np.cumsum(stops - starts)]),
-    items=columns["items"].values[rows],
+    items=columns["items"].values[rows].astype(np.int32),
     timestamps=columns["timestamps"].values[rows],
     events=columns["events"].values[rows],
   )
 
 
-def _columns(
-  task: str, split: str, features: Sequence[str], progress: Progress
-) -> dict[str, _Column]:
-  """Chosen features of all examples of a task, as columns.
+def _batches(
+  registered: _Registered, split: str, features: Sequence[str]
+) -> tf.data.Dataset:
+  """Chosen features of a split, some thousand documents at a time.
 
-  They cross into Python in batches: one by one would take a millisecond each.
+  SeqIO and TFDS parse one example after another, all of it.
   """
-  found = seqio.get_mixture_or_task(task)
-  # TFDS refuses to read a split without examples, which SeqIO calls infinite.
-  if found.num_input_examples(split) == np.inf:
-    return {name: _Column([]) for name in features}
-  dataset = found.get_dataset(sequence_length=None, split=split, shuffle=False)
-  dataset = dataset.map(
-    lambda example: {name: example[name] for name in features}
+  opened = tfds.builder(
+    builder.full_name(registered.config), data_dir=registered.data_dir
   )
-  iterator = iter(dataset.ragged_batch(_READ_BATCH))
+  kinds = {
+    name: tf.io.FixedLenFeature((), tf.string)
+    if name == "user_id"
+    else tf.io.RaggedFeature(
+      tf.string if name in ("item_ids", "texts") else tf.int64
+    )
+    for name in features
+  }
+  return (
+    tf.data.TFRecordDataset(opened.info.splits[split].filepaths)
+    .batch(_READ_BATCH)
+    .map(
+      lambda batch: tf.io.parse_example(batch, kinds),
+      num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    .prefetch(tf.data.AUTOTUNE)
+  )
+
+
+def _columns(
+  batches: tf.data.Dataset, progress: Progress
+) -> dict[str, _Column]:
+  """The features of all batches as columns."""
+  iterator = iter(batches)
   with held_stderr():  # The tokeniser reports that it normalises nothing.
     first = next(iterator, None)
-  batches = {name: [] for name in features}
+  found = {name: [] for name in batches.element_spec}
   for batch in progress(
     itertools.chain([] if first is None else [first], iterator)
   ):
-    for name in features:
-      batches[name].append(batch[name])
-  return {name: _Column(batches.pop(name)) for name in features}
+    for name, values in batch.items():
+      found[name].append(values)
+  return {name: _Column(found.pop(name)) for name in list(found)}
 
 
 class _Column:
@@ -312,7 +342,7 @@ class _Column:
       else:
         flat.append(batch.numpy())
         lengths.append(np.ones(len(flat[-1]), np.int64))
-    self.values = np.concatenate(flat) if flat else np.zeros(0, np.int64)
+    self.values = np.concatenate(flat or [np.zeros(0, np.int64)])
     self.offsets = np.cumsum(np.concatenate(lengths))
 
 
