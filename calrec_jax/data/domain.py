@@ -385,7 +385,7 @@ def _share(mask: np.ndarray) -> float:
 def _count(step: str, events: events_lib.Events) -> dict[str, Any]:
   return {
     "step": step,
-    "users": len(np.unique(events.users)),
-    "items": len(np.unique(events.items)),
+    "users": int(np.count_nonzero(np.bincount(events.users))),
+    "items": int(np.count_nonzero(np.bincount(events.items))),
     "events": len(events),
   }

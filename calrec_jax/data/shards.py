@@ -21,7 +21,7 @@ import pyarrow as pa
 from etils import epath
 
 from calrec_jax.data import domain as domain_lib
-from calrec_jax.data import examples, splits
+from calrec_jax.data import examples, id_codes, splits
 from calrec_jax.data.quiet_tensorflow import tf
 
 CATALOGUE = "catalogue"  # A split of documents of one item, without a user.
@@ -222,6 +222,8 @@ def write(
 
 
 def _texts(values: Sequence[str]) -> pa.LargeStringArray:
+  if isinstance(values, id_codes.Column):  # Arrow's already.
+    return values.values.cast(pa.large_string())
   return pa.array(values, pa.large_string())
 
 
