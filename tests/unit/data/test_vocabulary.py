@@ -3,7 +3,9 @@
 import pathlib
 import subprocess
 import sys
+import types
 
+import numpy as np
 import pytest
 
 from calrec_jax.data import domain as domain_lib
@@ -129,6 +131,49 @@ def test_the_fingerprint_follows_domains_prompt_and_options(domain):
   )
   with pytest.raises(ValueError, match=r"TrainedSentencePiece\.domains"):
     vocabulary_lib.TrainedSentencePiece(domains=("other",)).reads([domain])
+
+
+def test_of_many_texts_a_sample_is_trained_on(monkeypatch):
+  trained = []
+  monkeypatch.setattr(
+    vocabulary_lib.TrainedSentencePiece,
+    "train",
+    lambda self, texts, symbols: trained.append(list(texts)) or b"",
+  )
+  monkeypatch.setattr(vocabulary_lib, "write", lambda *args, **kwargs: None)
+  made = [f"text {number}" for number in range(100)]
+  prepared = types.SimpleNamespace(
+    texts=[*made, made[0]], train_items=lambda: np.arange(101)
+  )
+
+  def make(limit):
+    maker = vocabulary_lib.TrainedSentencePiece(max_texts=limit)
+    maker.make("", (), prompt_lib.Prompt(), lambda domain, tokenizer: prepared)
+    return trained.pop()
+
+  monkeypatch.setattr(
+    vocabulary_lib.TrainedSentencePiece, "reads", lambda self, domains: [None]
+  )
+  monkeypatch.setattr(vocabulary_lib, "symbols", lambda prompt, domains: [])
+  assert make(None) == make(100) == made
+  sample = make(10)
+  assert sample == make(10)
+  assert len(set(sample)) == 10
+  assert [made.index(text) for text in sample] == sorted(
+    made.index(text) for text in sample
+  )
+  assert sample != made[:10]
+  with pytest.raises(ValueError, match=r"TrainedSentencePiece\.max_texts"):
+    vocabulary_lib.TrainedSentencePiece(max_texts=0)
+
+
+def test_the_limit_is_part_of_the_fingerprint_where_it_was_set(domain):
+  def fingerprint(**options):
+    maker = vocabulary_lib.TrainedSentencePiece(**options)
+    return maker.fingerprint((domain,), prompt_lib.Prompt())
+
+  assert len({fingerprint(), fingerprint(max_texts=None)}) == 2
+  assert fingerprint(max_texts=200_000) == fingerprint()
 
 
 def test_neither_vocabulary_nor_dataset_imports_tensorflow():
