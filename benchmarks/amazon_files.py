@@ -32,7 +32,9 @@ import pyarrow.compute as pc
 
 from benchmarks import amazon_words
 
-REVIEWS, METADATA = "Made_Up.json.gz", "meta_Made_Up.json.gz"
+# They bear the names of a real category, so that its source finds them.
+CATEGORY = "Home_and_Kitchen"
+REVIEWS, METADATA = f"{CATEGORY}.json.gz", f"meta_{CATEGORY}.json.gz"
 _BLOCK = 20_000  # Rows formatted at once.
 _DAY = 86_400
 _LAST_DAY = 17_805  # 2018-10-01, where the release ends.
