@@ -1,8 +1,8 @@
 """The publisher's own files of a category: what comes of them, step by step.
 
-The files are not part of the project. They are looked for where CALREC_AMAZON_DIR
-says, or where `calrec data build amazon2018/Gift_Cards` puts them; without them
-the test is skipped. `pytest tests/golden --update-goldens` writes the card anew.
+The files are not part of the project. They are looked for in CALREC_AMAZON_DIR,
+or where `calrec data build amazon2018/Gift_Cards` puts them; without them the
+test is skipped. `pytest tests/golden --update-goldens` writes the card anew.
 """
 
 import os
