@@ -23,6 +23,7 @@ from calrec_jax.data import text as text_lib
 from calrec_tasks import amazon_items, amazon_releases, amazon_reviews
 
 _REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
+_ALL = "all"
 _SUFFIXES = (".json.gz", ".jsonl.gz", ".json", ".jsonl", ".parquet")
 
 
@@ -144,7 +145,8 @@ def categories(
   """Domains of categories, for `Dataset.domains`.
 
   Args:
-    names: release and category, `("amazon2018/Video_Games", …)`.
+    names: release and category, `("amazon2018/Video_Games", …)`;
+      `amazon2018/all` is every category of the release.
 
   Returns:
     One domain a category, called `amazon2018_video_games`; further options
@@ -152,7 +154,7 @@ def categories(
   """
   return tuple(
     domain_lib.Domain(name=domain_name(name), source=_source(name))
-    for name in names
+    for name in _every(names)
   )
 
 
@@ -165,7 +167,7 @@ def mixtures(
   Args:
     stage_one: release and category of its domains.
   """
-  return {"stage_one": tuple(map(domain_name, stage_one))}
+  return {"stage_one": tuple(map(domain_name, _every(stage_one)))}
 
 
 def _find(folder: str, stem: str) -> str | None:
@@ -182,6 +184,19 @@ def domain_name(name: str) -> str:
 def _source(name: str) -> AmazonReviews:
   release, category = _parts(name)
   return AmazonReviews(release=release.name, category=category)
+
+
+def _every(names: Sequence[str]) -> list[str]:
+  """Names with those that mean all categories of a release written out."""
+  every = []
+  for name in names:
+    release, _, category = name.partition("/")
+    if category == _ALL:
+      known = amazon_releases.find(release).categories
+      every += [f"{release}/{category}" for category in known]
+    else:
+      every.append(name)
+  return every
 
 
 def _parts(name: str) -> tuple[amazon_releases.Release, str]:

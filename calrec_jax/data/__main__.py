@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from calrec_jax import config
-from calrec_jax.data import cache, features, leakage, named, splits
+from calrec_jax.data import cache, features, leakage, named, progress, splits
 from calrec_jax.data import card as card_lib
 from calrec_jax.data import dataset as dataset_lib
 
@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       return 0
     with config.explained():
       dataset = dataset_lib.Dataset()
-    _ACTIONS[arguments.action](dataset, _names(dataset), arguments)
+    with progress.hidden(arguments.quiet):
+      _ACTIONS[arguments.action](dataset, _names(dataset), arguments)
   except _EXPECTED as error:
     print(f"calrec data: {error}", file=sys.stderr)
     return 1

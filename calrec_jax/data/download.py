@@ -27,7 +27,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import tqdm
+from calrec_jax.data import progress
 
 ATTEMPTS = 5  # In a row without a byte; with one, counting begins again.
 PAUSE_SECONDS = 2.0  # Before the second attempt; doubled each time.
@@ -40,7 +40,6 @@ _MAGIC = {
   ".json": b"{",
   ".jsonl": b"{",
 }
-_QUIET_SECONDS = 2.0
 
 
 class DownloadError(OSError):
@@ -170,16 +169,7 @@ class _Transfer:
       _refuse_small_disk(self._part, total - continued)
     with (
       open(self._part, "ab") as stream,
-      tqdm.tqdm(
-        total=total,
-        initial=continued,
-        desc=f"fetch {self._path.name}",
-        unit="B",
-        unit_scale=True,
-        leave=False,
-        delay=_QUIET_SECONDS,
-        disable=None,
-      ) as bar,
+      progress.of_bytes(f"fetch {self._path.name}", total, continued) as bar,
     ):
       piece = first or answer.read(_CHUNK)
       while piece:

@@ -15,14 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import tqdm
 
-from calrec_jax.data import json_blocks, line_blocks
+from calrec_jax.data import json_blocks, line_blocks, progress
 from calrec_jax.data import problems as problems_lib
 
 _PARQUET = b"PAR1"
 _PARQUET_ROWS = 32768
-_QUIET_SECONDS = 2.0  # A shorter read shows no progress.
 
 Convert = Callable[[bytes], bytes]
 
@@ -54,15 +52,8 @@ def read(
     ValueError: if the file is damaged.
     OSError: if it cannot be read.
   """
-  with tqdm.tqdm(
-    total=os.path.getsize(path),
-    desc=f"read {os.path.basename(path)}",
-    unit="B",
-    unit_scale=True,
-    leave=False,
-    delay=_QUIET_SECONDS,
-    disable=None,  # Only a terminal shows it.
-  ) as bar:
+  name = os.path.basename(path)
+  with progress.of_bytes(f"read {name}", os.path.getsize(path)) as bar:
     if _starts_with(path, _PARQUET):
       stream = _parquet(path, schema, bar.update)
     else:

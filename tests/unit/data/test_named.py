@@ -28,6 +28,13 @@ def test_categories_in_a_folder(tmp_path):
   assert {d.source.manual_dir for d in made.domains} == {str(tmp_path)}
 
 
+def test_all_categories_of_a_release():
+  named.configure(config.Configuration(), ["amazon2023/all"], None).apply()
+  names = dataset.Dataset().names()
+  assert len(names) == 34
+  assert "amazon2023_handmade_products" in names
+
+
 def test_departments():
   configuration = named.configure(
     config.Configuration(), ["completejourney/nutrition"], None
