@@ -86,7 +86,10 @@ def read(
     row_of[codes[new]] = kept.num_rows + np.arange(np.sum(new))
     kept.add(ids.take(at[new]), table.filter(new), lines[new])
     for again in np.flatnonzero(~new):
-      if kept.row(row_of[codes[again]]) != table.slice(again, 1).to_pylist()[0]:
+      if (
+        kept.row(int(row_of[codes[again]]))
+        != table.slice(again, 1).to_pylist()[0]
+      ):
         problems.add_rows("conflicting_item", path, lines[again : again + 1])
   return kept.items(path, num_rows), row_of
 

@@ -95,7 +95,7 @@ def is_gzip(path: str) -> bool:
     return stream.read(len(_GZIP)) == _GZIP
 
 
-def _decompressed(raw: IO[bytes]) -> IO[bytes]:
+def _decompressed(raw: IO[bytes]) -> IO[bytes] | gzip.GzipFile:
   magic = raw.read(len(_GZIP))
   raw.seek(0, os.SEEK_SET)
   if magic == _GZIP:

@@ -140,14 +140,18 @@ PUBLISHED: tuple[Published, ...] = (
   *(
     Published(
       f"amazon2023_{name}",
-      *map(int, counts),
+      int(users),
+      int(items),
+      int(events),
       _UCSD_2023,
       rows="all ratings",
       dedup="pairs",
       min_count=5,
       rounded=True,
     )
-    for name, *counts in map(str.split, _CORES_2023.strip().splitlines())
+    for name, users, items, events in map(
+      str.split, _CORES_2023.strip().splitlines()
+    )
   ),
 )
 
