@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+from jax.interpreters import partial_eval
 
 from calrec_jax.models import splash
 
@@ -24,7 +25,10 @@ def count(program: Any) -> float:
   Args:
     program: a closed jaxpr, as `jax.jit(...).trace(...).jaxpr`.
   """
-  return _count(getattr(program, "jaxpr", program))
+  jaxpr = getattr(program, "jaxpr", program)
+  # What nobody reads, the compiler leaves out.
+  live, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+  return _count(live)
 
 
 def _count(jaxpr: Any, scope: str = "") -> float:

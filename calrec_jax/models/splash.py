@@ -29,6 +29,8 @@ from jaxtyping import Array, Float, Int
 from calrec_jax import partitioning
 
 KERNELS = ("auto", "xla", "splash")
+# By this name a policy of rematerialisation may keep what the kernel gives.
+RESULT = "attention"
 # A block's tokens lie along the lanes of the vector unit.
 _LANES = 128
 _LARGEST_BLOCK = 512
@@ -143,11 +145,8 @@ def _on_device(
     )
     for window in windows
   ]
-  operands = (query, heads_first(key), heads_first(value), ids)
-  # Computed again in the backward pass, as `attention.attend` is: kept are
-  # queries, keys and values only, for one kind of layer and not for each.
-  output = jax.checkpoint(functools.partial(jax.lax.switch, which, branches))(
-    *operands
+  output = jax.lax.switch(
+    which, branches, query, heads_first(key), heads_first(value), ids
   )
   return heads_first(output).astype(value.dtype)
 
@@ -172,6 +171,7 @@ def _run(
     head_shards=1,
     q_seq_shards=1,
     attn_logits_soft_cap=softcap,
+    residual_checkpoint_name=RESULT,
     interpret=_platform() != "tpu",
     block_sizes=kernels.BlockSizes(
       block_q=size,
@@ -180,8 +180,7 @@ def _run(
       block_q_dkv=size,
       block_kv_dkv=size,
       block_kv_dkv_compute=size,
-      block_q_dq=size,
-      block_kv_dq=size,
+      use_fused_bwd_kernel=True,
     ),
   )
   seen = executed_blocks(length, size, window)

@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from flax.core import meta
 from jax.sharding import PartitionSpec
 
 from calrec_jax import partitioning
 from calrec_jax.ahead import matrix_flops
 from calrec_jax.models import splash
+from calrec_jax.models.decoder import Decoder, DecoderConfig
 
 M, K, N = 4, 8, 16
 ONE = 2 * M * K * N
@@ -112,8 +114,31 @@ def test_a_kernel_counts_the_blocks_that_it_executes(window, blocks):
 
   one = rows * heads * blocks * 2 * size * size * features
   assert count(attend) == 2 * one
-  # Again in the backward pass; then 3 products for queries, 4 for the rest; and
+  # Then logits again, and gradients of chances, values, keys and queries; and
   # outputs times their gradients.
   backward = jax.grad(lambda q, s: jnp.sum(attend(q, s)))
   outputs = 2 * rows * heads * length * features
-  assert count(backward) == (2 + 2 + 3 + 4) * one + outputs
+  assert count(backward) == (2 + 5) * one + outputs
+
+
+def test_what_a_policy_keeps_is_not_computed_again():
+  def count(remat):
+    config = DecoderConfig(
+      vocab_size=128, width=32, layers=2, heads=2, head_dim=128, kv_heads=1,
+      mlp_width=32, window=100, global_every=2, remat=remat,
+      attention_kernel="splash",
+    )  # fmt: skip
+    model = Decoder(config)
+    tokens = jax.ShapeDtypeStruct((1, 256), jnp.int32)
+    ask = (jax.random.key(0), tokens, tokens, tokens)
+    params = meta.unbox(jax.eval_shape(model.init, *ask))
+
+    def loss(params, tokens):
+      return jnp.sum(model.apply(params, tokens, tokens, tokens) ** 2)
+
+    program = jax.jit(jax.grad(loss)).trace(params, tokens)
+    return matrix_flops.count(program.jaxpr)
+
+  # A forward pass of the kernel is 3 blocks of 2 heads in each of 2 layers.
+  kernel = 2 * 3 * 2 * (2 * 2 * 128**3)
+  assert count("none") <= count("dots") <= count("full") - kernel
