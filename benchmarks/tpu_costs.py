@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 _GIB = 2**30
 _HEAD = """\
-| model | slice | mesh | rows of 2,048 tokens | peak of a chip, GiB | free | \
-TFLOP of a chip | links, ms | at least, ms | utilisation at most |
-|---|---|---|---|---|---|---|---|---|---|"""
+| model | slice | mesh | rows of 2,048 tokens | remat | peak of a chip, GiB | \
+free | TFLOP of a chip | links, ms | at least, ms | utilisation at most |
+|---|---|---|---|---|---|---|---|---|---|---|"""
 
 
 class Recipe(NamedTuple):
@@ -36,6 +36,7 @@ class Recipe(NamedTuple):
     fsdp: devices along `fsdp`.
     rows: BATCH_SIZE.
     slices: of the topology.
+    remat: of the decoder.
   """
 
   model: str
@@ -44,6 +45,7 @@ class Recipe(NamedTuple):
   fsdp: int
   rows: int
   slices: int = 1
+  remat: str = "dots"
 
   @property
   def name(self) -> str:
@@ -60,12 +62,7 @@ class Recipe(NamedTuple):
       f"--gin.MeshShape.data={self.data}",
       f"--gin.MeshShape.fsdp={self.fsdp}",
       f"--gin.BATCH_SIZE={self.rows}",
-      # The smallest model is compiled as its recipe trains it.
-      *(
-        ['--gin.DecoderConfig.remat="dots"']
-        if self.model == "gemma3_270m"
-        else []
-      ),
+      f'--gin.DecoderConfig.remat="{self.remat}"',
       f"--topology={self.topology}",
       f"--slices={self.slices}",
       "--stage=joint",
@@ -81,6 +78,7 @@ RECIPES = (
   Recipe("gemma3_270m", "v5e:8x8", data=8, fsdp=8, rows=512),
   Recipe("gemma3_1b", "v5e:4x4", data=4, fsdp=4, rows=64),
   Recipe("gemma3_1b", "v6e:4x4", data=4, fsdp=4, rows=128),
+  Recipe("gemma3_270m", "v5e:4x4", data=4, fsdp=4, rows=256, slices=2),
   Recipe("gemma3_4b", "v5p:2x2x4", data=4, fsdp=4, rows=64),
   Recipe("gemma3_12b", "v5p:2x2x4", data=1, fsdp=16, rows=32),
 )
@@ -149,9 +147,12 @@ def row(recipe: Recipe, record: dict[str, Any]) -> str:
   )
   cells = [
     recipe.model,
-    recipe.topology,
+    f"{recipe.slices} × {recipe.topology}"
+    if recipe.slices > 1
+    else recipe.topology,
     mesh,
     str(recipe.rows),
+    recipe.remat,
     f"{peak / _GIB:.1f} of {available / _GIB:.1f}",
   ]
   if not record["fits"]:

@@ -29,6 +29,11 @@ _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _AXIS = re.compile(r"'([^']+)'=(\d+)")
 _PAIRS = re.compile(r"source_target_pairs=\{\{(\d+),(\d+)\}")
 _FUSED_SCATTER = "all-reduce-scatter"
+# Slices exchange through their hosts: a program sends, and what it receives has
+# been gathered or reduced over all slices.
+_RECEIVED = re.compile(
+  r" recv\(.*_xla_megascale_transfer_type=\"(\w+)\"", re.DOTALL
+)
 _METADATA = re.compile(r'op_name="([^"]*)"')
 
 
@@ -76,6 +81,11 @@ def find(module: hlo.Module, devices: int, slices: int = 1) -> list[Collective]:
     if not module.runs[name]:
       continue
     for number, line in enumerate(lines):
+      place = f"{name} {number}"
+      if received := _RECEIVED.search(line):
+        kind = received[1].lower().replace("_", "-")
+        found[(place,)] = _between_slices(line, kind, module.runs[name], slices)
+        continue
       start = _START.search(line)
       if start is None:
         continue
@@ -85,7 +95,7 @@ def find(module: hlo.Module, devices: int, slices: int = 1) -> list[Collective]:
       one = _read(line, kind, module.runs[name], devices, slices)
       if fused:
         one = one._replace(bytes=one.bytes // one.chips)  # It is whole here.
-      found[_identity(line, one, f"{name} {number}")] = one
+      found[_identity(line, one, place)] = one
   return list(found.values())
 
 
@@ -134,6 +144,15 @@ def _read(
     runs,
     runs * size,
     source[1] if source else "",
+  )
+
+
+def _between_slices(line: str, kind: str, runs: int, slices: int) -> Collective:
+  """What a chip receives from its peers of the other slices."""
+  size = _bytes(*_SHAPE.findall(_result(line))[0])
+  source = _METADATA.search(line)
+  return Collective(
+    kind, slices, True, runs, runs * size, source[1] if source else ""
   )
 
 

@@ -116,7 +116,11 @@ def _compiled(
       for one in sorted(found, key=lambda one: -one.bytes)[:_SHOWN]
     ],
     "open_loops": module.open_loops,
-    "link_seconds": sum(one.seconds(links) for one in found),
+    # The network between slices has a speed that no data sheet states.
+    "link_seconds": sum(
+      one.seconds(links) for one in found if not one.across_slices
+    ),
+    "network_bytes": sum(one.bytes for one in found if one.across_slices),
     "memory_seconds": moved / topology.chip.hbm_bytes_per_second,
     "compile_cpu_seconds": time.process_time() - began,
   }

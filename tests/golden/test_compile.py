@@ -4,15 +4,13 @@ Compiled by the TPU compiler itself, in a process of its own: exchanges between
 chips and memory as the golden file says, and one recipe that does not fit.
 """
 
-import importlib.util
 import json
-import os
-import pathlib
 import subprocess
 import sys
 
 import jax
 import pytest
+import tpu_compiler
 
 MEMORY = 0.1  # Versions of the compiler differ in what they keep.
 RECIPE = (
@@ -27,25 +25,16 @@ RECIPE = (
 # What the compiler makes of a program changes with its version.
 GOLDEN_OF = "0.10.2"
 
-# Where launch/test.sh puts it; else it may be installed.
-COMPILER = os.environ.get("CALREC_TPU_COMPILER", "")
-
-pytestmark = pytest.mark.skipif(
-  importlib.util.find_spec("libtpu") is None
-  and not pathlib.Path(COMPILER, "libtpu").is_dir(),
-  reason="needs the TPU compiler: pip install 'calrec_jax[tpu]'",
-)
+pytestmark = tpu_compiler.needed
 
 
 def _compile(folder, *flags):
   output = folder / "compile.json"
-  path = os.pathsep.join([COMPILER, *sys.path])
-  clean = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
   done = subprocess.run(
     [sys.executable, "-m", "calrec_jax", "compile", *RECIPE, *flags,
      f"--output={output}"],
-    env=clean
-    | {"CALREC_DATA_DIR": str(folder / "data"), "PYTHONPATH": path},
+    env=tpu_compiler.environment()
+    | {"CALREC_DATA_DIR": str(folder / "data")},
     capture_output=True, text=True, timeout=600, check=False,
   )  # fmt: skip
   assert output.exists(), done.stderr
@@ -97,3 +86,25 @@ def test_a_recipe_that_does_not_fit(tmp_path):
   assert not record["fits"]
   assert "DOES NOT FIT" in done.stdout
   assert "MeshShape.fsdp: parameters and optimizer state alone" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_step_on_two_slices(tmp_path):
+  record, done = _compile(
+    tmp_path,
+    "--topology=v5e:2x2",
+    "--slices=2",
+    "--gin.MeshShape.replica=2",
+    "--gin.MeshShape.data=2",
+    "--gin.MeshShape.fsdp=2",
+    "--vocab_size=512",
+    "--program=train_step",
+  )
+  assert done.returncode == 0
+  assert record["mesh"]["replica"] == 2
+  # Between slices go sums of gradients, already scattered, and vectors of the
+  # contrastive losses; never weights.
+  across = {k: v for k, v in record["collectives"].items() if "slices" in k}
+  assert across
+  parameters = record["arguments"]["parameters"]
+  assert sum(total["bytes"] for total in across.values()) < 2 * parameters

@@ -3,31 +3,19 @@
 Some minutes of compiling each; see `benchmarks/tpu_costs.py`.
 """
 
-import importlib.util
-import os
-import pathlib
-
 import pytest
+import tpu_compiler
 
 from benchmarks import tpu_costs
 
 FREE = 0.1
 UTILISATION = 0.6
-COMPILER = os.environ.get("CALREC_TPU_COMPILER", "")
-
-pytestmark = [
-  pytest.mark.slow,
-  pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None
-    and not pathlib.Path(COMPILER, "libtpu").is_dir(),
-    reason="needs the TPU compiler: pip install 'calrec_jax[tpu]'",
-  ),
-]
+pytestmark = [pytest.mark.slow, tpu_compiler.needed]
 
 
 @pytest.mark.parametrize("recipe", tpu_costs.RECIPES, ids=lambda one: one.name)
 def test_it_fits_and_could_be_fast(recipe, monkeypatch):
-  monkeypatch.setenv("PYTHONPATH", COMPILER)
+  monkeypatch.setenv("PYTHONPATH", tpu_compiler.FOLDER)
   monkeypatch.delenv("XLA_FLAGS", raising=False)
   record = tpu_costs.measure(recipe)
   assert record["fits"]

@@ -70,6 +70,9 @@ ENTRY %main (a: f32[64]) -> f32[] {
   %cut = f32[16] fusion(%a), kind=kCustom, calls=%all-reduce-scatter.1
   %many = (f32[4]{0}, /*index=1*/f32[4]{0}) all-reduce(%a, %a), channel_id=4, replica_groups=mesh['a'=2,'b'=2] {'b'}, to_apply=%add
   %again = (f32[4]{0}, /*index=1*/f32[4]{0}) all-reduce(%a, %a), channel_id=4, replica_groups=mesh['a'=2,'b'=2] {'b'}, to_apply=%add
+  %send = (f32[16,8]{1,0:T(8,128)}, u32[], token[]) send(%cut, %t), channel_id=6, is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2}x{0:1}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv = (f32[16,8]{1,0:T(8,128)}, u32[], token[]) recv(%t), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2}x{0:1}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %done = (f32[16,8]{1,0:T(8,128)}, token[]) recv-done(%recv), channel_id=1, is_host_transfer=true
   ROOT %out = f32[] constant(0)
 }
 """
@@ -88,9 +91,19 @@ def test_runs_multiply_along_loops(module):
   assert module.open_loops == 1
 
 
+def _within(module):
+  """Those that go over links, of whatever devices."""
+  found = collectives.find(module, 4, slices=2)
+  return [one for one in found if one.bytes != 512]
+
+
 def test_collectives_by_kind_and_group(module):
-  found = collectives.by_kind(collectives.find(module, 4))
-  assert found == {
+  found = collectives.by_kind(collectives.find(module, 4, slices=2))
+  within = collectives.by_kind(
+    [one._replace(across_slices=False) for one in _within(module)]
+  )
+  assert found["all-reduce@2 across slices"] == {"runs": 1, "bytes": 512}
+  assert within == {
     "all-gather@2": {"runs": 5, "bytes": 5 * 8 * 16 * 2},
     "all-reduce@2": {"runs": 1, "bytes": 2 * 4 * 4},
     "collective-permute@2": {"runs": 16, "bytes": 16 * 8 * 16 * 4},
@@ -99,8 +112,7 @@ def test_collectives_by_kind_and_group(module):
 
 
 def test_what_crosses_slices_is_told_apart(module):
-  found = collectives.find(module, 4, slices=2)
-  across = {one.kind: one.across_slices for one in found}
+  across = {one.kind: one.across_slices for one in _within(module)}
   # Gathers pair devices 0 and 2, the named reduction 0 and 1.
   assert across == {
     "all-gather": True,
