@@ -59,7 +59,7 @@ def test_a_step_on_four_chips(tmp_path, golden):
   assert again == record  # Remembered, to the compiler's seconds.
   if jax.__version__ != GOLDEN_OF:
     pytest.skip(f"the golden file is of JAX {GOLDEN_OF}, not {jax.__version__}")
-  assert record["peak_bytes"] == pytest.approx(2.70e6, rel=MEMORY)
+  assert record["peak_bytes"] == pytest.approx(3.37e6, rel=MEMORY)
   golden(
     "compile_tiny_step.json",
     json.dumps(
@@ -102,9 +102,10 @@ def test_a_step_on_two_slices(tmp_path):
   )
   assert done.returncode == 0
   assert record["mesh"]["replica"] == 2
-  # Between slices go sums of gradients, already scattered, and vectors of the
-  # contrastive losses; never weights.
+  # Between slices go gradients, already scattered (the embedding's twice: of
+  # lookups and of logits), and the vectors that are compared; never weights.
+  # What is this small is padded to whole tiles.
   across = {k: v for k, v in record["collectives"].items() if "slices" in k}
   assert across
   parameters = record["arguments"]["parameters"]
-  assert sum(total["bytes"] for total in across.values()) < 2 * parameters
+  assert sum(total["bytes"] for total in across.values()) < 3 * parameters
