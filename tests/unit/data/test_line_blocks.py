@@ -72,3 +72,32 @@ def test_a_line_without_end_is_an_error(tmp_path, monkeypatch):
   path.write_bytes(b"short\n" + b"x" * 5000)
   with pytest.raises(ValueError, match=r"file:2: this line is longer"):
     list(line_blocks.read(str(path), block_bytes=100))
+
+
+def test_several_members_with_zeros_between_and_behind(tmp_path):
+  path = tmp_path / "file.gz"
+  parts = [gzip.compress(b"%d\n" % i * 3000) for i in range(3)]
+  path.write_bytes(b"\0\0".join(parts) + b"\0" * 1000)
+  (tmp_path / "plain").write_bytes(gzip.decompress(path.read_bytes()))
+  for size in (1, 700, 1 << 20):
+    packed = line_blocks.read(str(path), block_bytes=size)
+    plain = line_blocks.read(str(tmp_path / "plain"))
+    assert lines_of(packed) == lines_of(plain)
+
+
+def test_what_unpacks_to_much_more_comes_in_pieces(tmp_path):
+  path = tmp_path / "file.gz"
+  path.write_bytes(gzip.compress(b"0123456\n" * (1 << 20)))
+  sizes = [
+    len(block.data)
+    for block in line_blocks.read(str(path), block_bytes=1 << 16)
+  ]
+  assert sum(sizes) == 1 << 23
+  assert max(sizes) <= 2 << 16
+
+
+def test_garbage_behind_the_data_is_an_error(tmp_path):
+  path = tmp_path / "file.gz"
+  path.write_bytes(gzip.compress(b"one\n") + b"garbage")
+  with pytest.raises(ValueError, match=r"file\.gz:2: the compressed data"):
+    list(line_blocks.read(str(path)))
