@@ -21,7 +21,7 @@ import tqdm
 from etils import epath
 
 from calrec_jax.data import domain as domain_lib
-from calrec_jax.data import shards, splits
+from calrec_jax.data import shards, splits, unfinished
 from calrec_jax.data.quiet_tensorflow import registered, tfds
 from calrec_jax.data.shards import CATALOGUE
 
@@ -67,6 +67,7 @@ with registered.skip_registration():
         progress: shows progress bars.
       """
       self._prepared = prepared
+      self._columns = shards.Columns.of(prepared)
       self._progress = progress
       super().__init__(
         data_dir=data_dir,
@@ -92,11 +93,15 @@ with registered.skip_registration():
         ),
       )
 
+    def needed_bytes(self) -> int:
+      """About how large the dataset becomes."""
+      return sum(map(self._columns.size, _SPLITS))
+
     def _download_and_prepare(
       self, dl_manager: Any, download_config: Any
     ) -> None:
       del dl_manager
-      columns = shards.Columns.of(self._prepared)
+      columns = self._columns
       files = {split: columns.files(split) for split in _SPLITS}
       paths = {
         file: self._get_filename_template(split).sharded_filepath(
@@ -219,7 +224,10 @@ def build(
     prepared=prepared, config=config, data_dir=data_dir, progress=progress
   )
   # TFDS announces downloads of unknown size; there are none.
-  with contextlib.redirect_stdout(io.StringIO()):
+  with (
+    contextlib.redirect_stdout(io.StringIO()),
+    unfinished.room(builder.data_dir, builder.needed_bytes()),
+  ):
     builder.download_and_prepare(
       download_config=tfds.download.DownloadConfig(
         try_download_gcs=False,
@@ -235,7 +243,7 @@ def _beam(flags: Sequence[str]) -> Any:
   except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
       "Dataset.beam_options is set, but Apache Beam is not installed. It needs "
-      "an environment of its own: launch/locks/beam.txt."
+      "an environment of its own: launch/locks/beam-py3.11.txt."
     ) from error
   return pipeline_options.PipelineOptions(list(flags))
 

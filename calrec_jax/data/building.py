@@ -14,9 +14,18 @@ import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
 import tqdm
 
-from calrec_jax.data import builder, cache, card, leakage, splits, tasks
+from calrec_jax.data import (
+  builder,
+  cache,
+  card,
+  leakage,
+  splits,
+  tasks,
+  unfinished,
+)
 from calrec_jax.data import dataset as dataset_lib
 from calrec_jax.data import domain as domain_lib
 from calrec_jax.data import text as text_lib
@@ -41,15 +50,30 @@ class Building:
     self._vocabulary: vocabulary_lib.Vocabulary | None = None
 
   def cache(self, domain: domain_lib.Domain) -> str:
-    """Makes the token cache of a domain from its SeqIO tasks.
+    """Makes the token cache of a domain from its TFDS dataset.
 
     Raises:
       leakage.LeakageError: if a document shows what is to be predicted.
     """
+    path = self._dataset.cache_dir(domain)
+    name = os.path.basename(path)
+    with self._alone(name, f"caches/.{name}-*"):
+      # Another process may have made it meanwhile.
+      if self._dataset.missing(domain.name):
+        self._write_cache(domain, path)
+    # The next domain needs the memory.
+    for key in (True, False):
+      self._prepared.pop((domain.name, key), None)
+    return path
+
+  def _write_cache(self, domain: domain_lib.Domain, path: str) -> None:
     self.tfds(domain)
     prepared = self._prepare(domain)
     vocabulary = self.vocabulary()
-    with self._step(f"{domain.name}: token cache"):
+    with (
+      self._step(f"{domain.name}: token cache"),
+      unfinished.room(path, _cache_bytes(prepared)),
+    ):
       catalogue = tasks.read_catalogue(
         domain.name, self._bar(f"tokenise {domain.name}", "batches")
       )
@@ -59,7 +83,6 @@ class Building:
           f"its folder in {self._dataset.folder}/tfds and build it again."
         )
       checking = leakage.Check(prepared)
-      path = self._dataset.cache_dir(domain)
       cache.write_cache(
         path,
         catalogue,
@@ -79,10 +102,6 @@ class Building:
         ),
         name=domain.name,
       )
-    # The next domain needs the memory.
-    for key in (True, False):
-      self._prepared.pop((domain.name, key), None)
-    return path
 
   def _documents(
     self, name: str, split: str, checking: leakage.Check
@@ -115,12 +134,19 @@ class Building:
     config = f"{domain.name}-{domain_lib.digest(parts)[:12]}"
     data_dir = os.path.join(self._dataset.folder, "tfds")
     name = builder.full_name(config)
-    if not pathlib.Path(data_dir, *name.replace(":", "/").split("/")).exists():
-      prepared = self._prepare(domain)
-      with self._step(f"{domain.name}: TFDS dataset"):
-        builder.build(
-          prepared, config=config, data_dir=data_dir, progress=self._progress
-        )
+    path = pathlib.Path(data_dir, *name.replace(":", "/").split("/"))
+    parent = path.parent.relative_to(self._dataset.folder)
+    with self._alone(config, f"{parent}/incomplete.*"):
+      if not path.exists():
+        prepared = self._prepare(domain)
+        with self._step(f"{domain.name}: TFDS dataset"):
+          builder.build(
+            prepared,
+            config=config,
+            data_dir=data_dir,
+            progress=self._progress,
+            beam_options=self._dataset.beam_options,
+          )
     tasks.register_domain(
       domain.name,
       config=config,
@@ -140,8 +166,11 @@ class Building:
     """The vocabulary; trained on the training text if it is not there."""
     if self._vocabulary is None:
       folder = self._dataset.vocabulary_dir()
+      name = os.path.basename(folder)
       if not os.path.isdir(folder):
-        self._make_vocabulary(folder)
+        with self._alone(name, f"vocabularies/.{name}-*"):
+          if not os.path.isdir(folder):
+            self._make_vocabulary(folder)
       self._vocabulary = vocabulary_lib.load(folder)
     return self._vocabulary
 
@@ -155,7 +184,7 @@ class Building:
         return self._prepare(domain, cut=False)
       return self._read(domain, tokenizer)
 
-    with self._step("vocabulary"):
+    with self._step("vocabulary"), unfinished.room(folder):
       dataset.vocabulary.make(folder, dataset.domains, dataset.prompt, prepare)
 
   def _prepare(
@@ -177,6 +206,13 @@ class Building:
     if len(prepared.problems):
       self._say(f"{domain.name}: bad rows\n{prepared.problems.table()}")
     return prepared
+
+  def _alone(
+    self, name: str, leftovers: str
+  ) -> contextlib.AbstractContextManager[None]:
+    return unfinished.alone(
+      self._dataset.folder, name, leftovers=leftovers, say=self._say
+    )
 
   @contextlib.contextmanager
   def _step(self, what: str) -> Iterator[None]:
@@ -201,3 +237,17 @@ class Building:
       leave=False,
       disable=not self._progress,
     )
+
+
+# Of a record's frame, and of its names, ids and lengths, at least.
+_RECORD_BYTES = 100
+_EVENT_BYTES = 16  # Item, time and length.
+
+
+def _cache_bytes(prepared: domain_lib.Prepared) -> int:
+  """About how large a token cache becomes, less its catalogue."""
+  size = 0
+  for part in prepared.documents.values():
+    size += _RECORD_BYTES * len(part)
+    size += _EVENT_BYTES * int(np.sum(part.stops - part.starts))
+  return size

@@ -25,7 +25,7 @@ from array_record.python import (
   array_record_module,  # pyright: ignore[reportAttributeAccessIssue]
 )
 
-from calrec_jax.data import cache_files, records
+from calrec_jax.data import cache_files, records, unfinished
 from calrec_jax.data.cache_files import (
   CacheError,
   CatalogueRecord,
@@ -70,17 +70,19 @@ def write_cache(
     CacheError: for an item without tokens, without the end marker as its
       last token or with one elsewhere, for a repeated item id, and for a
       user without items or with items outside the catalogue.
+    unfinished.DiskFullError: if the disk is full.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   folder = path.parent / f".{path.name}-{uuid.uuid4().hex[:8]}"
   folder.mkdir()
   try:
-    manifest = _write_parts(
-      folder, catalogue_records, documents, prompt, vocabulary_files, card
-    )
-    manifest["name"] = name or path.name.rpartition("-")[0] or path.name
-    _write_json(folder / cache_files.MANIFEST, manifest)
+    with unfinished.room(path):
+      manifest = _write_parts(
+        folder, catalogue_records, documents, prompt, vocabulary_files, card
+      )
+      manifest["name"] = name or path.name.rpartition("-")[0] or path.name
+      _write_json(folder / cache_files.MANIFEST, manifest)
     _publish(folder, path)
   finally:
     shutil.rmtree(folder, ignore_errors=True)

@@ -43,6 +43,9 @@ class Dataset:
       training users to this power (0.3 in the paper).
     data_dir: where datasets, vocabularies and caches are kept; None is
       `$CALREC_DATA_DIR`, or `~/.cache/calrec_jax`.
+    beam_options: flags of an Apache Beam pipeline whose workers write the TFDS
+      datasets, such as `["--runner=FlinkRunner"]`; they must see `data_dir`.
+      None writes them on this machine.
   """
 
   domains: Sequence[domain_lib.Domain] = _REQUIRED
@@ -57,6 +60,7 @@ class Dataset:
   )
   mixing_exponent: float = 0.3
   data_dir: str | None = None
+  beam_options: Sequence[str] | None = None
 
   def __post_init__(self) -> None:
     names = self.names()

@@ -1,9 +1,9 @@
 """The leakage check: nothing that is to be predicted may have been seen.
 
-It reads the documents as their SeqIO task yields them, not as the split
-planned them, so that a mistake anywhere on the way is found. Every event has
-a number, its row in the domain's sorted events, which no repeated purchase
-can disguise.
+It reads the documents as they lie in the dataset that SeqIO's tasks read, not
+as the split planned them, so that a mistake anywhere on the way is found.
+Every event has a number, its row in the domain's sorted events, which no
+repeated purchase can disguise.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -53,7 +53,7 @@ class Check:
     return CHECKS if self._prepared.boundaries is not None else CHECKS[:-1]
 
   def add(self, split: str, documents: records.DocumentColumns) -> None:
-    """Checks the documents of a split as its task yields them.
+    """Checks the documents of a split as they were written.
 
     Args:
       split: `test` comes before `validation`, and `train` last.
@@ -118,7 +118,7 @@ def check(
 
   Args:
     prepared: the domain's events, to compare the documents with.
-    documents: what the task yields, by split.
+    documents: what was written, by split.
 
   Returns:
     What was checked, in words.

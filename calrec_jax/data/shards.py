@@ -21,7 +21,7 @@ import pyarrow as pa
 from etils import epath
 
 from calrec_jax.data import domain as domain_lib
-from calrec_jax.data import examples, id_codes, splits
+from calrec_jax.data import examples, id_codes, splits, unfinished
 from calrec_jax.data.quiet_tensorflow import tf
 
 CATALOGUE = "catalogue"  # A split of documents of one item, without a user.
@@ -104,17 +104,20 @@ class Columns:
     }
     return cls(tables, documents)
 
-  def files(self, split: str) -> list[File]:
-    """The files of a split."""
+  def size(self, split: str) -> int:
+    """About how many bytes the messages of a split take."""
     per_item = self._texts.lengths() + self._item_ids.lengths()
     if split == CATALOGUE:
-      size = per_item.sum()
-    else:
-      before = np.concatenate([[0], np.cumsum(per_item[self._items])])
-      part = self.documents[split]
-      size = np.sum(before[part.stops] - before[part.starts])
-      size += _NUMBER_BYTES * np.sum(part.stops - part.starts)
-    count = min(int(size) // _FILE_BYTES, self.num_documents(split)) or 1
+      return int(per_item.sum())
+    before = np.concatenate([[0], np.cumsum(per_item[self._items])])
+    part = self.documents[split]
+    texts = np.sum(before[part.stops] - before[part.starts])
+    return int(texts + _NUMBER_BYTES * np.sum(part.stops - part.starts))
+
+  def files(self, split: str) -> list[File]:
+    """The files of a split."""
+    num_documents = self.num_documents(split)
+    count = min(self.size(split) // _FILE_BYTES, num_documents) or 1
     return [File(split, number, count) for number in range(count)]
 
   def num_documents(self, split: str) -> int:
@@ -212,7 +215,10 @@ def write(
     Bytes of its messages.
   """
   size = 0
-  with tf.io.TFRecordWriter(os.fspath(path)) as writer:
+  with (
+    unfinished.room(path),
+    tf.io.TFRecordWriter(os.fspath(path)) as writer,
+  ):
     for messages in columns.messages(file):
       for message in messages:
         writer.write(message)

@@ -256,9 +256,9 @@ def write(
 
 
 def _publish(folder: str, files: Mapping[str, bytes]) -> None:
-  parent = os.path.dirname(os.path.abspath(folder))
+  parent, name = os.path.split(os.path.abspath(folder))
   os.makedirs(parent, exist_ok=True)
-  partial = tempfile.mkdtemp(dir=parent, prefix=".vocabulary-")
+  partial = tempfile.mkdtemp(dir=parent, prefix=f".{name}-")
   try:
     for name, content in files.items():
       pathlib.Path(partial, name).write_bytes(content)

@@ -152,7 +152,8 @@ def test_stored_columns_give_the_same_files(builder, many_files, tmp_path):
 
 def test_beam_writes_the_same_files(builder, many_files, tmp_path):
   pytest.importorskip(
-    "apache_beam", reason="Apache Beam has its own lock, launch/locks/beam.txt"
+    "apache_beam",
+    reason="Apache Beam has its own lock, launch/locks/beam-py3.11.txt",
   )
   prepared = prepare()
   here = build(builder, prepared, tmp_path / "here")
@@ -175,7 +176,7 @@ def test_without_beam_its_options_name_the_remedy(builder, tmp_path):
   try:
     import apache_beam  # noqa: F401
   except ModuleNotFoundError:
-    with pytest.raises(ModuleNotFoundError, match=r"locks/beam\.txt"):
+    with pytest.raises(ModuleNotFoundError, match=r"locks/beam-py3\.11\.txt"):
       build(builder, prepare(), tmp_path, beam_options=[])
   else:
     pytest.skip("Apache Beam is installed")

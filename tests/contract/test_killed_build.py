@@ -1,0 +1,138 @@
+"""A build that is killed at any point goes on to the same bytes.
+
+The processes are programs of their own that kill themselves (SIGKILL) where
+most is half done, one point after another in the same data folder.
+"""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+
+import planted_log
+import pytest
+
+LONGEST_SECONDS = 900  # Of a hanging process; a busy machine is slow.
+
+# Dies at the point of this name, or in the middle of a file.
+_PROGRAM = """
+import os, pathlib, signal, sys
+from calrec_jax.__main__ import main
+from calrec_jax.data import (
+  building, cache_writer, shards, vocabulary_files
+)
+
+point = sys.argv[1]
+
+def die(*args, **kwargs):
+  os.kill(os.getpid(), signal.SIGKILL)
+
+def after(calls, function):
+  def call(*args, **kwargs):
+    result = function(*args, **kwargs)
+    if len(seen) == calls:
+      die()
+    seen.append(None)
+    return result
+
+  seen = []
+  return call
+
+if point == "vocabulary half":
+  vocabulary_files.os.rename = die
+elif point == "vocabulary":
+  vocabulary_files._publish = after(0, vocabulary_files._publish)
+elif point == "dataset half":
+  building.builder.shards.write = after(1, shards.write)
+elif point == "dataset in a file":
+  writer = shards.tf.io.TFRecordWriter
+  writer.write = after(20, writer.write)
+elif point == "dataset before its move":
+  building.builder.tfds.core.DatasetInfo.write_to_directory = after(
+    0, building.builder.tfds.core.DatasetInfo.write_to_directory
+  )
+elif point == "dataset":
+  building.builder.build = after(0, building.builder.build)
+elif point == "cache half":
+  cache_writer._Writer.__call__ = after(60, cache_writer._Writer.__call__)
+elif point == "cache before its move":
+  cache_writer._publish = die
+elif point == "cache":
+  cache_writer._publish = after(0, cache_writer._publish)
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[2:]))
+"""
+
+# Each comes after what the one before has left whole.
+POINTS = (
+  "vocabulary half",
+  "vocabulary",
+  "dataset half",
+  "dataset in a file",
+  "dataset before its move",
+  "dataset",
+  "cache half",
+  "cache before its move",
+  "cache",
+)
+WHOLE = {"vocabulary": 1, "dataset": 2, "cache": 3}  # What stands afterwards.
+
+
+def hashes(folder):
+  """Every file but the locks, and TFDS's empty folder of downloads."""
+  return {
+    str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in sorted(folder.rglob("*"))
+    if path.is_file() and ".locks" not in path.parts
+  }
+
+
+def whole(folder):
+  """How many of vocabulary, dataset and cache stand in their places."""
+  places = ("vocabularies/*", "tfds/purchase_histories/*/1.0.0", "caches/*")
+  return sum(
+    any(not path.name.startswith(".") for path in folder.glob(place))
+    for place in places
+  )
+
+
+def halves(folder):
+  """What was begun and is not finished."""
+  return [
+    *folder.glob("vocabularies/.*"),
+    *folder.glob("tfds/purchase_histories/*/incomplete.*"),
+    *folder.glob("caches/.*"),
+  ]
+
+
+@pytest.mark.slow
+def test_a_build_killed_at_any_point_comes_to_the_same_bytes(tmp_path):
+  recipe = planted_log.write_own_log(tmp_path / "log")
+  program = tmp_path / "program.py"
+  program.write_text(_PROGRAM)
+
+  def build(folder, point):
+    arguments = ["data", "cache", "--quiet", f"--gin_file={recipe}"]
+    return subprocess.run(
+      [
+        *(sys.executable, program, point, *arguments),
+        f"--gin.Dataset.data_dir='{folder}'",
+      ],
+      timeout=LONGEST_SECONDS,
+      env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+      stdout=subprocess.DEVNULL,
+    ).returncode
+
+  killed, straight = tmp_path / "killed", tmp_path / "straight"
+  stands = 0
+  for point in POINTS:
+    assert build(killed, point) == -signal.SIGKILL, point
+    stands = WHOLE.get(point, stands)
+    assert whole(killed) == stands, point
+    assert len(halves(killed)) == (0 if point in WHOLE else 1), point
+  assert build(killed, "none") == 0
+  assert build(straight, "none") == 0
+  assert halves(killed) == []
+  assert hashes(killed) == hashes(straight)
