@@ -93,8 +93,8 @@ def render(card: Mapping[str, Any]) -> str:
     "",
     f"  {'step':<22}{'users':>10}{'items':>10}{'events':>12}",
     *map(_step_line, card["steps"]),
-    *published.lines(card),
     "",
+    *_published_lines(card),
     "  bad rows" if card["problems"] else "  no bad rows",
     *map(_problem_line, card["problems"]),
     "",
@@ -131,6 +131,11 @@ def vocabulary_line(vocabulary: Mapping[str, Any]) -> str:
   if full == size:
     return f"{line}, all of the pretrained model's"
   return f"{line}, {size / full:.1%} of the pretrained model's {full:,}"
+
+
+def _published_lines(card: Mapping[str, Any]) -> list[str]:
+  found = published.lines(card)
+  return [*found, ""] if found else []
 
 
 def _step_line(step: Mapping[str, Any]) -> str:
