@@ -83,9 +83,18 @@ class Building:
           f"its folder in {self._dataset.folder}/tfds and build it again."
         )
       checking = leakage.Check(prepared)
+      about = card.build_card(
+        domain,
+        prepared,
+        item_tokens=[item.tokens for item in catalogue],
+        vocabulary=vocabulary.describe(),
+        leakage_checks=checking.checks,
+      )
+      items = iter(catalogue)
+      del catalogue  # So that it goes when it is written.
       cache.write_cache(
         path,
-        catalogue,
+        items,
         {
           # What is later is checked first.
           split: self._documents(domain.name, split, checking)
@@ -93,13 +102,7 @@ class Building:
         },
         self._dataset.prompt.tokenise(vocabulary),
         vocabulary.files,
-        card.build_card(
-          domain,
-          prepared,
-          item_tokens=[item.tokens for item in catalogue],
-          vocabulary=vocabulary.describe(),
-          leakage_checks=checking.checks,
-        ),
+        about,
         name=domain.name,
       )
 

@@ -279,9 +279,9 @@ def read_documents(
   return records.DocumentColumns(
     user_ids=[user.decode() for user in columns["user_id"].values[order]],
     offsets=np.concatenate([[0], np.cumsum(stops - starts)]),
-    items=columns["items"].values[rows].astype(np.int32),
-    timestamps=columns["timestamps"].values[rows],
-    events=columns["events"].values[rows],
+    items=columns.pop("items").values[rows].astype(np.int32),
+    timestamps=columns.pop("timestamps").values[rows],
+    events=columns.pop("events").values[rows],
   )
 
 

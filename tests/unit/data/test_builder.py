@@ -2,6 +2,9 @@
 
 import hashlib
 import pathlib
+import shutil
+import subprocess
+import types
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from etils import epath
 from calrec_jax.data import domain as domain_lib
 from calrec_jax.data import events as events_lib
 from calrec_jax.data import text as text_lib
+from calrec_jax.data import unfinished
 
 
 class Log:
@@ -148,6 +152,29 @@ def test_stored_columns_give_the_same_files(builder, many_files, tmp_path):
       shards.write(tmp_path / "b", stored, file)
       assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert stored.files(split) == columns.files(split)
+
+
+def test_a_full_disk_is_a_clear_error(builder, tmp_path, monkeypatch):
+  mounted = subprocess.run(
+    ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path)],
+    capture_output=True,
+  )
+  if mounted.returncode:
+    pytest.skip("a small disk cannot be mounted by this user")
+  try:
+    with pytest.raises(unfinished.DiskFullError, match="needs about"):
+      build(builder, prepare(), tmp_path)
+    # As if others had filled it meanwhile.
+    monkeypatch.setattr(
+      shutil, "disk_usage", lambda path: types.SimpleNamespace(free=10**9)
+    )
+    with pytest.raises(unfinished.DiskFullError, match="needs about") as raised:
+      build(builder, prepare(), tmp_path)
+    left = [path for path in tmp_path.rglob("*") if "incomplete" in path.name]
+  finally:
+    subprocess.run(["umount", str(tmp_path)], check=True)
+  assert isinstance(raised.value.__cause__, unfinished.DiskFullError)
+  assert left == []
 
 
 def test_beam_writes_the_same_files(builder, many_files, tmp_path):
