@@ -9,27 +9,42 @@ rewritten here, in one pass, and a JSON parser decides about the rest.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 
-# The last alternative takes a string that never ends up to the end of its
+# Strings. The last alternative takes one that never ends up to the end of its
 # line: without it, every later quote would be tried as the beginning of one.
-_TOKEN = re.compile(
-  r"""
-  [uU]?'(?P<single>(?:[^'\\\n]|\\[^\n])*+)'
-  | [uU]?"(?P<double>(?:[^"\\\n]|\\[^\n])*+)"
-  | \b(?P<name>None|True|False|nan|inf)\b
-  | (?P<tuple>[()])
-  | (?P<open>['"][^\n]*)
-  """,
+_STRING = re.compile(
+  r"""(
+  [uU]?'[^'\\\n]*+(?:\\[^\n][^'\\\n]*+)*+'
+  | [uU]?"[^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*+"
+  | ['"][^\n]*
+  )""",
   flags=re.VERBOSE,
 )
-_ESCAPE = re.compile(
-  r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})"
-  r"|([0-7]{1,3})|(.))",
-  flags=re.DOTALL,
+_WORD = re.compile(r"\b(?:None|True|False|nan|inf)\b|[()]")
+# What a string of JSON writes otherwise: escapes, quotes, control characters.
+# A run of bytes beyond ASCII is one escape: Python 2 prints text without `u` as
+# the bytes of its encoding, Python 3 does not.
+_SPECIAL = re.compile(
+  r"""
+  \\(?:
+    (?P<bytes>x[89a-fA-F][0-9a-fA-F](?:\\x[89a-fA-F][0-9a-fA-F])*)
+    | x(?P<two>[0-9a-fA-F]{2})
+    | u(?P<four>[0-9a-fA-F]{4})
+    | U(?P<eight>[0-9a-fA-F]{8})
+    | (?P<octal>[0-7]{1,3})
+    | (?P<other>.)
+  )
+  | ["\x00-\x1f]
+  """,
+  flags=re.DOTALL | re.VERBOSE,
 )
 _SIMPLE = {
+  "'": "'",
+  '"': '"',
+  "\\": "\\",
   "a": "\a",
   "b": "\b",
   "f": "\f",
@@ -38,21 +53,32 @@ _SIMPLE = {
   "t": "\t",
   "v": "\v",
 }
-_NAMES = {
+_WORDS = {
   "None": "null",
   "True": "true",
   "False": "false",
   "nan": "null",
   "inf": "null",
+  "(": "[",
+  ")": "]",
+}
+_USUAL = frozenset((": ", ", ", "{", "}", ": {", ": [", "}, ", "], "))
+_USUAL_SPECIALS = {
+  '"': '\\"',
+  "\\'": "'",
+  '\\"': '\\"',
+  "\\\\": "\\\\",
+  "\\n": "\\n",
+  "\\t": "\\t",
 }
 _NOT_JSON = "?"  # Makes the parser refuse the line.
 
 
 def to_json(data: bytes) -> bytes:
-  """Rewrites lines of literals as lines of JSON.
+  r"""Rewrites lines of literals as lines of JSON.
 
-  A line that is no literal becomes one that is no JSON. Lines of JSON stay
-  what they are. Bytes that are not UTF-8 stay, too.
+  A line that is no literal becomes one that is no JSON. Lines of JSON keep
+  their meaning, unless they write `/` as `\/`. Bytes that are not UTF-8 stay.
 
   Args:
     data: whole lines.
@@ -61,37 +87,68 @@ def to_json(data: bytes) -> bytes:
     As many lines.
   """
   text = data.decode("utf-8", errors="surrogateescape")
-  return _TOKEN.sub(_rewrite, text).encode("utf-8", errors="surrogateescape")
+  pieces = _STRING.split(text)
+  pieces[::2] = map(_between, pieces[::2])
+  pieces[1::2] = map(_string, pieces[1::2])
+  return "".join(pieces).encode("utf-8", errors="surrogateescape")
 
 
-def _rewrite(match: re.Match[str]) -> str:
-  kind = match.lastgroup
-  text = match[kind] if kind else ""
-  if kind == "name":
-    return _NAMES[text]
-  if kind == "tuple":
-    return "[" if text == "(" else "]"
-  if kind == "open":
+def _between(text: str) -> str:
+  """What stands between strings: mostly a comma or a colon."""
+  return text if text in _USUAL else _WORD.sub(_word, text)
+
+
+def _word(word: re.Match[str]) -> str:
+  return _WORDS[word[0]]
+
+
+def _string(literal: str) -> str:
+  """A string with its quotes as one of JSON."""
+  quote, text = literal[0], literal[1:-1]
+  of_bytes = quote in "'\""
+  if not of_bytes:
+    quote, text = literal[1], literal[2:-1]
+  if len(literal) < 2 or literal[-1] != quote:
     return _NOT_JSON
   if "\\" not in text and '"' not in text and text.isprintable():
     return f'"{text}"'
   try:
-    value = _ESCAPE.sub(_unescape, text)
+    written = _SPECIAL.sub(_of_bytes if of_bytes else _of_text, text)
   except (ValueError, OverflowError):  # Beyond the last character there is.
     return _NOT_JSON
-  written = json.dumps(value, ensure_ascii=False)
-  # Escapes may spell half a character; the bytes of the file may not.
-  return re.sub(
-    "[\ud800-\udc7f\udd00-\udfff]",
-    lambda half: f"\\u{ord(half[0]):04x}",
-    written,
-  )
+  return f'"{written}"'
 
 
-def _unescape(match: re.Match[str]) -> str:
-  for group, base in ((1, 16), (2, 16), (3, 16), (4, 8)):
-    if match[group] is not None:
-      return chr(int(match[group], base))
-  other = match[5]
-  # A backslash before any other character stands for itself.
-  return _SIMPLE.get(other, other if other in "'\"\\" else f"\\{other}")
+def _of_bytes(special: re.Match[str]) -> str:
+  return _written(special, True)
+
+
+def _of_text(special: re.Match[str]) -> str:
+  return _written(special, False)
+
+
+def _written(special: re.Match[str], of_bytes: bool) -> str:
+  """An escape, or a character that needs one, as JSON writes it."""
+  known = _USUAL_SPECIALS.get(special[0])
+  if known is not None:
+    return known
+  # Of half a character both halves may be there, each an escape of its own.
+  return json.dumps(_meaning(special, of_bytes))[1:-1]
+
+
+def _meaning(special: re.Match[str], of_bytes: bool) -> str:
+  """The text that an escape, or a character that needs one, stands for."""
+  kind = special.lastgroup
+  digits = special[kind] if kind else ""
+  if kind is None:
+    return special[0]
+  if kind == "bytes":
+    spelled = bytes.fromhex(digits.replace("\\", "").replace("x", ""))
+    if of_bytes:
+      with contextlib.suppress(UnicodeDecodeError):
+        return spelled.decode("utf-8")
+    return spelled.decode("latin-1")  # A byte is the character of its number.
+  if kind == "other":
+    # A backslash before any other character stands for itself.
+    return _SIMPLE.get(digits, f"\\{digits}")
+  return chr(int(digits, 8 if kind == "octal" else 16))

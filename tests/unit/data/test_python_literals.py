@@ -40,8 +40,25 @@ def test_escapes_and_names(line):
   assert read(line) == expected
 
 
+def test_bytes_that_python_2_printed():
+  # In Python 2 a string without `u` holds bytes.
+  line = rb"{'a': 'Pok\xc3\xa9mon \xe2\x84\xa2', 'b': u'\xc3\xa9', 'c': '\xe9'}"
+  assert read(line) == {
+    "a": "Pok\u00e9mon \u2122",
+    "b": "\u00c3\u00a9",
+    "c": "\u00e9",
+  }
+  # An escaped backslash in front makes it no escape.
+  assert read(rb"{'a': '\\xc3\\xa9'}") == {"a": "\\xc3\\xa9"}
+  assert read(rb"{'a': '\\xc3\xa9'}") == {"a": "\\xc3\u00a9"}
+
+
 def test_json_stays():
-  row = {"a": 'it\'s \\ "x" \n', "b": [1, None, True], "c": "\u00e9"}
+  row = {
+    "a": 'it\'s \\ "x" \n\x00',
+    "b": [1, None, True],
+    "c": "\u00e9 \U0001f480 \u2028",
+  }
   for ascii_only in (True, False):
     line = json.dumps(row, ensure_ascii=ascii_only).encode()
     assert read(line) == row
