@@ -139,17 +139,10 @@ class Building:
     name = builder.full_name(config)
     path = pathlib.Path(data_dir, *name.replace(":", "/").split("/"))
     parent = path.parent.relative_to(self._dataset.folder)
-    with self._alone(config, f"{parent}/incomplete.*"):
-      if not path.exists():
-        prepared = self._prepare(domain)
-        with self._step(f"{domain.name}: TFDS dataset"):
-          builder.build(
-            prepared,
-            config=config,
-            data_dir=data_dir,
-            progress=self._progress,
-            beam_options=self._dataset.beam_options,
-          )
+    if not path.exists():
+      with self._alone(f"tfds-{config}", f"{parent}/incomplete.*"):
+        if not path.exists():  # Another process may have made it meanwhile.
+          self._write_tfds(domain, config, data_dir)
     tasks.register_domain(
       domain.name,
       config=config,
@@ -158,6 +151,19 @@ class Building:
       prompt=self._dataset.prompt.tokenise(vocabulary),
     )
     return name
+
+  def _write_tfds(
+    self, domain: domain_lib.Domain, config: str, data_dir: str
+  ) -> None:
+    prepared = self._prepare(domain)
+    with self._step(f"{domain.name}: TFDS dataset"):
+      builder.build(
+        prepared,
+        config=config,
+        data_dir=data_dir,
+        progress=self._progress,
+        beam_options=self._dataset.beam_options,
+      )
 
   def mixture(self, name: str) -> None:
     """Registers a mixture whose domains are registered."""
