@@ -7,9 +7,9 @@ For each size files in the format of Amazon Reviews 2018 are made up
 (`benchmarks/amazon_files.py`; 2 GB for ten million reviews, which are removed
 in the end) and built in a process of its own, as `calrec data cache` does it.
 A row of JSON a size: wall and CPU seconds of each step, child processes
-included, and the peak of memory within it, of the process alone (resident) and
-of it and all its children together (shared pages counted once). The last row
-says how much longer the largest took than the smallest.
+included, and the peak of resident memory within it, of the process alone and of
+it and all its children together. The last row says how much longer the largest
+took than the smallest.
 """
 
 from __future__ import annotations
@@ -196,18 +196,10 @@ def _build(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _watch(pid: int, samples: list[tuple[float, int, int]]) -> None:
   """Notes the memory of a process and its children until it ends."""
-  while pathlib.Path(f"/proc/{pid}/status").exists():
-    family = _family(pid)
-    sizes = {one: _memory(one) for one in family}
-    if pid not in sizes or not sizes[pid]["Rss"]:
+  while sizes := [_resident(one) for one in _family(pid)]:
+    if not sizes[0]:
       return  # It has ended and waits to be asked.
-    samples.append(
-      (
-        time.time(),
-        sizes[pid]["Rss"],
-        sum(size["Pss"] for size in sizes.values()),
-      )
-    )
+    samples.append((time.time(), sizes[0], sum(sizes)))
     time.sleep(_PERIOD_SECONDS)
 
 
@@ -226,18 +218,13 @@ def _family(pid: int) -> list[int]:
   return family
 
 
-def _memory(pid: int) -> dict[str, int]:
-  """Resident bytes, and the same with shared pages divided by their users."""
-  sizes = {"Rss": 0, "Pss": 0}
+def _resident(pid: int) -> int:
+  """Resident bytes of a process; 0 where it has ended."""
   try:
-    lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
   except OSError:
-    return sizes
-  for line in lines[1:]:
-    name, kilobytes = line.split()[:2]
-    if name.rstrip(":") in sizes:
-      sizes[name.rstrip(":")] = int(kilobytes) << 10
-  return sizes
+    return 0
+  return pages * os.sysconf("SC_PAGESIZE")
 
 
 def _cpu_seconds() -> float:
@@ -250,7 +237,7 @@ def _bytes(folder: pathlib.Path) -> dict[str, int]:
   return {
     part.name: sum(p.stat().st_size for p in part.rglob("*") if p.is_file())
     for part in sorted(folder.iterdir())
-    if part.is_dir()
+    if part.is_dir() and not part.name.startswith(".")
   }
 
 
