@@ -75,6 +75,7 @@ def test_each_stage_leaves_what_explains_it(trained):
       "lineage.json",
       "handover.json",
       "metrics.jsonl",
+      "time.jsonl",
       "model-info.txt",
       "tensorboard",
       "vocabulary",
