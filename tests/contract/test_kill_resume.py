@@ -217,6 +217,7 @@ def test_a_run_that_was_told_to_leave_ends_with_the_same_bits(runs, straight):
   assert not (joint / "preempted").exists()
 
 
+@pytest.mark.slow
 def test_another_mesh_goes_on_with_the_same_data(runs, straight, killed):
   # In this process, which has eight devices.
   model_dir = copy(runs, killed, "killed_mesh")

@@ -73,7 +73,7 @@ def test_embeddings_of_every_target(family):
 @pytest.mark.parametrize(
   ("family", "settings", "microbatches"),
   [
-    ("llama", {}, 2),
+    pytest.param("llama", {}, 2, marks=pytest.mark.slow),
     pytest.param(
       "llama",
       {"direction": "both", "same_user_negatives": True},

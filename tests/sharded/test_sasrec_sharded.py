@@ -31,9 +31,8 @@ def step_of(objective):
   )
 
 
-@pytest.mark.parametrize(
-  "negatives", [None, pytest.param(3, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("negatives", [None, 3])
 def test_a_step_on_a_mesh_equals_that_of_one_device(negatives):
   module, optimizer, step = step_of(NextItem(negatives=negatives))
   batch = sasrec_toys.pack(ROWS, row_tokens=8)

@@ -32,7 +32,9 @@ def _inputs(kv_heads):
   ("kv_heads", "shape"),
   [
     (2, {"data": 2, "fsdp": 2, "tensor": 2}),
-    (2, {"data": 1, "fsdp": 2, "tensor": 4}),
+    pytest.param(
+      2, {"data": 1, "fsdp": 2, "tensor": 4}, marks=pytest.mark.slow
+    ),
   ],
 )
 def test_as_on_one_device(kv_heads, shape):

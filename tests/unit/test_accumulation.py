@@ -185,16 +185,16 @@ def test_microbatches_without_a_contrastive_loss():
   assert difference(found, wanted(params, batch())) < SAME
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("tuning", "optimizer", "changes"),
   [
     # Epsilons above the noise of float32, of which Adam would make a step.
     (EVERYTHING, optimizers.adamw(optimizers.constant(0.1), eps=1e-3), {}),
-    pytest.param(
+    (
       LORA,
       optimizers.adafactor(optimizers.constant(0.1), min_factored_size=8),
       {"lora": Lora(rank=3)},
-      marks=pytest.mark.slow,
     ),
   ],
   ids=["everything", "lora"],

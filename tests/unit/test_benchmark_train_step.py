@@ -72,6 +72,7 @@ def test_examples_are_the_prompts_that_inference_would_write(feed):
     )
 
 
+@pytest.mark.slow
 def test_both_forms_have_the_same_losses_and_gradients(feed, bench):
   # The defaults are what `Bench.check` compares.
   objective = Objective(

@@ -79,6 +79,7 @@ def test_the_parts_are_the_whole_again():
   assert jax.tree.structure(whole) == jax.tree.structure(params)
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_full_training():
   # With plain descent at rate 1 an update is the gradient.
   optimizer = optax.sgd(1.0)

@@ -269,11 +269,14 @@ def test_a_run_that_may_be_going_on_is_not_ended(make):
 
 def test_another_command_does_not_end_the_run_that_is_there(make):
   world = make(calrec=["wait"])
+  # Tests that run in a shell's background have it ignored, and so would this.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
   run = subprocess.Popen(
     [*world.script("tpu_vm"), *PLACE, "--accelerator=v6e-8", "--", GIN],
     env=world.environment,
     stdout=subprocess.DEVNULL,
   )
+  signal.signal(signal.SIGINT, before)
   try:
     world.await_call_of_calrec()
     run.send_signal(signal.SIGINT)  # The launcher leaves, the run goes on.

@@ -59,7 +59,7 @@ def _plain():
 @pytest.mark.parametrize(
   ("rows", "tokens", "slots"),
   [
-    ("more padding", 200, 20),
+    pytest.param("more padding", 200, 20, marks=pytest.mark.slow),
     ("other order", 128, 12),
     ("a row for each", 64, 4),
     ("empty rows", 128, 12),
