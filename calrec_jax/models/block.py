@@ -145,7 +145,7 @@ class Attention(nn.Module):
     if isinstance(view.place, Branched):
       output = self._branches(query, key, value, cached, view.place, settings)
     elif cached is None and splash.wanted(
-      config.attention_kernel, query.shape[1]
+      config.attention_kernel, *query.shape[:2]
     ):
       output = splash.attend(
         query,

@@ -39,15 +39,17 @@ _LARGEST_BLOCK = 512
 EXECUTED = re.compile(r"executes_(\d+)_blocks")
 
 
-def wanted(kernel: str, length: int) -> bool:
-  """Whether rows of so many tokens go through the kernel.
+def wanted(kernel: str, rows: int, length: int) -> bool:
+  """Whether rows go through the kernel.
 
   Args:
     kernel: one of `KERNELS`; "auto" takes it on TPUs.
+    rows: of the batch. Where devices cannot have the same share of them, none
+      can run the kernel on its own.
     length: tokens of a row. Where they are no multiple of 128, the kernel
       cannot cut them into blocks.
   """
-  if kernel == "xla" or length % _LANES:
+  if kernel == "xla" or length % _LANES or rows % _devices_of_rows():
     return False
   return kernel == "splash" or _platform() == "tpu"
 
@@ -197,6 +199,13 @@ def executed_blocks(length: int, size: int, window: int | None) -> int:
     # The block's first query and last key are the nearest to one another.
     seen &= query * size - (key * size + size - 1) < window
   return int(np.sum(seen))
+
+
+def _devices_of_rows() -> int:
+  """How many devices share a batch's rows."""
+  entry = dict(nn.get_logical_axis_rules()).get("activation_batch")
+  mesh = jax.sharding.get_abstract_mesh()
+  return 1 if mesh.empty else _parts(entry, mesh)
 
 
 def _platform() -> str:
