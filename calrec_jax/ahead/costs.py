@@ -22,7 +22,7 @@ from calrec_jax.ahead.programs import Program
 from calrec_jax.ahead.topology import Topology
 
 # Raised when records of the same program would hold other numbers.
-SCHEMA = 1
+SCHEMA = 2
 _VERSIONS = ("jax", "jaxlib", "libtpu")
 _TOO_MUCH = re.compile(
   r"(?:total memory required[^(]*\(([\d.]+)([KMGT]?)\)|"

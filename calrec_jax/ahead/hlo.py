@@ -12,6 +12,8 @@ import re
 from collections.abc import Mapping
 
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+# Not any brace in the first column: a kernel's metadata may run over lines.
+_END = re.compile(r"^\}(?:, execution_thread=.*)?\s*(?://.*)?$")
 _CALLEE = re.compile(
   r"(?:calls|to_apply|body|condition|true_computation|false_computation)"
   r"=%?([\w.\-]+)"
@@ -130,7 +132,7 @@ def parse(text: str) -> Module:
     if head:
       name, lines = head[2], []
       entry = name if head[1] else entry
-    elif line.startswith("}") and name is not None:
+    elif name is not None and _END.match(line):
       computations[name], name = tuple(lines), None
     elif name is not None:
       lines.append(line)

@@ -65,6 +65,9 @@ HloModule jit_step, entry_computation_layout={()->f32[]}
 
 ENTRY %main (a: f32[64]) -> f32[] {
   %a = f32[64] parameter(0)
+  %kernel = f32[64] custom-call(%a), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"blocks": 4
+}}, metadata={op_name="attention"}
   %loop = (s32[], f32[8,16]) while(%t), condition=%condition, body=%body
   %last = (s32[], f32[8,16]) while(%t), condition=%open, body=%inner_body
   %cut = f32[16] fusion(%a), kind=kCustom, calls=%all-reduce-scatter.1
