@@ -80,7 +80,7 @@ RECIPES = (
   Recipe("gemma3_1b", "v6e:4x4", data=4, fsdp=4, rows=128),
   Recipe("gemma3_270m", "v5e:4x4", data=4, fsdp=4, rows=256, slices=2),
   Recipe("gemma3_4b", "v5p:2x2x4", data=4, fsdp=4, rows=64),
-  Recipe("gemma3_12b", "v5p:2x2x4", data=1, fsdp=16, rows=32),
+  Recipe("gemma3_12b", "v5p:2x2x4", data=4, fsdp=4, rows=32),
 )
 
 
