@@ -190,6 +190,11 @@ def constrain(array: jax.Array, *axes: str | None) -> jax.Array:
   return nn.with_logical_constraint(array, axes)
 
 
+def axis_names(entry: str | Sequence[str] | None) -> tuple[str, ...]:
+  """Mesh axes of an entry of a `PartitionSpec` or of the rules."""
+  return (entry,) if isinstance(entry, str) else tuple(entry or ())
+
+
 def partition_spec(axes: Sequence[str | None], rules: Rules) -> PartitionSpec:
   """Mesh axes of an array with these logical axes.
 

@@ -107,3 +107,14 @@ def pack(rows, row_tokens, row_slots):
         slot_user=user,
       )
   return jax.tree.map(jnp.asarray, batch)
+
+
+def packed_row(lengths, total):
+  """Segments of these lengths, then padding."""
+  positions, segments = np.zeros(total, np.int32), np.zeros(total, np.int32)
+  at = 0
+  for number, length in enumerate(lengths, 1):
+    positions[at : at + length] = np.arange(length)
+    segments[at : at + length] = number
+    at += length
+  return positions, segments

@@ -137,12 +137,13 @@ class _Layout(NamedTuple):
   def of(cls, axes: Sequence[str | None]) -> _Layout:
     rules = dict(nn.get_logical_axis_rules())
     mesh = jax.sharding.get_abstract_mesh()
-    batch_axes = _names(rules.get("activation_batch"))
+    batch_axes = partitioning.axis_names(rules.get("activation_batch"))
     parts = math.prod(mesh.shape.get(axis, 1) for axis in batch_axes)
     if parts == 1:
       return cls((), 1, [], ())
     stored = [
-      _names(entry) for entry in partitioning.partition_spec(axes, rules)
+      partitioning.axis_names(entry)
+      for entry in partitioning.partition_spec(axes, rules)
     ]
     shared = tuple(
       (dim, names)
@@ -204,11 +205,6 @@ def _gathered_backward(
 
 
 _gathered.defvjp(_gathered_forward, _gathered_backward)
-
-
-def _names(entry: Any) -> tuple[str, ...]:
-  """Mesh axes of an entry of a `PartitionSpec` or of the rules."""
-  return (entry,) if isinstance(entry, str) else tuple(entry or ())
 
 
 def _spec(*axes: tuple[str, ...]) -> PartitionSpec:

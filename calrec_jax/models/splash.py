@@ -107,7 +107,6 @@ def attend(
       f"{heads} heads cannot be split over {shared} devices of the mesh axis "
       "that logical_axis_rules.activation_heads names."
     )
-  key_spec = heads_spec
   if key.shape[2] % shared:
     # Fewer key heads than devices: each device needs those of its queries.
     key, value = (
@@ -119,7 +118,7 @@ def attend(
     functools.partial(
       _on_device, windows=distinct, scale=scale, softcap=softcap
     ),
-    in_specs=(heads_spec, key_spec, key_spec, rows, replicated),
+    in_specs=(heads_spec, heads_spec, heads_spec, rows, replicated),
     out_specs=heads_spec,
     # The kernel does not say over which axes its results vary.
     check_vma=False,
@@ -215,5 +214,4 @@ def _platform() -> str:
 
 
 def _parts(entry: Any, mesh: Any) -> int:
-  names = (entry,) if isinstance(entry, str) else tuple(entry or ())
-  return math.prod(mesh.shape[name] for name in names)
+  return math.prod(mesh.shape[name] for name in partitioning.axis_names(entry))

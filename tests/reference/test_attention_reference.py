@@ -4,23 +4,13 @@ import math
 
 import jax
 import jax.numpy as jnp
+import model_toys
 import numpy as np
 import pytest
 
 from calrec_jax.models import attention
 
 EXACT = 2e-6  # float32 sums of a few dozen terms of size 1.
-
-
-def _row(lengths, total):
-  """Segments of these lengths, then padding."""
-  positions, segments = np.zeros(total, np.int32), np.zeros(total, np.int32)
-  at = 0
-  for number, length in enumerate(lengths, 1):
-    positions[at : at + length] = np.arange(length)
-    segments[at : at + length] = number
-    at += length
-  return positions, segments
 
 
 def _reference(query, key, value, positions, segments, scale, window, cap):
@@ -58,7 +48,10 @@ def test_packed_rows(kv_heads, window, cap, blocks, length):
   draw = np.random.default_rng(0)
   query = draw.normal(size=(2, length, 4, 8))
   key, value = draw.normal(size=(2, 2, length, kv_heads, 8))
-  packed = [_row((length // 2, 5, 1, length // 4), length), _row((9,), length)]
+  packed = [
+    model_toys.packed_row((length // 2, 5, 1, length // 4), length),
+    model_toys.packed_row((9,), length),
+  ]
   positions, segments = (np.stack(part) for part in zip(*packed, strict=True))
   settings = {"scale": 0.4, "window": window, "softcap": cap}
   found = attention.attend(
@@ -80,7 +73,8 @@ def test_blocks_do_not_change_gradients():
   draw = np.random.default_rng(1)
   query, key, value = draw.normal(size=(3, 2, 130, 2, 4)).astype(np.float32)
   positions, segments = (
-    jnp.asarray(np.stack([part] * 2)) for part in _row((70, 40), 130)
+    jnp.asarray(np.stack([part] * 2))
+    for part in model_toys.packed_row((70, 40), 130)
   )
 
   def total(inputs, blocks):

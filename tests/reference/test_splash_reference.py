@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import model_toys
 import numpy as np
 import pytest
 
@@ -11,21 +12,14 @@ from calrec_jax.models import attention, splash
 CLOSE = {"rtol": 2e-5, "atol": 1e-5}
 
 
-def _row(lengths, total):
-  positions, segments = np.zeros(total, np.int32), np.zeros(total, np.int32)
-  at = 0
-  for number, length in enumerate(lengths, 1):
-    positions[at : at + length] = np.arange(length)
-    segments[at : at + length] = number
-    at += length
-  return positions, segments
-
-
 def _inputs(length, heads, kv_heads, features):
   draw = np.random.default_rng(0)
   query = draw.normal(size=(2, length, heads, features))
   key, value = draw.normal(size=(2, 2, length, kv_heads, features))
-  rows = [_row([length // 2, 19, 70], length), _row([length - 30], length)]
+  rows = [
+    model_toys.packed_row([length // 2, 19, 70], length),
+    model_toys.packed_row([length - 30], length),
+  ]
   positions, segments = (
     jnp.asarray(np.stack(part)) for part in zip(*rows, strict=True)
   )
