@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import gin
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -49,7 +50,7 @@ class Objective(RowObjective):
       raise ValueError(
         f"Objective.temperature = {self.temperature} must be above 0."
       )
-    if self.alpha + self.beta > 1:
+    if self.language_weight < 0:
       raise ValueError(
         f"Objective.alpha + Objective.beta = {self.alpha + self.beta} leaves "
         "the language model a negative weight."
@@ -61,6 +62,11 @@ class Objective(RowObjective):
       )
     if self.loss_chunk_tokens < 1:
       raise ValueError("Objective.loss_chunk_tokens must be at least 1.")
+
+  @property
+  def language_weight(self) -> float:
+    """Weight of L_NIG, without the rounding of the sum of the others."""
+    return round(1.0 - self.alpha - self.beta, 12)
 
   @property
   def compares(self) -> bool:
@@ -77,6 +83,9 @@ class Objective(RowObjective):
   ) -> Sums:
     """`loss_nig_nats`, and `token_accuracy` of the next token."""
     del dropout_rng
+    if self.language_weight == 0:
+      # Measured, not learned: a product with zero would cost a backward pass.
+      params, hidden = jax.lax.stop_gradient((params, hidden))
     nig, accuracy = next_token_loss(
       model,
       params,
@@ -135,5 +144,6 @@ class Objective(RowObjective):
     self, nig: Array | float, tt: Array | float, ut: Array | float
   ) -> Array:
     """The weighted sum of the three means."""
-    lm = 1.0 - self.alpha - self.beta
-    return jnp.asarray(lm * nig + self.alpha * tt + self.beta * ut)
+    return jnp.asarray(
+      self.language_weight * nig + self.alpha * tt + self.beta * ut
+    )

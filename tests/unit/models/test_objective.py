@@ -101,6 +101,30 @@ def test_a_batch_without_documents_gives_zero_and_finite_gradients():
     assert not np.asarray(leaf).any()
 
 
+def test_without_the_language_model_its_loss_is_measured_only():
+  documents = _documents()
+  batch = model_toys.pack([documents[:3], documents[3:]], 128, 12)
+  # Sums of floating point that are one: no weight of 5e-17 is left.
+  mixed = Objective(alpha=0.3, beta=0.7, loss_chunk_tokens=16)
+  assert mixed.language_weight == 0
+  decoder, params = _model()
+
+  @jax.jit
+  @jax.value_and_grad
+  def contrastive_only(params):
+    _, vectors = mixed.of_rows(decoder, params, batch)
+    losses = mixed.compare(vectors, batch)
+    tt, ut = (losses[name].mean() for name in ("loss_tt_nats", "loss_ut_nats"))
+    return 0.3 * tt + 0.7 * ut
+
+  loss, metrics, gradients = _run(batch, mixed)
+  _assert_same((loss, gradients), contrastive_only(params))
+  assert metrics["loss_nig_nats"].mean() > 0
+  _assert_same(
+    metrics["loss_nig_nats"].mean(), _plain()[1]["loss_nig_nats"].mean()
+  )
+
+
 def test_loss_is_shifted_and_asks_for_the_next_token():
   """A model that is sure of the next token has no loss; a copier has much."""
   (_, items, _), *_ = _documents()
