@@ -78,17 +78,32 @@ class Model:
 
 
 def open_model(
-  path: str | os.PathLike[str], config: DecoderConfig | None = None
+  path: str | os.PathLike[str],
+  config: DecoderConfig | None = None,
+  *,
+  vocabulary: Mapping[str, Any] | None = None,
+  layers: int | None = None,
 ) -> Model:
   """Opens a model of any format.
 
   Args:
     path: see `parents.open_parent`.
     config: the shape of a t5x checkpoint's model, which it does not say.
+    vocabulary: of a published model, the rows of this vocabulary alone; see
+      `parents.vocabulary_record`.
+    layers: of a published model, so many of its first layers; None is all.
+
+  Raises:
+    WeightsError: for a vocabulary or number of layers that the model has not.
   """
   parent = parents.open_parent(path)
   if isinstance(parent, parents.PretrainedParent):
-    return _published(parent)
+    return _published(parent, vocabulary, layers)
+  if vocabulary is not None or layers is not None:
+    raise WeightsError(
+      f"{parent} is a checkpoint: only a published model is cut to a "
+      "vocabulary or to its first layers."
+    )
   if isinstance(parent, parents.T5xParent):
     return _t5x(parent, config)
   assert isinstance(parent, parents.CheckpointParent)
@@ -96,9 +111,20 @@ def open_model(
 
 
 def to_checkpoint(
-  model: Model, folder: pathlib.Path, *, progress: bool = True
+  model: Model,
+  folder: pathlib.Path,
+  *,
+  dtype: str = "float32",
+  progress: bool = True,
 ) -> pathlib.Path:
   """Writes `folder/checkpoint_0`, from which a stage can start.
+
+  Args:
+    model: opened.
+    folder: must hold no checkpoint.
+    dtype: of the arrays, "float32" or "bfloat16"; a stage reads either into
+      its own.
+    progress: shows a bar.
 
   Returns:
     The checkpoint.
@@ -110,7 +136,7 @@ def to_checkpoint(
     for number, (path, shape) in enumerate(_bar(model, progress)):
       params[path] = np.memmap(
         pathlib.Path(scratch, str(number)),
-        dtype=shape.dtype,
+        dtype=jnp.dtype(dtype),
         mode="w+",
         shape=shape.shape,
       )
@@ -196,26 +222,61 @@ def _bar(model: Model, progress: bool) -> Iterator[tuple[str, Any]]:
       bar.update(sizes[path])
 
 
-def _published(parent: parents.PretrainedParent) -> Model:
+def _published(
+  parent: parents.PretrainedParent,
+  vocabulary: Mapping[str, Any] | None,
+  layers: int | None,
+) -> Model:
   source = parent.source
+  if vocabulary is None:
+    vocabulary = {"size": source.num_tokens, "kept": None, "pretrained": True}
+  else:
+    _refuse_other_vocabulary(source, vocabulary)
   config = DecoderConfig(
-    **source.decoder_fields(), vocab_size=source.num_tokens
+    **source.decoder_fields(), vocab_size=vocabulary["size"]
   )
   loading.refuse_other_shape(source, config)
+  if layers is not None:
+    if not 1 <= layers <= config.layers:
+      raise WeightsError(
+        f"{parent} has {config.layers} layers: its first {layers} cannot be "
+        "taken."
+      )
+    config = dataclasses.replace(config, layers=layers)
   shapes = flax.traverse_util.flatten_dict(
     loading.abstract_params(config), sep="/"
   )
   by_path = {parameter.path: parameter for parameter in parameters.of(config)}
+  kept = vocabulary["kept"]
+  rows = None if kept is None else np.array(kept, np.int32)
   return Model(
     path=source.path,
     config=config,
     parts=lambda path: loading.read_pieces(
-      source, by_path[path], shapes[path].shape
+      source, by_path[path], shapes[path].shape, rows
     ),
     record=_record("pretrained", parent.describe(), config),
-    vocabulary={"size": source.num_tokens, "kept": None, "pretrained": True},
+    vocabulary=vocabulary,
     source=source,
   )
+
+
+def _refuse_other_vocabulary(
+  source: sources.Source, vocabulary: Mapping[str, Any]
+) -> None:
+  if not vocabulary["pretrained"]:
+    raise WeightsError(
+      f"{source.path.name} comes with a vocabulary of its own, but "
+      "Dataset.vocabulary is another. Include data/pretrained.gin after the "
+      "dataset's file and set VOCABULARY_SOURCE to the same model."
+    )
+  # A table may have more rows than its vocabulary has tokens.
+  if vocabulary["full_size"] > source.num_tokens:
+    raise WeightsError(
+      f"Dataset.vocabulary was cut from {vocabulary['full_size']:,} tokens, "
+      f"{source.path.name} has {source.num_tokens:,}: it is another model's "
+      "(VOCABULARY_SOURCE)."
+    )
 
 
 def _ours(checkpoint: pathlib.Path) -> Model:

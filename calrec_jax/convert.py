@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from calrec_jax import config, conversion
+from calrec_jax import config, conversion, parents, stages
 from calrec_jax.models.decoder_config import DecoderConfig
 from calrec_jax.weights.packages import PACKAGES
 
@@ -19,11 +20,15 @@ format, a Hugging Face folder (safetensors), a GGUF file, or a packaged model:
   calrec checkpoint convert gemma3-270m models/gemma
   calrec checkpoint convert runs/mine/target exported --to=huggingface
   calrec checkpoint convert checkpoint_1000 models/t5x --gin_file=models/my.gin
+  calrec checkpoint convert gemma3-270m models/small --prune --dtype=bfloat16 \\
+    --gin_file=recipes/gemma3_270m_beauty.gin
 
 Without --to, SOURCE becomes FOLDER/checkpoint_0, from which a stage can start
 (INITIAL_CHECKPOINT_PATH takes SOURCE itself as well). LoRA is merged. With
 --to=huggingface a pruned vocabulary gets its other rows back from the model it
-was pruned from.
+was pruned from. With --prune the rows that the gin files' dataset does not use
+are left behind: the way to a machine that has the token caches, but not the
+published model.
 """
 
 
@@ -49,7 +54,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     "--dtype",
     choices=("float32", "bfloat16"),
     default="float32",
-    help="huggingface: of the tensors (default: %(default)s)",
+    help="of the arrays; a stage reads either (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--prune",
+    action="store_true",
+    help="a published model: only the vocabulary of the gin files' dataset, "
+    "whose token caches are built where they are missing",
+  )
+  parser.add_argument(
+    "--layers",
+    type=int,
+    metavar="N",
+    help="a published model: only its first N layers, a smaller start",
   )
   parser.add_argument(
     "--base",
@@ -58,17 +75,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     "is not the one the checkpoint names",
   )
   arguments = config.parse_arguments(parser, argv)
-  shape = None
-  if arguments.configuration.files or arguments.configuration.bindings:
-    arguments.configuration.apply()
+  configuration = arguments.configuration
+  shape, vocabulary = None, None
+  if arguments.prune:
+    if not configuration.files:
+      parser.error("--prune needs the recipe: --gin_file=recipes/NAME.gin")
+    vocabulary = _vocabulary(configuration)
+  elif configuration.files or configuration.bindings:
+    configuration.apply()
     shape = DecoderConfig()
-  model = conversion.open_model(arguments.source, shape)
+  model = conversion.open_model(
+    arguments.source, shape, vocabulary=vocabulary, layers=arguments.layers
+  )
   if arguments.dry_run:
     print(f"{model.path}: {model.config}")
     return 0
   folder = pathlib.Path(arguments.folder).expanduser().absolute()
   if arguments.to == "orbax":
-    print(conversion.to_checkpoint(model, folder))
+    print(conversion.to_checkpoint(model, folder, dtype=arguments.dtype))
   else:
     print(
       conversion.to_huggingface(
@@ -76,6 +100,16 @@ def main(argv: Sequence[str] | None = None) -> int:
       )
     )
   return 0
+
+
+def _vocabulary(configuration: config.Configuration) -> Mapping[str, Any]:
+  """That of the recipe's first stage, whose dataset all stages share."""
+  configuration.apply()
+  name = stages.names()[0]
+  with configuration.stage(name), config.explained():
+    stage = stages.Stage()
+    cache = stages.open_caches(stage)[0]
+    return parents.vocabulary_record(cache, stage.dataset.vocabulary)
 
 
 if __name__ == "__main__":

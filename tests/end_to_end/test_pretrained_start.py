@@ -125,6 +125,27 @@ def test_the_first_stage_starts_from_the_published_weights(trained, published):
   assert np.any(arrays["target/layers/mlp/wo/lora_b"])
 
 
+def test_the_pruned_checkpoint_is_the_same_start(trained, flags, tmp_path):
+  arguments, folder = flags
+  convert = ["checkpoint", "convert", "--prune", *arguments]
+  source = checkpoints.read_json(
+    trained / "joint" / "checkpoint_3", "vocabulary"
+  )["source"]
+  assert main([*convert, source, str(tmp_path / "pruned")]) == 0
+  start = [
+    f"--gin.joint/INITIAL_CHECKPOINT_PATH='{tmp_path / 'pruned'}'",
+    f"--gin.MODEL_DIR='{tmp_path / 'model'}'",
+  ]
+  assert main(["train", *arguments, *start, "--stage=joint"]) == 0
+  ours, theirs = (
+    checkpoints.read_arrays(model / "joint" / "checkpoint_3")
+    for model in (tmp_path / "model", folder)
+  )
+  assert ours.keys() == theirs.keys()
+  for path, value in ours.items():
+    np.testing.assert_array_equal(value, theirs[path], err_msg=path)
+
+
 def test_the_second_stage_trains_the_merged_model(trained):
   before, after = (
     checkpoints.read_arrays(checkpoints.find(trained / stage))

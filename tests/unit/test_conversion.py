@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import flax.traverse_util
 import jax
@@ -115,6 +116,65 @@ def test_a_pruned_checkpoint_needs_and_finds_its_base(tmp_path):
     }  # fmt: skip
     generation = json.loads((out / "generation_config.json").read_text())
     assert generation["eos_token_id"] == [5]
+
+
+def test_a_model_cut_to_a_vocabulary_and_its_first_layers(tmp_path):
+  config, params = pretrained_toys.huggingface(tmp_path / "theirs", "llama")
+  kept = [0, 3, 5, 9]
+  vocabulary = {
+    "size": 4, "full_size": 48, "kept": kept, "pretrained": True, "sha256": "a",
+  }  # fmt: skip
+  model = conversion.open_model(
+    tmp_path / "theirs", vocabulary=vocabulary, layers=1
+  )
+  assert model.config == dataclasses.replace(
+    config, vocab_size=4, layers=1, dtype=model.config.dtype
+  )
+  checkpoint = conversion.to_checkpoint(
+    model, tmp_path / "ours", dtype="bfloat16", progress=False
+  )
+  assert checkpoints.read_json(checkpoint, "vocabulary") == vocabulary
+  stored = checkpoints.metadata(checkpoint)
+  assert {str(leaf.dtype) for leaf in stored.values()} == {"bfloat16"}
+  # A stage reads them into its own dtype.
+  abstract = loading.abstract_params(model.config)
+  place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  loaded = parents.open_parent(checkpoint).params(
+    model.config,
+    types.SimpleNamespace(sha256="a", size=4),
+    abstract,
+    jax.tree.map(lambda _: place, abstract),
+    {},
+  )
+  expected = params | {
+    "token_embedder/embedding": params["token_embedder/embedding"][kept],
+    "logits_dense/kernel": params["logits_dense/kernel"][:, kept],
+  }
+  for path, value in _flat(loaded).items():
+    assert value.dtype == np.float32
+    wanted = expected[path][:1] if "layers/" in path else expected[path]
+    np.testing.assert_array_equal(
+      value, np.asarray(wanted).astype(jax.numpy.bfloat16).astype(np.float32)
+    )
+
+
+def test_what_cannot_be_cut_is_refused(tmp_path):
+  pretrained_toys.huggingface(tmp_path / "theirs", "llama")
+  for vocabulary, fault in (
+    ({"pretrained": False}, "data/pretrained.gin"),
+    ({"pretrained": True, "full_size": 49}, "another model's"),
+  ):
+    with pytest.raises(WeightsError, match=fault):
+      conversion.open_model(tmp_path / "theirs", vocabulary=vocabulary)
+  for layers in (0, 3):
+    with pytest.raises(WeightsError, match="has 2 layers"):
+      conversion.open_model(tmp_path / "theirs", layers=layers)
+  model = conversion.open_model(tmp_path / "theirs")
+  checkpoint = conversion.to_checkpoint(
+    model, tmp_path / "ours", progress=False
+  )
+  with pytest.raises(WeightsError, match="only a published model"):
+    conversion.open_model(checkpoint, layers=1)
 
 
 def test_t5x_checkpoints_start_a_stage_and_convert(tmp_path, monkeypatch):
