@@ -63,6 +63,10 @@ metrics.json and per_user.parquet, and a recommender where not all are meant:
 
   calrec eval --compare runs/a/eval/shop runs/b/eval/shop
   calrec eval --compare runs/a/eval/shop:generate runs/b/eval/shop:dense
+
+Of runs with several seeds the means are compared:
+
+  calrec eval --compare runs/a0/eval/shop,runs/a1/eval/shop runs/b/eval/shop
 """
 
 
@@ -93,8 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument(
     "--compare",
     nargs=2,
-    metavar=("A[:NAME]", "B[:NAME]"),
-    help="compare two runs instead of evaluating: A minus B",
+    metavar=("A[,A...][:NAME]", "B[,B...][:NAME]"),
+    help="compare runs instead of evaluating: A minus B",
   )
   parser.add_argument(
     "--output", metavar="FILE", help="where --compare writes compare.json"

@@ -1,4 +1,4 @@
-"""Two runs on the same users, compared user by user.
+"""Runs on the same users, compared user by user.
 
 The difference of each user's values is averaged, and its bootstrap interval
 tells more than two intervals side by side. What would make the difference
@@ -21,42 +21,46 @@ from calrec_jax.evaluate.results import (
 )
 from calrec_jax.evaluate.summary import named
 
-SCHEMA = 1
+SCHEMA = 2
 # What has to be equal for values of single users to mean the same.
 _RULES = ("ranking", "hit", "ties", "items", "depth", "candidates")
 
 
 class RunSide(NamedTuple):
-  """One side of a comparison.
+  """One side of a comparison: a run, or runs of several seeds.
 
   Attributes:
-    folder: of the run: holds `metrics.json` and `per_user.parquet`.
-    recommender: the one that is meant; None for all that both runs have.
+    folders: of the runs: each holds `metrics.json` and `per_user.parquet`.
+    recommender: the one that is meant; None for all that both sides have.
   """
 
-  folder: pathlib.Path
+  folders: tuple[pathlib.Path, ...]
   recommender: str | None = None
 
   @classmethod
   def parse(cls, text: str) -> "RunSide":
-    """The side that `FOLDER` or `FOLDER:RECOMMENDER` means.
+    """The side that `FOLDER[,FOLDER...][:RECOMMENDER]` means.
 
     Args:
-      text: with the folder, or the `metrics.json` in it.
+      text: with the folders, or the `metrics.json` in them.
     """
-    path, recommender = pathlib.Path(text).expanduser(), None
-    if not path.exists() and ":" in text:
-      place, _, recommender = text.rpartition(":")
-      path = pathlib.Path(place).expanduser()
-    return cls(path.parent if path.name == METRICS_FILE else path, recommender)
+    recommender = None
+    folders = _folders(text)
+    if folders is None and ":" in text:
+      places, _, recommender = text.rpartition(":")
+      folders = _folders(places) or (pathlib.Path(places).expanduser(),)
+    return cls(folders or (pathlib.Path(text).expanduser(),), recommender)
 
 
 def compare_runs(a: RunSide, b: RunSide) -> dict[str, Any]:
   """The paired differences a - b.
 
+  Where a side has several runs, as of several seeds, a user's value is the
+  mean over them.
+
   Args:
-    a: a run and perhaps one of its recommenders.
-    b: the run it is compared with. Where only one side names a recommender
+    a: runs and perhaps one of their recommenders.
+    b: the runs they are compared with. Where only one side names a recommender
       the other takes the one of the same name.
 
   Returns:
@@ -65,49 +69,47 @@ def compare_runs(a: RunSide, b: RunSide) -> dict[str, Any]:
   Raises:
     ValueError: if the runs cannot be compared; the message says why.
   """
-  found = [read_results(side.folder) for side in (a, b)]
-  where = [str(side.folder) for side in (a, b)]
-  _refuse_other_rules(found, where)
-  order = _users_of_second(found, where)
+  sides = [_read(side) for side in (a, b)]
+  runs = [run for side in sides for run in side]
+  first = runs[0]
+  for run in runs[1:]:
+    _refuse_other_rules(first, run)
+  orders = {run.folder: _users_of_second(first, run) for run in runs}
   names = tuple(
     name
-    for name in found[0].protocol["metrics"]
-    if name in found[1].protocol["metrics"]
+    for name in first.results.protocol["metrics"]
+    if all(name in run.results.protocol["metrics"] for run in runs)
   )
   if not names:
-    raise ValueError(f"{where[0]} and {where[1]} have no metric in common.")
-  intervals = found[0].protocol["intervals"]
+    raise ValueError(
+      f"{', '.join(run.folder for run in runs)} have no metric in common."
+    )
+  intervals = first.results.protocol["intervals"]
   bootstrap = Bootstrap(
     **{key: intervals[key] for key in ("confidence", "resamples", "seed")}
   )
   pairs = []
-  for first, second in _pairs(a, b, found):
-    values = _values(found[0], first, names)
-    others = _values(found[1], second, names)[order]
-    pairs.append(
-      {
-        "a": first,
-        "b": second,
-        "metrics": {
-          name: {"a": float(mean), "b": float(other), **difference}
-          for (name, difference), mean, other in zip(
-            named(names, bootstrap.differences(values, others)).items(),
-            values.mean(axis=0),
-            others.mean(axis=0),
-            strict=True,
-          )
-        },
-      }
-    )
+  for pair in _pairs(a, b, sides):
+    # Of each side float64[R, U, M].
+    values = [
+      np.stack(
+        [
+          _values(run.results, recommender, names)[orders[run.folder]]
+          for run in side
+        ]
+      )
+      for side, recommender in zip(sides, pair, strict=True)
+    ]
+    pairs.append(_compared(pair, values, names, bootstrap))
   return {
     "schema": SCHEMA,
-    "a": _described(where[0], found[0]),
-    "b": _described(where[1], found[1]),
-    "users": len(order),
+    "a": [_described(run) for run in sides[0]],
+    "b": [_described(run) for run in sides[1]],
+    "users": len(orders[first.folder]),
     "protocol": {
-      key: found[0].protocol[key]
+      key: first.results.protocol[key]
       for key in ("split", *_RULES, "intervals")
-      if key in found[0].protocol
+      if key in first.results.protocol
     },
     "pairs": pairs,
   }
@@ -136,17 +138,22 @@ def format_comparison(comparison: dict[str, Any]) -> str:
   """The differences as a table for the terminal."""
   protocol = comparison["protocol"]
   intervals = protocol["intervals"]
+  several = [side for side in "ab" if len(comparison[side]) > 1]
   blocks = [
-    f"A: {comparison['a']['folder']}\nB: {comparison['b']['folder']}\n"
-    f"{comparison['users']:,} users · {protocol['items']:,} items · "
+    "\n".join(
+      f"{side.upper()}: {run['folder']}"
+      for side in "ab"
+      for run in comparison[side]
+    )
+    + f"\n{comparison['users']:,} users · {protocol['items']:,} items · "
     f"candidates: {table.RULE_TEXTS[protocol['candidates']]}"
   ]
   for pair in comparison["pairs"]:
     rows = [
       [
         table.metric_label(name),
-        table.number(entry["a"]),
-        table.number(entry["b"]),
+        *(table.number(entry[side]) for side in "ab"),
+        *(_spread(entry[f"{side}_runs"]) for side in several),
         f"{table.interval(entry, signed=True)} {table.verdict(entry)}",
       ]
       for name, entry in pair["metrics"].items()
@@ -154,26 +161,80 @@ def format_comparison(comparison: dict[str, Any]) -> str:
     title = pair["a"]
     if pair["b"] != pair["a"]:
       title = f"{pair['a']} against {pair['b']}"
-    blocks.append(table.grid([title, "A", "B", "A - B  "], rows))
-  blocks.append(
+    spreads = [f"runs of {side.upper()}" for side in several]
+    blocks.append(table.grid([title, "A", "B", *spreads, "A - B  "], rows))
+  notes = (
     f"[low, high] is the {intervals['confidence']:.0%} bootstrap interval of "
     f"the mean difference over users, from {intervals['resamples']:,} "
     "resamples.\n"
     "+ A is better, - B is better, ~ undecided: does the interval leave out "
     "zero?"
   )
-  return "\n\n".join(blocks)
+  if several:
+    notes += (
+      "\nOf several runs a user's value is their mean; beside it the lowest "
+      "and the\nhighest run. The interval is over users, not over seeds."
+    )
+  return "\n\n".join([*blocks, notes])
 
 
-def _refuse_other_rules(found: Sequence[Results], where: list[str]) -> None:
-  first, second = (results.protocol for results in found)
+class _Run(NamedTuple):
+  folder: str
+  results: Results
+
+
+def _folders(text: str) -> tuple[pathlib.Path, ...] | None:
+  """The runs of a side; None where one of them does not exist."""
+  whole = pathlib.Path(text).expanduser()
+  paths = [whole]
+  if not whole.exists():  # A folder may have a comma in its name.
+    paths = [pathlib.Path(part).expanduser() for part in text.split(",")]
+  if not all(path.exists() for path in paths):
+    return None
+  return tuple(
+    path.parent if path.name == METRICS_FILE else path for path in paths
+  )
+
+
+def _read(side: RunSide) -> list[_Run]:
+  if len(set(side.folders)) < len(side.folders):
+    raise ValueError(
+      f"{', '.join(map(str, side.folders))}: a run stands there twice."
+    )
+  return [_Run(str(folder), read_results(folder)) for folder in side.folders]
+
+
+def _compared(
+  pair: tuple[str, str],
+  values: Sequence[np.ndarray],
+  names: tuple[str, ...],
+  bootstrap: Bootstrap,
+) -> dict[str, Any]:
+  """An entry of `pairs`; `values` are those of the runs of either side."""
+  a, b = (side.mean(axis=0) for side in values)
+  entries = named(names, bootstrap.differences(a, b))
+  for place, entry in enumerate(entries.values()):
+    for key, side in zip("ab", values, strict=True):
+      runs = side[:, :, place].mean(axis=1)
+      entry[key] = float(runs.mean())
+      entry[f"{key}_runs"] = [float(run) for run in runs]
+  return {"a": pair[0], "b": pair[1], "metrics": entries}
+
+
+def _spread(runs: Sequence[float]) -> str:
+  return f"{table.number(min(runs))}-{table.number(max(runs))}"
+
+
+def _refuse_other_rules(one: _Run, other: _Run) -> None:
+  where = one.folder, other.folder
+  first, second = one.results.protocol, other.results.protocol
   keys = [key for key in ("split", *_RULES) if key in first and key in second]
   differing = [
     f"{key}: {first[key]!r} and {second[key]!r}"
     for key in keys
     if first[key] != second[key]
   ]
-  hashes = [_data_hashes(results) for results in found]
+  hashes = [_data_hashes(run.results) for run in (one, other)]
   differing += [
     f"data, {key}: sha256 {hashes[0][key][:12]} and {hashes[1][key][:12]}"
     for key in hashes[0].keys() & hashes[1].keys()
@@ -195,8 +256,10 @@ def _data_hashes(results: Results) -> dict[str, str]:
   }
 
 
-def _users_of_second(found: Sequence[Results], where: list[str]) -> np.ndarray:
+def _users_of_second(one: _Run, other: _Run) -> np.ndarray:
   """Where the second run has each user of the first, int[U]."""
+  where = one.folder, other.folder
+  found = one.results, other.results
   ids = [results.users["user_id"] for results in found]
   for users, folder in zip(ids, where, strict=True):
     if len(set(users)) < len(users):
@@ -227,9 +290,17 @@ def _users_of_second(found: Sequence[Results], where: list[str]) -> np.ndarray:
 
 
 def _pairs(
-  a: RunSide, b: RunSide, found: Sequence[Results]
+  a: RunSide, b: RunSide, sides: Sequence[Sequence[_Run]]
 ) -> list[tuple[str, str]]:
-  known = [results.recommenders for results in found]
+  known = [
+    [
+      name
+      for name in side[0].results.recommenders
+      if all(name in run.results.recommenders for run in side)
+    ]
+    for side in sides
+  ]
+  where = [", ".join(run.folder for run in side) for side in sides]
   if a.recommender or b.recommender:
     pairs = [
       (a.recommender or str(b.recommender), b.recommender or str(a.recommender))
@@ -238,17 +309,14 @@ def _pairs(
     pairs = [(name, name) for name in known[0] if name in known[1]]
   if not pairs:
     raise ValueError(
-      f"{a.folder} has {', '.join(known[0])}, {b.folder} has "
+      f"{where[0]} has {', '.join(known[0])}, {where[1]} has "
       f"{', '.join(known[1])}: none in common. Name one of each, as "
-      f"{a.folder}:{next(iter(known[0]))}."
+      f"{sides[0][0].folder}:{next(iter(known[0]), 'dense')}."
     )
-  for name, recommenders, side in (
-    (pairs[0][0], known[0], a),
-    (pairs[0][1], known[1], b),
-  ):
+  for name, recommenders, place in zip(pairs[0], known, where, strict=True):
     if name not in recommenders:
       raise ValueError(
-        f"{side.folder} has no recommender {name!r}; it has "
+        f"{place} has no recommender {name!r}; it has "
         f"{', '.join(recommenders)}."
       )
   return pairs
@@ -262,9 +330,9 @@ def _values(results: Results, name: str, names: tuple[str, ...]) -> np.ndarray:
   )
 
 
-def _described(folder: str, results: Results) -> dict[str, Any]:
+def _described(run: _Run) -> dict[str, Any]:
   return {
-    "folder": folder,
-    "checkpoint": results.checkpoint,
-    "data": {"hashes": _data_hashes(results)},
+    "folder": run.folder,
+    "checkpoint": run.results.checkpoint,
+    "data": {"hashes": _data_hashes(run.results)},
   }

@@ -38,6 +38,15 @@ def compare(a, b):
   return compare_runs(RunSide.parse(str(a)), RunSide.parse(str(b)))
 
 
+def user_values(results):
+  return metrics.user_values(
+    metrics.METRICS,
+    results.ranks["near"]["not_last"],
+    # As stored, in single precision.
+    results.text_ranks["near"]["not_last"].astype(np.float32),
+  )
+
+
 @pytest.fixture
 def two(tmp_path):
   """A run, and another with a better "near" and its users in another order."""
@@ -61,15 +70,7 @@ def test_the_difference_is_that_of_the_same_users(two, tmp_path):
   assert abs(entry["value"] - difference.mean()) < FLOAT
   assert abs(entry["a"] - hits[0].mean()) < FLOAT
   assert abs(entry["b"] - hits[1].mean()) < FLOAT
-  values = [
-    metrics.user_values(
-      metrics.METRICS,
-      results.ranks["near"]["not_last"],
-      # As stored, in single precision.
-      results.text_ranks["near"]["not_last"].astype(np.float32),
-    )
-    for results in two
-  ]
+  values = [user_values(results) for results in two]
   intervals = Bootstrap(resamples=200).differences(values[0], values[1][::-1])
   interval = intervals[metrics.METRICS.index("recall@10")]
   assert (entry["low"], entry["high"]) == (interval.low, interval.high)
@@ -88,6 +89,34 @@ def test_two_recommenders_are_compared_across_runs(two, tmp_path):
       assert own["metrics"][name][key] == pytest.approx(number, abs=1e-6)
   one = compare(f"{tmp_path}/a:near", tmp_path / "b")["pairs"]
   assert [(pair["a"], pair["b"]) for pair in one] == [("near", "near")]
+
+
+def test_of_several_runs_the_means_are_compared(two, tmp_path, capsys):
+  both = f"{tmp_path}/a,{tmp_path}/b"
+  found = compare(f"{both}:near", f"{tmp_path}/b/metrics.json:near")
+  [pair] = found["pairs"]
+  entry = pair["metrics"]["recall@10"]
+  values = np.stack([user_values(two[0]), user_values(two[1])[::-1]])
+  place = metrics.METRICS.index("recall@10")
+  runs = values[:, :, place].mean(axis=1)
+  np.testing.assert_allclose(entry["a_runs"], runs, rtol=FLOAT)
+  assert entry["a"] == pytest.approx(runs.mean(), abs=FLOAT)
+  difference = Bootstrap(resamples=200).differences(
+    values.mean(axis=0), values[1]
+  )[place]
+  assert (entry["low"], entry["high"]) == (difference.low, difference.high)
+  assert [run["folder"] for run in found["a"]] == both.split(",")
+  assert main(["eval", "--compare", both, f"{tmp_path}/b"]) == 0
+  printed = capsys.readouterr().out
+  assert "runs of A" in printed
+  assert "runs of B" not in printed
+  low, high = (f"{value:.4f}"[1:] for value in sorted(entry["a_runs"]))
+  assert f"{low}-{high}" in printed
+  with pytest.raises(ValueError, match="stands there twice"):
+    compare(f"{tmp_path}/a,{tmp_path}/a", tmp_path / "b")
+  write(tmp_path / "c", users=toys.histories()[:20])
+  with pytest.raises(ValueError, match="10 users of"):
+    compare(f"{tmp_path}/a,{tmp_path}/c", tmp_path / "b")
 
 
 @pytest.mark.parametrize(
