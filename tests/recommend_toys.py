@@ -42,6 +42,7 @@ def catalogue(num_items=24, seed=0):
     values=np.concatenate(tokens),
     offsets=np.cumsum([0, *map(len, tokens)]),
     train_counts=np.zeros(num_items, np.int64),
+    train_recent=np.zeros(num_items),
   )
 
 

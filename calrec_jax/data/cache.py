@@ -193,6 +193,7 @@ class TokenCache:
       values=values,
       offsets=offsets,
       train_counts=self._array("catalogue.train_counts"),
+      train_recent=self._array("catalogue.train_recent"),
     )
 
   def item(self, row: int) -> tuple[str, str]:

@@ -6,6 +6,7 @@ A cache is a folder that is written once, in one move, and never changed:
     catalogue.tokens.npy        token ids of all items, one after another
     catalogue.lengths.npy       tokens of each item
     catalogue.train_counts.npy  training events of each item
+    catalogue.train_recent.npy  the same, a user's n-th last event as 1/n
     catalogue.twins.npy         smallest row with the same tokens
     SPLIT.arrayrecord           user id, items and timestamps (msgpack)
     SPLIT.lengths.npy           tokens of every event, user after user
@@ -31,7 +32,9 @@ from array_record.python import (
   array_record_module,  # pyright: ignore[reportAttributeAccessIssue]
 )
 
-SCHEMA = 1
+SCHEMA = 2
+# Of what training reads: raised where the same files give other bytes.
+CONTENT_SCHEMA = 1
 MANIFEST = "COMPLETED"
 
 # Readahead would fetch neighbours that a shuffled plan does not want.

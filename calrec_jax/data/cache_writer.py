@@ -105,13 +105,14 @@ def _write_parts(
   for file in vocabulary_files:
     shutil.copyfile(file, vocabulary / pathlib.Path(file).name)
   lengths, content = _write_catalogue(folder, catalogue_records, prompt)
-  counts = np.zeros(len(lengths), np.int64)
+  counts = _TrainCounts(len(lengths))
   splits, contents = {}, {}
   for split, users in documents.items():
     splits[split], contents[split] = _write_split(
       folder, split, users, lengths, counts
     )
-  np.save(folder / "catalogue.train_counts.npy", counts)
+  np.save(folder / "catalogue.train_counts.npy", counts.events)
+  np.save(folder / "catalogue.train_recent.npy", counts.recent)
   tokens = np.load(folder / "catalogue.tokens.npy", mmap_mode="r")
   pieces = (prompt.begin or 0, *prompt.prefix, *prompt.first, *prompt.next)
   files = {
@@ -129,7 +130,7 @@ def _write_parts(
     "schema": cache_files.SCHEMA,
     "fingerprint": cache_files.fingerprint(
       {
-        "schema": cache_files.SCHEMA,
+        "schema": cache_files.CONTENT_SCHEMA,
         "catalogue": content,
         "splits": contents,
         "prompt": dataclasses.asdict(prompt),
@@ -177,6 +178,7 @@ def _write_catalogue(
     np.frombuffer(values, np.int32),
     offsets,
     np.zeros(len(ids), np.int64),
+    np.zeros(len(ids)),
   )
   np.save(folder / "catalogue.tokens.npy", catalogue.values)
   np.save(folder / "catalogue.lengths.npy", tokens_by_item)
@@ -220,12 +222,26 @@ def _check_item(item_id: str, tokens: np.ndarray, end: int) -> None:
     raise CacheError(f"item {item_id!r} holds the token {tokens.min()}")
 
 
+class _TrainCounts:
+  """Training events of each item, see `records.Catalogue`."""
+
+  def __init__(self, num_items: int):
+    self.events = np.zeros(num_items, np.int64)
+    self.recent = np.zeros(num_items, np.float64)
+
+  def add(self, items: np.ndarray, users: Sequence[np.ndarray]) -> None:
+    """Counts events; `items` are those of `users`, one after another."""
+    np.add.at(self.events, items, 1)
+    ages = np.concatenate([np.arange(len(user), 0, -1) for user in users])
+    np.add.at(self.recent, items, 1.0 / ages)
+
+
 def _write_split(
   folder: pathlib.Path,
   split: str,
   users: Iterable[DocumentRecord],
   item_lengths: np.ndarray,
-  train_counts: np.ndarray,
+  train_counts: _TrainCounts,
 ) -> tuple[dict[str, int], str]:
   lengths, offsets = array.array("i"), array.array("q", [0])
   with _record_writer(folder / f"{split}.arrayrecord") as write:
@@ -243,7 +259,7 @@ def _write_split(
       offsets.extend(ends.tolist())
       lengths.frombytes(item_lengths[items].astype(np.int32).tobytes())
       if split == TRAIN:
-        np.add.at(train_counts, items, 1)
+        train_counts.add(items, columns)
     digest = write.digest
   tokens = np.frombuffer(lengths, np.int32)
   np.save(folder / f"{split}.lengths.npy", tokens)

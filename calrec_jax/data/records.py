@@ -42,6 +42,8 @@ class Catalogue:
     values: int32, the token ids of all items one after another.
     offsets: int64[N + 1], item i holds `values[offsets[i]:offsets[i + 1]]`.
     train_counts: int64[N], training events of each item.
+    train_recent: float64[N], the same where a user's n-th last event counts
+      1/n: how often the item is bought lately.
   """
 
   item_ids: tuple[str, ...]
@@ -49,6 +51,7 @@ class Catalogue:
   values: np.ndarray
   offsets: np.ndarray
   train_counts: np.ndarray
+  train_recent: np.ndarray
 
   def __len__(self) -> int:
     return len(self.item_ids)

@@ -8,7 +8,7 @@ training). To rank by p(item | user) the second term is added again.
 """
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 
 from calrec_jax.recommend.topk import Rows
 
@@ -41,7 +41,7 @@ def asked(users: Float[np.ndarray, "B D"]) -> Float[np.ndarray, "B E"]:
 
 
 def log_popularity(
-  counts: Int[np.ndarray, " N"], columns: Int[np.ndarray, " N"]
+  counts: Num[np.ndarray, " N"], columns: Int[np.ndarray, " N"]
 ) -> Float[np.ndarray, " M"]:
   """log(1 + purchases) of each text: the mean over the items that have it.
 

@@ -33,6 +33,11 @@ def test_catalogue_comes_back(shop):
     catalogue.tokens(4), synthetic_caches.item_tokens(6, 4)
   )
   np.testing.assert_array_equal(catalogue.train_counts, [2, 2, 1, 1, 1, 1, 1])
+  recent = np.zeros(7)
+  for user in shop.documents("train", range(3)):
+    for age, item in enumerate(user.items[::-1], 1):
+      recent[item] += 1 / age
+  np.testing.assert_allclose(catalogue.train_recent, recent, rtol=1e-12)
   assert shop.item(3) == ("shop-3", "Title: 3.")
   assert shop.prompt == synthetic_caches.PROMPT
   assert shop.card == {"users": 3}

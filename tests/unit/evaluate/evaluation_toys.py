@@ -21,6 +21,7 @@ def catalogue(num_items=40, twins=(), train_counts=None) -> Catalogue:
     values=tokens.astype(np.int32).ravel(),
     offsets=np.arange(num_items + 1, dtype=np.int64) * 2,
     train_counts=np.asarray(train_counts, np.int64),
+    train_recent=np.zeros(num_items),
   )
 
 

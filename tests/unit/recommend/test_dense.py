@@ -69,7 +69,7 @@ def test_scores_are_cosines_and_lists_are_complete():
 def test_the_prior_is_added_to_the_cosines():
   histories = toys.histories()
   counts = np.arange(24) ** 2
-  catalogue = dataclasses.replace(toys.catalogue(), train_counts=counts)
+  catalogue = dataclasses.replace(toys.catalogue(), train_recent=counts)
   together = counts.astype(float)
   for twins in ([3, 9], [5, 6]):
     together[twins] = counts[twins].mean()
@@ -88,7 +88,7 @@ def test_the_prior_is_added_to_the_cosines():
 
 def test_without_a_prior_only_the_cosines_count():
   counts = np.arange(24) ** 2
-  catalogue = dataclasses.replace(toys.catalogue(), train_counts=counts)
+  catalogue = dataclasses.replace(toys.catalogue(), train_recent=counts)
   histories = toys.histories()
   wanted = recommender().recommend(histories, depth=9, rules=["all"])["all"]
   for model in (
