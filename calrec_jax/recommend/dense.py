@@ -62,9 +62,8 @@ class DenseSearch:
     recall_target: share of the best of a chunk that such a search is to find.
     prior: times temperature · log(1 + purchases) is added to the cosine: at 1
       the score is that of p(item | user) by what L_UT learns, at 0 the cosine
-      alone; less than 1 where what is popular changes, the default by the
-      validation of three domains. Only purchases of the training split count,
-      a user's n-th last as 1/n: the next item follows what is bought lately.
+      alone. Only purchases of the training split count, a user's n-th last as
+      1/n: the next item follows what is bought lately.
   """
 
   user_rows: int = 16
@@ -74,7 +73,7 @@ class DenseSearch:
   vectors_folder: str | None = None
   approx: bool = False
   recall_target: float = 0.95
-  prior: float = 0.75
+  prior: float = 1.0
 
   def __post_init__(self):
     for name in ("user_rows", "item_rows", "chunk", "block"):
