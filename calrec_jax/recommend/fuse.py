@@ -1,12 +1,19 @@
-"""Reciprocal rank fusion: one list from the lists of several recommenders.
+"""One list from the lists of several recommenders, by their ranks or scores.
+
+By ranks, reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009, with
+k = 60), members need not know how sure they are:
 
     score(i) = sum over members of  weight / (k + rank of i)
 
-(Cormack, Clarke and Büttcher, SIGIR 2009, with k = 60). Ranks, not scores, are
-joined, so members need not share a scale. Tied items share their mean rank, and
-a tie that the end of a member's list cuts through counts for none of its
-items: the order of rows decides nothing, and items with the same text keep the
-same score.
+By scores (CombSUM; Fox and Shaw, TREC-2, 1994) a member that is sure of its
+first item is heard. Each list is brought between 0 at its end and 1 at its
+head, so members need not share a scale:
+
+    score(i) = sum over members of  weight * (s_i - end) / (head - end)
+
+Tied items share their mean rank, and a tie that the end of a member's list cuts
+through counts for none of its items: the order of rows decides nothing, and
+items with the same text keep the same score.
 
 Tested against a loop in `tests/unit/recommend/test_fuse.py`.
 """
@@ -28,6 +35,8 @@ class Fusion:
   """How lists are fused.
 
   Attributes:
+    by: what is joined, "ranks" or "scores". Scores want members whose scores
+      say how much better an item is, as those of "dense" and "sasrec" do.
     k: damps the first ranks; 60 in the paper.
     places: places of each member's list that count, at least; an item beyond
       them gets nothing from that member.
@@ -37,11 +46,14 @@ class Fusion:
   """
 
   members: Sequence[str] = ("generate", "dense")
+  by: str = "ranks"
   k: float = 60.0
   places: int = 200
   weights: Sequence[float] = ()
 
   def __post_init__(self):
+    if self.by not in ("ranks", "scores"):
+      raise ValueError(f'Fusion.by is {self.by!r}; choose "ranks" or "scores".')
     if self.k < 0:
       raise ValueError(f"Fusion.k is {self.k}; it must be at least 0.")
     if self.places < 1:
@@ -89,7 +101,10 @@ class Fused:
       member.name if weight == 1 else f"{weight:g} x {member.name}"
       for member, weight in zip(self._members, self._weights, strict=True)
     ]
-    return f"reciprocal ranks of {' + '.join(names)}, k={self.settings.k:g}"
+    joined = " + ".join(names)
+    if self.settings.by == "scores":
+      return f"scores of {joined}, each from the end to the head of its list"
+    return f"reciprocal ranks of {joined}, k={self.settings.k:g}"
 
   def fingerprint(self) -> dict[str, Any]:
     """What decides the members' answers beside data and settings."""
@@ -118,15 +133,24 @@ class Fused:
     for user in range(len(rankings[0].items)):
       rows, values = [], []
       for ranking, weight in zip(rankings, self._weights, strict=True):
-        listed, ranks = mean_ranks(ranking, user)
+        listed, shares = self._shares(ranking, user)
         rows.append(listed)
-        values.append(weight / (self.settings.k + ranks))
+        values.append(weight * shares)
       distinct, place = np.unique(np.concatenate(rows), return_inverse=True)
       summed = np.bincount(place, np.concatenate(values), len(distinct))
       items.append(distinct)
       scores.append(summed.astype(np.float32))
     nothing = np.full((len(items), 0), protocol.EMPTY, np.int32)
     return protocol.top_listed(items, scores, nothing, depth)
+
+  def _shares(
+    self, ranking: Ranking, user: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """The items of one list and what each gets from it, float64."""
+    if self.settings.by == "scores":
+      return scaled_scores(ranking, user)
+    listed, ranks = mean_ranks(ranking, user)
+    return listed, 1.0 / (self.settings.k + ranks)
 
 
 def mean_ranks(ranking: Ranking, user: int) -> tuple[np.ndarray, np.ndarray]:
@@ -137,11 +161,37 @@ def mean_ranks(ranking: Ranking, user: int) -> tuple[np.ndarray, np.ndarray]:
   Returns:
     int32 rows and float64 ranks.
   """
+  items, scores = _whole_ties(ranking, user)
+  _, group, sizes = np.unique(-scores, return_inverse=True, return_counts=True)
+  greater = np.cumsum(sizes) - sizes
+  return items, (greater + (sizes + 1) / 2)[group]
+
+
+def scaled_scores(ranking: Ranking, user: int) -> tuple[np.ndarray, np.ndarray]:
+  """The items of one list and their scores, 1 at its head and 0 at its end.
+
+  Items of a tie that goes on beyond the list are left out; where all are tied
+  they share the head.
+
+  Returns:
+    int32 rows and float64 scores.
+  """
+  items, scores = _whole_ties(ranking, user)
+  if not len(items):
+    return items, np.zeros(0)
+  scores = scores.astype(np.float64)
+  end = float(ranking.scores[user][ranking.items[user] >= 0][-1])
+  reach = scores[0] - end
+  if reach == 0:
+    return items, np.ones(len(items))
+  return items, (scores - end) / reach
+
+
+def _whole_ties(ranking: Ranking, user: int) -> tuple[np.ndarray, np.ndarray]:
+  """Items and scores of a list without a tie that its end cuts through."""
   real = ranking.items[user] >= 0
   items, scores = ranking.items[user][real], ranking.scores[user][real]
   if len(items) and ranking.tail_ties[user]:
     inside = scores > scores[-1]
     items, scores = items[inside], scores[inside]
-  _, group, sizes = np.unique(-scores, return_inverse=True, return_counts=True)
-  greater = np.cumsum(sizes) - sizes
-  return items, (greater + (sizes + 1) / 2)[group]
+  return items, scores
