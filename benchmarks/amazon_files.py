@@ -1,6 +1,6 @@
 """Files in the format of Amazon Reviews 2018, made up, of any size.
 
-    python -m benchmarks.amazon_files --reviews=1_000_000 --folder=/tmp/made
+    python -m benchmarks.amazon_files --reviews=1_000_000 --folder=made
 
 Reviews and metadata have the keys, their order and the oddities of the real
 files: reviews by item, newest first; several of a day; prices as text, ranges,

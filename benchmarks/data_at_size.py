@@ -1,6 +1,6 @@
 r"""From raw files to the token cache: time and memory as the data grow.
 
-    python -m benchmarks.data_at_size --folder=/tmp/at_size \
+    python -m benchmarks.data_at_size --folder=at_size \
       --reviews=1_000_000,10_000_000 --output=data_at_size.jsonl
 
 For each size files in the format of Amazon Reviews 2018 are made up
