@@ -231,7 +231,7 @@ def _published(
   if vocabulary is None:
     vocabulary = {"size": source.num_tokens, "kept": None, "pretrained": True}
   else:
-    _refuse_other_vocabulary(source, vocabulary)
+    _refuse_other_vocabulary(parent, vocabulary)
   config = DecoderConfig(
     **source.decoder_fields(), vocab_size=vocabulary["size"]
   )
@@ -262,20 +262,16 @@ def _published(
 
 
 def _refuse_other_vocabulary(
-  source: sources.Source, vocabulary: Mapping[str, Any]
+  parent: parents.PretrainedParent, vocabulary: Mapping[str, Any]
 ) -> None:
   if not vocabulary["pretrained"]:
-    raise WeightsError(
-      f"{source.path.name} comes with a vocabulary of its own, but "
-      "Dataset.vocabulary is another. Include data/pretrained.gin after the "
-      "dataset's file and set VOCABULARY_SOURCE to the same model."
-    )
+    raise WeightsError(parent.foreign_vocabulary())
   # A table may have more rows than its vocabulary has tokens.
-  if vocabulary["full_size"] > source.num_tokens:
+  tokens = parent.source.num_tokens
+  if vocabulary["full_size"] > tokens:
     raise WeightsError(
       f"Dataset.vocabulary was cut from {vocabulary['full_size']:,} tokens, "
-      f"{source.path.name} has {source.num_tokens:,}: it is another model's "
-      "(VOCABULARY_SOURCE)."
+      f"{parent} has {tokens:,}: it is another model's (VOCABULARY_SOURCE)."
     )
 
 

@@ -158,14 +158,18 @@ class PretrainedParent:
     """What tells it from another model."""
     return sources.identity(self.source)
 
+  def foreign_vocabulary(self) -> str:
+    """What to say of a data set whose vocabulary no published model has."""
+    return (
+      f"{self} comes with a vocabulary of its own, but Dataset.vocabulary is "
+      "another. Include data/pretrained.gin after the dataset's file and set "
+      "VOCABULARY_SOURCE to the same model."
+    )
+
   def params(self, config, vocabulary, abstract, shardings, fresh) -> Any:
     """See `Parent`; rows of a pruned vocabulary are picked while reading."""
     if not vocabulary.pretrained:
-      raise CheckpointError(
-        f"{self} comes with a vocabulary of its own, but Dataset.vocabulary is "
-        "another. Include data/pretrained.gin after the dataset's file and set "
-        "VOCABULARY_SOURCE to the same model."
-      )
+      raise CheckpointError(self.foreign_vocabulary())
     params = loading.load_params(
       self.source,
       config,
