@@ -17,7 +17,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.traverse_util
 import jax
@@ -26,6 +26,7 @@ import numpy as np
 import tqdm
 
 from calrec_jax import checkpoints, lineage, parents
+from calrec_jax.data.vocabulary_files import Vocabulary
 from calrec_jax.models import lora as loras
 from calrec_jax.models.decoder_config import DecoderConfig
 from calrec_jax.models.pretrained import (
@@ -38,6 +39,18 @@ from calrec_jax.models.pretrained import (
 )
 from calrec_jax.models.pretrained.t5x_names import T5xTree
 from calrec_jax.weights.packages import WeightsError
+
+
+class Cut(NamedTuple):
+  """What is left of a published model's vocabulary.
+
+  Attributes:
+    vocabulary: of a data set, taken from that model.
+    record: what a checkpoint keeps of it; see `parents.vocabulary_record`.
+  """
+
+  vocabulary: Vocabulary
+  record: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +94,7 @@ def open_model(
   path: str | os.PathLike[str],
   config: DecoderConfig | None = None,
   *,
-  vocabulary: Mapping[str, Any] | None = None,
+  cut: Cut | None = None,
   layers: int | None = None,
 ) -> Model:
   """Opens a model of any format.
@@ -89,17 +102,18 @@ def open_model(
   Args:
     path: see `parents.open_parent`.
     config: the shape of a t5x checkpoint's model, which it does not say.
-    vocabulary: of a published model, the rows of this vocabulary alone; see
-      `parents.vocabulary_record`.
+    cut: of a published model, the rows of this vocabulary alone.
     layers: of a published model, so many of its first layers; None is all.
 
   Raises:
-    WeightsError: for a vocabulary or number of layers that the model has not.
+    CheckpointError: for a vocabulary that is not the model's.
+    WeightsError: for a number of layers that the model has not, and for a
+      checkpoint that is to be cut.
   """
   parent = parents.open_parent(path)
   if isinstance(parent, parents.PretrainedParent):
-    return _published(parent, vocabulary, layers)
-  if vocabulary is not None or layers is not None:
+    return _published(parent, cut, layers)
+  if cut is not None or layers is not None:
     raise WeightsError(
       f"{parent} is a checkpoint: only a published model is cut to a "
       "vocabulary or to its first layers."
@@ -223,15 +237,14 @@ def _bar(model: Model, progress: bool) -> Iterator[tuple[str, Any]]:
 
 
 def _published(
-  parent: parents.PretrainedParent,
-  vocabulary: Mapping[str, Any] | None,
-  layers: int | None,
+  parent: parents.PretrainedParent, cut: Cut | None, layers: int | None
 ) -> Model:
   source = parent.source
-  if vocabulary is None:
+  if cut is None:
     vocabulary = {"size": source.num_tokens, "kept": None, "pretrained": True}
   else:
-    _refuse_other_vocabulary(parent, vocabulary)
+    parent.require_vocabulary(cut.vocabulary)
+    vocabulary = cut.record
   config = DecoderConfig(
     **source.decoder_fields(), vocab_size=vocabulary["size"]
   )
@@ -259,20 +272,6 @@ def _published(
     vocabulary=vocabulary,
     source=source,
   )
-
-
-def _refuse_other_vocabulary(
-  parent: parents.PretrainedParent, vocabulary: Mapping[str, Any]
-) -> None:
-  if not vocabulary["pretrained"]:
-    raise WeightsError(parent.foreign_vocabulary())
-  # A table may have more rows than its vocabulary has tokens.
-  tokens = parent.source.num_tokens
-  if vocabulary["full_size"] > tokens:
-    raise WeightsError(
-      f"Dataset.vocabulary was cut from {vocabulary['full_size']:,} tokens, "
-      f"{parent} has {tokens:,}: it is another model's (VOCABULARY_SOURCE)."
-    )
 
 
 def _ours(checkpoint: pathlib.Path) -> Model:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from calrec_jax import config, conversion, parents, stages
 from calrec_jax.models.decoder_config import DecoderConfig
@@ -76,16 +76,16 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   arguments = config.parse_arguments(parser, argv)
   configuration = arguments.configuration
-  shape, vocabulary = None, None
+  shape, cut = None, None
   if arguments.prune:
     if not configuration.files:
       parser.error("--prune needs the recipe: --gin_file=recipes/NAME.gin")
-    vocabulary = _vocabulary(configuration)
+    cut = _vocabulary(configuration, build=not arguments.dry_run)
   elif configuration.files or configuration.bindings:
     configuration.apply()
     shape = DecoderConfig()
   model = conversion.open_model(
-    arguments.source, shape, vocabulary=vocabulary, layers=arguments.layers
+    arguments.source, shape, cut=cut, layers=arguments.layers
   )
   if arguments.dry_run:
     print(f"{model.path}: {model.config}")
@@ -102,14 +102,19 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-def _vocabulary(configuration: config.Configuration) -> Mapping[str, Any]:
+def _vocabulary(
+  configuration: config.Configuration, *, build: bool
+) -> conversion.Cut:
   """That of the recipe's first stage, whose dataset all stages share."""
   configuration.apply()
   name = stages.names()[0]
   with configuration.stage(name), config.explained():
     stage = stages.Stage()
+    if not build:
+      stage = dataclasses.replace(stage, use_cached=True)
     cache = stages.open_caches(stage)[0]
-    return parents.vocabulary_record(cache, stage.dataset.vocabulary)
+    record = parents.vocabulary_record(cache, stage.dataset.vocabulary)
+    return conversion.Cut(cache.vocabulary(), record)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,12 @@ from calrec_jax.data.item_ids import ItemVocabulary
 from calrec_jax.data.vocabulary_files import Vocabulary
 from calrec_jax.models import lora as loras
 from calrec_jax.models.families import ModelConfig
-from calrec_jax.models.pretrained import loading, pieces, sources
+from calrec_jax.models.pretrained import (
+  loading,
+  model_vocabulary,
+  pieces,
+  sources,
+)
 from calrec_jax.models.pretrained.t5x_names import T5xTree
 
 
@@ -158,18 +163,27 @@ class PretrainedParent:
     """What tells it from another model."""
     return sources.identity(self.source)
 
-  def foreign_vocabulary(self) -> str:
-    """What to say of a data set whose vocabulary no published model has."""
-    return (
-      f"{self} comes with a vocabulary of its own, but Dataset.vocabulary is "
-      "another. Include data/pretrained.gin after the dataset's file and set "
-      "VOCABULARY_SOURCE to the same model."
+  def require_vocabulary(self, vocabulary: Vocabulary) -> None:
+    """Refuses a vocabulary whose tokens are not this model's.
+
+    Raises:
+      CheckpointError: with the way out.
+    """
+    difference = (
+      model_vocabulary.difference(self.source, vocabulary)
+      if vocabulary.pretrained
+      else "Dataset.vocabulary is no published model's"
     )
+    if difference:
+      raise CheckpointError(
+        f"{self} comes with a vocabulary of its own, but {difference}. Include "
+        "data/pretrained.gin after the dataset's file and set "
+        "VOCABULARY_SOURCE to the same model."
+      )
 
   def params(self, config, vocabulary, abstract, shardings, fresh) -> Any:
     """See `Parent`; rows of a pruned vocabulary are picked while reading."""
-    if not vocabulary.pretrained:
-      raise CheckpointError(self.foreign_vocabulary())
+    self.require_vocabulary(vocabulary)
     params = loading.load_params(
       self.source,
       config,

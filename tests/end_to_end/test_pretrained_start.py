@@ -145,6 +145,16 @@ def test_the_pruned_checkpoint_is_the_same_start(
     np.testing.assert_array_equal(value, theirs[path], err_msg=path)
 
 
+def test_a_dry_run_of_pruning_builds_nothing(
+  flags, published, tmp_path, capsys
+):
+  arguments = [*flags[0], "--gin.Prompt.next='Another sentence: '"]
+  convert = ["checkpoint", "convert", "--prune", "--dry_run", *arguments]
+  assert main([*convert, str(published), str(tmp_path / "pruned")]) != 0
+  assert "no token cache" in capsys.readouterr().err
+  assert not list(tmp_path.iterdir())
+
+
 def test_the_second_stage_trains_the_merged_model(trained):
   before, after = (
     checkpoints.read_arrays(checkpoints.find(trained / stage))

@@ -19,6 +19,7 @@ from calrec_jax import (
   parents,
   partitioning,
 )
+from calrec_jax.data import vocabulary_files
 from calrec_jax.models import lora as loras
 from calrec_jax.models.pretrained import loading, sources
 from calrec_jax.weights.packages import WeightsError
@@ -121,19 +122,18 @@ def test_a_pruned_checkpoint_needs_and_finds_its_base(tmp_path):
 def test_a_model_cut_to_a_vocabulary_and_its_first_layers(tmp_path):
   config, params = pretrained_toys.huggingface(tmp_path / "theirs", "llama")
   kept = [0, 3, 5, 9]
-  vocabulary = {
+  record = {
     "size": 4, "full_size": 48, "kept": kept, "pretrained": True, "sha256": "a",
   }  # fmt: skip
-  model = conversion.open_model(
-    tmp_path / "theirs", vocabulary=vocabulary, layers=1
-  )
+  cut = conversion.Cut(_vocabulary(vocabulary_files.Origin(48, "b")), record)
+  model = conversion.open_model(tmp_path / "theirs", cut=cut, layers=1)
   assert model.config == dataclasses.replace(
     config, vocab_size=4, layers=1, dtype=model.config.dtype
   )
   checkpoint = conversion.to_checkpoint(
     model, tmp_path / "ours", dtype="bfloat16", progress=False
   )
-  assert checkpoints.read_json(checkpoint, "vocabulary") == vocabulary
+  assert checkpoints.read_json(checkpoint, "vocabulary") == record
   stored = checkpoints.metadata(checkpoint)
   assert {str(leaf.dtype) for leaf in stored.values()} == {"bfloat16"}
   # A stage reads them into its own dtype.
@@ -160,12 +160,13 @@ def test_a_model_cut_to_a_vocabulary_and_its_first_layers(tmp_path):
 
 def test_what_cannot_be_cut_is_refused(tmp_path):
   pretrained_toys.huggingface(tmp_path / "theirs", "llama")
-  for vocabulary, fault in (
-    ({"pretrained": False}, "data/pretrained.gin"),
-    ({"pretrained": True, "full_size": 49}, "another model's"),
+  for origin, fault in (
+    (None, "data/pretrained.gin"),
+    (vocabulary_files.Origin(49, "b"), "VOCABULARY_SOURCE"),
   ):
-    with pytest.raises(WeightsError, match=fault):
-      conversion.open_model(tmp_path / "theirs", vocabulary=vocabulary)
+    cut = conversion.Cut(_vocabulary(origin), {})
+    with pytest.raises(checkpoints.CheckpointError, match=fault):
+      conversion.open_model(tmp_path / "theirs", cut=cut)
   for layers in (0, 3):
     with pytest.raises(WeightsError, match="has 2 layers"):
       conversion.open_model(tmp_path / "theirs", layers=layers)
@@ -235,6 +236,10 @@ def test_names_that_mean_nothing_say_what_there_is(tmp_path):
     parents.open_parent(tmp_path / "nowhere")
   with pytest.raises(checkpoints.CheckpointError, match="no checkpoint_"):
     parents.open_parent(tmp_path)
+
+
+def _vocabulary(origin):
+  return vocabulary_files.Vocabulary("nowhere", None, "a", origin=origin)
 
 
 def _save(folder, config, params, vocabulary=None):
