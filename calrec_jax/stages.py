@@ -25,7 +25,6 @@ from calrec_jax import (
   parents,
   profiling,
 )
-from calrec_jax.checkpoints import CheckpointPolicy
 from calrec_jax.data.cache import TokenCache
 from calrec_jax.data.dataset import Dataset
 from calrec_jax.data.feed import Feed
@@ -33,6 +32,7 @@ from calrec_jax.data.item_ids import by_item_ids
 from calrec_jax.models.families import ModelConfig, family_of
 from calrec_jax.partitioning import MeshShape
 from calrec_jax.profiling import ProfileWindow
+from calrec_jax.saving import CheckpointPolicy
 from calrec_jax.tuning import EVERYTHING, Tuning
 from calrec_jax.validation import Validation
 

@@ -22,6 +22,7 @@ from calrec_jax import (
   lineage,
   parents,
   partitioning,
+  saving,
   stages,
   telemetry,
   train_step,
@@ -83,7 +84,7 @@ def run_stage(
     configuration=config.text(),
   )
   done = stages.handover(folder)
-  if done is not None or checkpoints.newest(folder) is not None:
+  if done is not None or saving.newest(folder) is not None:
     # Not to be passed off as a run of another configuration; and before Orbax
     # tidies up in a folder that is not ours.
     lineage.refuse_changes(stages.lineage_of(folder), record, folder)
@@ -134,7 +135,7 @@ class _Loop:
     self.vocabulary = parents.vocabulary_record(
       feed.caches[0], stage.dataset.vocabulary
     )
-    self.checkpoints = checkpoints.Checkpoints(folder, stage.checkpoints)
+    self.checkpoints = saving.Checkpoints(folder, stage.checkpoints)
     self.validator = Validator(
       stage.validation, feed, self.decoder, stage.objective, mesh
     )
@@ -148,7 +149,7 @@ class _Loop:
     self.meter = Meter(self.decoder_config, self.stage.tuning)
     # What a step entails is still to be done where the notice cut it.
     self.closed = True
-    newest = checkpoints.newest(self.folder)
+    newest = saving.newest(self.folder)
     if newest is not None:
       self._restore(newest)
       origin = f"goes on from step {self.step}"
@@ -172,18 +173,14 @@ class _Loop:
 
   def _restore(self, checkpoint: pathlib.Path) -> None:
     self.closed = checkpoint.parent == self.folder
-    opened = (
-      self.checkpoints if self.closed else checkpoints.preempted(self.folder)
-    )
+    opened = self.checkpoints if self.closed else saving.preempted(self.folder)
     step = checkpoints.step_of(checkpoint)
     self.state, feed_state = opened.restore(step, self.abstract, self.shardings)
     self.step = self.feed.resume(feed_state)
     if self.early_stopping.patience is not None:
       self.early_stopping.resume(opened.early_stopping(step))
     if not self.closed:
-      self.meter.resume(
-        checkpoints.read_json(checkpoint, checkpoints.UNREPORTED)
-      )
+      self.meter.resume(checkpoints.read_json(checkpoint, saving.UNREPORTED))
       opened.close()
 
   def _take_params(self, parent: Parent) -> None:
@@ -277,7 +274,7 @@ class _Loop:
       self.checkpoints.wait()
     best = self.checkpoints.best_step()
     if jax.process_index() == 0:
-      left = self.folder / checkpoints.PREEMPTED
+      left = self.folder / saving.PREEMPTED
       if left.exists():
         shutil.rmtree(left)
       lineage.write_json(
@@ -332,7 +329,7 @@ class _Loop:
     self.checkpoints.close()
     if self.step == 0:
       return  # From the start it goes on just as well.
-    opened = checkpoints.preempted(self.folder)
+    opened = saving.preempted(self.folder)
     if opened.latest_step() != self.step:  # Or told again at once.
       opened.save(
         self.state,

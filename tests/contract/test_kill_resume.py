@@ -20,7 +20,7 @@ import numpy as np
 import planted_log
 import pytest
 
-from calrec_jax import checkpoints, telemetry
+from calrec_jax import checkpoints, saving, telemetry
 from calrec_jax.__main__ import main
 from calrec_jax.preemption import PREEMPTED_STATUS
 
@@ -206,7 +206,7 @@ def test_a_run_that_was_told_to_leave_ends_with_the_same_bits(runs, straight):
   joint = model_dir / "joint"
   only = "--stage=joint"
   printed = runs.tell_when(model_dir, lambda: last_step(joint) >= 3, only)
-  saved = checkpoints.newest(joint)
+  saved = saving.newest(joint)
   assert saved is not None
   step = checkpoints.step_of(saved)
   assert saved == joint / "preempted" / f"checkpoint_{step}"

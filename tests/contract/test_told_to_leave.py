@@ -14,7 +14,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from test_kill_resume import assert_same_checkpoint, rows_of
 
-from calrec_jax import checkpoints, stages, telemetry, validation
+from calrec_jax import checkpoints, saving, stages, telemetry, validation
 from calrec_jax.__main__ import main
 from calrec_jax.preemption import PREEMPTED_STATUS
 
@@ -116,7 +116,7 @@ def test_every_stop_leaves_the_run_as_it_was(
   for stop in stops:
     teller.at = stop
     assert train(tmp_path / "told") == PREEMPTED_STATUS, stop
-    newest = checkpoints.newest(told)
+    newest = saving.newest(told)
     step = checkpoints.step_of(newest) if newest else 0
     assert step == stop[1]
     assert "was told to leave" in capsys.readouterr().err
@@ -146,4 +146,4 @@ def assert_same(folder: pathlib.Path, expected: pathlib.Path):
   assert json.loads((folder / stages.HANDOVER).read_text()) == json.loads(
     (expected / stages.HANDOVER).read_text()
   )
-  assert not (folder / checkpoints.PREEMPTED).exists()
+  assert not (folder / saving.PREEMPTED).exists()

@@ -8,7 +8,7 @@ import numpy as np
 import planted_log
 import pytest
 
-from calrec_jax import checkpoints, item_models, telemetry
+from calrec_jax import checkpoints, item_models, saving, telemetry
 from calrec_jax.__main__ import main
 from calrec_jax.checkpoints import CheckpointError
 from calrec_jax.data.cache import TokenCache
@@ -117,7 +117,7 @@ def test_a_killed_run_stops_at_the_same_step_with_the_same_bits(
       raise Killed
     advance(log)
 
-  save = checkpoints.Checkpoints.save
+  save = saving.Checkpoints.save
 
   def save_whole(saved, *arguments, **settings):
     # A process that is killed has no thread that goes on saving.
@@ -126,7 +126,7 @@ def test_a_killed_run_stops_at_the_same_step_with_the_same_bits(
 
   with monkeypatch.context() as patch:
     patch.setattr(telemetry.StageLog, "advance", advance_or_die)
-    patch.setattr(checkpoints.Checkpoints, "save", save_whole)
+    patch.setattr(saving.Checkpoints, "save", save_whole)
     with pytest.raises(Killed):
       run("train", folder, *flags)
   killed = folder / "killed" / "train"

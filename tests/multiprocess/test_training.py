@@ -16,7 +16,7 @@ import numpy as np
 import planted_log
 import pytest
 
-from calrec_jax import checkpoints, stages, telemetry
+from calrec_jax import checkpoints, saving, stages, telemetry
 from calrec_jax.__main__ import main
 from calrec_jax.preemption import PREEMPTED_STATUS
 
@@ -150,7 +150,7 @@ def assert_same_run(model_dir, expected):
       for path in (folder, other)
     ]
     assert feeds[0] == feeds[1]
-    assert not (folder / checkpoints.PREEMPTED).exists()
+    assert not (folder / saving.PREEMPTED).exists()
 
 
 def at_step(folder, step):
@@ -187,8 +187,8 @@ def test_told_one_all_leave_after_the_same_step_and_go_on_in_another_number(
   job.wait(processes, at_step(joint, 3))
   processes[1].send_signal(signal.SIGTERM)
   job.end(processes, [PREEMPTED_STATUS] * 2, LEAVE_SECONDS)
-  saved = checkpoints.newest(joint)
-  assert saved.parent == joint / checkpoints.PREEMPTED
+  saved = saving.newest(joint)
+  assert saved.parent == joint / saving.PREEMPTED
   step = checkpoints.step_of(saved)
   for path in job.said:
     assert f"joint was told to leave, and has saved step {step}." in (

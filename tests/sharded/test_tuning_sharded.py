@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from calrec_jax import checkpoints, optimizers, partitioning, train_step
+from calrec_jax import optimizers, partitioning, saving, train_step
 from calrec_jax import state as states
 from calrec_jax.models import lora as loras
 from calrec_jax.models.decoder import Decoder, DecoderConfig
@@ -143,9 +143,7 @@ def test_a_step_on_a_mesh_equals_that_of_one_device(
   assert_same(measured, metrics)
   jax.tree.map(assert_lies, found, shardings)
   # Saved there, it comes back on another mesh, moments and all.
-  opened = checkpoints.Checkpoints(
-    tmp_path, checkpoints.CheckpointPolicy(best_metric="")
-  )
+  opened = saving.Checkpoints(tmp_path, saving.CheckpointPolicy(best_metric=""))
   opened.save(found, step=1, feed={}, lineage={}, vocabulary={}, metrics=None)
   opened.wait()
   shardings = shardings_of(case, partitioning.make_mesh(OTHER_MESH))

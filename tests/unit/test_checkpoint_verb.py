@@ -3,7 +3,7 @@
 import pytest
 from test_checkpoints import LINEAGE, make_state, policy
 
-from calrec_jax import checkpoints
+from calrec_jax import checkpoints, saving
 from calrec_jax.__main__ import main
 
 VERSIONS = {"jax": "0.10.2"}
@@ -13,7 +13,7 @@ VOCABULARY = {
 
 
 def save(folder, step, state, lineage):
-  opened = checkpoints.Checkpoints(folder, policy())
+  opened = saving.Checkpoints(folder, policy())
   opened.save(
     state,
     step=step,

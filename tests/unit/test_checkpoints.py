@@ -10,7 +10,7 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from calrec_jax import checkpoints, partitioning
+from calrec_jax import checkpoints, partitioning, saving
 from calrec_jax.partitioning import MeshShape
 from calrec_jax.state import TrainState
 
@@ -52,12 +52,12 @@ def on_mesh(tree, **axes):
 
 
 def policy(**settings):
-  return checkpoints.CheckpointPolicy(**{"period": 1, "keep": 2, **settings})
+  return saving.CheckpointPolicy(**{"period": 1, "keep": 2, **settings})
 
 
 def save_all(folder, metrics, **settings):
   """Saves a step for each of the metrics; returns the open folder."""
-  opened = checkpoints.Checkpoints(folder, policy(**settings))
+  opened = saving.Checkpoints(folder, policy(**settings))
   for step, value in metrics.items():
     opened.save(
       make_state(step),
@@ -121,7 +121,7 @@ def test_metadata_tells_shapes_and_arrays_read_back(saved):
 def test_a_state_comes_back_bit_for_bit_on_any_mesh(saved, axes):
   state = make_state(3)
   shardings = on_mesh(state, **axes)
-  opened = checkpoints.Checkpoints(saved.parent, policy())
+  opened = saving.Checkpoints(saved.parent, policy())
   restored, feed = opened.restore(3, state, shardings)
   opened.close()
   assert_equal(restored, state)
@@ -167,7 +167,7 @@ def test_a_state_of_another_shape_is_refused(saved):
   params = make_params()
   params["embed"]["embedding"] = jnp.zeros((32, 4))
   state = make_state(3, params)
-  opened = checkpoints.Checkpoints(saved.parent, policy())
+  opened = saving.Checkpoints(saved.parent, policy())
   with pytest.raises(checkpoints.CheckpointError) as caught:
     opened.restore(3, state, on_mesh(state))
   opened.close()
@@ -222,7 +222,7 @@ def test_what_stays_and_what_is_handed_over(
   assert opened.best_step() == best
   assert opened.latest_step() == kept[-1]
   opened.close()
-  again = checkpoints.Checkpoints(tmp_path, policy(**settings))
+  again = saving.Checkpoints(tmp_path, policy(**settings))
   assert again.best_step() == best  # Also for one who comes later.
   again.close()
 
@@ -245,7 +245,7 @@ def test_what_a_killed_save_left_is_ignored_and_removed(tmp_path, saved):
   shutil.copytree(folder / "checkpoint_3", left)
   shutil.rmtree(left / "feed")
   assert checkpoints.find(folder).name == "checkpoint_3"
-  opened = checkpoints.Checkpoints(folder, policy())
+  opened = saving.Checkpoints(folder, policy())
   assert opened.latest_step() == 3
   # The step is saved again as if nothing had been.
   opened.save(
@@ -266,7 +266,7 @@ def test_an_old_checkpoint_that_a_kill_left_half_deleted_does_no_harm(
 ):
   save_all(tmp_path, {1: 0.9, 2: 0.5, 3: 0.4}, keep=3).close()
   shutil.rmtree(tmp_path / "checkpoint_2" / gone)
-  opened = checkpoints.Checkpoints(tmp_path, policy(keep=1))
+  opened = saving.Checkpoints(tmp_path, policy(keep=1))
   assert opened.latest_step() == 3
   assert opened.best_step() == 1
   opened.save(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from calrec_jax.checkpoints import CheckpointPolicy
 from calrec_jax.early_stopping import EarlyStopping
+from calrec_jax.saving import CheckpointPolicy
 
 VALUES = [0.1, 0.3, 0.2, 0.3, 0.4, 0.1, 0.2, 0.3, 0.9]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from calrec_jax import checkpoints, handover, partitioning
+from calrec_jax import checkpoints, handover, partitioning, saving
 from calrec_jax.models import lora as loras
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.lora import Lora
@@ -54,9 +54,7 @@ def drawn(lora, seed=0):
 def save(folder, lora, params):
   """A checkpoint as a stage writes it."""
   record = dataclasses.asdict(config(lora))
-  opened = checkpoints.Checkpoints(
-    folder, checkpoints.CheckpointPolicy(best_metric="")
-  )
+  opened = saving.Checkpoints(folder, saving.CheckpointPolicy(best_metric=""))
   opened.save(
     TrainState(jnp.zeros((), jnp.int32), params, {}, jnp.zeros(2, jnp.uint32)),
     step=1,

@@ -14,6 +14,7 @@ from calrec_jax import (
   checkpoints,
   optimizers,
   partitioning,
+  saving,
   state,
   train_step,
 )
@@ -153,9 +154,7 @@ def test_in_bfloat16_the_dtype_they_are_stored_in_changes_no_bit():
 def test_a_saved_state_goes_on_to_the_same_bits(tmp_path):
   step = step_of(STORED)
   middle, _ = step(created(STORED), batch())
-  opened = checkpoints.Checkpoints(
-    tmp_path, checkpoints.CheckpointPolicy(best_metric="")
-  )
+  opened = saving.Checkpoints(tmp_path, saving.CheckpointPolicy(best_metric=""))
   opened.save(middle, step=1, feed={}, lineage={}, vocabulary={}, metrics=None)
   opened.wait()
   shardings = jax.tree.map(lambda leaf: leaf.sharding, middle)
