@@ -54,15 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   arguments = config.parse_arguments(parser, argv)
   configuration = arguments.configuration
   configuration.apply()
-  chain = stages.names()
-  if arguments.stage is not None and arguments.stage not in chain:
-    parser.error(
-      f"--stage={arguments.stage}: the recipe chains {', '.join(chain)}."
-      f"{config.nearest(arguments.stage, chain)}"
-    )
   records: list[dict[str, Any]] = []
   output = arguments.output
-  for name in [arguments.stage] if arguments.stage else chain:
+  for name in stages.chosen(arguments.stage):
     with configuration.stage(name), config.explained():
       if arguments.dry_run:
         print(f"# Stage {name}\n{config.text()}")

@@ -112,10 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   share = Share.parse(arguments.shard) if arguments.shard else None
   configuration = arguments.configuration
   configuration.apply()
-  chain = stages.names()
-  name = arguments.stage or chain[-1]
-  if name not in chain:
-    parser.error(f"--stage={name}: the recipe chains {', '.join(chain)}.")
+  name = stages.chosen(arguments.stage)[-1]
   with configuration.stage(name), config.explained():
     if arguments.dry_run:
       print(config.text())
@@ -123,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = shlex.join(["calrec", "eval", *configuration.arguments()])
     recipe = ", ".join(configuration.files)
     described = {"command": command, "recipe": recipe}
-    run_evaluation(name, chain, described, share)
+    run_evaluation(name, stages.names(), described, share)
   return 0
 
 

@@ -78,13 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   arguments = _parse(argv)
   configuration = arguments.configuration
   configuration.apply()
-  chain = stages.names()
-  name = arguments.stage or chain[-1]
-  if name not in chain:
-    raise ValueError(
-      f"--stage={name}: the recipe chains {', '.join(chain)}."
-      f"{config.nearest(name, chain)}"
-    )
+  name = stages.chosen(arguments.stage)[-1]
   with configuration.stage(name), config.explained():
     if arguments.dry_run:
       print(config.text())

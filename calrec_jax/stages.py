@@ -139,6 +139,23 @@ def names() -> tuple[str, ...]:
   return tuple(config.macro("STAGES", ())) or (SINGLE_STAGE,)
 
 
+def chosen(wanted: str | None) -> tuple[str, ...]:
+  """The stages that `--stage` means; without it the whole chain.
+
+  Raises:
+    ConfigurationError: where the recipe chains no such stage.
+  """
+  chain = names()
+  if wanted is None:
+    return chain
+  if wanted not in chain:
+    raise config.ConfigurationError(
+      f"--stage={wanted}: the recipe chains {', '.join(chain)}."
+      f"{config.nearest(wanted, chain)}"
+    )
+  return (wanted,)
+
+
 def refuse_shared_start(chain: tuple[str, ...]) -> None:
   """Refuses an INITIAL_CHECKPOINT_PATH from which every stage would start.
 

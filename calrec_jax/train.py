@@ -51,14 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   configuration = arguments.configuration
   configuration.apply()
   chain = stages.names()
-  if arguments.stage is not None and arguments.stage not in chain:
-    parser.error(
-      f"--stage={arguments.stage}: the recipe chains {', '.join(chain)}."
-      f"{config.nearest(arguments.stage, chain)}"
-    )
   if arguments.stage is None:
     stages.refuse_shared_start(chain)
-  names = [arguments.stage] if arguments.stage else chain
+  names = stages.chosen(arguments.stage)
   with distributed.failures_explained(), preemption.watch() as notice:
     try:
       for name in names:

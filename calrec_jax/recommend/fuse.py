@@ -161,7 +161,7 @@ def mean_ranks(ranking: Ranking, user: int) -> tuple[np.ndarray, np.ndarray]:
   Returns:
     int32 rows and float64 ranks.
   """
-  items, scores = _whole_ties(ranking, user)
+  items, scores, _ = _whole_ties(ranking, user)
   _, group, sizes = np.unique(-scores, return_inverse=True, return_counts=True)
   greater = np.cumsum(sizes) - sizes
   return items, (greater + (sizes + 1) / 2)[group]
@@ -176,22 +176,27 @@ def scaled_scores(ranking: Ranking, user: int) -> tuple[np.ndarray, np.ndarray]:
   Returns:
     int32 rows and float64 scores.
   """
-  items, scores = _whole_ties(ranking, user)
+  items, scores, end = _whole_ties(ranking, user)
   if not len(items):
     return items, np.zeros(0)
   scores = scores.astype(np.float64)
-  end = float(ranking.scores[user][ranking.items[user] >= 0][-1])
   reach = scores[0] - end
   if reach == 0:
     return items, np.ones(len(items))
   return items, (scores - end) / reach
 
 
-def _whole_ties(ranking: Ranking, user: int) -> tuple[np.ndarray, np.ndarray]:
-  """Items and scores of a list without a tie that its end cuts through."""
+def _whole_ties(
+  ranking: Ranking, user: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+  """Items and scores of a list without a tie that its end cuts through.
+
+  The last score is that of the list's end, whether its items are in or not.
+  """
   real = ranking.items[user] >= 0
   items, scores = ranking.items[user][real], ranking.scores[user][real]
+  end = float(scores[-1]) if len(scores) else 0.0
   if len(items) and ranking.tail_ties[user]:
-    inside = scores > scores[-1]
+    inside = scores > end
     items, scores = items[inside], scores[inside]
-  return items, scores
+  return items, scores, end
