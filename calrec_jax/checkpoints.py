@@ -113,7 +113,7 @@ def restore_params(
     CheckpointError: with every missing, further and differing array.
   """
   arguments = restore_arguments(
-    checkpoint, {"target": abstract}, {"target": shardings}
+    checkpoint, {"target": abstract}, {"target": shardings}, partial=True
   )
   with ocp.PyTreeCheckpointer() as checkpointer:
     restored = checkpointer.restore(checkpoint / "state", args=arguments)
@@ -124,13 +124,16 @@ def restore_arguments(
   checkpoint: pathlib.Path,
   abstract: dict[str, Any],
   shardings: dict[str, Any],
+  *,
+  partial: bool = False,
 ) -> ocp.args.PyTreeRestore:
-  """How Orbax is to read parts of a state straight onto their devices.
+  """How Orbax is to read a state, or parts of it, straight onto its devices.
 
   Args:
     checkpoint: a `checkpoint_<step>` folder.
     abstract: unboxed shapes and dtypes by part of the state, as `target`.
     shardings: where each leaf goes; any mesh will do.
+    partial: whether the checkpoint may hold other parts, which are not read.
 
   Raises:
     CheckpointError: with every missing, further and differing array.
@@ -146,7 +149,7 @@ def restore_arguments(
   return ocp.args.PyTreeRestore(
     wanted,
     restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
-    partial_restore=True,
+    partial_restore=partial,
   )
 
 
