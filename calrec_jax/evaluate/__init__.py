@@ -9,6 +9,7 @@ over a split and `sharded` does it with many processes, `results` writes
 
 from calrec_jax.evaluate.compare import (
   RunSide,
+  average_runs,
   compare_runs,
   format_comparison,
   write_comparison,
@@ -31,6 +32,7 @@ __all__ = [
   "RunSide",
   "ShardedEvaluation",
   "Share",
+  "average_runs",
   "compare_runs",
   "evaluate",
   "format_comparison",

@@ -84,10 +84,7 @@ def compare_runs(a: RunSide, b: RunSide) -> dict[str, Any]:
     raise ValueError(
       f"{', '.join(run.folder for run in runs)} have no metric in common."
     )
-  intervals = first.results.protocol["intervals"]
-  bootstrap = Bootstrap(
-    **{key: intervals[key] for key in ("confidence", "resamples", "seed")}
-  )
+  bootstrap = _bootstrap(first.results)
   pairs = []
   for pair in _pairs(a, b, sides):
     # Of each side float64[R, U, M].
@@ -113,6 +110,40 @@ def compare_runs(a: RunSide, b: RunSide) -> dict[str, Any]:
     },
     "pairs": pairs,
   }
+
+
+def average_runs(side: RunSide) -> dict[str, dict[str, Any]]:
+  """What runs of several seeds have on average.
+
+  Args:
+    side: the runs, and the recommender that is meant.
+
+  Returns:
+    By metric: the mean over runs and users with its interval over users
+    (`value`, `low`, `high`), and `runs`, the mean of each.
+
+  Raises:
+    ValueError: if the runs were not measured alike, or lack the recommender.
+  """
+  [(name, _)] = _pairs(side, side, [runs := _read(side)] * 2)
+  first = runs[0]
+  for run in runs[1:]:
+    _refuse_other_rules(first, run)
+  metric_names = tuple(first.results.protocol["metrics"])
+  values = np.stack(
+    [
+      _values(run.results, name, metric_names)[_users_of_second(first, run)]
+      for run in runs
+    ]
+  )
+  entries = named(
+    metric_names, _bootstrap(first.results).means(values.mean(axis=0))
+  )
+  for entry, column in zip(
+    entries.values(), np.moveaxis(values, -1, 0), strict=True
+  ):
+    entry["runs"] = [float(run) for run in column.mean(axis=1)]
+  return entries
 
 
 def write_comparison(
@@ -181,6 +212,14 @@ def format_comparison(comparison: dict[str, Any]) -> str:
 class _Run(NamedTuple):
   folder: str
   results: Results
+
+
+def _bootstrap(results: Results) -> Bootstrap:
+  """The one that a run's own intervals are from."""
+  intervals = results.protocol["intervals"]
+  return Bootstrap(
+    **{key: intervals[key] for key in ("confidence", "resamples", "seed")}
+  )
 
 
 def _folders(text: str) -> tuple[pathlib.Path, ...] | None:

@@ -11,6 +11,7 @@ from calrec_jax.evaluate import (
   Bootstrap,
   Protocol,
   RunSide,
+  average_runs,
   compare_runs,
   evaluate,
   metrics,
@@ -110,6 +111,11 @@ def test_of_several_runs_the_means_are_compared(two, tmp_path, capsys):
   printed = capsys.readouterr().out
   assert "runs of A" in printed
   assert "runs of B" not in printed
+  average = average_runs(RunSide.parse(f"{both}:near"))["recall@10"]
+  interval = Bootstrap(resamples=200).means(values.mean(axis=0))[place]
+  assert (average["low"], average["high"]) == (interval.low, interval.high)
+  assert average["value"] == pytest.approx(entry["a"], abs=FLOAT)
+  assert average["runs"] == entry["a_runs"]
   low, high = (f"{value:.4f}"[1:] for value in sorted(entry["a_runs"]))
   assert f"{low}-{high}" in printed
   with pytest.raises(ValueError, match="stands there twice"):

@@ -1,0 +1,332 @@
+"""The table of the small domains of Amazon's reviews, from one command.
+
+    python -m benchmarks.amazon_table --root=FOLDER --output=runs/amazon_table
+
+FOLDER holds amazon2014_office, amazon2018_scientific and amazon2014_beauty
+(gin/data/folders.gin). For every seed stage one is trained once, then for every
+target stage two, SASRec with sampled and with full softmax, and all of them are
+evaluated on all test users beside rules and fused with one another. Runs that
+are done are not done again (`study`); --dry_run shows their commands. Flags
+--gin.NAME=VALUE go to all runs.
+
+The output gets a folder for every run and `table.md`: the recommenders of each
+target with intervals over users, their differences user by user, and what every
+run took. On one core of a server that is some four hours for one seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from benchmarks.study import Run, Study, StudyError, describe
+from calrec_jax.evaluate import (
+  RunSide,
+  average_runs,
+  compare_runs,
+  read_results,
+  table,
+)
+from calrec_jax.evaluate.results import write_atomically
+
+TARGETS = ("amazon2014_office", "amazon2018_scientific", "amazon2014_beauty")
+_RANKING = "recipes/amazon_small_ranking.gin"
+_SASREC = "recipes/amazon_small_sasrec.gin"
+_RULES = ("bm25_last_item", "bm25_history", "popularity", "last_item")
+# Four times the users of the others: their validation is no longer cheap.
+_SASREC_OF_TARGET = {
+  "amazon2014_beauty": (
+    "--gin.Validation.period=500",
+    "--gin.Validation.patience=5",
+  )
+}
+_SHOWN = ("recall@1", "recall@5", "recall@10", "ndcg@10", "mrr")
+_COMPARED = ("recall@1", "recall@10", "ndcg@10")
+
+
+class Shown(NamedTuple):
+  """A row of the table.
+
+  Attributes:
+    label: for people.
+    evaluation: the kind of evaluation that measured it.
+    recommender: its name there.
+  """
+
+  label: str
+  evaluation: str
+  recommender: str
+
+
+ROWS = (
+  Shown("**dense, SASRec and BM25 on the last item, fused**", "all", "fused"),
+  Shown("**dense and SASRec, fused**", "vectors", "fused"),
+  Shown("SASRec and BM25 on the last item, fused", "words", "fused"),
+  Shown("SASRec, full softmax", "full", "sasrec"),
+  Shown("SASRec, 512 corrected negatives", "all", "sasrec"),
+  Shown("**small CALRec, dense**", "all", "dense"),
+  Shown("BM25 on the last item", "all", "bm25_last_item"),
+  Shown("BM25 on the history", "all", "bm25_history"),
+  Shown("popularity", "all", "popularity"),
+  Shown("last item", "all", "last_item"),
+)
+_FUSED, _VECTORS, _WORDS, _FULL, _SAMPLED, _DENSE, _BM25, *_ = ROWS
+_PAIRS = (
+  (_FUSED, _SAMPLED),
+  (_FUSED, _FULL),
+  (_FUSED, _WORDS),
+  (_VECTORS, _SAMPLED),
+  (_DENSE, _SAMPLED),
+  (_DENSE, _BM25),
+)
+# What the evaluations of a target and a seed measure, and by which SASRec.
+_EVALUATIONS = {
+  "all": ("sasrec", ("fused", "sasrec", "dense", *_RULES), ()),
+  "vectors": (
+    "sasrec",
+    ("fused",),
+    ('Fusion.members=("dense", "sasrec")', "Fusion.weights=()"),
+  ),
+  "words": (
+    "sasrec",
+    ("fused",),
+    ('Fusion.members=("sasrec", "bm25_last_item")', "Fusion.weights=(1, 0.5)"),
+  ),
+  "full": ("sasrec_full", ("sasrec",), ()),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Makes the table, or goes on with it."""
+  arguments = _parse(argv)
+  folder = pathlib.Path(arguments.output).expanduser().absolute()
+  root = pathlib.Path(arguments.root).expanduser().absolute()
+  runs = list(
+    plan(folder, root, arguments.seeds, arguments.targets, arguments.flags)
+  )
+  if arguments.dry_run:
+    print("\n".join(run.command() for run in runs))
+    return 0
+  study = Study(folder, runs, arguments.workers)
+  # As a Ctrl-C: the runs are told to save.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+  try:
+    done = study.work()
+  except StudyError as error:
+    print(f"amazon_table: {error}", file=sys.stderr)
+    return 1
+  parts = [
+    *(of_target(folder, at, arguments.seeds) for at in arguments.targets),
+    f"## Runs\n\n{describe(done)}",
+  ]
+  text = "\n\n".join(parts)
+  write_atomically(
+    folder / "table.md",
+    lambda path: pathlib.Path(path).write_text(text + "\n", "utf-8"),
+  )
+  print(f"\n{text}\n\ntable: {folder / 'table.md'}")
+  return 0
+
+
+def plan(
+  folder: pathlib.Path,
+  root: pathlib.Path,
+  seeds: Sequence[int],
+  targets: Sequence[str],
+  flags: Sequence[str] = (),
+) -> Iterator[Run]:
+  """Every run, behind those it needs.
+
+  Args:
+    folder: of the study.
+    root: of the domains.
+    seeds: of weights and the order of the data.
+    targets: names of domains.
+    flags: further ones for all runs.
+  """
+  for seed in seeds:
+    common = (
+      f"--gin.ROOT={_string(root)}",
+      f"--gin.RANDOM_SEED={seed}",
+      *flags,
+    )
+    joint = f"joint_{seed}"
+    yield Run(
+      joint,
+      (
+        "train",
+        f"--gin_file={_RANKING}",
+        "--stage=joint",
+        f"--gin.MODEL_DIR={_string(folder / joint / 'model')}",
+        *common,
+      ),
+    )
+    for target in targets:
+      yield from _of_target(folder, target, seed, common)
+
+
+def _of_target(
+  folder: pathlib.Path, target: str, seed: int, common: Sequence[str]
+) -> Iterator[Run]:
+  """What is trained and evaluated for one target and seed."""
+
+  def place(kind: str) -> str:
+    return f"{target}_{kind}_{seed}"
+
+  def model(kind: str) -> pathlib.Path:
+    return folder / place(kind) / "model"
+
+  stage_two = (
+    f"--gin_file={_RANKING}",
+    "--stage=target",
+    f"--gin.target/MIXTURE_OR_TASK_NAME={_string(target)}",
+    f"--gin.MODEL_DIR={_string(model('dense'))}",
+    *common,
+  )
+  joint = folder / f"joint_{seed}" / "model" / "joint"
+  yield Run(
+    place("dense"),
+    (
+      "train",
+      *stage_two,
+      f"--gin.target/INITIAL_CHECKPOINT_PATH={_string(joint)}",
+    ),
+    (f"joint_{seed}",),
+  )
+  for kind, negatives in (("sasrec", ()), ("sasrec_full", (None,))):
+    yield Run(
+      place(kind),
+      (
+        "train",
+        f"--gin_file={_SASREC}",
+        f"--gin.MIXTURE_OR_TASK_NAME={_string(target)}",
+        f"--gin.MODEL_DIR={_string(model(kind))}",
+        *(f"--gin.NEGATIVES={number}" for number in negatives),
+        *_SASREC_OF_TARGET.get(target, ()),
+        *common,
+      ),
+    )
+  for kind, (sasrec, recommenders, fusion) in _EVALUATIONS.items():
+    yield Run(
+      place(f"eval_{kind}"),
+      (
+        "eval",
+        *stage_two,
+        f"--gin.EVAL_OUTPUT_DIR={_string(folder / place(f'eval_{kind}'))}",
+        f"--gin.Evaluation.recommenders={_strings(recommenders)}",
+        f"--gin.trained_sasrec.checkpoint={_string(model(sasrec) / 'train')}",
+        *(f"--gin.{binding}" for binding in fusion),
+      ),
+      (place("dense"), place(sasrec)),
+    )
+
+
+def of_target(folder: pathlib.Path, target: str, seeds: Sequence[int]) -> str:
+  """The tables of one target, as Markdown.
+
+  Args:
+    folder: of the study, whose runs are done.
+    target: name of the domain.
+    seeds: that were run.
+  """
+
+  def side(row: Shown) -> RunSide:
+    name = f"{target}_eval_{row.evaluation}"
+    return RunSide(
+      tuple(folder / f"{name}_{seed}" / target for seed in seeds),
+      row.recommender,
+    )
+
+  first = read_results(side(ROWS[0]).folders[0])
+  card = first.data
+  hashes = {**card["inputs"], "test": card["outputs"]["test"]}
+  labels = [table.metric_label(name) for name in _SHOWN]
+  lines = [
+    f"## {target}",
+    "",
+    f"{first.protocol['users']:,} users, {first.protocol['items']:,} items, "
+    f"candidates: {table.RULE_TEXTS[first.protocol['candidates']]}; seeds "
+    f"{', '.join(map(str, seeds))}; sha256 "
+    + ", ".join(f"{name} {value[:12]}" for name, value in hashes.items()),
+    "",
+    f"| | {' | '.join(labels)} | NDCG@10 of the runs |",
+    "|---" * (len(labels) + 2) + "|",
+  ]
+  for row in ROWS:
+    entries = average_runs(side(row))
+    cells = [table.interval(entries[name]) for name in _SHOWN]
+    spread = [table.number(run) for run in sorted(entries["ndcg@10"]["runs"])]
+    # Rules know no seeds.
+    cells.append(f"{spread[0]}–{spread[-1]}" if spread[0] < spread[-1] else "")
+    lines.append(f"| {row.label} | {' | '.join(cells)} |")
+  lines += [
+    "",
+    "| difference, user by user | "
+    f"{' | '.join(map(table.metric_label, _COMPARED))} |",
+    "|---" * (len(_COMPARED) + 1) + "|",
+  ]
+  for one, other in _PAIRS:
+    [pair] = compare_runs(side(one), side(other))["pairs"]
+    cells = [_difference(pair["metrics"][name]) for name in _COMPARED]
+    label = f"{one.label} against {other.label}".replace("**", "")
+    lines.append(f"| {label} | {' | '.join(cells)} |")
+  return "\n".join(lines)
+
+
+def _string(value: object) -> str:
+  """As gin reads it, and as a shell leaves it between single quotes."""
+  return f'"{value}"'
+
+
+def _strings(values: Sequence[str]) -> str:
+  return f"({' '.join(f'{_string(value)},' for value in values)})"
+
+
+def _difference(entry: dict[str, Any]) -> str:
+  """`+.0115 [+.0080, +.0152], +18%`."""
+  share = f", {entry['value'] / entry['b']:+.0%}" if entry["b"] else ""
+  return f"{table.interval(entry, signed=True)}{share}"
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog="python -m benchmarks.amazon_table",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("--root", required=True, help="folder of the domains")
+  parser.add_argument("--output", required=True, help="folder of the runs")
+  parser.add_argument(
+    "--seeds",
+    type=lambda text: [int(part) for part in text.split(",")],
+    default=[0, 1, 2],
+    help="joined by commas (default: 0,1,2)",
+  )
+  parser.add_argument(
+    "--targets",
+    type=lambda text: text.split(","),
+    default=list(TARGETS),
+    help="domains, joined by commas (default: all three)",
+  )
+  parser.add_argument(
+    "--workers", type=int, help="runs at once (default: one for every core)"
+  )
+  parser.add_argument(
+    "--dry_run", action="store_true", help="show the commands of the runs"
+  )
+  arguments, arguments.flags = parser.parse_known_args(argv)
+  for flag in arguments.flags:
+    if not flag.startswith("--gin."):
+      parser.error(f"unknown argument {flag}")
+  for target in arguments.targets:
+    if target not in TARGETS:
+      parser.error(f"--targets: {target!r} is none of {', '.join(TARGETS)}")
+  return arguments
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,118 @@
+"""The table of the small domains: its runs are commands, its numbers theirs."""
+
+import pathlib
+
+import evaluation_toys as toys
+import pytest
+
+from benchmarks import amazon_table
+from benchmarks.study import Study
+from calrec_jax.__main__ import main as calrec
+from calrec_jax.evaluate import Bootstrap, Protocol, evaluate, write_results
+
+ITEMS = toys.catalogue()
+TARGET = "amazon2014_office"
+
+
+def planned(folder, **changes):
+  settings = {"seeds": [0, 1], "targets": amazon_table.TARGETS} | changes
+  return list(amazon_table.plan(folder, pathlib.Path("/logs"), **settings))
+
+
+def test_stage_one_is_trained_once_a_seed(tmp_path):
+  runs = planned(tmp_path)
+  Study(tmp_path, runs, workers=1)  # Refuses runs before their needs.
+  names = [run.name for run in runs]
+  assert len(names) == 2 * (1 + 3 * 7)
+  assert [name for name in names if name.startswith("joint")] == [
+    "joint_0",
+    "joint_1",
+  ]
+
+
+def test_every_run_is_a_command_that_gin_reads(tmp_path, capsys):
+  for run in planned(tmp_path, seeds=[7], targets=[TARGET]):
+    assert calrec([*run.arguments, "--dry_run"]) == 0
+    resolved = capsys.readouterr().out
+    assert "7" in resolved
+    assert "/logs" in resolved
+
+
+def test_flags_go_to_every_run(tmp_path, capsys):
+  argv = ["--root=logs", f"--output={tmp_path}", "--seeds=3", "--dry_run"]
+  assert amazon_table.main([*argv, "--gin.DecoderConfig.layers=1"]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 22
+  assert all("--gin.DecoderConfig.layers=1" in line for line in lines)
+  for wrong in ("--layers=1", "--targets=shop"):
+    with pytest.raises(SystemExit):
+      amazon_table.main([*argv, wrong])
+    assert wrong.split("=")[1] in capsys.readouterr().err
+
+
+def _named(scorer, name):
+  scorer.name = name
+  return scorer
+
+
+def _write(folder, scorers):
+  card = {
+    "name": TARGET,
+    "inputs": {"interactions.csv.gz": "ab" * 32},
+    "outputs": {"train": "cd" * 32, "test": "ef" * 32},
+  }
+  results = evaluate(
+    [_named(scorer, name) for name, scorer in scorers.items()],
+    toys.histories(seed=3),
+    ITEMS,
+    protocol=Protocol(
+      bootstrap=Bootstrap(resamples=50), reference=next(iter(scorers))
+    ),
+    data=card,
+    progress=False,
+  )
+  write_results(folder, results)
+  return results
+
+
+def test_the_tables_are_those_of_the_runs(tmp_path):
+  """One better and one worse seed of a recommender; rules know no seed."""
+  rules = ("dense", "bm25_last_item", "bm25_history", "popularity", "last_item")
+  expected = []
+  for seed in (0, 1):
+    near = toys.by_distance(ITEMS) if seed else toys.Nearby(ITEMS)
+    scorers = {
+      "fused": near,
+      "sasrec": toys.Nearby(ITEMS),
+      **{name: toys.popularity(ITEMS) for name in rules},
+    }
+    for kind in ("all", "vectors", "words", "full"):
+      names = {"all": scorers, "full": ("sasrec",)}.get(kind, ("fused",))
+      written = _write(
+        tmp_path / f"{TARGET}_eval_{kind}_{seed}" / TARGET,
+        {name: scorers[name] for name in names},
+      )
+      if kind == "all":
+        expected.append(
+          written.recommenders["fused"]["metrics"]["ndcg@10"]["value"]
+        )
+  text = amazon_table.of_target(tmp_path, TARGET, [0, 1])
+  rows = {
+    line.split("|")[1].strip(): line.split("|")
+    for line in text.splitlines()
+    if line.startswith("|")
+  }
+  assert "30 users, 40 items" in text
+  assert "interactions.csv.gz abababababab" in text
+  assert "test efefefefefef" in text
+  first = rows[amazon_table.ROWS[0].label]
+  mean = f"{sum(expected) / 2:.4f}"[1:]
+  assert first[5].strip().startswith(f"{mean} [")
+  low, high = (f"{value:.4f}"[1:] for value in sorted(expected))
+  assert first[7].strip() == f"{low}–{high}"
+  assert rows["popularity"][7].strip() == ""
+  assert rows["SASRec, 512 corrected negatives"][7].strip() == ""
+  same = rows[
+    "small CALRec, dense against BM25 on the last item"
+  ]  # Both are the same toy.
+  assert same[2].strip().startswith("+.0000 [+.0000, +.0000]")
