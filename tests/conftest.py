@@ -24,8 +24,13 @@ _hook = install_import_hook(
 )
 
 import gin  # noqa: E402
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+# A busy machine is slow, not wrong.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -36,6 +41,14 @@ def pytest_addoption(parser):
     action="store_true",
     help="write the files of tests/golden anew instead of comparing",
   )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _programs_are_compiled_once(tmp_path_factory):
+  """A folder for each process: JAX does not write its entries atomically."""
+  folder = tmp_path_factory.mktemp("compiled")
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 @pytest.fixture(scope="module", autouse=True)

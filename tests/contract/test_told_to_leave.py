@@ -8,10 +8,8 @@ import os
 import pathlib
 import signal
 
-import jax
 import planted_log
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from test_kill_resume import assert_same_checkpoint, rows_of
 
 from calrec_jax import checkpoints, saving, stages, telemetry, validation
@@ -34,22 +32,6 @@ _TOLD = (
   ("validation", 0), ("step", 1), ("step", 3), ("validation", 3),
   ("validation", 4), ("step", 8), ("validation", 8), ("step", 10),
 )  # fmt: skip
-
-
-@pytest.fixture
-def _compiled_once(tmp_path):
-  names = (
-    "jax_compilation_cache_dir",
-    "jax_persistent_cache_min_compile_time_secs",
-  )
-  before = {name: getattr(jax.config, name) for name in names}
-  for name, value in zip(names, (str(tmp_path / "compiled"), 0), strict=True):
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
 
 
 class Teller:
@@ -95,7 +77,6 @@ class Teller:
   ],
   ids=["to the last step", "early stopping"],
 )
-@pytest.mark.usefixtures("_compiled_once")
 def test_every_stop_leaves_the_run_as_it_was(
   tmp_path, monkeypatch, capsys, patience
 ):

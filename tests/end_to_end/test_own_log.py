@@ -6,11 +6,9 @@ Who bought an item of a group buys the next one of its ring; see
 
 import json
 
-import jax
 import planted_log
 import pyarrow.parquet as pq
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from calrec_jax import checkpoints, telemetry
 from calrec_jax.__main__ import main
@@ -20,20 +18,6 @@ USERS, ITEMS = 60, 48
 MARGIN = 0.15
 INTERVAL = {"value", "low", "high"}
 COLUMNS = ["user_id", "recommender", "rank", "item_id", "score", "text"]
-
-
-@pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory):
-  """The evaluation finds what training compiled."""
-  before = jax.config.jax_compilation_cache_dir
-  jax.config.update(
-    "jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled"))
-  )
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-  compilation_cache.reset_cache()
-  yield
-  jax.config.update("jax_compilation_cache_dir", before)
-  compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +31,7 @@ def flags(folder):
 
 
 @pytest.fixture(scope="module")
-def trained(folder, flags, compiled_once):
+def trained(folder, flags):
   assert main(["train", *flags]) == 0
   return folder / "model"
 
