@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.study import Run, Study, StudyError, describe
+from calrec_jax import atomic
 from calrec_jax.evaluate import (
   RunSide,
   average_runs,
@@ -31,7 +32,6 @@ from calrec_jax.evaluate import (
   read_results,
   table,
 )
-from calrec_jax.evaluate.results import write_atomically
 
 TARGETS = ("amazon2014_office", "amazon2018_scientific", "amazon2014_beauty")
 _RANKING = "recipes/amazon_small_ranking.gin"
@@ -124,10 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     f"## Runs\n\n{describe(done)}",
   ]
   text = "\n\n".join(parts)
-  write_atomically(
-    folder / "table.md",
-    lambda path: pathlib.Path(path).write_text(text + "\n", "utf-8"),
-  )
+  atomic.write_text(folder / "table.md", text + "\n")
   print(f"\n{text}\n\ntable: {folder / 'table.md'}")
   return 0
 

@@ -16,6 +16,7 @@ import tqdm
 
 from calrec_jax import (
   answer_files,
+  atomic,
   config,
   distributed,
   partitioning,
@@ -33,7 +34,6 @@ from calrec_jax.evaluate.job import (
   answers_of,
   code_digest,
 )
-from calrec_jax.evaluate.results import write_atomically
 from calrec_jax.history_files import Request, read_histories
 from calrec_jax.recommend.protocol import RULES, Recommender
 from calrec_jax.stages import Stage
@@ -277,9 +277,8 @@ def _write_all(
     )
     return
   files = [parts.path(block) for block in range(len(blocks))]
-  write_atomically(
-    path, lambda whole: answer_files.joiner_of(path)(files, whole)
-  )
+  with atomic.replacing(path) as whole:
+    answer_files.joiner_of(path)(files, str(whole))
   print(f"{len(requests):,} users answered: {path}")
   if share.count == 1:
     shutil.rmtree(folder)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
 import shutil
@@ -18,6 +17,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
+
+from calrec_jax import atomic
 
 SCHEMA = 1
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -112,22 +113,13 @@ def copy_files(files: Iterable[str], folder: pathlib.Path) -> None:
   """Copies small files into a folder, each atomically."""
   folder.mkdir(parents=True, exist_ok=True)
   for file in map(pathlib.Path, files):
-    temporary = folder / f".{file.name}.{os.getpid()}.tmp"
-    shutil.copyfile(file, temporary)
-    os.replace(temporary, folder / file.name)
+    with atomic.replacing(folder / file.name) as part:
+      shutil.copyfile(file, part)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes a JSON file atomically."""
-  write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a text file atomically."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  temporary.write_text(text, encoding="utf-8")
-  os.replace(temporary, path)
+  atomic.write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -7,7 +7,6 @@ time, so opening the writers drops the rows beyond the step it goes on from.
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import re
 import socket
@@ -16,6 +15,8 @@ from collections.abc import Mapping
 
 import jax
 import tqdm
+
+from calrec_jax import atomic
 
 # Dense bfloat16 matrix FLOP/s of one device as its maker states it, by the
 # device kind that JAX prints. Sources: cloud.google.com/tpu/docs (system
@@ -113,9 +114,7 @@ class MetricsLog:
     # From its start a stage writes everything anew, the row of step 0 too.
     last = step if closed else step - 1
     rows = [row for row in read_rows(path) if step and row["step"] <= last]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(temporary, path)
+    atomic.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     self._file = path.open("a")
 
   def write(self, step: int, split: str, values: Mapping[str, float]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from calrec_jax import (
+  atomic,
   checkpoints,
   compilation,
   config,
@@ -367,8 +368,8 @@ class _Loop:
       self.feed.caches[0].vocabulary().files, self.folder / "vocabulary"
     )
     lineage.write_json(self.folder / "lineage.json", self.record)
-    lineage.write_text(self.folder / "config.gin", config.text())
-    lineage.write_text(self.folder / "model-info.txt", self.table + "\n")
+    atomic.write_text(self.folder / "config.gin", config.text())
+    atomic.write_text(self.folder / "model-info.txt", self.table + "\n")
 
   def _introduce(self, origin: str) -> None:
     stats = self.feed.stats

@@ -27,6 +27,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from calrec_jax import atomic
 from calrec_jax.data import progress
 
 ATTEMPTS = 5  # In a row without a byte; with one, counting begins again.
@@ -306,6 +307,4 @@ def _reason(error: BaseException) -> str:
 
 
 def _write_json(path: pathlib.Path, value: Any) -> None:
-  temporary = path.with_name(f"{path.name}.tmp")
-  temporary.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
-  os.replace(temporary, path)
+  atomic.write_text(path, json.dumps(value, indent=2) + "\n")

@@ -11,13 +11,13 @@ import hashlib
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gin
 import numpy as np
 
+from calrec_jax import atomic
 from calrec_jax.data import domain as domain_lib
 from calrec_jax.data import (
   gguf_vocabulary,
@@ -285,12 +285,5 @@ def _sha256(path: pathlib.Path) -> str:
     sha256 = hashlib.file_digest(file, "sha256").hexdigest()
   if record is not None:
     with contextlib.suppress(OSError):  # A folder that is only read.
-      _write(record, f"{sha256} {stamp}\n")
+      atomic.write_text(record, f"{sha256} {stamp}\n")
   return sha256
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-  handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-  with os.fdopen(handle, "w", encoding="utf-8") as file:
-    file.write(text)
-  os.replace(name, path)

@@ -21,8 +21,7 @@ from typing import Any
 
 import gin
 
-from calrec_jax import lineage
-from calrec_jax.evaluate.results import write_atomically
+from calrec_jax import atomic, lineage
 from calrec_jax.recommend.protocol import Recommender
 
 MADE_BY_FILE = "made_by.json"
@@ -140,12 +139,10 @@ class Parts:
     """Lets `write` fill a block's file, which appears whole or not at all."""
     made_by = self.folder / MADE_BY_FILE
     if not made_by.exists():
-      self.folder.mkdir(parents=True, exist_ok=True)
       text = json.dumps(self.made_by, indent=1, sort_keys=True) + "\n"
-      write_atomically(
-        made_by, lambda path: pathlib.Path(path).write_text(text, "utf-8")
-      )
-    write_atomically(self.path(block), write)
+      atomic.write_text(made_by, text)
+    with atomic.replacing(self.path(block)) as part:
+      write(str(part))
 
   def changes(self) -> list[str]:
     """What other settings left here, a line each: what differs from these."""

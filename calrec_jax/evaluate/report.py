@@ -11,6 +11,7 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from calrec_jax import atomic
 from calrec_jax.evaluate.markup import Html, escape, facts, phrase, section, tag
 from calrec_jax.evaluate.markup import table as html_table
 from calrec_jax.evaluate.report_cases import cases_section
@@ -21,7 +22,7 @@ from calrec_jax.evaluate.report_numbers import (
   verdict_sentence,
 )
 from calrec_jax.evaluate.report_slices import curves_section, slices_section
-from calrec_jax.evaluate.results import Results, write_atomically
+from calrec_jax.evaluate.results import Results
 
 _FOLDER = pathlib.Path(__file__).parent
 _OWN_PLACE = ("title", "stages", "versions", "recipe", "command")
@@ -61,9 +62,7 @@ def write_report(
     curves=curves or {},
     cases=results.cases if cases is None else cases,
   )
-  write_atomically(
-    path, lambda part: pathlib.Path(part).write_text(page, encoding="utf-8")
-  )
+  atomic.write_text(path, page)
   return path
 
 

@@ -11,13 +11,14 @@ import itertools
 import json
 import os
 import pathlib
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from calrec_jax import atomic
 
 SCHEMA = 1
 METRICS_FILE = "metrics.json"
@@ -81,10 +82,8 @@ def write_results(
   }
   table = per_user_table(results)
   # Last, since its presence says that the evaluation is finished.
-  write_atomically(
-    paths[PER_USER_FILE],
-    lambda path: pq.write_table(table, path, compression="zstd"),
-  )
+  with atomic.replacing(paths[PER_USER_FILE]) as part:
+    pq.write_table(table, part, compression="zstd")
   write_json(paths[CASES_FILE], results.cases)
   write_json(paths[METRICS_FILE], results.metrics())
   return paths
@@ -134,30 +133,6 @@ def per_user_table(results: Results) -> pa.Table:
   return table.replace_schema_metadata({"schema": str(SCHEMA)})
 
 
-def write_atomically(
-  path: pathlib.Path, write: Callable[[str], object]
-) -> None:
-  """Lets `write` fill a file beside `path`, then moves it there.
-
-  Args:
-    path: the file to replace.
-    write: fills the file whose path it is given.
-  """
-  handle, temporary = tempfile.mkstemp(
-    prefix=f".{path.name}.", suffix=".partial", dir=path.parent
-  )
-  os.close(handle)
-  try:
-    write(temporary)
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(temporary, 0o666 & ~umask)  # mkstemp gives the owner only.
-    os.replace(temporary, path)
-  except BaseException:
-    os.unlink(temporary)
-    raise
-
-
 def write_json(path: pathlib.Path, content: Any) -> None:
   """Writes a JSON file atomically.
 
@@ -167,9 +142,7 @@ def write_json(path: pathlib.Path, content: Any) -> None:
   text = json.dumps(
     content, indent=1, ensure_ascii=False, allow_nan=False, default=plain
   )
-  write_atomically(
-    path, lambda part: pathlib.Path(part).write_text(text + "\n", "utf-8")
-  )
+  atomic.write_text(path, text + "\n")
 
 
 def plain(value: Any) -> Any:

@@ -21,7 +21,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,7 +29,7 @@ import numpy as np
 import tqdm
 from jax.experimental import multihost_utils
 
-from calrec_jax import lineage
+from calrec_jax import atomic, lineage
 from calrec_jax.recommend import vector_identity
 
 IDENTITY_FILE = "identity.json"
@@ -186,17 +185,11 @@ class CatalogueVectors:
 
   def _write(self, number: int, vectors: np.ndarray) -> None:
     """A block's file appears whole or not at all."""
-    handle, temporary = tempfile.mkstemp(
-      prefix=f".{self.path(number).name}.", suffix=".partial", dir=self.folder
-    )
-    try:
-      with os.fdopen(handle, "wb") as file:
-        np.save(file, vectors.astype(np.float32), allow_pickle=False)
-      os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives the owner only.
-      os.replace(temporary, self.path(number))
-    except BaseException:
-      os.unlink(temporary)
-      raise
+    with (
+      atomic.replacing(self.path(number)) as part,
+      part.open("wb") as file,  # np.save would give a path a suffix.
+    ):
+      np.save(file, vectors.astype(np.float32), allow_pickle=False)
 
   def _mapped(self, number: int) -> np.ndarray:
     """A block's file; only what is asked of it is read."""
@@ -236,9 +229,3 @@ def _choose(missing: Sequence[int], share: int, shares: int) -> int:
   """One's own first; of others' the last, which they would come to last."""
   own = [number for number in missing if number % shares == share]
   return own[0] if own else missing[-1 - share % len(missing)]
-
-
-def _umask() -> int:
-  umask = os.umask(0)
-  os.umask(umask)
-  return umask

@@ -15,8 +15,9 @@ import importlib.metadata
 import os
 import pathlib
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+
+from calrec_jax import atomic
 
 _BLOCK = 1 << 20
 
@@ -112,7 +113,7 @@ def resolve(
   # First use, on this machine: the one moment to say what is agreed to.
   print(f"{name}: {package.licence}.", file=sys.stderr)
   _join(name, parts, whole, package.sha256)
-  _write(record, f"{package.sha256} {_stamp(whole)}\n".encode())
+  atomic.write_text(record, f"{package.sha256} {_stamp(whole)}\n")
   return whole
 
 
@@ -156,7 +157,7 @@ def _join(
 ) -> None:
   """Writes the parts as one file, atomically, if their hash is right."""
   found = hashlib.sha256()
-  with _temporary(whole) as temporary:
+  with atomic.replacing(whole) as temporary:
     with temporary.open("wb") as file:
       for part in parts:
         with part.open("rb") as source:
@@ -169,22 +170,3 @@ def _join(
         f"{found.hexdigest()}, but {sha256} was published. Install them again: "
         f"{PACKAGES[name].install}"
       )
-    os.replace(temporary, whole)
-
-
-def _write(path: pathlib.Path, content: bytes) -> None:
-  with _temporary(path) as temporary:
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-
-
-@contextlib.contextmanager
-def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-  os.close(handle)
-  os.chmod(name, 0o644)
-  try:
-    yield pathlib.Path(name)
-  finally:
-    pathlib.Path(name).unlink(missing_ok=True)

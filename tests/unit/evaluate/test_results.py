@@ -15,7 +15,6 @@ from calrec_jax.evaluate import (
   evaluate,
   format_table,
   read_results,
-  results,
   table,
   write_results,
 )
@@ -92,21 +91,6 @@ def test_another_schema_is_refused(found, tmp_path):
   (tmp_path / "metrics.json").write_text('{"schema": 0}')
   with pytest.raises(ValueError, match="schema 0"):
     read_results(tmp_path)
-
-
-def test_a_failing_write_leaves_the_old_file(tmp_path):
-  path = tmp_path / "metrics.json"
-  path.write_text("old")
-
-  def fail(temporary):
-    with open(temporary, "w") as file:
-      file.write("half")
-    raise OSError("disk full")
-
-  with pytest.raises(OSError, match="disk full"):
-    results.write_atomically(path, fail)
-  assert os.listdir(tmp_path) == ["metrics.json"]
-  assert path.read_text() == "old"
 
 
 def test_values_that_json_has_not_are_refused(found, tmp_path):
