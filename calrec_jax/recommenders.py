@@ -33,6 +33,7 @@ from calrec_jax.recommend import (
   generate,
   padded,
   rerank,
+  sequential_rules,
 )
 from calrec_jax.recommend.bm25 import CatalogueIndex
 from calrec_jax.recommend.catalogue_vectors import VectorPlace
@@ -47,6 +48,7 @@ BASELINES = (
   "own_most_frequent",
   "bm25_history",
   "bm25_last_item",
+  "sequential_rules",
 )
 RECOMMENDERS = (*MODEL_RECOMMENDERS, *ITEM_MODELS, *BASELINES)
 
@@ -166,12 +168,19 @@ class Workshop:
       "bm25_last_item": lambda: baselines.bm25_last_item(
         catalogue.texts, self._index
       ),
+      "sequential_rules": lambda: self._sequential_rules,
     }
     return makers[name]()
 
   @functools.cached_property
   def _index(self) -> CatalogueIndex:
     return CatalogueIndex(self._cache.catalogue.texts)
+
+  @functools.cached_property
+  def _sequential_rules(self) -> sequential_rules.RuleRanking:
+    return sequential_rules.RuleRanking(
+      *self._cache.purchases("train"), self._cache.num_items
+    )
 
   @functools.cached_property
   def _dense(self) -> dense.Dense:

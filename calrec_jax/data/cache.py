@@ -153,6 +153,24 @@ class TokenCache:
         )
     return histories
 
+  def purchases(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Catalogue rows of all events of a split, user by user, oldest first.
+
+    Returns:
+      int32[E] rows, and int64[n + 1] offsets: user i has
+      `rows[offsets[i]:offsets[i + 1]]`.
+    """
+    users = self.num_documents(split)
+    parts = [
+      document.items
+      for at in range(0, users, _READ_CHUNK)
+      for document in self.documents(
+        split, range(at, min(at + _READ_CHUNK, users))
+      )
+    ]
+    offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+    return np.concatenate([np.zeros(0, np.int32), *parts]), offsets
+
   def sample(
     self, split: str, limit: int | None = None, seed: int | None = None
   ) -> np.ndarray:

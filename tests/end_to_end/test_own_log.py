@@ -139,6 +139,7 @@ def test_metrics_follow_the_schema(results):
     "own_most_frequent",
     "bm25_history",
     "bm25_last_item",
+    "sequential_rules",
   ]
   for entry in metrics["recommenders"].values():
     for name, shown in entry["metrics"].items():

@@ -65,6 +65,16 @@ def test_histories_split_off_the_target(shop):
   assert len(shop.histories("validation", limit=2)) == 2
 
 
+def test_purchases_are_those_of_the_users(shop):
+  rows, offsets = shop.purchases("train")
+  assert rows.dtype == np.int32
+  users = shop.documents("train", range(3))
+  for user, parts in zip(users, np.split(rows, offsets[1:-1]), strict=True):
+    np.testing.assert_array_equal(user.items, parts)
+  with pytest.raises(CacheError, match="no split 'tomorrow'"):
+    shop.purchases("tomorrow")
+
+
 def test_a_random_sample_is_a_function_of_the_seed(tmp_path):
   shop = synthetic_caches.write_random(tmp_path, users=200)
   sample = shop.sample("train", 20, seed=1)
