@@ -36,7 +36,13 @@ from calrec_jax.evaluate import (
 TARGETS = ("amazon2014_office", "amazon2018_scientific", "amazon2014_beauty")
 _RANKING = "recipes/amazon_small_ranking.gin"
 _SASREC = "recipes/amazon_small_sasrec.gin"
-_RULES = ("bm25_last_item", "bm25_history", "popularity", "last_item")
+_RULES = (
+  "sequential_rules",
+  "bm25_last_item",
+  "bm25_history",
+  "popularity",
+  "last_item",
+)
 # Four times the users of the others: their validation is no longer cheap.
 _SASREC_OF_TARGET = {
   "amazon2014_beauty": (
@@ -44,6 +50,7 @@ _SASREC_OF_TARGET = {
     "--gin.Validation.patience=5",
   )
 }
+_WEIGHTS = "Fusion.weights=(1, 1, 0.5)"
 _SHOWN = ("recall@1", "recall@5", "recall@10", "ndcg@10", "mrr")
 _COMPARED = ("recall@1", "recall@10", "ndcg@10")
 
@@ -62,39 +69,58 @@ class Shown(NamedTuple):
   recommender: str
 
 
+_FUSED = Shown(
+  "**dense, SASRec, sequential rules and BM25, fused**", "all", "fused"
+)
+_OTHERS = Shown("SASRec, sequential rules and BM25, fused", "others", "fused")
+_RULED = Shown("**dense, sequential rules and BM25, fused**", "ruled", "fused")
+_SAMPLED = Shown("SASRec, 512 corrected negatives", "all", "sasrec")
+_FULL = Shown("SASRec, full softmax", "full", "sasrec")
+_DENSE = Shown("**small CALRec, dense**", "all", "dense")
+_SEQUENTIAL = Shown("sequential rules", "all", "sequential_rules")
+_BM25 = Shown("BM25 on the last item", "all", "bm25_last_item")
 ROWS = (
-  Shown("**dense, SASRec and BM25 on the last item, fused**", "all", "fused"),
-  Shown("**dense and SASRec, fused**", "vectors", "fused"),
-  Shown("SASRec and BM25 on the last item, fused", "words", "fused"),
-  Shown("SASRec, full softmax", "full", "sasrec"),
-  Shown("SASRec, 512 corrected negatives", "all", "sasrec"),
-  Shown("**small CALRec, dense**", "all", "dense"),
-  Shown("BM25 on the last item", "all", "bm25_last_item"),
+  _FUSED,
+  _OTHERS,
+  _RULED,
+  _FULL,
+  _SAMPLED,
+  _SEQUENTIAL,
+  _DENSE,
+  _BM25,
   Shown("BM25 on the history", "all", "bm25_history"),
   Shown("popularity", "all", "popularity"),
   Shown("last item", "all", "last_item"),
 )
-_FUSED, _VECTORS, _WORDS, _FULL, _SAMPLED, _DENSE, _BM25, *_ = ROWS
 _PAIRS = (
   (_FUSED, _SAMPLED),
   (_FUSED, _FULL),
-  (_FUSED, _WORDS),
-  (_VECTORS, _SAMPLED),
+  (_FUSED, _SEQUENTIAL),
+  (_FUSED, _OTHERS),
+  (_RULED, _SEQUENTIAL),
+  (_RULED, _SAMPLED),
   (_DENSE, _SAMPLED),
+  (_DENSE, _SEQUENTIAL),
   (_DENSE, _BM25),
 )
 # What the evaluations of a target and a seed measure, and by which SASRec.
 _EVALUATIONS = {
   "all": ("sasrec", ("fused", "sasrec", "dense", *_RULES), ()),
-  "vectors": (
+  "others": (
     "sasrec",
     ("fused",),
-    ('Fusion.members=("dense", "sasrec")', "Fusion.weights=()"),
+    (
+      'Fusion.members=("sasrec", "sequential_rules", "bm25_last_item")',
+      _WEIGHTS,
+    ),
   ),
-  "words": (
+  "ruled": (
     "sasrec",
     ("fused",),
-    ('Fusion.members=("sasrec", "bm25_last_item")', "Fusion.weights=(1, 0.5)"),
+    (
+      'Fusion.members=("dense", "sequential_rules", "bm25_last_item")',
+      _WEIGHTS,
+    ),
   ),
   "full": ("sasrec_full", ("sasrec",), ()),
 }

@@ -77,7 +77,14 @@ def _write(folder, scorers):
 
 def test_the_tables_are_those_of_the_runs(tmp_path):
   """One better and one worse seed of a recommender; rules know no seed."""
-  rules = ("dense", "bm25_last_item", "bm25_history", "popularity", "last_item")
+  rules = (
+    "dense",
+    "sequential_rules",
+    "bm25_last_item",
+    "bm25_history",
+    "popularity",
+    "last_item",
+  )
   expected = []
   for seed in (0, 1):
     near = toys.by_distance(ITEMS) if seed else toys.Nearby(ITEMS)
@@ -86,7 +93,7 @@ def test_the_tables_are_those_of_the_runs(tmp_path):
       "sasrec": toys.Nearby(ITEMS),
       **{name: toys.popularity(ITEMS) for name in rules},
     }
-    for kind in ("all", "vectors", "words", "full"):
+    for kind in ("all", "others", "ruled", "full"):
       names = {"all": scorers, "full": ("sasrec",)}.get(kind, ("fused",))
       written = _write(
         tmp_path / f"{TARGET}_eval_{kind}_{seed}" / TARGET,
