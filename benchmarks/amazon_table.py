@@ -5,8 +5,9 @@
 FOLDER holds amazon2014_office, amazon2018_scientific and amazon2014_beauty
 (gin/data/folders.gin). For every seed stage one is trained once, then for every
 target stage two, SASRec with sampled and with full softmax, and all of them are
-evaluated on all test users beside rules and fused with one another. Runs that
-are done are not done again (`study`); --dry_run shows their commands. Flags
+evaluated on all test users beside rules and fused with one another. The full
+softmax takes half of the time: --no-full_softmax leaves it out. Runs that are
+done are not done again (`study`); --dry_run shows their commands. Flags
 --gin.NAME=VALUE go to all runs.
 
 The output gets a folder for every run and `table.md`: the recommenders of each
@@ -131,8 +132,18 @@ def main(argv: Sequence[str] | None = None) -> int:
   arguments = _parse(argv)
   folder = pathlib.Path(arguments.output).expanduser().absolute()
   root = pathlib.Path(arguments.root).expanduser().absolute()
+  kinds = [
+    name for name in _EVALUATIONS if arguments.full_softmax or name != "full"
+  ]
   runs = list(
-    plan(folder, root, arguments.seeds, arguments.targets, arguments.flags)
+    plan(
+      folder,
+      root,
+      arguments.seeds,
+      arguments.targets,
+      kinds=kinds,
+      flags=arguments.flags,
+    )
   )
   if arguments.dry_run:
     print("\n".join(run.command() for run in runs))
@@ -146,7 +157,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"amazon_table: {error}", file=sys.stderr)
     return 1
   parts = [
-    *(of_target(folder, at, arguments.seeds) for at in arguments.targets),
+    *(
+      of_target(folder, at, arguments.seeds, kinds) for at in arguments.targets
+    ),
     f"## Runs\n\n{describe(done)}",
   ]
   text = "\n\n".join(parts)
@@ -160,6 +173,8 @@ def plan(
   root: pathlib.Path,
   seeds: Sequence[int],
   targets: Sequence[str],
+  *,
+  kinds: Sequence[str] = tuple(_EVALUATIONS),
   flags: Sequence[str] = (),
 ) -> Iterator[Run]:
   """Every run, behind those it needs.
@@ -169,6 +184,7 @@ def plan(
     root: of the domains.
     seeds: of weights and the order of the data.
     targets: names of domains.
+    kinds: of evaluations.
     flags: further ones for all runs.
   """
   for seed in seeds:
@@ -189,11 +205,15 @@ def plan(
       ),
     )
     for target in targets:
-      yield from _of_target(folder, target, seed, common)
+      yield from _of_target(folder, target, seed, kinds, common)
 
 
 def _of_target(
-  folder: pathlib.Path, target: str, seed: int, common: Sequence[str]
+  folder: pathlib.Path,
+  target: str,
+  seed: int,
+  kinds: Sequence[str],
+  common: Sequence[str],
 ) -> Iterator[Run]:
   """What is trained and evaluated for one target and seed."""
 
@@ -220,7 +240,11 @@ def _of_target(
     ),
     (f"joint_{seed}",),
   )
+  evaluations = {kind: _EVALUATIONS[kind] for kind in kinds}
+  models = {sasrec for sasrec, _, _ in evaluations.values()}
   for kind, negatives in (("sasrec", ()), ("sasrec_full", (None,))):
+    if kind not in models:
+      continue
     yield Run(
       place(kind),
       (
@@ -233,7 +257,7 @@ def _of_target(
         *common,
       ),
     )
-  for kind, (sasrec, recommenders, fusion) in _EVALUATIONS.items():
+  for kind, (sasrec, recommenders, fusion) in evaluations.items():
     yield Run(
       place(f"eval_{kind}"),
       (
@@ -248,13 +272,19 @@ def _of_target(
     )
 
 
-def of_target(folder: pathlib.Path, target: str, seeds: Sequence[int]) -> str:
+def of_target(
+  folder: pathlib.Path,
+  target: str,
+  seeds: Sequence[int],
+  kinds: Sequence[str] = tuple(_EVALUATIONS),
+) -> str:
   """The tables of one target, as Markdown.
 
   Args:
     folder: of the study, whose runs are done.
     target: name of the domain.
     seeds: that were run.
+    kinds: of evaluations that were.
   """
 
   def side(row: Shown) -> RunSide:
@@ -279,7 +309,7 @@ def of_target(folder: pathlib.Path, target: str, seeds: Sequence[int]) -> str:
     f"| | {' | '.join(labels)} | NDCG@10 of the runs |",
     "|---" * (len(labels) + 2) + "|",
   ]
-  for row in ROWS:
+  for row in (row for row in ROWS if row.evaluation in kinds):
     entries = average_runs(side(row))
     cells = [table.interval(entries[name]) for name in _SHOWN]
     spread = [table.number(run) for run in sorted(entries["ndcg@10"]["runs"])]
@@ -293,6 +323,8 @@ def of_target(folder: pathlib.Path, target: str, seeds: Sequence[int]) -> str:
     "|---" * (len(_COMPARED) + 1) + "|",
   ]
   for one, other in _PAIRS:
+    if other.evaluation not in kinds:
+      continue
     [pair] = compare_runs(side(one), side(other))["pairs"]
     cells = [_difference(pair["metrics"][name]) for name in _COMPARED]
     label = f"{one.label} against {other.label}".replace("**", "")
@@ -337,6 +369,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   )
   parser.add_argument(
     "--workers", type=int, help="runs at once (default: one for every core)"
+  )
+  parser.add_argument(
+    "--full_softmax",
+    action=argparse.BooleanOptionalAction,
+    default=True,
+    help="train and show SASRec with the full softmax as well",
   )
   parser.add_argument(
     "--dry_run", action="store_true", help="show the commands of the runs"

@@ -44,6 +44,10 @@ def test_flags_go_to_every_run(tmp_path, capsys):
   lines = capsys.readouterr().out.splitlines()
   assert len(lines) == 22
   assert all("--gin.DecoderConfig.layers=1" in line for line in lines)
+  assert amazon_table.main([*argv, "--no-full_softmax"]) == 0
+  shorter = capsys.readouterr().out.splitlines()
+  assert len(shorter) == 16
+  assert not any("NEGATIVES" in line for line in shorter)
   for wrong in ("--layers=1", "--targets=shop"):
     with pytest.raises(SystemExit):
       amazon_table.main([*argv, wrong])
