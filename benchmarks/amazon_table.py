@@ -296,7 +296,10 @@ def of_target(
 
   first = read_results(side(ROWS[0]).folders[0])
   card = first.data
-  hashes = {**card["inputs"], "test": card["outputs"]["test"]}
+  hashes = {
+    **{file["file"]: file["sha256"] for file in card["inputs"]},
+    "test": card["outputs"]["test"],
+  }
   labels = [table.metric_label(name) for name in _SHOWN]
   lines = [
     f"## {target}",

@@ -62,7 +62,7 @@ def _named(scorer, name):
 def _write(folder, scorers):
   card = {
     "name": TARGET,
-    "inputs": {"interactions.csv.gz": "ab" * 32},
+    "inputs": [{"file": "interactions.csv.gz", "sha256": "ab" * 32}],
     "outputs": {"train": "cd" * 32, "test": "ef" * 32},
   }
   results = evaluate(
