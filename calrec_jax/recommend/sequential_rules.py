@@ -128,14 +128,14 @@ class RuleRanking:
 
   def _asked(self, histories: Sequence[np.ndarray]) -> scipy.sparse.csr_array:
     """What each user asks: float64[B, N], an item at its latest place."""
-    rows, ages = zip(
-      *(np.unique(history[::-1], return_index=True) for history in histories),
-      strict=True,
-    )
-    ends = np.cumsum([0, *map(len, rows)])
-    weights = self.settings.decay ** np.concatenate(ages).astype(np.float64)
+    asked = [
+      np.unique(history[::-1], return_index=True) for history in histories
+    ]
+    ends = np.cumsum([0, *(len(rows) for rows, _ in asked)])
+    rows = np.concatenate([np.zeros(0, np.int32), *(rows for rows, _ in asked)])
+    ages = np.concatenate([np.zeros(0, int), *(ages for _, ages in asked)])
     return scipy.sparse.csr_array(
-      (weights, np.concatenate(rows), ends),
+      (self.settings.decay ** ages.astype(np.float64), rows, ends),
       shape=(len(histories), self._num_items),
     )
 
