@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -149,8 +148,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("\n".join(run.command() for run in runs))
     return 0
   study = Study(folder, runs, arguments.workers)
-  # As a Ctrl-C: the runs are told to save.
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
   try:
     done = study.work()
   except StudyError as error:

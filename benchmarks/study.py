@@ -3,12 +3,13 @@
 A run is a command line and the runs it needs. Runs whose needs are done start
 side by side, each on a core of its own. A finished run leaves `done.json` in
 its folder and is not started again, so a study that was stopped goes on when
-it is asked for again; what trains is told to save first.
+it is asked for again; at Ctrl-C or SIGTERM what trains is told to save first.
 Tested by `tests/unit/test_benchmark_study.py`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -17,8 +18,9 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from calrec_jax.evaluate.results import write_json
@@ -137,21 +139,24 @@ class Study:
     total = len(waiting)
     print(f"{len(self._runs) - total} of {len(self._runs)} runs are done")
     free, started = list(self._cores), list[_Started]()
-    try:
-      while waiting or started:
-        ready = [run for run in waiting if all(map(self.done, run.needs))]
-        for run in ready[: len(free)]:
-          waiting.remove(run)
-          started.append(self._start(run, free.pop()))
-        over = [(at, usage) for at in started if (usage := _ended(at.process))]
-        for at, usage in over:
-          started.remove(at)
-          free.append(at.core)
-          self._finish(at, usage)
-        if not over:
-          time.sleep(_POLL_SECONDS)
-    finally:
-      _stop([at.process for at in started])
+    with _sigterm_raises():
+      try:
+        while waiting or started:
+          ready = [run for run in waiting if all(map(self.done, run.needs))]
+          for run in ready[: len(free)]:
+            waiting.remove(run)
+            started.append(self._start(run, free.pop()))
+          over = [
+            (at, usage) for at in started if (usage := _ended(at.process))
+          ]
+          for at, usage in over:
+            started.remove(at)
+            free.append(at.core)
+            self._finish(at, usage)
+          if not over:
+            time.sleep(_POLL_SECONDS)
+      finally:
+        _stop([at.process for at in started])
     return {name: self.done(name) or {} for name in self._runs}
 
   def _start(self, run: Run, core: int) -> _Started:
@@ -187,8 +192,8 @@ class Study:
       "commit": _commit(),
       "machine": _machine(),
       "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-      "seconds": round(seconds, 1),
-      "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+      "seconds": round(seconds, 2),
+      "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
     }
     write_json(folder / _DONE, record)
     print(f"{_clock()} {at.run.name}: {seconds:,.0f} s", flush=True)
@@ -206,6 +211,23 @@ def describe(study: Mapping[str, Mapping[str, Any]]) -> str:
     for name, record in study.items()
   ]
   return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+  """Lets SIGTERM end the block as Ctrl-C does, through what tidies up."""
+  if threading.current_thread() is not threading.main_thread():
+    yield  # Signals belong to the main one.
+    return
+
+  def leave(number: int, frame: object) -> None:
+    sys.exit(128 + number)
+
+  before = signal.signal(signal.SIGTERM, leave)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, before)
 
 
 def _ended(process: subprocess.Popen) -> Any:

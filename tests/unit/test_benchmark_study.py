@@ -84,12 +84,15 @@ def test_who_stops_it_lets_its_runs_save(tmp_path):
     f"Study(pathlib.Path({str(tmp_path / 'study')!r}), "
     f"[Run('long', ({saves!r},))], program={PYTHON!r}).work()"
   )
-  process = subprocess.Popen([*PYTHON, program], cwd=study.ROOT)
-  deadline = time.monotonic() + 60
-  while not (tmp_path / "up").exists() and time.monotonic() < deadline:
-    time.sleep(0.05)
-  process.send_signal(signal.SIGINT)
-  assert process.wait(60) != 0
+  with subprocess.Popen([*PYTHON, program], cwd=study.ROOT) as process:
+    try:
+      deadline = time.monotonic() + 60
+      while not (tmp_path / "up").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+      process.send_signal(signal.SIGTERM)
+      assert process.wait(60) == 128 + signal.SIGTERM
+    finally:
+      process.kill()
   assert (tmp_path / "saved").exists()
   assert not (tmp_path / "study" / "long" / "done.json").exists()
 
