@@ -50,7 +50,6 @@ _SASREC_OF_TARGET = {
     "--gin.Validation.patience=5",
   )
 }
-_WEIGHTS = "Fusion.weights=(1, 1, 0.5)"
 _SHOWN = ("recall@1", "recall@5", "recall@10", "ndcg@10", "mrr")
 _COMPARED = ("recall@1", "recall@10", "ndcg@10")
 
@@ -103,26 +102,37 @@ _PAIRS = (
   (_DENSE, _SEQUENTIAL),
   (_DENSE, _BM25),
 )
-# What the evaluations of a target and a seed measure, and by which SASRec.
+# The flags that tell one SASRec from the other.
+_SASRECS = {"sasrec": (), "sasrec_full": ("--gin.NEGATIVES=None",)}
+
+
+class Measured(NamedTuple):
+  """What an evaluation of a target and a seed measures.
+
+  Attributes:
+    recommenders: their names.
+    sasrec: which SASRec it is, of `_SASRECS`.
+    trained: the one trained member of its fusion, joined with the rules that
+      the recipe's fusion has; None takes the recipe's members.
+  """
+
+  recommenders: tuple[str, ...]
+  sasrec: str = "sasrec"
+  trained: str | None = None
+
+  def flags(self) -> Iterator[str]:
+    """Those of its fusion."""
+    if self.trained is not None:
+      members = (self.trained, "sequential_rules", "bm25_last_item")
+      yield f"--gin.Fusion.members={_strings(members)}"
+      yield "--gin.Fusion.weights=(1, 1, 0.5)"
+
+
 _EVALUATIONS = {
-  "all": ("sasrec", ("fused", "sasrec", "dense", *_RULES), ()),
-  "others": (
-    "sasrec",
-    ("fused",),
-    (
-      'Fusion.members=("sasrec", "sequential_rules", "bm25_last_item")',
-      _WEIGHTS,
-    ),
-  ),
-  "ruled": (
-    "sasrec",
-    ("fused",),
-    (
-      'Fusion.members=("dense", "sequential_rules", "bm25_last_item")',
-      _WEIGHTS,
-    ),
-  ),
-  "full": ("sasrec_full", ("sasrec",), ()),
+  "all": Measured(("fused", "sasrec", "dense", *_RULES)),
+  "others": Measured(("fused",), trained="sasrec"),
+  "ruled": Measured(("fused",), trained="dense"),
+  "full": Measured(("sasrec",), sasrec="sasrec_full"),
 }
 
 
@@ -238,10 +248,7 @@ def _of_target(
     (f"joint_{seed}",),
   )
   evaluations = {kind: _EVALUATIONS[kind] for kind in kinds}
-  models = {sasrec for sasrec, _, _ in evaluations.values()}
-  for kind, negatives in (("sasrec", ()), ("sasrec_full", (None,))):
-    if kind not in models:
-      continue
+  for kind in dict.fromkeys(at.sasrec for at in evaluations.values()):
     yield Run(
       place(kind),
       (
@@ -249,23 +256,24 @@ def _of_target(
         f"--gin_file={_SASREC}",
         f"--gin.MIXTURE_OR_TASK_NAME={_string(target)}",
         f"--gin.MODEL_DIR={_string(model(kind))}",
-        *(f"--gin.NEGATIVES={number}" for number in negatives),
+        *_SASRECS[kind],
         *_SASREC_OF_TARGET.get(target, ()),
         *common,
       ),
     )
-  for kind, (sasrec, recommenders, fusion) in evaluations.items():
+  for kind, measured in evaluations.items():
+    sasrec = model(measured.sasrec) / "train"
     yield Run(
       place(f"eval_{kind}"),
       (
         "eval",
         *stage_two,
         f"--gin.EVAL_OUTPUT_DIR={_string(folder / place(f'eval_{kind}'))}",
-        f"--gin.Evaluation.recommenders={_strings(recommenders)}",
-        f"--gin.trained_sasrec.checkpoint={_string(model(sasrec) / 'train')}",
-        *(f"--gin.{binding}" for binding in fusion),
+        f"--gin.Evaluation.recommenders={_strings(measured.recommenders)}",
+        f"--gin.trained_sasrec.checkpoint={_string(sasrec)}",
+        *measured.flags(),
       ),
-      (place("dense"), place(sasrec)),
+      (place("dense"), place(measured.sasrec)),
     )
 
 

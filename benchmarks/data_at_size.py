@@ -29,7 +29,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import amazon_files
+from benchmarks import amazon_files, processor
 
 _PACKAGES = ("calrec_jax", "numpy", "pyarrow", "tensorflow")
 _PERIOD_SECONDS = 0.25
@@ -92,7 +92,7 @@ def measure(arguments: argparse.Namespace, reviews: int) -> dict[str, Any]:
     step["peak_rss_gib"] = _gib(max((s[1] for s in within), default=0))
     step["peak_all_gib"] = _gib(max((s[2] for s in within), default=0))
   row["built_bytes"] = _bytes(data)
-  row["machine"] = {"cores": os.cpu_count(), "processor": _processor()}
+  row["machine"] = {"cores": os.cpu_count(), "processor": processor.name()}
   row["versions"] = {
     "python": platform.python_version(),
     **{name: importlib.metadata.version(name) for name in _PACKAGES},
@@ -239,13 +239,6 @@ def _bytes(folder: pathlib.Path) -> dict[str, int]:
     for part in sorted(folder.iterdir())
     if part.is_dir() and not part.name.startswith(".")
   }
-
-
-def _processor() -> str:
-  for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-    if line.startswith("model name"):
-      return line.partition(":")[2].strip()
-  return platform.processor()
 
 
 def _gib(size: int) -> float:

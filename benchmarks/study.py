@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import pathlib
-import platform
 import shlex
 import signal
 import subprocess
@@ -23,6 +22,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from benchmarks import processor
 from calrec_jax.evaluate.results import write_json
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -190,7 +190,7 @@ class Study:
     record = {
       "command": at.run.command(),
       "commit": _commit(),
-      "machine": _machine(),
+      "machine": processor.name(),
       "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
       "seconds": round(seconds, 2),
       "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
@@ -260,16 +260,6 @@ def _commit() -> str:
   except (OSError, subprocess.CalledProcessError):
     return "unknown"
   return found.stdout.strip()
-
-
-def _machine() -> str:
-  """The processor's name, where the system tells."""
-  try:
-    lines = pathlib.Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-  except OSError:
-    return platform.machine()
-  names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-  return names[0] if names else platform.machine()
 
 
 def _clock() -> str:

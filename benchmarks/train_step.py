@@ -28,7 +28,7 @@ from typing import Any
 
 import jax
 
-from benchmarks import side_by_side
+from benchmarks import processor, side_by_side
 from calrec_jax import config, stages
 
 _FILES = ("mesh/cpu.gin", "data/folders.gin", "runs/train.gin")
@@ -189,18 +189,9 @@ def machine() -> dict[str, Any]:
     "device": jax.devices()[0].device_kind,
     "platform": jax.default_backend(),
     "cores": len(os.sched_getaffinity(0)),
-    "processor": _processor(),
+    "processor": processor.name(),
     "system": platform.platform(),
   }
-
-
-def _processor() -> str:
-  try:
-    lines = pathlib.Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-  except OSError:
-    return platform.processor()
-  names = [line for line in lines if line.startswith("model name")]
-  return names[0].partition(":")[2].strip() if names else platform.machine()
 
 
 def _shares(shares: Mapping[str, float]) -> str:

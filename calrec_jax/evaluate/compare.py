@@ -70,39 +70,20 @@ def compare_runs(a: RunSide, b: RunSide) -> dict[str, Any]:
     ValueError: if the runs cannot be compared; the message says why.
   """
   sides = [_read(side) for side in (a, b)]
-  runs = [run for side in sides for run in side]
-  first = runs[0]
-  for run in runs[1:]:
-    _refuse_other_rules(first, run)
-  orders = {run.folder: _users_of_second(first, run) for run in runs}
-  names = tuple(
-    name
-    for name in first.results.protocol["metrics"]
-    if all(name in run.results.protocol["metrics"] for run in runs)
-  )
-  if not names:
-    raise ValueError(
-      f"{', '.join(run.folder for run in runs)} have no metric in common."
-    )
-  bootstrap = _bootstrap(first.results)
+  joined = _Joined([run for side in sides for run in side])
+  first = joined.runs[0]
   pairs = []
   for pair in _pairs(a, b, sides):
-    # Of each side float64[R, U, M].
     values = [
-      np.stack(
-        [
-          _values(run.results, recommender, names)[orders[run.folder]]
-          for run in side
-        ]
-      )
+      joined.values(side, recommender)
       for side, recommender in zip(sides, pair, strict=True)
     ]
-    pairs.append(_compared(pair, values, names, bootstrap))
+    pairs.append(_compared(pair, values, joined.metrics, joined.bootstrap))
   return {
     "schema": SCHEMA,
     "a": [_described(run) for run in sides[0]],
     "b": [_described(run) for run in sides[1]],
-    "users": len(orders[first.folder]),
+    "users": joined.users,
     "protocol": {
       key: first.results.protocol[key]
       for key in ("split", *_RULES, "intervals")
@@ -125,20 +106,11 @@ def average_runs(side: RunSide) -> dict[str, dict[str, Any]]:
   Raises:
     ValueError: if the runs were not measured alike, or lack the recommender.
   """
-  [(name, _)] = _pairs(side, side, [runs := _read(side)] * 2)
-  first = runs[0]
-  for run in runs[1:]:
-    _refuse_other_rules(first, run)
-  metric_names = tuple(first.results.protocol["metrics"])
-  values = np.stack(
-    [
-      _values(run.results, name, metric_names)[_users_of_second(first, run)]
-      for run in runs
-    ]
-  )
-  entries = named(
-    metric_names, _bootstrap(first.results).means(values.mean(axis=0))
-  )
+  runs = _read(side)
+  joined = _Joined(runs)
+  [(recommender, _)] = _pairs(side, side, [runs, runs])
+  values = joined.values(runs, recommender)
+  entries = named(joined.metrics, joined.bootstrap.means(values.mean(axis=0)))
   for entry, column in zip(
     entries.values(), np.moveaxis(values, -1, 0), strict=True
   ):
@@ -214,12 +186,48 @@ class _Run(NamedTuple):
   results: Results
 
 
-def _bootstrap(results: Results) -> Bootstrap:
-  """The one that a run's own intervals are from."""
-  intervals = results.protocol["intervals"]
-  return Bootstrap(
-    **{key: intervals[key] for key in ("confidence", "resamples", "seed")}
-  )
+class _Joined:
+  """Runs that were measured alike, their users in the order of the first.
+
+  Attributes:
+    runs: all of them.
+    users: how many.
+    metrics: those that all runs have.
+    bootstrap: the one that the first run's own intervals are from.
+  """
+
+  def __init__(self, runs: Sequence[_Run]):
+    """Raises ValueError, which says why, for runs that do not compare."""
+    first = runs[0]
+    for run in runs[1:]:
+      _refuse_other_rules(first, run)
+    self.runs = runs
+    self._orders = {run.folder: _users_of_second(first, run) for run in runs}
+    self.users = len(self._orders[first.folder])
+    self.metrics = tuple(
+      name
+      for name in first.results.protocol["metrics"]
+      if all(name in run.results.protocol["metrics"] for run in runs)
+    )
+    if not self.metrics:
+      raise ValueError(
+        f"{', '.join(run.folder for run in runs)} have no metric in common."
+      )
+    intervals = first.results.protocol["intervals"]
+    self.bootstrap = Bootstrap(
+      **{key: intervals[key] for key in ("confidence", "resamples", "seed")}
+    )
+
+  def values(self, runs: Sequence[_Run], recommender: str) -> np.ndarray:
+    """What a recommender has in some of the runs, float64[R, U, M]."""
+    return np.stack(
+      [
+        _values(run.results, recommender, self.metrics)[
+          self._orders[run.folder]
+        ]
+        for run in runs
+      ]
+    )
 
 
 def _folders(text: str) -> tuple[pathlib.Path, ...] | None:

@@ -15,6 +15,7 @@ loop in `tests/unit/recommend/test_sequential_rules.py`.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import gin
@@ -113,10 +114,7 @@ class RuleRanking:
     """Ranks by the sum of rules; see `protocol.Recommender`."""
     histories = protocol.check_request(histories, depth, rules, self._num_items)
     answers = self._asked(histories) @ self._rules
-    parts = [
-      slice(start, stop)
-      for start, stop in zip(answers.indptr, answers.indptr[1:], strict=False)
-    ]
+    parts = [slice(*ends) for ends in itertools.pairwise(answers.indptr)]
     items = [answers.indices[part] for part in parts]
     scores = [answers.data[part] for part in parts]
     return {
