@@ -72,12 +72,17 @@ class Configuration:
     _look_for_files_in((*self.search_paths, *gin_folders()))
     try:
       gin.parse_config_files_and_bindings(
-        list(self.files), list(self.bindings), finalize_config=False
+        list(self.files), [], finalize_config=False
+      )
+      read_by_files = _read_macros()
+      gin.parse_config_files_and_bindings(
+        [], list(self.bindings), finalize_config=False
       )
     except (ValueError, OSError, SyntaxError, ImportError) as error:
       raise ConfigurationError(_explain(error, self)) from error
     stages = (*self.stages, *_stages())
-    _refuse_unread_macros(self.macros, stages)
+    flags = {binding.partition("=")[0].strip() for binding in self.bindings}
+    _refuse_unread_macros(self.macros, stages, read_by_files, flags)
     _refuse_unentered_scopes(stages)
     if stage is not None:
       _promote_stage_macros(stage)
@@ -273,18 +278,42 @@ def _references() -> list[gin_config.ConfigurableReference]:
   return list(gin_config.iterate_references(gin_config._CONFIG))
 
 
-def _refuse_unread_macros(known: Iterable[str], stages: Sequence[str]) -> None:
-  bound = {scope for scope, selector in _keys() if selector == _MACRO}
-  read = {
+def _read_macros() -> set[str]:
+  return {
     "/".join(reference.scopes)
     for reference in _references()
     if _is_macro(reference)
   }
+
+
+def _refuse_unread_macros(
+  known: Iterable[str],
+  stages: Sequence[str],
+  read_by_files: set[str],
+  flags: set[str],
+) -> None:
+  """Refuses macros without a reader, and readers without a macro.
+
+  A flag may bind what reads a file's macro, such as `Evaluation.checkpoint`.
+  Such a macro is forgotten, so that `text` can be read back.
+
+  Args:
+    known: macros that the program reads by name.
+    stages: names of the chain.
+    read_by_files: macros that the files alone read.
+    flags: what the command line binds, which is meant to be read.
+  """
+  bound = {scope for scope, selector in _keys() if selector == _MACRO}
+  read = _read_macros()
   usable = read | set(known)
   for name in sorted(bound):
     stage, _, base = name.rpartition("/")
     plain = base if stage in stages else name
-    if plain not in usable:
+    if plain in usable:
+      continue
+    if plain in read_by_files and name not in flags:
+      del gin_config._CONFIG[name, _MACRO]
+    else:
       raise ConfigurationError(
         f"The macro {name} is bound, but nothing reads it."
         f"{nearest(name, [*usable, *_scoped(stages, usable)])}"

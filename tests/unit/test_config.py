@@ -65,6 +65,20 @@ def test_a_misspelt_name_is_refused_with_the_nearest_one(binding, said):
   assert all(part in message for part in said), message
 
 
+def test_a_flag_may_bind_what_reads_a_macro_of_a_file(tmp_path):
+  apply("Evaluation.checkpoint='runs/mine/joint'")
+  assert gin.query_parameter("Evaluation.checkpoint") == "runs/mine/joint"
+  written = config.text()
+  assert "\nCHECKPOINT_PATH" not in written
+  apply(files=write(tmp_path, written))
+
+
+def test_a_macro_that_a_flag_sets_is_not_passed_over_for_another_flag():
+  for name in ("BATCH_SIZE", "target/BATCH_SIZE"):
+    message = refused("Feed.rows=8", f"{name}=16")
+    assert f"{name} is bound, but nothing reads it" in message
+
+
 def test_a_macro_that_nothing_sets_names_the_flag_that_would(tmp_path):
   files = write(
     tmp_path, "import calrec_jax.data.feed\nFeed.rows = %BATCH_SIZE\n"
