@@ -125,7 +125,6 @@ class Measured(NamedTuple):
     if self.trained is not None:
       members = (self.trained, "sequential_rules", "bm25_last_item")
       yield f"--gin.Fusion.members={_strings(members)}"
-      yield "--gin.Fusion.weights=(1, 1, 0.5)"
 
 
 _EVALUATIONS = {

@@ -10,12 +10,20 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import gin
 import jax
 import jax.numpy as jnp
 
-from calrec_jax import checkpoints, partitioning, provenance, stages
+from calrec_jax import (
+  checkpoints,
+  lineage,
+  partitioning,
+  provenance,
+  stages,
+)
 from calrec_jax.checkpoints import CheckpointError
 from calrec_jax.data import item_ids
 from calrec_jax.data.cache import TokenCache
@@ -55,7 +63,8 @@ def trained_sasrec(
   if (path / stages.SINGLE_STAGE).is_dir():
     path = path / stages.SINGLE_STAGE
   folder = checkpoints.find(path)
-  config, domain = _described(folder, cache)
+  record = checkpoints.read_json(folder, "lineage")
+  config, domain = _described(folder, record, cache)
   model = SASRec(config)
   tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
   boxed = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens, tokens)[
@@ -74,15 +83,15 @@ def trained_sasrec(
     settings=SASRecSearch(),
     mesh=mesh,
     checkpoint=provenance.of_checkpoint(folder),
+    trained_on=lineage.trained_split(record),
   )
 
 
 def _described(
-  folder: pathlib.Path, cache: TokenCache
+  folder: pathlib.Path, record: Mapping[str, Any], cache: TokenCache
 ) -> tuple[SASRecConfig, ItemDomain]:
   """The model, and the domain among its tokens, checked against the cache."""
-  lineage = checkpoints.read_json(folder, "lineage")
-  shape = lineage["training"].get(SASRecConfig.__name__)
+  shape = record["training"].get(SASRecConfig.__name__)
   if shape is None:
     raise CheckpointError(
       f"{folder} holds no SASRec (trained_sasrec.checkpoint)."
@@ -99,7 +108,7 @@ def _described(
       "settings."
     )
   [domain, *_] = found
-  outputs = lineage["cards"][domain.name]["outputs"]
+  outputs = record["cards"][domain.name]["outputs"]
   differing = [
     split
     for split in _SPLITS

@@ -61,6 +61,12 @@ def describe(
   }
 
 
+def trained_split(record: Mapping[str, Any]) -> str:
+  """The split whose targets the last stage of a lineage learned."""
+  feed = record.get("training", {}).get("feed", {})
+  return feed.get("Feed.split", "train")
+
+
 def digest(value: Any) -> str:
   """sha256 of a text, or of a JSON value with sorted keys."""
   if not isinstance(value, str):

@@ -17,10 +17,13 @@ import jax.numpy as jnp
 from calrec_jax import (
   checkpoints,
   config,
+  fusion_record,
   handover,
   item_models,
+  lineage,
   parents,
   partitioning,
+  provenance,
 )
 from calrec_jax.data.cache import TokenCache
 from calrec_jax.models.decoder import Decoder, DecoderConfig
@@ -39,6 +42,7 @@ from calrec_jax.recommend.bm25 import CatalogueIndex
 from calrec_jax.recommend.catalogue_vectors import VectorPlace
 from calrec_jax.recommend.prompts import PromptLimits
 from calrec_jax.recommend.protocol import Recommender
+from calrec_jax.recommend.sasrec import SASRecRecommender
 
 MODEL_RECOMMENDERS = ("generate", "constrained", "dense", "fused", "reranked")
 ITEM_MODELS = ("sasrec",)
@@ -246,10 +250,42 @@ class Workshop:
           f"Choose from {', '.join(allowed)}."
         )
     members = [self._make(name) for name in settings.members]
-    return padded.Padded([fuse.Fused(members, settings=settings), self._dense])
+    chosen = None
+    if settings.weights is None:
+      chosen = self._chosen_weights(members, settings)
+    fused = fuse.Fused(members, settings=settings, chosen=chosen)
+    return padded.Padded([fused, self._dense])
+
+  def _chosen_weights(
+    self, members: Sequence[Recommender], settings: fuse.Fusion
+  ) -> fuse.Chosen:
+    """By validation users, whose targets no member may have learned."""
+    model = self._trained("fused")
+    for name in settings.members:
+      trained_on = "train"
+      if name in MODEL_RECOMMENDERS:
+        trained_on = lineage.trained_split(model.lineage)
+      elif name in ITEM_MODELS:
+        trained_on = self._sasrec.trained_on
+      if trained_on != "train":
+        raise ValueError(
+          f"{name!r} was trained on the validation targets (Feed.split = "
+          f"{trained_on!r}), so that they cannot choose the weights of a "
+          "fusion. Bind Fusion.weights to those of a model that was not, or to "
+          "() for equal ones."
+        )
+    return fusion_record.chosen(
+      members,
+      settings,
+      self._cache,
+      folder=model.checkpoint.parent / "fusion",
+      origin=provenance.of_answers(
+        self._cache, model, self._limits, self._mesh
+      ),
+    )
 
   @functools.cached_property
-  def _sasrec(self) -> Recommender:
+  def _sasrec(self) -> SASRecRecommender:
     return item_models.trained_sasrec(self._cache, self._mesh)
 
   @functools.cached_property

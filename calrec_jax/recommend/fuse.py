@@ -20,7 +20,7 @@ Tested against a loop in `tests/unit/recommend/test_fuse.py`.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gin
 import numpy as np
@@ -35,37 +35,63 @@ class Fusion:
   """How lists are fused.
 
   Attributes:
-    by: what is joined, "ranks" or "scores". Scores want members whose scores
+    members: names of the recommenders whose lists the recommender "fused"
+      joins. By default what the model says, who buys what after what, what is
+      bought again, and whose words are like the last item's; "sasrec" beside
+      them is better still.
+    by: what is joined, "scores" or "ranks". Scores want members whose scores
       say how much better an item is, as those of "dense" and "sasrec" do.
+    weights: one for each member, in their order; empty for equal ones. None
+      has them chosen by what validation users bought, see `fusion_weights`.
+    users: validation users by which they are chosen, at most.
     k: damps the first ranks; 60 in the paper.
     places: places of each member's list that count, at least; an item beyond
       them gets nothing from that member.
-    weights: one for each member, in their order; empty for equal ones.
-    members: names of the recommenders whose lists the recommender "fused"
-      joins. ("dense", "sasrec") joins what texts say with who buys what.
   """
 
-  members: Sequence[str] = ("generate", "dense")
-  by: str = "ranks"
+  members: Sequence[str] = (
+    "dense",
+    "sequential_rules",
+    "own_most_frequent",
+    "last_item",
+    "bm25_last_item",
+  )
+  by: str = "scores"
+  weights: Sequence[float] | None = None
+  users: int = 2048
   k: float = 60.0
   places: int = 200
-  weights: Sequence[float] = ()
 
   def __post_init__(self):
     if self.by not in ("ranks", "scores"):
       raise ValueError(f'Fusion.by is {self.by!r}; choose "ranks" or "scores".')
     if self.k < 0:
       raise ValueError(f"Fusion.k is {self.k}; it must be at least 0.")
-    if self.places < 1:
-      raise ValueError(f"Fusion.places is {self.places}; use 1 or more.")
-    if any(not weight > 0 for weight in self.weights):
+    for name in ("places", "users"):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f"Fusion.{name} is {getattr(self, name)}; use 1 or more."
+        )
+    if any(not weight > 0 for weight in self.weights or ()):
       raise ValueError(
-        f"Fusion.weights is {tuple(self.weights)}; all must be above 0."
+        f"Fusion.weights is {tuple(self.weights or ())}; all must be above 0."
       )
     if isinstance(self.members, str) or len(self.members) < 2:
       raise ValueError(
         f"Fusion.members is {self.members!r}; name two recommenders or more."
       )
+
+
+class Chosen(NamedTuple):
+  """Weights that were chosen and not given.
+
+  Attributes:
+    weights: one for each member; 0 leaves it out.
+    how: for people, as in "chosen on 2,048 validation users".
+  """
+
+  weights: tuple[float, ...]
+  how: str
 
 
 class Fused:
@@ -76,24 +102,36 @@ class Fused:
     members: Sequence[Recommender],
     *,
     settings: Fusion | None = None,
+    chosen: Chosen | None = None,
     name: str = "fused",
   ):
     """Takes the recommenders whose lists are joined.
+
+    Args:
+      members: the recommenders.
+      settings: how they are joined.
+      chosen: weights where the settings have none; by default equal ones.
+      name: key in the metrics file.
 
     Raises:
       ValueError: for fewer than two members, or as many weights as do not fit.
     """
     self.name = name
     self.settings = settings or Fusion()
-    self._members = list(members)
-    self._weights = tuple(self.settings.weights) or (1.0,) * len(self._members)
-    if len(self._members) < 2:
+    if len(members) < 2:
       raise ValueError("A fusion needs two recommenders or more.")
-    if len(self._weights) != len(self._members):
+    weights, self._how = tuple(self.settings.weights or ()), ""
+    if self.settings.weights is None and chosen is not None:
+      weights, self._how = chosen.weights, f"; weights {chosen.how}"
+    weights = weights or (1.0,) * len(members)
+    if len(weights) != len(members):
       raise ValueError(
-        f"Fusion.weights holds {len(self._weights)} numbers for "
-        f"{len(self._members)} recommenders."
+        f"Fusion.weights holds {len(weights)} numbers for {len(members)} "
+        "recommenders."
       )
+    joined = [pair for pair in zip(members, weights, strict=True) if pair[1]]
+    self._members = [member for member, _ in joined]
+    self._weights = [weight for _, weight in joined]
 
   def describe(self) -> str:
     """One line for people: what ranks, and with which settings."""
@@ -101,10 +139,10 @@ class Fused:
       member.name if weight == 1 else f"{weight:g} x {member.name}"
       for member, weight in zip(self._members, self._weights, strict=True)
     ]
-    joined = " + ".join(names)
+    joined = " + ".join(names) + self._how
     if self.settings.by == "scores":
-      return f"scores of {joined}, each from the end to the head of its list"
-    return f"reciprocal ranks of {joined}, k={self.settings.k:g}"
+      return f"scores, each from the end to the head of its list, of {joined}"
+    return f"reciprocal ranks (k={self.settings.k:g}) of {joined}"
 
   def fingerprint(self) -> dict[str, Any]:
     """What decides the members' answers beside data and settings."""
@@ -133,9 +171,9 @@ class Fused:
     for user in range(len(rankings[0].items)):
       rows, values = [], []
       for ranking, weight in zip(rankings, self._weights, strict=True):
-        listed, shares = self._shares(ranking, user)
+        listed, parts = shares(ranking, user, self.settings)
         rows.append(listed)
-        values.append(weight * shares)
+        values.append(weight * parts)
       distinct, place = np.unique(np.concatenate(rows), return_inverse=True)
       summed = np.bincount(place, np.concatenate(values), len(distinct))
       items.append(distinct)
@@ -143,14 +181,19 @@ class Fused:
     nothing = np.full((len(items), 0), protocol.EMPTY, np.int32)
     return protocol.top_listed(items, scores, nothing, depth)
 
-  def _shares(
-    self, ranking: Ranking, user: int
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """The items of one list and what each gets from it, float64."""
-    if self.settings.by == "scores":
-      return scaled_scores(ranking, user)
-    listed, ranks = mean_ranks(ranking, user)
-    return listed, 1.0 / (self.settings.k + ranks)
+
+def shares(
+  ranking: Ranking, user: int, settings: Fusion
+) -> tuple[np.ndarray, np.ndarray]:
+  """The items of one list, and what each gets from it before weighing.
+
+  Returns:
+    int32 rows and float64 shares.
+  """
+  if settings.by == "scores":
+    return scaled_scores(ranking, user)
+  listed, ranks = mean_ranks(ranking, user)
+  return listed, 1.0 / (settings.k + ranks)
 
 
 def mean_ranks(ranking: Ranking, user: int) -> tuple[np.ndarray, np.ndarray]:

@@ -58,6 +58,7 @@ class SASRecRecommender:
     settings: SASRecSearch | None = None,
     mesh: Mesh | None = None,
     checkpoint: Mapping[str, Any] | None = None,
+    trained_on: str = "train",
     name: str = "sasrec",
   ):
     """Takes the item embeddings of the domain.
@@ -71,9 +72,10 @@ class SASRecRecommender:
         set, if any.
       checkpoint: what tells the parameters from others, JSON-ready, for
         answers that are kept on disk.
+      trained_on: the split whose targets the parameters have learned.
       name: key in the metrics file.
     """
-    self.name = name
+    self.name, self.trained_on = name, trained_on
     self.settings = settings or SASRecSearch()
     self._model, self._params, self._domain = model, params, domain
     self._mesh = placement.mesh_in_use(mesh)

@@ -101,8 +101,10 @@ def test_weights_count():
     Scored("a", np.arange(ITEMS)),
     Scored("b", -np.arange(ITEMS)),
   ]
-  even = fuse.Fused(members)
-  first = fuse.Fused(members, settings=fuse.Fusion(weights=(2.0, 1.0)))
+  even = fuse.Fused(members, settings=fuse.Fusion(by="ranks"))
+  first = fuse.Fused(
+    members, settings=fuse.Fusion(by="ranks", weights=(2.0, 1.0))
+  )
   ask = {"depth": 1, "rules": ["all"]}
   assert even.recommend([np.array([1])], **ask)["all"].tail_ties[0] == 1
   assert first.recommend([np.array([1])], **ask)["all"].items[0, 0] == 11
@@ -116,6 +118,7 @@ def test_weights_count():
     ({"k": -1.0}, r"Fusion\.k"),
     ({"by": "rank"}, r"Fusion\.by"),
     ({"places": 0}, r"Fusion\.places"),
+    ({"users": 0}, r"Fusion\.users"),
     ({"weights": (1.0, 0.0)}, r"Fusion\.weights"),
     ({"members": ("dense",)}, r"Fusion\.members"),
     ({"members": "dense"}, r"Fusion\.members"),

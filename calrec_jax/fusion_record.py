@@ -1,0 +1,91 @@
+"""Weights that were chosen for a fusion, kept beside the checkpoint.
+
+Validation users are asked once: what is evaluated is what `calrec infer`
+answers with afterwards. A record is used again only where everything that
+decides the members' answers is equal. Tested by
+`tests/unit/test_fusion_record.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from calrec_jax import lineage
+from calrec_jax.data.cache import TokenCache
+from calrec_jax.evaluate.job import answers_of, code_digest
+from calrec_jax.recommend import fusion_weights
+from calrec_jax.recommend.fuse import Chosen, Fusion
+from calrec_jax.recommend.protocol import Recommender
+
+_SPLIT, _SEED = "validation", 0
+_PROGRAMS = ("data", "models", "recommend", "recommenders.py")
+_DIGITS = 16  # Of the identity, in the name of the file.
+
+
+def chosen(
+  members: Sequence[Recommender],
+  settings: Fusion,
+  cache: TokenCache,
+  *,
+  folder: pathlib.Path,
+  origin: Mapping[str, Any],
+) -> Chosen:
+  """The weights of the members on a domain: read, or found out and written.
+
+  Where nobody was kept back for validation they are equal.
+
+  Args:
+    members: the recommenders that are fused.
+    settings: how.
+    cache: of the domain, whose validation users choose.
+    folder: of the records, made when needed.
+    origin: what decides the answers of the members beside themselves.
+  """
+  users = cache.histories(_SPLIT, settings.users, _SEED)
+  if not users:
+    return Chosen((1.0,) * len(members), "equal, as nobody is for validation")
+  identity = lineage.plain(
+    {
+      **origin,
+      "fusion": dataclasses.asdict(settings),
+      "members": [answers_of(member) for member in members],
+      "program": code_digest(_PROGRAMS),
+    }
+  )
+  name = f"{cache.name}-{lineage.digest(identity)[:_DIGITS]}.json"
+  weights = _read(folder / name, len(members))
+  if weights is None:
+    weights, value = fusion_weights.choose(
+      members,
+      [user.items for user in users],
+      np.array([user.target for user in users]),
+      settings,
+    )
+    record = {
+      "weights": weights,
+      "members": [member.name for member in members],
+      "users": len(users),
+      "ndcg@10": value,
+      "made_by": identity,
+    }
+    try:
+      lineage.write_json(folder / name, record)
+    except OSError as error:  # As on a checkpoint that is only lent.
+      print(f"The weights of the fusion are not kept: {error}", file=sys.stderr)
+  return Chosen(weights, f"chosen by {len(users):,} validation users")
+
+
+def _read(path: pathlib.Path, members: int) -> tuple[float, ...] | None:
+  """The weights of a record; None where there is none that can be read."""
+  try:
+    weights = tuple(map(float, json.loads(path.read_text("utf-8"))["weights"]))
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
+  return weights if len(weights) == members else None

@@ -1,0 +1,127 @@
+"""Chosen weights on disk: asked for once, and for no other fusion."""
+
+import types
+
+import numpy as np
+import pytest
+
+from calrec_jax import fusion_record, recommenders
+from calrec_jax.data.records import History
+from calrec_jax.recommend import protocol
+from calrec_jax.recommend.fuse import Fusion
+from calrec_jax.recommend.prompts import PromptLimits
+
+ITEMS, USERS = 20, 30
+
+
+class Shifted:
+  """Puts the item first that lies `shift` rows behind the last one."""
+
+  def __init__(self, name, shift):
+    self.name, self.shift, self.asked = name, shift, 0
+
+  def describe(self):
+    return f"the last item and {self.shift}"
+
+  def recommend(self, histories, *, depth, rules=("not_last",)):
+    self.asked += 1
+    scores = np.zeros((len(histories), ITEMS), np.float32)
+    last = np.array([history[-1] for history in histories])
+    scores[np.arange(len(last)), (last + self.shift) % ITEMS] = 1
+    return protocol.rank_scores(scores, histories, depth, rules)
+
+
+class Kept:
+  """A domain whose validation users buy the third item after the last."""
+
+  name = "shop"
+
+  def __init__(self, users=USERS):
+    self.users = users
+
+  def histories(self, split, limit, seed):
+    assert split == "validation"
+    return [
+      History(
+        str(user),
+        np.array([user % ITEMS], np.int32),
+        (user + 3) % ITEMS,
+        np.zeros(2, np.int64),
+      )
+      for user in range(min(self.users, limit))
+    ]
+
+
+def members(shift=3):
+  return [Shifted("right", shift), Shifted("wrong", 5)]
+
+
+def chosen(folder, given, settings=None, cache=None, **origin):
+  return fusion_record.chosen(
+    given,
+    settings or Fusion(),
+    cache or Kept(),
+    folder=folder / "fusion",
+    origin=origin,
+  )
+
+
+def test_validation_users_are_asked_once(tmp_path):
+  first, again = members(), members()
+  found = chosen(tmp_path, first)
+  assert found.weights[0] > found.weights[1]
+  assert found.how == "chosen by 30 validation users"
+  assert chosen(tmp_path, again) == found
+  assert [member.asked for member in first + again] == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"given": members(4)},
+    {"settings": Fusion(places=7)},
+    {"settings": Fusion(users=9)},
+    {"checkpoint": "another"},
+  ],
+)
+def test_another_fusion_asks_again(tmp_path, change):
+  chosen(tmp_path, members())
+  given = change.pop("given", None) or members()
+  chosen(tmp_path, given, **change)
+  assert given[0].asked == 1
+  assert len(list((tmp_path / "fusion").glob("shop-*.json"))) == 2
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"weights": [1.0]}', "[1, 1]"])
+def test_a_record_that_cannot_be_read_is_written_again(tmp_path, text):
+  found = chosen(tmp_path, members())
+  [record] = (tmp_path / "fusion").iterdir()
+  whole = record.read_text()
+  record.write_text(text)
+  assert chosen(tmp_path, members()) == found
+  assert record.read_text() == whole
+
+
+def test_a_folder_that_takes_no_files_is_no_failure(tmp_path, capsys):
+  (tmp_path / "fusion").write_text("a file")
+  assert chosen(tmp_path, members()).weights[0] > 0
+  assert "are not kept" in capsys.readouterr().err
+
+
+def test_without_validation_users_weights_are_equal(tmp_path):
+  found = chosen(tmp_path, members(), cache=Kept(users=0))
+  assert found.weights == (1.0, 1.0)
+  assert "nobody" in found.how
+  assert not (tmp_path / "fusion").exists()
+
+
+def test_targets_that_were_trained_on_choose_nothing(tmp_path):
+  lineage = {"training": {"feed": {"Feed.split": "validation"}}}
+  model = types.SimpleNamespace(
+    lineage=lineage, checkpoint=tmp_path / "checkpoint_1"
+  )
+  cache = types.SimpleNamespace(catalogue=None, name="shop")
+  limits = PromptLimits(max_tokens=64)
+  workshop = recommenders.Workshop(cache, model, limits, None)
+  with pytest.raises(ValueError, match=r"'dense' was .*Fusion\.weights"):
+    workshop._chosen_weights(members(), Fusion(members=("last_item", "dense")))
