@@ -104,8 +104,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument("--checkpoint", help="another checkpoint or stage folder")
   parser.add_argument(
     "--recommender",
-    default="generate",
-    help="generate, constrained, dense, fused, reranked, sasrec, or a baseline "
+    default="fused",
+    help="fused, dense, generate, constrained, reranked, sasrec, or a baseline "
     "(default: %(default)s)",
   )
   parser.add_argument("--top_k", type=int, default=10, help="items a user")

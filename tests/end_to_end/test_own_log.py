@@ -207,7 +207,7 @@ def test_new_histories_are_answered_into_json_lines(trained, flags, folder):
   lines = [json.loads(line) for line in output.read_text().splitlines()]
   assert [line["user_id"] for line in lines] == ["anna", "ünal"]
   for line, asked in zip(lines, new, strict=True):
-    assert line["recommender"] == "generate"
+    assert line["recommender"] == "fused"
     assert set(line["items"][0]) == {"item_id", "score", "text"}
     scores = [item["score"] for item in line["items"]]
     assert scores == sorted(scores, reverse=True)
