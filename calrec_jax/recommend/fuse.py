@@ -1,4 +1,4 @@
-"""One list from the lists of several recommenders, by their ranks or scores.
+"""One list from the lists of several recommenders, by their scores or ranks.
 
 By ranks, reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009, with
 k = 60), members need not know how sure they are:
