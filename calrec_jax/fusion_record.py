@@ -48,7 +48,11 @@ def chosen(
     folder: of the records, made when needed.
     origin: what decides the answers of the members beside themselves.
   """
-  users = cache.histories(_SPLIT, settings.users, _SEED)
+  users = [
+    user
+    for user in cache.histories(_SPLIT, settings.users, _SEED)
+    if len(user.items)  # Some members answer nobody without a history.
+  ]
   if not users:
     return Chosen((1.0,) * len(members), "equal, as nobody is for validation")
   identity = lineage.plain(

@@ -115,6 +115,14 @@ def test_without_validation_users_weights_are_equal(tmp_path):
   assert not (tmp_path / "fusion").exists()
 
 
+def test_users_without_a_history_are_not_asked(tmp_path):
+  kept = Kept()
+  newcomer = History("new", np.zeros(0, np.int32), 4, np.zeros(1, np.int64))
+  users = kept.histories("validation", USERS, 0)
+  kept.histories = lambda split, limit, seed: [newcomer, *users]
+  assert "30 validation users" in chosen(tmp_path, members(), cache=kept).how
+
+
 def test_targets_that_were_trained_on_choose_nothing(tmp_path):
   lineage = {"training": {"feed": {"Feed.split": "validation"}}}
   model = types.SimpleNamespace(

@@ -88,3 +88,10 @@ def test_another_parent_or_other_data_is_refused(tmp_path):
 def test_a_digest_knows_no_order_of_keys():
   assert lineage.digest({"a": 1, "b": 2}) == lineage.digest({"b": 2, "a": 1})
   assert lineage.digest({"a": 1}) != lineage.digest({"a": 2})
+
+
+def test_the_split_that_was_learned_is_known():
+  learned = {"training": {"feed": {"Feed.split": "validation"}}}
+  assert lineage.trained_split(learned) == "validation"
+  for usual in ({"training": {"feed": {}}}, {"training": {}}, {}):
+    assert lineage.trained_split(usual) == "train"
