@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json as pa_json
 
 from calrec_jax.data import line_blocks
@@ -191,8 +192,20 @@ def _whole(
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
       continue
     if table.num_rows == count:
-      return table
+      # PyArrow keeps nulls in lists, which `coerce` leaves out.
+      odd = any(_has_null_parts(column) for column in table.columns)
+      return None if odd else table
   return None
+
+
+def _has_null_parts(column: pa.ChunkedArray) -> bool:
+  """Whether a list in the column, at any depth, holds a null."""
+  if pa.types.is_struct(column.type):
+    return any(map(_has_null_parts, column.flatten()))
+  if not pa.types.is_list(column.type):
+    return False
+  parts = pc.list_flatten(column)
+  return bool(parts.null_count) or _has_null_parts(parts)
 
 
 def _row(text: bytes, schemas: Sequence[pa.Schema]) -> dict[str, Any] | None:

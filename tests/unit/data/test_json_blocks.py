@@ -4,7 +4,7 @@ import json
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from calrec_jax.data import json_blocks
@@ -92,6 +92,23 @@ def test_an_object_over_two_lines_is_no_row():
   assert rows.lines.tolist() == [3]
 
 
+@pytest.mark.parametrize("neighbours", [0, 100])
+def test_nulls_in_lists_are_left_out_whatever_stands_beside(neighbours):
+  line = b'{"id": "x", "names": [null, "y", null]}'
+  block = b"\n".join([GOOD] * neighbours + [line])
+  rows = json_blocks.parse(Block(block, 1), SCHEMA)
+  assert values(rows)[neighbours]["names"] == ["y"]
+
+
+def test_nulls_in_lists_of_objects_are_seen():
+  schema = pa.schema([("more", pa.struct([("names", pa.list_(pa.string()))]))])
+  for line, odd in ((b'{"more": {"names": [null]}}', True), (b"{}", False)):
+    table = pa.table(
+      {"more": [json.loads(line).get("more", {"names": ["x"]})]}, schema
+    )
+    assert json_blocks._has_null_parts(table["more"]) == odd
+
+
 def test_columns_of_another_type_as_a_whole():
   schema = pa.schema([("price", pa.string())])
   numbers = pa.schema([("price", pa.float64())])
@@ -116,6 +133,7 @@ JUNK = st.recursive(
 )
 
 
+@example([b"", b'{"names": [null]}'])
 @given(
   st.lists(
     st.binary(max_size=30).map(lambda line: line.replace(b"\n", b""))
