@@ -19,13 +19,12 @@ import numpy as np
 
 from calrec_jax import lineage
 from calrec_jax.data.cache import TokenCache
-from calrec_jax.evaluate.job import answers_of, code_digest
+from calrec_jax.evaluate.job import RECOMMENDING, answers_of, code_digest
 from calrec_jax.recommend import fusion_weights
 from calrec_jax.recommend.fuse import Chosen, Fusion
 from calrec_jax.recommend.protocol import Recommender
 
 _SPLIT, _SEED = "validation", 0
-_PROGRAMS = ("data", "models", "recommend", "recommenders.py")
 _DIGITS = 16  # Of the identity, in the name of the file.
 
 
@@ -48,6 +47,17 @@ def chosen(
     folder: of the records, made when needed.
     origin: what decides the answers of the members beside themselves.
   """
+  identity = lineage.plain(
+    {
+      **origin,
+      "fusion": dataclasses.asdict(settings),
+      "members": [answers_of(member) for member in members],
+      "program": code_digest(RECOMMENDING),
+    }
+  )
+  name = f"{cache.name}-{lineage.digest(identity)[:_DIGITS]}.json"
+  if (kept := _read(folder / name, len(members))) is not None:
+    return kept
   users = [
     user
     for user in cache.histories(_SPLIT, settings.users, _SEED)
@@ -55,41 +65,36 @@ def chosen(
   ]
   if not users:
     return Chosen((1.0,) * len(members), "equal, as nobody is for validation")
-  identity = lineage.plain(
-    {
-      **origin,
-      "fusion": dataclasses.asdict(settings),
-      "members": [answers_of(member) for member in members],
-      "program": code_digest(_PROGRAMS),
-    }
+  weights, value = fusion_weights.choose(
+    members,
+    [user.items for user in users],
+    np.array([user.target for user in users]),
+    settings,
   )
-  name = f"{cache.name}-{lineage.digest(identity)[:_DIGITS]}.json"
-  weights = _read(folder / name, len(members))
-  if weights is None:
-    weights, value = fusion_weights.choose(
-      members,
-      [user.items for user in users],
-      np.array([user.target for user in users]),
-      settings,
-    )
-    record = {
-      "weights": weights,
-      "members": [member.name for member in members],
-      "users": len(users),
-      "ndcg@10": value,
-      "made_by": identity,
-    }
-    try:
-      lineage.write_json(folder / name, record)
-    except OSError as error:  # As on a checkpoint that is only lent.
-      print(f"The weights of the fusion are not kept: {error}", file=sys.stderr)
-  return Chosen(weights, f"chosen by {len(users):,} validation users")
-
-
-def _read(path: pathlib.Path, members: int) -> tuple[float, ...] | None:
-  """The weights of a record; None where there is none that can be read."""
+  record = {
+    "weights": weights,
+    "members": [member.name for member in members],
+    "users": len(users),
+    "ndcg@10": value,
+    "made_by": identity,
+  }
   try:
-    weights = tuple(map(float, json.loads(path.read_text("utf-8"))["weights"]))
+    lineage.write_json(folder / name, record)
+  except OSError as error:  # As on a checkpoint that is only lent.
+    print(f"The weights of the fusion are not kept: {error}", file=sys.stderr)
+  return _chosen_by(weights, len(users))
+
+
+def _chosen_by(weights: tuple[float, ...], users: int) -> Chosen:
+  return Chosen(weights, f"chosen by {users:,} validation users")
+
+
+def _read(path: pathlib.Path, members: int) -> Chosen | None:
+  """What a record holds; None where there is none that can be read."""
+  try:
+    record = json.loads(path.read_text("utf-8"))
+    weights = tuple(map(float, record["weights"]))
+    users = int(record["users"])
   except (OSError, ValueError, KeyError, TypeError):
     return None
-  return weights if len(weights) == members else None
+  return _chosen_by(weights, users) if len(weights) == members else None

@@ -28,6 +28,7 @@ from calrec_jax.data.cache import TokenCache
 from calrec_jax.data.records import Catalogue
 from calrec_jax.eval import load_stage_model
 from calrec_jax.evaluate.job import (
+  RECOMMENDING,
   Job,
   Parts,
   Share,
@@ -56,14 +57,7 @@ that share the folder, take --shard=0/2 and --shard=1/2.
 """
 _BATCH_USERS = 256
 # Programs whose text decides an answer.
-_PROGRAMS = (
-  "data",
-  "models",
-  "recommend",
-  "recommenders.py",
-  "infer.py",
-  "answer_files.py",
-)
+_PROGRAMS = (*RECOMMENDING, "infer.py", "answer_files.py")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

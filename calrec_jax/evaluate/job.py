@@ -25,6 +25,8 @@ from calrec_jax import atomic, lineage
 from calrec_jax.recommend.protocol import Recommender
 
 MADE_BY_FILE = "made_by.json"
+# Programs whose text decides what a recommender answers; see `code_digest`.
+RECOMMENDING = ("data", "models", "recommend", "recommenders.py")
 _DIGITS = 16  # Of the fingerprint, in the name of a folder.
 
 

@@ -25,10 +25,7 @@ from calrec_jax.recommend.protocol import Recommender
 SHARDS_FOLDER = "shards"
 # Programs whose text decides an answer or its rank.
 _PROGRAMS = (
-  "data",
-  "models",
-  "recommend",
-  "recommenders.py",
+  *job.RECOMMENDING,
   "evaluate/block_files.py",
   "evaluate/evaluator.py",
   "evaluate/metrics.py",
