@@ -16,6 +16,7 @@ from calrec_jax import (
   compilation,
   config,
   distributed,
+  lineage,
   parents,
   partitioning,
   provenance,
@@ -169,6 +170,7 @@ def run_evaluation(
       model = load_stage_model(
         evaluation.checkpoint or folder, stage, caches, mesh
       )
+    _refuse_known_targets(evaluation, stage, model)
     for cache in caches:
       output = pathlib.Path(evaluation.output_dir or folder / "eval")
       output = output.expanduser() / cache.name
@@ -188,6 +190,19 @@ def run_evaluation(
       print(format_table(found))
       print(f"\nnumbers: {paths['metrics.json']}\nreport:  {report}")
   return results
+
+
+def _refuse_known_targets(
+  evaluation: Evaluation, stage: Stage, model: TrainedModel | None
+) -> None:
+  trained_on = stage.feed.split
+  if model is not None and trained_on == "train":
+    trained_on = lineage.trained_split(model.lineage)
+  if evaluation.split == trained_on:
+    raise ValueError(
+      f"Evaluation.split = {evaluation.split!r}, but its targets were trained "
+      f"on (Feed.split = {trained_on!r}). Evaluate on 'test'."
+    )
 
 
 def load_stage_model(
@@ -215,13 +230,22 @@ def _evaluate_domain(
 ) -> Results | None:
   """Does this process's share; the results where it is the one to write."""
   limits = prompt_limits(stage.feed)
+  # Whoever counts knows as much as the models were trained on.
+  counted = stage.feed.documents
   workshop = recommenders.Workshop(
-    cache, model, limits, mesh, share=share.index, shares=share.count
+    cache,
+    model,
+    limits,
+    mesh,
+    counted=counted,
+    share=share.index,
+    shares=share.count,
   )
   drawn = {
     "split": evaluation.split,
     "drawn_users": evaluation.users,
     "seed": evaluation.seed,
+    "counted": counted,
   }
   job = ShardedEvaluation(
     output,
@@ -251,11 +275,11 @@ def _evaluate_domain(
       "answer."
     )
     return None
-  lineage: dict[str, Any] = {}
+  origin: dict[str, Any] = {}
   if model is not None:
-    lineage = {"checkpoint": str(model.checkpoint.name), **model.lineage}
+    origin = {"checkpoint": str(model.checkpoint.name), **model.lineage}
   results = job.results(
-    data=cache.card, checkpoint=lineage, split=evaluation.split
+    data=cache.card, checkpoint=origin, split=evaluation.split
   )
   job.tidy()
   return results

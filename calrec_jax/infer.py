@@ -42,7 +42,8 @@ from calrec_jax.validation import prompt_limits
 
 _EPILOG = """\
 Without --user and --histories every user of the log is answered, from all
-that is known of them. A file of histories holds one JSON object a line:
+that is known of them; recommenders that count purchases count all of the log.
+A file of histories holds one JSON object a line:
 
   {"user_id": "anna", "items": ["sku-1", "sku-7"]}       (oldest first)
 
@@ -56,6 +57,8 @@ the same flags, the job goes on where it was. Several processes, on machines
 that share the folder, take --shard=0/2 and --shard=1/2.
 """
 _BATCH_USERS = 256
+# All users and purchases of the log, the newest too.
+_KNOWN = "train+validation+test"
 # Programs whose text decides an answer.
 _PROGRAMS = (*RECOMMENDING, "infer.py", "answer_files.py")
 
@@ -156,7 +159,13 @@ def answer(arguments: argparse.Namespace, name: str) -> None:
       )
     limits = prompt_limits(stage.feed)
     workshop = recommenders.Workshop(
-      cache, model, limits, mesh, share=share.index, shares=share.count
+      cache,
+      model,
+      limits,
+      mesh,
+      counted=_KNOWN,
+      share=share.index,
+      shares=share.count,
     )
     [recommender] = workshop.make([arguments.recommender])
     answering = _Answering(
@@ -169,7 +178,10 @@ def answer(arguments: argparse.Namespace, name: str) -> None:
       for line in answering.answers(requests, _bar(answering.name, requests)):
         _show(line)
       return
-    made_by = provenance.of_answers(cache, model, limits, mesh)
+    made_by = {
+      "counted": _KNOWN,
+      **provenance.of_answers(cache, model, limits, mesh),
+    }
     _write_all(
       answering, requests, pathlib.Path(arguments.output), made_by, share
     )
@@ -299,11 +311,10 @@ def _requests(
     return read_histories(
       pathlib.Path(arguments.histories), cache, arguments.skip_unknown
     )
-  # A test document holds all that is known of a user.
-  count = cache.num_documents("test")
+  count = cache.num_documents(_KNOWN)
   known = {
     document.user_id: document.items
-    for document in cache.documents("test", np.arange(count))
+    for document in cache.documents(_KNOWN, np.arange(count))
   }
   for user in arguments.user or ():
     if user not in known:

@@ -84,15 +84,25 @@ def plain(value: Any) -> Any:
 
 
 def refuse_changes(
-  before: Mapping[str, Any], now: Mapping[str, Any], folder: pathlib.Path
+  before: Mapping[str, Any] | None, now: Mapping[str, Any], folder: pathlib.Path
 ) -> None:
   """Refuses to continue a run whose bits would differ.
 
   Mesh, devices, feed workers, checkpoint periods and versions may change.
 
+  Args:
+    before: the lineage in the folder; None where it has none.
+    now: that of the run.
+    folder: of the stage, which holds checkpoints.
+
   Raises:
     LineageError: names every changed value.
   """
+  if before is None:
+    raise LineageError(
+      f"{folder} holds checkpoints but no lineage.json, which says what they "
+      "are of. Give another MODEL_DIR, or remove the folder."
+    )
   parts = ("parent", "data", "training")
   changed = changes(
     {key: before[key] for key in parts}, {key: now[key] for key in parts}

@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
 
 from calrec_jax import (
   checkpoints,
@@ -36,10 +38,10 @@ from calrec_jax.recommend import (
   generate,
   padded,
   rerank,
-  sequential_rules,
 )
 from calrec_jax.recommend.bm25 import CatalogueIndex
 from calrec_jax.recommend.catalogue_vectors import VectorPlace
+from calrec_jax.recommend.counted import Counted
 from calrec_jax.recommend.prompts import PromptLimits
 from calrec_jax.recommend.protocol import Recommender
 from calrec_jax.recommend.sasrec import SASRecRecommender
@@ -122,6 +124,7 @@ class Workshop:
     limits: PromptLimits,
     mesh: jax.sharding.Mesh,
     *,
+    counted: str = "train",
     share: int = 0,
     shares: int = 1,
   ):
@@ -132,12 +135,15 @@ class Workshop:
       model: a trained model, for those that need one.
       limits: how much of a history the model reads.
       mesh: where it runs.
+      counted: the split whose purchases are counted, as `TokenCache` takes it:
+        by popularity, sequential rules and the prior of dense.
       share: this process's index among those that do one job together.
       shares: how many there are.
     """
     self._cache, self._model = cache, model
     self._limits, self._mesh = limits, mesh
     self._share, self._shares = share, shares
+    self._counted = self._counting(counted)
 
   def make(self, names: Sequence[str]) -> list[Recommender]:
     """The recommenders of these names, in this order.
@@ -154,16 +160,17 @@ class Workshop:
         )
     return [self._make(name) for name in names]
 
-  def _make(self, name: str) -> Recommender:
+  def _make(self, name: str, counted: Counted | None = None) -> Recommender:
+    counted = counted or self._counted
     catalogue = self._cache.catalogue
     makers: dict[str, Callable[[], Recommender]] = {
       "generate": lambda: self._generate,
-      "dense": lambda: self._dense,
-      "constrained": lambda: padded.Padded([self._constrained, self._dense]),
+      "dense": lambda: counted.dense,
+      "constrained": lambda: padded.Padded([self._constrained, counted.dense]),
       "fused": lambda: self._fused,
       "reranked": lambda: padded.Padded([self._reranked, self._fused]),
       "sasrec": lambda: self._sasrec,
-      "popularity": lambda: baselines.Popularity(catalogue.train_counts),
+      "popularity": lambda: counted.popularity,
       "last_item": lambda: baselines.LastItem(len(catalogue)),
       "own_most_frequent": lambda: baselines.OwnMostFrequent(len(catalogue)),
       "bm25_history": lambda: baselines.BM25History(
@@ -172,7 +179,7 @@ class Workshop:
       "bm25_last_item": lambda: baselines.bm25_last_item(
         catalogue.texts, self._index
       ),
-      "sequential_rules": lambda: self._sequential_rules,
+      "sequential_rules": lambda: counted.sequential_rules,
     }
     return makers[name]()
 
@@ -180,14 +187,12 @@ class Workshop:
   def _index(self) -> CatalogueIndex:
     return CatalogueIndex(self._cache.catalogue.texts)
 
-  @functools.cached_property
-  def _sequential_rules(self) -> sequential_rules.RuleRanking:
-    return sequential_rules.RuleRanking(
-      *self._cache.purchases("train"), self._cache.num_items
+  def _counting(self, split: str) -> Counted:
+    return Counted(
+      split, self._cache.catalogue, self._cache.purchases, self._dense
     )
 
-  @functools.cached_property
-  def _dense(self) -> dense.Dense:
+  def _dense(self, recent: Float[np.ndarray, " N"]) -> dense.Dense:
     model = self._trained("dense")
     return dense.Dense(
       model.decoder,
@@ -196,6 +201,7 @@ class Workshop:
       self._cache.prompt,
       limits=self._limits,
       temperature=model.temperature,
+      recent=recent,
       mesh=self._mesh,
       place=self._vectors(model),
       progress=True,
@@ -252,14 +258,12 @@ class Workshop:
     members = [self._make(name) for name in settings.members]
     chosen = None
     if settings.weights is None:
-      chosen = self._chosen_weights(members, settings)
+      chosen = self._chosen_weights(settings)
     fused = fuse.Fused(members, settings=settings, chosen=chosen)
-    return padded.Padded([fused, self._dense])
+    return padded.Padded([fused, self._counted.dense])
 
-  def _chosen_weights(
-    self, members: Sequence[Recommender], settings: fuse.Fusion
-  ) -> fuse.Chosen:
-    """By validation users, whose targets no member may have learned."""
+  def _chosen_weights(self, settings: fuse.Fusion) -> fuse.Chosen:
+    """By validation users, whose targets no member may know."""
     model = self._trained("fused")
     for name in settings.members:
       trained_on = "train"
@@ -274,8 +278,11 @@ class Workshop:
           "fusion. Bind Fusion.weights to those of a model that was not, or to "
           "() for equal ones."
         )
+    counted = self._counted
+    if counted.split != "train":
+      counted = self._counting("train")
     return fusion_record.chosen(
-      members,
+      [self._make(name, counted) for name in settings.members],
       settings,
       self._cache,
       folder=model.checkpoint.parent / "fusion",

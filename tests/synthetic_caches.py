@@ -29,9 +29,24 @@ def write(
   histories=((0, 1, 2), (3, 4), (5, 6, 0, 1)),
   prompt: PromptTokens = PROMPT,
   vocabulary_files=(),
+  validated=None,
+  tested=None,
   seed: int = 0,
 ) -> cache.TokenCache:
-  """Writes a cache whose validation targets are each user's item 0."""
+  """Writes a cache whose validation targets are each user's item 0.
+
+  Args:
+    folder: gets the cache's folder.
+    name: of the domain.
+    item_lengths: tokens of each item.
+    histories: training items of each user.
+    prompt: pieces of the prompt.
+    vocabulary_files: of the vocabulary.
+    validated: users with a validation document; by default all.
+    tested: users with a test document, who buy item 1 after item 0; by default
+      there is no such split.
+    seed: of the items' tokens.
+  """
   items = [
     cache.CatalogueRecord(
       f"{name}-{row}", f"Title: {row}.", item_tokens(length, seed + row)
@@ -44,15 +59,23 @@ def write(
     )
     for user, history in enumerate(histories)
   ]
-  validation = [
-    user._replace(items=np.append(user.items, 0), timestamps=None)
-    for user in train
-  ]
+
+  def going_on(users, *bought):
+    return [
+      train[user]._replace(
+        items=np.append(train[user].items, bought), timestamps=None
+      )
+      for user in (range(len(train)) if users is None else users)
+    ]
+
+  documents = {"train": train, "validation": going_on(validated, 0)}
+  if tested is not None:
+    documents["test"] = going_on(tested, 0, 1)
   path = folder / f"{name}-0123456789ab"
   cache.write_cache(
     path,
     items,
-    {"train": train, "validation": validation},
+    documents,
     prompt,
     vocabulary_files,
     {"users": len(train)},

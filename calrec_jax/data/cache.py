@@ -12,13 +12,13 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgpack
 import numpy as np
 
-from calrec_jax.data import cache_files, records
+from calrec_jax.data import cache_files, joined_splits, records
 from calrec_jax.data import vocabulary as vocabulary_lib
 from calrec_jax.data.cache_files import (
   CacheError,
@@ -26,6 +26,8 @@ from calrec_jax.data.cache_files import (
   DocumentRecord,
 )
 from calrec_jax.data.cache_writer import write_cache
+from calrec_jax.data.purchases import Purchases
+from calrec_jax.data.splits import ranges
 
 __all__ = [
   "CacheError",
@@ -104,7 +106,13 @@ class TokenCache:
     return self._manifest["vocabulary"]
 
   def num_documents(self, split: str) -> int:
-    """Users of a split."""
+    """Users of a split.
+
+    Here and below it may be several joined by "+", the earliest first, such as
+    "train+validation": the last document of every user, see `joined_splits`.
+    """
+    if joined_splits.SIGN in split:
+      return sum(len(part.rows) for part in self._joined(split))
     return self._split(split)["documents"]
 
   def document(self, split: str, index: int) -> DocumentRecord:
@@ -115,6 +123,8 @@ class TokenCache:
     self, split: str, indices: Sequence[int] | np.ndarray
   ) -> list[DocumentRecord]:
     """Several users in one read, which is what makes random access fast."""
+    if joined_splits.SIGN in split:
+      return self._joined_documents(split, indices)
     self._split(split)
     reader = self._readers.setdefault(
       split, cache_files.Records(self.path, split)
@@ -128,6 +138,8 @@ class TokenCache:
       int32[E] lengths with the end marker, and int64[n + 1] offsets: user i
       has `lengths[offsets[i]:offsets[i + 1]]`.
     """
+    if joined_splits.SIGN in split:
+      return self._joined_lengths(split)
     self._split(split)
     return self._array(f"{split}.lengths"), self._array(f"{split}.offsets")
 
@@ -153,23 +165,11 @@ class TokenCache:
         )
     return histories
 
-  def purchases(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Catalogue rows of all events of a split, user by user, oldest first.
-
-    Returns:
-      int32[E] rows, and int64[n + 1] offsets: user i has
-      `rows[offsets[i]:offsets[i + 1]]`.
-    """
-    users = self.num_documents(split)
-    parts = [
-      document.items
-      for at in range(0, users, _READ_CHUNK)
-      for document in self.documents(
-        split, range(at, min(at + _READ_CHUNK, users))
-      )
-    ]
+  def purchases(self, split: str) -> Purchases:
+    """All events of a split, user by user."""
+    parts = [document.items for document in self._all_documents(split)]
     offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
-    return np.concatenate([np.zeros(0, np.int32), *parts]), offsets
+    return Purchases(np.concatenate([np.zeros(0, np.int32), *parts]), offsets)
 
   def sample(
     self, split: str, limit: int | None = None, seed: int | None = None
@@ -219,6 +219,47 @@ class TokenCache:
     [record] = cache_files.Records(self.path, "catalogue").read([row])
     item = msgpack.unpackb(record)
     return item["item_id"], item["text"]
+
+  def _joined(self, split: str) -> tuple[joined_splits.Part, ...]:
+    """What a joined split is made of; reads all users once."""
+    if split not in self._joins:
+      self._joins[split] = joined_splits.join(
+        [
+          (name, [user.user_id for user in self._all_documents(name)])
+          for name in joined_splits.names(split)
+        ]
+      )
+    return self._joins[split]
+
+  def _all_documents(self, split: str) -> Iterator[DocumentRecord]:
+    users = self.num_documents(split)
+    for at in range(0, users, _READ_CHUNK):
+      rows = range(at, min(at + _READ_CHUNK, users))
+      yield from self.documents(split, rows)
+
+  def _joined_documents(
+    self, split: str, indices: Sequence[int] | np.ndarray
+  ) -> list[DocumentRecord]:
+    found: dict[int, DocumentRecord] = {}
+    parts = joined_splits.located(self._joined(split), indices)
+    for name, rows, places in parts:
+      found.update(
+        zip(places.tolist(), self.documents(name, rows), strict=True)
+      )
+    return [found[place] for place in range(len(indices))]
+
+  def _joined_lengths(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+    parts, counts = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
+    for name, rows in self._joined(split):
+      lengths, offsets = self.event_lengths(name)
+      starts, stops = offsets[rows], offsets[rows + 1]
+      parts.append(lengths[ranges(starts, stops)])
+      counts.append(stops - starts)
+    return np.concatenate(parts), np.cumsum(np.concatenate(counts))
+
+  @functools.cached_property
+  def _joins(self) -> dict[str, tuple[joined_splits.Part, ...]]:
+    return {}
 
   @functools.cached_property
   def _vocabulary(self) -> vocabulary_lib.Vocabulary:

@@ -51,9 +51,9 @@ class Feed:
       before its first target. They take at most half of the row.
     targets: "all" makes every event but a user's first a target, "last" only
       the last one.
-    split: the documents that are trained on. "validation" are those of the
-      evaluated users with the event that "train" keeps back for validation:
-      for a last fit, when nothing is left to be chosen.
+    split: the last events that are trained on. "validation" adds those that
+      "train" keeps back for validation, and no user is left out: for a last
+      fit, when nothing is left to be chosen.
     item_segments: whether each target is written a second time, alone, for
       the item tower. False where the objective reads no towers.
     seed: of the order of users, of the windows and of the rows.
@@ -117,6 +117,11 @@ class Feed:
     return OpenFeed(self, caches)
 
   @property
+  def documents(self) -> str:
+    """Where the users are read: as `split` of a `TokenCache`."""
+    return "train" if self.split == "train" else "train+validation"
+
+  @property
   def limits(self) -> windows.Limits:
     """What a document may be."""
     return windows.Limits(
@@ -174,7 +179,7 @@ class OpenFeed:
       self.caches, feed.row_tokens, feed.row_slots, feed.item_segments
     )
     self._costs = [features.token_costs(cache.prompt) for cache in caches]
-    self._require_fit(feed.split, last_only=feed.targets == "last")
+    self._require_fit(feed.documents, last_only=feed.targets == "last")
     self.fingerprint = cache_files.fingerprint(self.settings())
 
   def __reduce__(self):
@@ -183,7 +188,7 @@ class OpenFeed:
   def batch(self, step: int) -> Batch:
     """This host's rows of a step, in NumPy: a pure function of the step."""
     epoch, first_row = self._plan.rows_of_step(step)
-    return self._local_rows(self.feed.split, epoch, first_row)
+    return self._local_rows(self.feed.documents, epoch, first_row)
 
   def iterator(
     self, start_step: int = 0, stop_step: int | None = None
@@ -289,7 +294,7 @@ class OpenFeed:
         for name, quota, count in zip(names, quotas, users, strict=True)
       },
       users_without_target={
-        cache.name: cache.num_documents(self.feed.split) - count
+        cache.name: cache.num_documents(self.feed.documents) - count
         for cache, count in zip(self.caches, users, strict=True)
       },
       documents=len(documents.user),
@@ -303,7 +308,7 @@ class OpenFeed:
     feed = self.feed
     return plan.Plan(
       [
-        Histories(*cache.event_lengths(self.feed.split))
+        Histories(*cache.event_lengths(self.feed.documents))
         for cache in self.caches
       ],
       self._costs,
@@ -339,6 +344,13 @@ class OpenFeed:
     }
     for cache in self.caches:
       settings[f"cache {cache.name}"] = cache.fingerprint
+    documents = self.feed.documents
+    if any(
+      cache.num_documents(documents) != cache.num_documents(self.feed.split)
+      for cache in self.caches
+    ):
+      # Last fits once left out users without a validation event.
+      settings["documents"] = documents
     names = [cache.name for cache in self.caches]
     return {**settings, "domains": names, "order": _ORDER}
 

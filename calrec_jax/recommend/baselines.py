@@ -15,18 +15,19 @@ from calrec_jax.recommend.protocol import Ranking
 
 
 class Popularity:
-  """Everybody gets what most training events bought; answers anybody."""
+  """Everybody gets what is bought most; answers anybody."""
 
-  def __init__(
-    self, train_counts: Num[np.ndarray, " N"], name: str = "popularity"
-  ):
-    """Takes the training events of each catalogue row."""
+  def __init__(self, counts: Num[np.ndarray, " N"], name: str = "popularity"):
+    """Takes the purchases of each catalogue row."""
     self.name = name
-    self._counts = np.asarray(train_counts, np.float32)
+    self._counts = np.asarray(counts, np.float32)
 
   def describe(self) -> str:
     """One line for people: what ranks."""
-    return "most training events first, the same list for everybody"
+    return (
+      f"what was bought most in {int(self._counts.sum()):,} purchases, the "
+      "same list for everybody"
+    )
 
   def recommend(
     self,
@@ -35,7 +36,7 @@ class Popularity:
     depth: int,
     rules: Sequence[str] = ("not_last",),
   ) -> dict[str, Ranking]:
-    """Ranks by training events; see `protocol.Recommender`."""
+    """Ranks by purchases; see `protocol.Recommender`."""
     histories = protocol.check_request(
       histories, depth, rules, len(self._counts), empty_allowed=True
     )

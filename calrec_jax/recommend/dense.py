@@ -62,8 +62,8 @@ class DenseSearch:
     recall_target: share of the best of a chunk that such a search is to find.
     prior: times temperature · log(1 + purchases) is added to the cosine: at 1
       the score is that of p(item | user) by what L_UT learns, at 0 the cosine
-      alone. Only purchases of the training split count, a user's n-th last as
-      1/n: the next item follows what is bought lately.
+      alone. A user's n-th last purchase counts 1/n: the next item follows what
+      is bought lately.
   """
 
   user_rows: int = 16
@@ -103,6 +103,7 @@ class Dense:
     settings: DenseSearch | None = None,
     limits: PromptLimits | None = None,
     temperature: float | None = None,
+    recent: Float[np.ndarray, " N"] | None = None,
     mesh: Mesh | None = None,
     place: VectorPlace | None = None,
     progress: bool = False,
@@ -119,6 +120,8 @@ class Dense:
       limits: how much of a history is read.
       temperature: that the vectors were trained with; None leaves the prior
         out.
+      recent: recent purchases of each item, for the prior; by default those
+        of the training split, `catalogue.train_recent`.
       mesh: where vectors lie and rows are spread; by default the mesh that is
         set, if any.
       place: where the items' vectors are kept; None keeps them in memory only.
@@ -146,9 +149,9 @@ class Dense:
     self._has_prior = False
     if temperature is not None and self.settings.prior > 0:
       self._has_prior = True
-      popularity = prior.log_popularity(
-        catalogue.train_recent, self._texts.columns
-      )
+      if recent is None:
+        recent = catalogue.train_recent
+      popularity = prior.log_popularity(recent, self._texts.columns)
       terms = self.settings.prior * temperature * popularity
       vectors = prior.WithPrior(vectors, terms)
     self._index = VectorIndex(

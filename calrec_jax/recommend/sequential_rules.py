@@ -84,8 +84,8 @@ class RuleRanking:
     """Counts the rules.
 
     Args:
-      items: catalogue rows of all training purchases, user by user, each
-        user's oldest first.
+      items: catalogue rows of all purchases that are known, user by user,
+        each user's oldest first.
       offsets: user u has `items[offsets[u]:offsets[u + 1]]`.
       num_items: size of the catalogue, N.
       settings: how.

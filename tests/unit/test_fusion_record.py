@@ -4,6 +4,8 @@ import types
 
 import numpy as np
 import pytest
+import recommend_toys as toys
+import synthetic_caches
 
 from calrec_jax import fusion_record, recommenders
 from calrec_jax.data.records import History
@@ -128,8 +130,39 @@ def test_targets_that_were_trained_on_choose_nothing(tmp_path):
   model = types.SimpleNamespace(
     lineage=lineage, checkpoint=tmp_path / "checkpoint_1"
   )
-  cache = types.SimpleNamespace(catalogue=None, name="shop")
+  cache = types.SimpleNamespace(
+    catalogue=toys.catalogue(), purchases=list, name="shop"
+  )
   limits = PromptLimits(max_tokens=64)
   workshop = recommenders.Workshop(cache, model, limits, None)
   with pytest.raises(ValueError, match=r"'dense' was .*Fusion\.weights"):
-    workshop._chosen_weights(members(), Fusion(members=("last_item", "dense")))
+    workshop._chosen_weights(Fusion(members=("last_item", "dense")))
+
+
+def test_members_that_choose_have_not_counted_the_targets(
+  tmp_path, monkeypatch
+):
+  shop = synthetic_caches.write(tmp_path, tested=(0, 1, 2))
+  model = types.SimpleNamespace(
+    lineage={}, checkpoint=tmp_path / "checkpoint_1"
+  )
+  asked = []
+  monkeypatch.setattr(recommenders.provenance, "of_answers", lambda *_: {})
+  monkeypatch.setattr(
+    recommenders.fusion_record,
+    "chosen",
+    lambda members, *_, **__: asked.extend(members),
+  )
+  workshop = recommenders.Workshop(
+    shop,
+    model,
+    PromptLimits(max_tokens=64),
+    None,
+    counted="train+validation+test",
+  )
+  names = ("popularity", "sequential_rules")
+  workshop._chosen_weights(Fusion(members=names))
+  for found, answering in zip(asked, workshop.make(names), strict=True):
+    assert found.name == answering.name
+    assert found.describe() != answering.describe()
+  assert "9 purchases" in asked[0].describe()

@@ -85,6 +85,13 @@ def test_another_parent_or_other_data_is_refused(tmp_path):
   assert "data.shop.fingerprint: was 'abc', is 'other'" in str(caught.value)
 
 
+def test_checkpoints_of_an_unknown_run_are_not_continued(tmp_path):
+  with pytest.raises(
+    lineage.LineageError, match=r"no lineage\.json.*MODEL_DIR"
+  ):
+    lineage.refuse_changes(None, record(), tmp_path)
+
+
 def test_a_digest_knows_no_order_of_keys():
   assert lineage.digest({"a": 1, "b": 2}) == lineage.digest({"b": 2, "a": 1})
   assert lineage.digest({"a": 1}) != lineage.digest({"a": 2})

@@ -4,6 +4,7 @@ import types
 
 import gin
 import pytest
+import recommend_toys as toys
 
 from calrec_jax import recommenders
 from calrec_jax.recommend.prompts import PromptLimits
@@ -11,7 +12,9 @@ from calrec_jax.recommend.prompts import PromptLimits
 
 @pytest.fixture
 def workshop():
-  cache = types.SimpleNamespace(catalogue=None, name="shop")
+  cache = types.SimpleNamespace(
+    catalogue=toys.catalogue(), purchases=list, name="shop"
+  )
   yield recommenders.Workshop(cache, None, PromptLimits(max_tokens=64), None)
   gin.clear_config()
 

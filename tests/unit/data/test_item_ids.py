@@ -77,6 +77,19 @@ def test_the_validation_event_is_trained_on_where_asked(views):
   }
 
 
+def test_a_last_fit_leaves_nobody_out(tmp_path):
+  shop = synthetic_caches.write(
+    tmp_path, histories=HISTORIES["shop"], validated=(0, 2)
+  )
+  views = item_ids.by_item_ids([shop])
+  feed = dataclasses.replace(FEED, split="validation").open(views)
+  found = set()
+  for step in range(feed.stats.steps_per_epoch):
+    found.update(tokens for tokens, _ in documents_in(feed.batch(step)))
+  assert found == {(1, 2, 3, 1), (4, 5), (6, 7, 1, 2, 1)}
+  assert feed.settings()["documents"] == "train+validation"
+
+
 def test_without_item_segments_a_batch_is_the_joint_segments_alone(caches):
   feed = Feed(row_tokens=64, row_slots=8, rows=2)
   with_segments, without = (
@@ -98,6 +111,8 @@ def test_settings_that_came_later_change_no_fingerprint_by_default(caches):
   for changed in ({"split": "validation"}, {"item_segments": False}):
     other = dataclasses.replace(feed, **changed).open(caches)
     assert other.fingerprint != plain.fingerprint
+    # Where everybody is validated, a last fit reads what it did before.
+    assert "documents" not in other.settings()
 
 
 def test_the_vocabulary_says_which_items_the_tokens_are(caches, views):
