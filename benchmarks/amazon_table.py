@@ -6,9 +6,11 @@ FOLDER holds amazon2014_office, amazon2018_scientific and amazon2014_beauty
 (gin/data/folders.gin). For every seed stage one is trained once, then for every
 target stage two, SASRec with sampled and with full softmax, and all of them are
 evaluated on all test users beside rules and fused with one another. The full
-softmax takes half of the time: --no-full_softmax leaves it out. Runs that are
-done are not done again (`study`); --dry_run shows their commands. Flags
---gin.NAME=VALUE go to all runs.
+softmax takes half of the time: --no-full_softmax leaves it out. Then the
+validation events become known: first to those who only count, then to all by a
+last fit, which --no-final_fit leaves out. Runs that are done are not done again
+(`study`); --dry_run shows their commands. Flags --gin.NAME=VALUE go to all
+runs.
 
 The output gets a folder for every run and `table.md`: the recommenders of each
 target with intervals over users, their differences user by user, and what every
@@ -20,7 +22,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.study import Run, Study, StudyError, describe
@@ -54,6 +56,17 @@ _SHOWN = ("recall@1", "recall@5", "recall@10", "ndcg@10", "mrr")
 _COMPARED = ("recall@1", "recall@10", "ndcg@10")
 
 
+# Steps of a last fit: those that validation chose with seed 0, of the same
+# schedules.
+_FINAL_STEPS = {
+  "amazon2014_office": {"dense": 1400, "sasrec": 2600},
+  "amazon2018_scientific": {"dense": 700, "sasrec": 2500},
+  "amazon2014_beauty": {"dense": 1400, "sasrec": 4500},
+}
+_SCHEDULE_STEPS = {"dense": 1400, "sasrec": 20_000}
+_KNOWN = "--gin_file=stages/final_fit.gin"
+
+
 class Shown(NamedTuple):
   """A row of the table.
 
@@ -68,63 +81,34 @@ class Shown(NamedTuple):
   recommender: str
 
 
-_FUSED = Shown(
-  "**dense, SASRec, sequential rules and BM25, fused**", "all", "fused"
-)
-_OTHERS = Shown("SASRec, sequential rules and BM25, fused", "others", "fused")
-_RULED = Shown("**dense, sequential rules and BM25, fused**", "ruled", "fused")
-_SAMPLED = Shown("SASRec, 512 corrected negatives", "all", "sasrec")
-_FULL = Shown("SASRec, full softmax", "full", "sasrec")
-_DENSE = Shown("**small CALRec, dense**", "all", "dense")
-_SEQUENTIAL = Shown("sequential rules", "all", "sequential_rules")
-_BM25 = Shown("BM25 on the last item", "all", "bm25_last_item")
-ROWS = (
-  _FUSED,
-  _OTHERS,
-  _RULED,
-  _FULL,
-  _SAMPLED,
-  _SEQUENTIAL,
-  _DENSE,
-  _BM25,
-  Shown("BM25 on the history", "all", "bm25_history"),
-  Shown("popularity", "all", "popularity"),
-  Shown("last item", "all", "last_item"),
-)
-_PAIRS = (
-  (_FUSED, _SAMPLED),
-  (_FUSED, _FULL),
-  (_FUSED, _SEQUENTIAL),
-  (_FUSED, _OTHERS),
-  (_RULED, _SEQUENTIAL),
-  (_RULED, _SAMPLED),
-  (_DENSE, _SAMPLED),
-  (_DENSE, _SEQUENTIAL),
-  (_DENSE, _BM25),
-)
-# The flags that tell one SASRec from the other.
-_SASRECS = {"sasrec": (), "sasrec_full": ("--gin.NEGATIVES=None",)}
-
-
 class Measured(NamedTuple):
   """What an evaluation of a target and a seed measures.
 
   Attributes:
     recommenders: their names.
-    sasrec: which SASRec it is, of `_SASRECS`.
+    dense: the training that its small CALRec is of.
+    sasrec: the training that its SASRec is of.
     trained: the one trained member of its fusion, joined with the rules that
       the recipe's fusion has; None takes the recipe's members.
+    known: whether the validation events are known to those who count.
   """
 
   recommenders: tuple[str, ...]
+  dense: str = "dense"
   sasrec: str = "sasrec"
   trained: str | None = None
+  known: bool = False
 
   def flags(self) -> Iterator[str]:
-    """Those of its fusion."""
+    """Those of its fusion, and of what is known."""
+    if self.known:
+      yield _KNOWN
     if self.trained is not None:
       members = (self.trained, "sequential_rules", "bm25_last_item")
       yield f"--gin.Fusion.members={_strings(members)}"
+    if self.dense == "dense_final":
+      # No users are left to choose weights by.
+      yield "--gin.Fusion.weights=()"
 
 
 _EVALUATIONS = {
@@ -132,7 +116,104 @@ _EVALUATIONS = {
   "others": Measured(("fused",), trained="sasrec"),
   "ruled": Measured(("fused",), trained="dense"),
   "full": Measured(("sasrec",), sasrec="sasrec_full"),
+  "counted": Measured(
+    ("fused", "dense", "sequential_rules", "popularity"), known=True
+  ),
+  "final": Measured(
+    ("fused", "sasrec", "dense"), "dense_final", "sasrec_final", known=True
+  ),
+  "final_others": Measured(
+    ("fused",), "dense_final", "sasrec_final", "sasrec", known=True
+  ),
+  "final_ruled": Measured(
+    ("fused",), "dense_final", "sasrec_final", "dense", known=True
+  ),
 }
+_ALL_FUSED = "**dense, SASRec, sequential rules and BM25, fused**"
+_OTHERS_FUSED = "SASRec, sequential rules and BM25, fused"
+_RULED_FUSED = "**dense, sequential rules and BM25, fused**"
+_CALREC = "**small CALRec, dense**"
+
+_FUSED = Shown(_ALL_FUSED, "all", "fused")
+_OTHERS = Shown(_OTHERS_FUSED, "others", "fused")
+_RULED = Shown(_RULED_FUSED, "ruled", "fused")
+_SAMPLED = Shown("SASRec, 512 corrected negatives", "all", "sasrec")
+_FULL = Shown("SASRec, full softmax", "full", "sasrec")
+_DENSE = Shown(_CALREC, "all", "dense")
+_SEQUENTIAL = Shown("sequential rules", "all", "sequential_rules")
+_BM25 = Shown("BM25 on the last item", "all", "bm25_last_item")
+_COUNTED = Shown(f"{_ALL_FUSED}, not fitted again", "counted", "fused")
+_COUNTED_RULES = Shown("sequential rules", "counted", "sequential_rules")
+_FINAL = Shown(_ALL_FUSED, "final", "fused")
+_FINAL_OTHERS = Shown(_OTHERS_FUSED, "final_others", "fused")
+_FINAL_SASREC = Shown("SASRec, 512 corrected negatives", "final", "sasrec")
+
+
+class Part(NamedTuple):
+  """A table of a target, and the differences under it.
+
+  Attributes:
+    heading: what its recommenders know.
+    rows: the recommenders.
+    pairs: those that are compared, user by user.
+  """
+
+  heading: str
+  rows: tuple[Shown, ...]
+  pairs: tuple[tuple[Shown, Shown], ...]
+
+
+PARTS = (
+  Part(
+    "Trained and counted without the validation events",
+    (
+      _FUSED,
+      _OTHERS,
+      _RULED,
+      _FULL,
+      _SAMPLED,
+      _SEQUENTIAL,
+      _DENSE,
+      _BM25,
+      Shown("BM25 on the history", "all", "bm25_history"),
+      Shown("popularity", "all", "popularity"),
+      Shown("last item", "all", "last_item"),
+    ),
+    (
+      (_FUSED, _SAMPLED),
+      (_FUSED, _FULL),
+      (_FUSED, _SEQUENTIAL),
+      (_FUSED, _OTHERS),
+      (_RULED, _SEQUENTIAL),
+      (_RULED, _SAMPLED),
+      (_DENSE, _SAMPLED),
+      (_DENSE, _SEQUENTIAL),
+      (_DENSE, _BM25),
+    ),
+  ),
+  Part(
+    "With the validation events",
+    (
+      _FINAL,
+      _FINAL_OTHERS,
+      Shown(_RULED_FUSED, "final_ruled", "fused"),
+      _COUNTED,
+      _FINAL_SASREC,
+      _COUNTED_RULES,
+      Shown(_CALREC, "final", "dense"),
+      Shown(f"{_CALREC}, not fitted again", "counted", "dense"),
+      Shown("popularity", "counted", "popularity"),
+    ),
+    (
+      (_FINAL, _FINAL_SASREC),
+      (_FINAL, _COUNTED_RULES),
+      (_FINAL, _FINAL_OTHERS),
+      (_FINAL, _COUNTED),
+      (_COUNTED, _FUSED),
+      (_COUNTED_RULES, _SEQUENTIAL),
+    ),
+  ),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -141,7 +222,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   folder = pathlib.Path(arguments.output).expanduser().absolute()
   root = pathlib.Path(arguments.root).expanduser().absolute()
   kinds = [
-    name for name in _EVALUATIONS if arguments.full_softmax or name != "full"
+    name
+    for name, measured in _EVALUATIONS.items()
+    if (arguments.full_softmax or name != "full")
+    and (arguments.final_fit or not measured.known)
   ]
   runs = list(
     plan(
@@ -229,24 +313,28 @@ def _of_target(
   def model(kind: str) -> pathlib.Path:
     return folder / place(kind) / "model"
 
-  stage_two = (
-    f"--gin_file={_RANKING}",
-    "--stage=target",
-    f"--gin.target/MIXTURE_OR_TASK_NAME={_string(target)}",
-    f"--gin.MODEL_DIR={_string(model('dense'))}",
-    *common,
-  )
+  def stage_two(kind: str) -> tuple[str, ...]:
+    return (
+      f"--gin_file={_RANKING}",
+      "--stage=target",
+      f"--gin.target/MIXTURE_OR_TASK_NAME={_string(target)}",
+      f"--gin.MODEL_DIR={_string(model(kind))}",
+      *common,
+    )
+
   joint = folder / f"joint_{seed}" / "model" / "joint"
-  yield Run(
-    place("dense"),
-    (
-      "train",
-      *stage_two,
-      f"--gin.target/INITIAL_CHECKPOINT_PATH={_string(joint)}",
-    ),
-    (f"joint_{seed}",),
-  )
   evaluations = {kind: _EVALUATIONS[kind] for kind in kinds}
+  for kind in dict.fromkeys(at.dense for at in evaluations.values()):
+    yield Run(
+      place(kind),
+      (
+        "train",
+        *stage_two(kind),
+        f"--gin.target/INITIAL_CHECKPOINT_PATH={_string(joint)}",
+        *_last_fit(target, kind),
+      ),
+      (f"joint_{seed}",),
+    )
   for kind in dict.fromkeys(at.sasrec for at in evaluations.values()):
     yield Run(
       place(kind),
@@ -255,8 +343,9 @@ def _of_target(
         f"--gin_file={_SASREC}",
         f"--gin.MIXTURE_OR_TASK_NAME={_string(target)}",
         f"--gin.MODEL_DIR={_string(model(kind))}",
-        *_SASRECS[kind],
+        *(("--gin.NEGATIVES=None",) if kind == "sasrec_full" else ()),
         *_SASREC_OF_TARGET.get(target, ()),
+        *_last_fit(target, kind),
         *common,
       ),
     )
@@ -266,14 +355,25 @@ def _of_target(
       place(f"eval_{kind}"),
       (
         "eval",
-        *stage_two,
+        *stage_two(measured.dense),
         f"--gin.EVAL_OUTPUT_DIR={_string(folder / place(f'eval_{kind}'))}",
         f"--gin.Evaluation.recommenders={_strings(measured.recommenders)}",
         f"--gin.trained_sasrec.checkpoint={_string(sasrec)}",
         *measured.flags(),
       ),
-      (place("dense"), place(measured.sasrec)),
+      (place(measured.dense), place(measured.sasrec)),
     )
+
+
+def _last_fit(target: str, kind: str) -> Iterator[str]:
+  """The flags of a training with the validation events; of others none."""
+  model, _, final = kind.partition("_")
+  if final != "final":
+    return
+  scope = "target/" if model == "dense" else ""
+  yield _KNOWN
+  yield f"--gin.{scope}TRAIN_STEPS={_FINAL_STEPS[target][model]}"
+  yield f"--gin.warmup_cosine.steps={_SCHEDULE_STEPS[model]}"
 
 
 def of_target(
@@ -298,13 +398,12 @@ def of_target(
       row.recommender,
     )
 
-  first = read_results(side(ROWS[0]).folders[0])
+  first = read_results(side(_FUSED).folders[0])
   card = first.data
   hashes = {
     **{file["file"]: file["sha256"] for file in card["inputs"]},
     "test": card["outputs"]["test"],
   }
-  labels = [table.metric_label(name) for name in _SHOWN]
   lines = [
     f"## {target}",
     "",
@@ -312,31 +411,43 @@ def of_target(
     f"candidates: {table.RULE_TEXTS[first.protocol['candidates']]}; seeds "
     f"{', '.join(map(str, seeds))}; sha256 "
     + ", ".join(f"{name} {value[:12]}" for name, value in hashes.items()),
-    "",
-    f"| | {' | '.join(labels)} | NDCG@10 of the runs |",
-    "|---" * (len(labels) + 2) + "|",
   ]
-  for row in (row for row in ROWS if row.evaluation in kinds):
+  for part in PARTS:
+    rows = [row for row in part.rows if row.evaluation in kinds]
+    pairs = [pair for pair in part.pairs if {*pair} <= {*rows, *PARTS[0].rows}]
+    if not rows:
+      continue
+    lines += ["", f"### {part.heading}", "", *_of_rows(rows, side)]
+    lines += ["", *_of_pairs(pairs, side)]
+  return "\n".join(lines)
+
+
+def _of_rows(
+  rows: Sequence[Shown], side: Callable[[Shown], RunSide]
+) -> Iterator[str]:
+  labels = [table.metric_label(name) for name in _SHOWN]
+  yield f"| | {' | '.join(labels)} | NDCG@10 of the runs |"
+  yield "|---" * (len(labels) + 2) + "|"
+  for row in rows:
     entries = average_runs(side(row))
     cells = [table.interval(entries[name]) for name in _SHOWN]
     spread = [table.number(run) for run in sorted(entries["ndcg@10"]["runs"])]
     # Rules know no seeds.
     cells.append(f"{spread[0]}–{spread[-1]}" if spread[0] < spread[-1] else "")
-    lines.append(f"| {row.label} | {' | '.join(cells)} |")
-  lines += [
-    "",
-    "| difference, user by user | "
-    f"{' | '.join(map(table.metric_label, _COMPARED))} |",
-    "|---" * (len(_COMPARED) + 1) + "|",
-  ]
-  for one, other in _PAIRS:
-    if other.evaluation not in kinds:
-      continue
+    yield f"| {row.label} | {' | '.join(cells)} |"
+
+
+def _of_pairs(
+  pairs: Sequence[tuple[Shown, Shown]], side: Callable[[Shown], RunSide]
+) -> Iterator[str]:
+  labels = [table.metric_label(name) for name in _COMPARED]
+  yield f"| difference, user by user | {' | '.join(labels)} |"
+  yield "|---" * (len(labels) + 1) + "|"
+  for one, other in pairs:
     [pair] = compare_runs(side(one), side(other))["pairs"]
     cells = [_difference(pair["metrics"][name]) for name in _COMPARED]
     label = f"{one.label} against {other.label}".replace("**", "")
-    lines.append(f"| {label} | {' | '.join(cells)} |")
-  return "\n".join(lines)
+    yield f"| {label} | {' | '.join(cells)} |"
 
 
 def _string(value: object) -> str:
@@ -382,6 +493,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     action=argparse.BooleanOptionalAction,
     default=True,
     help="train and show SASRec with the full softmax as well",
+  )
+  parser.add_argument(
+    "--final_fit",
+    action=argparse.BooleanOptionalAction,
+    default=True,
+    help="measure with the validation events known as well",
   )
   parser.add_argument(
     "--dry_run", action="store_true", help="show the commands of the runs"

@@ -23,11 +23,20 @@ def test_stage_one_is_trained_once_a_seed(tmp_path):
   runs = planned(tmp_path)
   Study(tmp_path, runs, workers=1)  # Refuses runs before their needs.
   names = [run.name for run in runs]
-  assert len(names) == 2 * (1 + 3 * 7)
+  assert len(names) == 2 * (1 + 3 * 13)
   assert [name for name in names if name.startswith("joint")] == [
     "joint_0",
     "joint_1",
   ]
+
+
+def test_a_last_fit_knows_what_its_evaluation_counts(tmp_path):
+  for run in planned(tmp_path, seeds=[0]):
+    final = any("_final" in name for name in (run.name, *run.needs))
+    known = "--gin_file=stages/final_fit.gin" in run.arguments
+    assert known == (final or "counted" in run.name)
+    if final and run.arguments[0] == "train":
+      assert any("TRAIN_STEPS=" in flag for flag in run.arguments)
 
 
 def test_every_run_is_a_command_that_gin_reads(tmp_path, capsys):
@@ -42,12 +51,16 @@ def test_flags_go_to_every_run(tmp_path, capsys):
   argv = ["--root=logs", f"--output={tmp_path}", "--seeds=3", "--dry_run"]
   assert amazon_table.main([*argv, "--gin.DecoderConfig.layers=1"]) == 0
   lines = capsys.readouterr().out.splitlines()
-  assert len(lines) == 22
+  assert len(lines) == 40
   assert all("--gin.DecoderConfig.layers=1" in line for line in lines)
-  assert amazon_table.main([*argv, "--no-full_softmax"]) == 0
-  shorter = capsys.readouterr().out.splitlines()
-  assert len(shorter) == 16
-  assert not any("NEGATIVES" in line for line in shorter)
+  for flag, left_out, kept in (
+    ("--no-full_softmax", "NEGATIVES", 34),
+    ("--no-final_fit", "final_fit", 22),
+  ):
+    assert amazon_table.main([*argv, flag]) == 0
+    shorter = capsys.readouterr().out.splitlines()
+    assert len(shorter) == kept
+    assert not any(left_out in line for line in shorter)
   for wrong in ("--layers=1", "--targets=shop"):
     with pytest.raises(SystemExit):
       amazon_table.main([*argv, wrong])
@@ -97,8 +110,8 @@ def test_the_tables_are_those_of_the_runs(tmp_path):
       "sasrec": toys.Nearby(ITEMS),
       **{name: toys.popularity(ITEMS) for name in rules},
     }
-    for kind in ("all", "others", "ruled", "full"):
-      names = {"all": scorers, "full": ("sasrec",)}.get(kind, ("fused",))
+    for kind, measured in amazon_table._EVALUATIONS.items():
+      names = measured.recommenders
       written = _write(
         tmp_path / f"{TARGET}_eval_{kind}_{seed}" / TARGET,
         {name: scorers[name] for name in names},
@@ -108,6 +121,14 @@ def test_the_tables_are_those_of_the_runs(tmp_path):
           written.recommenders["fused"]["metrics"]["ndcg@10"]["value"]
         )
   text = amazon_table.of_target(tmp_path, TARGET, [0, 1])
+  heading = "### With the validation events"
+  text, known = text.split(heading)
+  for row in amazon_table.PARTS[1].rows:
+    assert f"\n| {row.label} |" in known
+  kinds = [
+    kind for kind, at in amazon_table._EVALUATIONS.items() if not at.known
+  ]
+  assert heading not in amazon_table.of_target(tmp_path, TARGET, [0], kinds)
   rows = {
     line.split("|")[1].strip(): line.split("|")
     for line in text.splitlines()
@@ -116,7 +137,7 @@ def test_the_tables_are_those_of_the_runs(tmp_path):
   assert "30 users, 40 items" in text
   assert "interactions.csv.gz abababababab" in text
   assert "test efefefefefef" in text
-  first = rows[amazon_table.ROWS[0].label]
+  first = rows[amazon_table.PARTS[0].rows[0].label]
   mean = f"{sum(expected) / 2:.4f}"[1:]
   assert first[5].strip().startswith(f"{mean} [")
   low, high = (f"{value:.4f}"[1:] for value in sorted(expected))
