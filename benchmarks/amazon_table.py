@@ -447,6 +447,9 @@ def _of_pairs(
     [pair] = compare_runs(side(one), side(other))["pairs"]
     cells = [_difference(pair["metrics"][name]) for name in _COMPARED]
     label = f"{one.label} against {other.label}".replace("**", "")
+    known = [_EVALUATIONS[row.evaluation].known for row in (one, other)]
+    if known == [True, False]:
+      label += " without the events"
     yield f"| {label} | {' | '.join(cells)} |"
 
 

@@ -125,6 +125,8 @@ def test_the_tables_are_those_of_the_runs(tmp_path):
   text, known = text.split(heading)
   for row in amazon_table.PARTS[1].rows:
     assert f"\n| {row.label} |" in known
+  same = "sequential rules against sequential rules without the events"
+  assert f"\n| {same} |" in known
   kinds = [
     kind for kind, at in amazon_table._EVALUATIONS.items() if not at.known
   ]
