@@ -5,7 +5,7 @@ import pathlib
 import evaluation_toys as toys
 import pytest
 
-from benchmarks import amazon_table
+from benchmarks import amazon_plan, amazon_table
 from benchmarks.study import Study
 from calrec_jax.__main__ import main as calrec
 from calrec_jax.evaluate import Bootstrap, Protocol, evaluate, write_results
@@ -15,8 +15,8 @@ TARGET = "amazon2014_office"
 
 
 def planned(folder, **changes):
-  settings = {"seeds": [0, 1], "targets": amazon_table.TARGETS} | changes
-  return list(amazon_table.plan(folder, pathlib.Path("/logs"), **settings))
+  settings = {"seeds": [0, 1], "targets": amazon_plan.TARGETS} | changes
+  return list(amazon_plan.plan(folder, pathlib.Path("/logs"), **settings))
 
 
 def test_stage_one_is_trained_once_a_seed(tmp_path):
@@ -110,7 +110,7 @@ def test_the_tables_are_those_of_the_runs(tmp_path):
       "sasrec": toys.Nearby(ITEMS),
       **{name: toys.popularity(ITEMS) for name in rules},
     }
-    for kind, measured in amazon_table._EVALUATIONS.items():
+    for kind, measured in amazon_plan.EVALUATIONS.items():
       names = measured.recommenders
       written = _write(
         tmp_path / f"{TARGET}_eval_{kind}_{seed}" / TARGET,
@@ -127,9 +127,7 @@ def test_the_tables_are_those_of_the_runs(tmp_path):
     assert f"\n| {row.label} |" in known
   same = "sequential rules against sequential rules without the events"
   assert f"\n| {same} |" in known
-  kinds = [
-    kind for kind, at in amazon_table._EVALUATIONS.items() if not at.known
-  ]
+  kinds = [kind for kind, at in amazon_plan.EVALUATIONS.items() if not at.known]
   assert heading not in amazon_table.of_target(tmp_path, TARGET, [0], kinds)
   rows = {
     line.split("|")[1].strip(): line.split("|")

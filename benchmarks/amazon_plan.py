@@ -1,0 +1,216 @@
+"""The runs behind the table of Amazon's reviews; see `amazon_table`.
+
+Tested by `tests/unit/evaluate/test_amazon_table.py`.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from benchmarks.study import Run
+
+TARGETS = ("amazon2014_office", "amazon2018_scientific", "amazon2014_beauty")
+_RANKING = "recipes/amazon_small_ranking.gin"
+_SASREC = "recipes/amazon_small_sasrec.gin"
+_RULES = (
+  "sequential_rules",
+  "bm25_last_item",
+  "bm25_history",
+  "popularity",
+  "last_item",
+)
+# Four times the users of the others: their validation is no longer cheap.
+_SASREC_OF_TARGET = {
+  "amazon2014_beauty": (
+    "--gin.Validation.period=500",
+    "--gin.Validation.patience=5",
+  )
+}
+# Steps of a last fit: those that validation chose with seed 0, of the same
+# schedules.
+_FINAL_STEPS = {
+  "amazon2014_office": {"dense": 1400, "sasrec": 2600},
+  "amazon2018_scientific": {"dense": 700, "sasrec": 2500},
+  "amazon2014_beauty": {"dense": 1400, "sasrec": 4500},
+}
+_SCHEDULE_STEPS = {"dense": 1400, "sasrec": 20_000}
+_KNOWN = "--gin_file=stages/final_fit.gin"
+
+
+class Measured(NamedTuple):
+  """What an evaluation of a target and a seed measures.
+
+  Attributes:
+    recommenders: their names.
+    dense: the training that its small CALRec is of.
+    sasrec: the training that its SASRec is of.
+    trained: the one trained member of its fusion, joined with the rules that
+      the recipe's fusion has; None takes the recipe's members.
+    known: whether the validation events are known to those who count.
+  """
+
+  recommenders: tuple[str, ...]
+  dense: str = "dense"
+  sasrec: str = "sasrec"
+  trained: str | None = None
+  known: bool = False
+
+  def flags(self) -> Iterator[str]:
+    """Those of its fusion, and of what is known."""
+    if self.known:
+      yield _KNOWN
+    if self.trained is not None:
+      members = (self.trained, "sequential_rules", "bm25_last_item")
+      yield f"--gin.Fusion.members={_strings(members)}"
+    if self.dense == "dense_final":
+      # No users are left to choose weights by.
+      yield "--gin.Fusion.weights=()"
+
+
+EVALUATIONS = {
+  "all": Measured(("fused", "sasrec", "dense", *_RULES)),
+  "others": Measured(("fused",), trained="sasrec"),
+  "ruled": Measured(("fused",), trained="dense"),
+  "full": Measured(("sasrec",), sasrec="sasrec_full"),
+  "counted": Measured(
+    ("fused", "dense", "sequential_rules", "popularity"), known=True
+  ),
+  "final": Measured(
+    ("fused", "sasrec", "dense"), "dense_final", "sasrec_final", known=True
+  ),
+  "final_others": Measured(
+    ("fused",), "dense_final", "sasrec_final", "sasrec", known=True
+  ),
+  "final_ruled": Measured(
+    ("fused",), "dense_final", "sasrec_final", "dense", known=True
+  ),
+}
+
+
+def plan(
+  folder: pathlib.Path,
+  root: pathlib.Path,
+  seeds: Sequence[int],
+  targets: Sequence[str],
+  *,
+  kinds: Sequence[str] = tuple(EVALUATIONS),
+  flags: Sequence[str] = (),
+) -> Iterator[Run]:
+  """Every run, behind those it needs.
+
+  Args:
+    folder: of the study.
+    root: of the domains.
+    seeds: of weights and the order of the data.
+    targets: names of domains.
+    kinds: of evaluations.
+    flags: further ones for all runs.
+  """
+  for seed in seeds:
+    common = (
+      f"--gin.ROOT={_string(root)}",
+      f"--gin.RANDOM_SEED={seed}",
+      *flags,
+    )
+    joint = f"joint_{seed}"
+    yield Run(
+      joint,
+      (
+        "train",
+        f"--gin_file={_RANKING}",
+        "--stage=joint",
+        f"--gin.MODEL_DIR={_string(folder / joint / 'model')}",
+        *common,
+      ),
+    )
+    for target in targets:
+      yield from _of_target(folder, target, seed, kinds, common)
+
+
+def _of_target(
+  folder: pathlib.Path,
+  target: str,
+  seed: int,
+  kinds: Sequence[str],
+  common: Sequence[str],
+) -> Iterator[Run]:
+  """What is trained and evaluated for one target and seed."""
+
+  def place(kind: str) -> str:
+    return f"{target}_{kind}_{seed}"
+
+  def model(kind: str) -> pathlib.Path:
+    return folder / place(kind) / "model"
+
+  def stage_two(kind: str) -> tuple[str, ...]:
+    return (
+      f"--gin_file={_RANKING}",
+      "--stage=target",
+      f"--gin.target/MIXTURE_OR_TASK_NAME={_string(target)}",
+      f"--gin.MODEL_DIR={_string(model(kind))}",
+      *common,
+    )
+
+  joint = folder / f"joint_{seed}" / "model" / "joint"
+  evaluations = {kind: EVALUATIONS[kind] for kind in kinds}
+  for kind in dict.fromkeys(at.dense for at in evaluations.values()):
+    yield Run(
+      place(kind),
+      (
+        "train",
+        *stage_two(kind),
+        f"--gin.target/INITIAL_CHECKPOINT_PATH={_string(joint)}",
+        *_last_fit(target, kind),
+      ),
+      (f"joint_{seed}",),
+    )
+  for kind in dict.fromkeys(at.sasrec for at in evaluations.values()):
+    yield Run(
+      place(kind),
+      (
+        "train",
+        f"--gin_file={_SASREC}",
+        f"--gin.MIXTURE_OR_TASK_NAME={_string(target)}",
+        f"--gin.MODEL_DIR={_string(model(kind))}",
+        *(("--gin.NEGATIVES=None",) if kind == "sasrec_full" else ()),
+        *_SASREC_OF_TARGET.get(target, ()),
+        *_last_fit(target, kind),
+        *common,
+      ),
+    )
+  for kind, measured in evaluations.items():
+    sasrec = model(measured.sasrec) / "train"
+    yield Run(
+      place(f"eval_{kind}"),
+      (
+        "eval",
+        *stage_two(measured.dense),
+        f"--gin.EVAL_OUTPUT_DIR={_string(folder / place(f'eval_{kind}'))}",
+        f"--gin.Evaluation.recommenders={_strings(measured.recommenders)}",
+        f"--gin.trained_sasrec.checkpoint={_string(sasrec)}",
+        *measured.flags(),
+      ),
+      (place(measured.dense), place(measured.sasrec)),
+    )
+
+
+def _last_fit(target: str, kind: str) -> Iterator[str]:
+  """The flags of a training with the validation events; of others none."""
+  model, _, final = kind.partition("_")
+  if final != "final":
+    return
+  scope = "target/" if model == "dense" else ""
+  yield _KNOWN
+  yield f"--gin.{scope}TRAIN_STEPS={_FINAL_STEPS[target][model]}"
+  yield f"--gin.warmup_cosine.steps={_SCHEDULE_STEPS[model]}"
+
+
+def _string(value: object) -> str:
+  """As gin reads it, and as a shell leaves it between single quotes."""
+  return f'"{value}"'
+
+
+def _strings(values: Sequence[str]) -> str:
+  return f"({' '.join(f'{_string(value)},' for value in values)})"
