@@ -14,8 +14,9 @@ SAME = 1e-5
 LAST, CUT = 6, 2
 COMPARED = (
   "loss", "loss_nig_nats", "loss_tt_nats", "loss_ut_nats", "gradient_norm",
-  "token_accuracy", "batch_accuracy_tt", "tokens", "examples",
+  "token_accuracy", "tokens", "examples",
 )  # fmt: skip
+HITS = ("batch_accuracy_tt", "batch_accuracy_ut")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,11 @@ def test_a_run_goes_on_in_microbatches(train, tmp_path, capsys):
   assert wanted[-1]["loss"] != wanted[0]["loss"]
   for row, other in zip(found, wanted, strict=True):
     for name in COMPARED:
+      np.testing.assert_allclose(row[name], other[name], rtol=SAME)
+  # From the second update on another of the vectors, which hardly differ yet,
+  # may be the nearest.
+  for name in HITS:
+    for row, other in zip(found[: CUT + 1], wanted, strict=False):
       np.testing.assert_allclose(row[name], other[name], rtol=SAME)
 
 
