@@ -175,8 +175,7 @@ def _of_target(
         f"--gin.MIXTURE_OR_TASK_NAME={_string(target)}",
         f"--gin.MODEL_DIR={_string(model(kind))}",
         *(("--gin.NEGATIVES=None",) if kind == "sasrec_full" else ()),
-        *_SASREC_OF_TARGET.get(target, ()),
-        *_last_fit(target, kind),
+        *(_last_fit(target, kind) or _SASREC_OF_TARGET.get(target, ())),
         *common,
       ),
     )
@@ -196,15 +195,17 @@ def _of_target(
     )
 
 
-def _last_fit(target: str, kind: str) -> Iterator[str]:
+def _last_fit(target: str, kind: str) -> tuple[str, ...]:
   """The flags of a training with the validation events; of others none."""
   model, _, final = kind.partition("_")
   if final != "final":
-    return
+    return ()
   scope = "target/" if model == "dense" else ""
-  yield _KNOWN
-  yield f"--gin.{scope}TRAIN_STEPS={_FINAL_STEPS[target][model]}"
-  yield f"--gin.warmup_cosine.steps={_SCHEDULE_STEPS[model]}"
+  return (
+    _KNOWN,
+    f"--gin.{scope}TRAIN_STEPS={_FINAL_STEPS[target][model]}",
+    f"--gin.warmup_cosine.steps={_SCHEDULE_STEPS[model]}",
+  )
 
 
 def _string(value: object) -> str:

@@ -37,6 +37,8 @@ def test_a_last_fit_knows_what_its_evaluation_counts(tmp_path):
     assert known == (final or "counted" in run.name)
     if final and run.arguments[0] == "train":
       assert any("TRAIN_STEPS=" in flag for flag in run.arguments)
+      # Nothing can be chosen by what is trained on.
+      assert not any("Validation." in flag for flag in run.arguments)
 
 
 def test_every_run_is_a_command_that_gin_reads(tmp_path, capsys):
