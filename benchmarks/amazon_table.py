@@ -54,24 +54,22 @@ class Shown(NamedTuple):
   recommender: str
 
 
-_ALL_FUSED = "**dense, SASRec, sequential rules and BM25, fused**"
-_OTHERS_FUSED = "SASRec, sequential rules and BM25, fused"
-_RULED_FUSED = "**dense, sequential rules and BM25, fused**"
-_CALREC = "**small CALRec, dense**"
-
-_FUSED = Shown(_ALL_FUSED, "all", "fused")
-_OTHERS = Shown(_OTHERS_FUSED, "others", "fused")
-_RULED = Shown(_RULED_FUSED, "ruled", "fused")
+_FUSED = Shown(
+  "**dense, SASRec, sequential rules and BM25, fused**", "all", "fused"
+)
+_OTHERS = Shown("SASRec, sequential rules and BM25, fused", "others", "fused")
+_RULED = Shown("**dense, sequential rules and BM25, fused**", "ruled", "fused")
 _SAMPLED = Shown("SASRec, 512 corrected negatives", "all", "sasrec")
 _FULL = Shown("SASRec, full softmax", "full", "sasrec")
-_DENSE = Shown(_CALREC, "all", "dense")
+_DENSE = Shown("**small CALRec, dense**", "all", "dense")
 _SEQUENTIAL = Shown("sequential rules", "all", "sequential_rules")
 _BM25 = Shown("BM25 on the last item", "all", "bm25_last_item")
-_COUNTED = Shown(f"{_ALL_FUSED}, not fitted again", "counted", "fused")
-_COUNTED_RULES = Shown("sequential rules", "counted", "sequential_rules")
-_FINAL = Shown(_ALL_FUSED, "final", "fused")
-_FINAL_OTHERS = Shown(_OTHERS_FUSED, "final_others", "fused")
-_FINAL_SASREC = Shown("SASRec, 512 corrected negatives", "final", "sasrec")
+_POPULARITY = Shown("popularity", "all", "popularity")
+_COUNTED = Shown(f"{_FUSED.label}, not fitted again", "counted", "fused")
+_COUNTED_RULES = _SEQUENTIAL._replace(evaluation="counted")
+_FINAL = _FUSED._replace(evaluation="final")
+_FINAL_OTHERS = _OTHERS._replace(evaluation="final_others")
+_FINAL_SASREC = _SAMPLED._replace(evaluation="final")
 
 
 class Part(NamedTuple):
@@ -101,7 +99,7 @@ PARTS = (
       _DENSE,
       _BM25,
       Shown("BM25 on the history", "all", "bm25_history"),
-      Shown("popularity", "all", "popularity"),
+      _POPULARITY,
       Shown("last item", "all", "last_item"),
     ),
     (
@@ -121,13 +119,13 @@ PARTS = (
     (
       _FINAL,
       _FINAL_OTHERS,
-      Shown(_RULED_FUSED, "final_ruled", "fused"),
+      _RULED._replace(evaluation="final_ruled"),
       _COUNTED,
       _FINAL_SASREC,
       _COUNTED_RULES,
-      Shown(_CALREC, "final", "dense"),
-      Shown(f"{_CALREC}, not fitted again", "counted", "dense"),
-      Shown("popularity", "counted", "popularity"),
+      _DENSE._replace(evaluation="final"),
+      Shown(f"{_DENSE.label}, not fitted again", "counted", "dense"),
+      _POPULARITY._replace(evaluation="counted"),
     ),
     (
       (_FINAL, _FINAL_SASREC),

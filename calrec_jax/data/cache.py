@@ -155,19 +155,17 @@ class TokenCache:
         it the first ones are taken.
     """
     indices = self.sample(split, limit, seed)
-    histories = []
-    for at in range(0, len(indices), _READ_CHUNK):
-      for user in self.documents(split, indices[at : at + _READ_CHUNK]):
-        histories.append(
-          records.History(
-            user.user_id, user.items[:-1], int(user.items[-1]), user.timestamps
-          )
-        )
-    return histories
+    return [
+      records.History(
+        user.user_id, user.items[:-1], int(user.items[-1]), user.timestamps
+      )
+      for user in self._streamed(split, indices)
+    ]
 
   def purchases(self, split: str) -> Purchases:
     """All events of a split, user by user."""
-    parts = [document.items for document in self._all_documents(split)]
+    users = range(self.num_documents(split))
+    parts = [document.items for document in self._streamed(split, users)]
     offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
     return Purchases(np.concatenate([np.zeros(0, np.int32), *parts]), offsets)
 
@@ -224,18 +222,20 @@ class TokenCache:
     """What a joined split is made of; reads all users once."""
     if split not in self._joins:
       self._joins[split] = joined_splits.join(
-        [
-          (name, [user.user_id for user in self._all_documents(name)])
-          for name in joined_splits.names(split)
-        ]
+        [(name, self._user_ids(name)) for name in joined_splits.names(split)]
       )
     return self._joins[split]
 
-  def _all_documents(self, split: str) -> Iterator[DocumentRecord]:
-    users = self.num_documents(split)
-    for at in range(0, users, _READ_CHUNK):
-      rows = range(at, min(at + _READ_CHUNK, users))
-      yield from self.documents(split, rows)
+  def _user_ids(self, split: str) -> list[str]:
+    users = range(self.num_documents(split))
+    return [document.user_id for document in self._streamed(split, users)]
+
+  def _streamed(
+    self, split: str, indices: Sequence[int] | np.ndarray
+  ) -> Iterator[DocumentRecord]:
+    """The same as `documents`, without all records in memory at once."""
+    for at in range(0, len(indices), _READ_CHUNK):
+      yield from self.documents(split, indices[at : at + _READ_CHUNK])
 
   def _joined_documents(
     self, split: str, indices: Sequence[int] | np.ndarray
