@@ -69,7 +69,8 @@ class Meter:
         needed = family_of(self._config).train_step_flops(
           self._config,
           tokens=values["tokens"],
-          loss_tokens=sums["loss_nig_nats"].weight / steps,
+          # Not NumPy's float32, which a weight is and JSON does not know.
+          loss_tokens=float(sums["loss_nig_nats"].weight) / steps,
           attended=values["attended_keys"],
           trained=self._tuning.trains,
         )

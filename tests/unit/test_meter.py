@@ -6,7 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from calrec_jax import telemetry
 from calrec_jax.meter import Meter
+from calrec_jax.models import flops as decoder_flops
+from calrec_jax.models.decoder_config import DecoderConfig
 from calrec_jax.tuning import EVERYTHING
 from calrec_jax.weighted_sum import WeightedSum
 
@@ -81,3 +84,32 @@ def test_the_first_step_is_in_no_speed():
   stopped = handed_on(after(new(), range(2)))
   assert "step_seconds" not in stopped.read()
   assert "step_seconds" not in after(stopped, range(1)).read()
+
+
+def test_a_row_with_the_utilisation_of_a_known_device_becomes_json(monkeypatch):
+  """Only where the peak is known, which no CPU's is, is there such a value."""
+  monkeypatch.setattr(telemetry, "peak_flops", lambda: 1e12)
+  config = DecoderConfig(vocab_size=128)
+  meter = Meter(config, EVERYTHING)
+  for step in range(3):
+    values = metrics(step)
+    meter.add(
+      {
+        **values,
+        "attended_keys": values["tokens"],
+        "loss_nig_nats": values["loss"],
+      }
+    )
+  found = json.loads(json.dumps(meter.read()))
+  flops = decoder_flops.train_step_flops(
+    config,
+    tokens=found["tokens"],
+    loss_tokens=sum(float(metrics(step)["loss"].weight) for step in range(3))
+    / 3,
+    attended=found["attended_keys"],
+  )
+  np.testing.assert_allclose(
+    found["model_flop_utilisation"],
+    flops / found["step_seconds"] / 1e12,
+    rtol=1e-5,
+  )
