@@ -111,9 +111,8 @@ class MetricsLog:
   def __init__(self, path: pathlib.Path, step: int, closed: bool = True):
     """Opens the log for the steps after `step`; if not `closed`, from it on."""
     self._path = path
-    # From its start a stage writes everything anew, the row of step 0 too.
     last = step if closed else step - 1
-    rows = [row for row in read_rows(path) if step and row["step"] <= last]
+    rows = [row for row in read_rows(path) if row["step"] <= last]
     atomic.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     self._file = path.open("a")
 

@@ -148,9 +148,11 @@ class _Loop:
   def start(self, parent: Parent | None) -> None:
     """Own checkpoint first, then the parent's parameters, then scratch."""
     self.meter = Meter(self.decoder_config, self.stage.tuning)
-    # What a step entails is still to be done where the notice cut it.
-    self.closed = True
     newest = saving.newest(self.folder)
+    self.fresh = newest is None
+    # What a step entails is still to be done where the notice cut it, and at
+    # a fresh start.
+    self.closed = False
     if newest is not None:
       self._restore(newest)
       origin = f"goes on from step {self.step}"
@@ -218,9 +220,9 @@ class _Loop:
       self.folder, self.name, self.step, stage.steps, self.closed
     )
     try:
-      if self.step == 0 and stage.validation.at_start:
-        self._validate()
-      if not self.closed and self._close_step():
+      if self.fresh:
+        self._close_start()
+      elif not self.closed and self._close_step():
         return
       first = self.step + 1
       for step, batch in self.feed.iterator(self.step, stage.steps):
@@ -244,6 +246,15 @@ class _Loop:
     finally:
       self.profiler.close()
       self.log.close()
+
+  def _close_start(self) -> None:
+    """Step 0 is a candidate too: what a stage begins with may be the best."""
+    if not self.stage.validation.at_start:
+      return
+    validated = self._validate()
+    self.early_stopping.see(validated, self.step)
+    if self.stage.checkpoints.best_metric:
+      self._save(validated)
 
   def _close_step(self) -> bool:
     """What a step entails: rows, validation, checkpoint; whether to end.

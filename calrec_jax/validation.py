@@ -45,8 +45,9 @@ class Validation:
       best_is_highest False).
     rule: candidates: "all", "not_last" or "not_seen".
     seed: of the draw of users.
-    at_start: whether a stage's start is validated too, as step 0: how good a
-      pretrained model is before it has learned anything.
+    at_start: whether a stage's start is validated too, as step 0, and saved as
+      a candidate for the best: what a stage hands over is then never worse
+      than what it began with.
     patience: the stage ends after so many validations in a row that were not
       the best by CheckpointPolicy.best_metric; each best one is saved, and the
       best of all is handed over. None goes on to TRAIN_STEPS.
