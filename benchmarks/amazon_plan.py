@@ -6,13 +6,12 @@ Tested by `tests/unit/evaluate/test_amazon_table.py`.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from benchmarks.study import Run
 
 TARGETS = ("amazon2014_office", "amazon2018_scientific", "amazon2014_beauty")
-_RANKING = "recipes/amazon_small_ranking.gin"
 _SASREC = "recipes/amazon_small_sasrec.gin"
 _RULES = (
   "sequential_rules",
@@ -39,12 +38,45 @@ _SCHEDULE_STEPS = {"dense": 1400, "sasrec": 20_000}
 _KNOWN = "--gin_file=stages/final_fit.gin"
 
 
+class TextModel(NamedTuple):
+  """A CALRec whose two stages are trained.
+
+  Attributes:
+    recipe: of both stages.
+    label: for people.
+    passes: steps of a pass over a target and their number, where the recipe's
+      stage two does not suit all targets; validated after each.
+    final: whether `_FINAL_STEPS` are this model's.
+  """
+
+  recipe: str
+  label: str
+  passes: Mapping[str, tuple[int, int]] = {}
+  final: bool = False
+
+
+MODELS = {
+  "small": TextModel(
+    "recipes/amazon_small_ranking.gin", "small CALRec", final=True
+  ),
+  "gemma": TextModel(
+    "recipes/amazon_gemma.gin",
+    "Gemma 3 270M",
+    {
+      "amazon2014_office": (57, 3),
+      "amazon2018_scientific": (45, 3),
+      "amazon2014_beauty": (143, 2),
+    },
+  ),
+}
+
+
 class Measured(NamedTuple):
   """What an evaluation of a target and a seed measures.
 
   Attributes:
     recommenders: their names.
-    dense: the training that its small CALRec is of.
+    dense: the training that its text model is of.
     sasrec: the training that its SASRec is of.
     trained: the one trained member of its fusion, joined with the rules that
       the recipe's fusion has; None takes the recipe's members.
@@ -95,6 +127,7 @@ def plan(
   seeds: Sequence[int],
   targets: Sequence[str],
   *,
+  model: TextModel = MODELS["small"],
   kinds: Sequence[str] = tuple(EVALUATIONS),
   flags: Sequence[str] = (),
 ) -> Iterator[Run]:
@@ -105,6 +138,7 @@ def plan(
     root: of the domains.
     seeds: of weights and the order of the data.
     targets: names of domains.
+    model: the text model.
     kinds: of evaluations.
     flags: further ones for all runs.
   """
@@ -119,20 +153,21 @@ def plan(
       joint,
       (
         "train",
-        f"--gin_file={_RANKING}",
+        f"--gin_file={model.recipe}",
         "--stage=joint",
         f"--gin.MODEL_DIR={_string(folder / joint / 'model')}",
         *common,
       ),
     )
     for target in targets:
-      yield from _of_target(folder, target, seed, kinds, common)
+      yield from _of_target(folder, target, seed, model, kinds, common)
 
 
 def _of_target(
   folder: pathlib.Path,
   target: str,
   seed: int,
+  text_model: TextModel,
   kinds: Sequence[str],
   common: Sequence[str],
 ) -> Iterator[Run]:
@@ -146,7 +181,7 @@ def _of_target(
 
   def stage_two(kind: str) -> tuple[str, ...]:
     return (
-      f"--gin_file={_RANKING}",
+      f"--gin_file={text_model.recipe}",
       "--stage=target",
       f"--gin.target/MIXTURE_OR_TASK_NAME={_string(target)}",
       f"--gin.MODEL_DIR={_string(model(kind))}",
@@ -162,7 +197,7 @@ def _of_target(
         "train",
         *stage_two(kind),
         f"--gin.target/INITIAL_CHECKPOINT_PATH={_string(joint)}",
-        *_last_fit(target, kind),
+        *(_last_fit(target, kind) or _passes(target, text_model)),
       ),
       (f"joint_{seed}",),
     )
@@ -205,6 +240,18 @@ def _last_fit(target: str, kind: str) -> tuple[str, ...]:
     _KNOWN,
     f"--gin.{scope}TRAIN_STEPS={_FINAL_STEPS[target][model]}",
     f"--gin.warmup_cosine.steps={_SCHEDULE_STEPS[model]}",
+  )
+
+
+def _passes(target: str, model: TextModel) -> tuple[str, ...]:
+  """The flags of a stage two whose length depends on the target."""
+  if target not in model.passes:
+    return ()
+  steps, passes = model.passes[target]
+  return (
+    f"--gin.target/TRAIN_STEPS={steps * passes}",
+    f"--gin.target/Validation.period={steps}",
+    f"--gin.target/CheckpointPolicy.period={steps}",
   )
 
 

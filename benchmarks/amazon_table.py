@@ -1,4 +1,4 @@
-"""The table of the small domains of Amazon's reviews, from one command.
+r"""The table of the small domains of Amazon's reviews, from one command.
 
     python -m benchmarks.amazon_table --root=FOLDER --output=runs/amazon_table
 
@@ -11,6 +11,11 @@ validation events become known: first to those who only count, then to all by a
 last fit, which --no-final_fit leaves out. Runs that are done are not done again
 (`study`); --dry_run shows their commands. Flags --gin.NAME=VALUE go to all
 runs.
+
+  python -m benchmarks.amazon_table --root=FOLDER --output=runs/amazon_gemma \
+    --model=gemma --seeds=0 --workers=1
+
+has a pretrained model in the place of the small one, and wants a GPU.
 
 The output gets a folder for every run and `table.md`: the recommenders of each
 target with intervals over users, their differences user by user, and what every
@@ -25,7 +30,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks.amazon_plan import EVALUATIONS, TARGETS, plan
+from benchmarks.amazon_plan import EVALUATIONS, MODELS, TARGETS, plan
 from benchmarks.study import Study, StudyError, describe
 from calrec_jax import atomic
 from calrec_jax.evaluate import (
@@ -44,7 +49,7 @@ class Shown(NamedTuple):
   """A row of the table.
 
   Attributes:
-    label: for people.
+    label: for people; {model} is the text model's.
     evaluation: the kind of evaluation that measured it.
     recommender: its name there.
   """
@@ -61,7 +66,7 @@ _OTHERS = Shown("SASRec, sequential rules and BM25, fused", "others", "fused")
 _RULED = Shown("**dense, sequential rules and BM25, fused**", "ruled", "fused")
 _SAMPLED = Shown("SASRec, 512 corrected negatives", "all", "sasrec")
 _FULL = Shown("SASRec, full softmax", "full", "sasrec")
-_DENSE = Shown("**small CALRec, dense**", "all", "dense")
+_DENSE = Shown("**{model}, dense**", "all", "dense")
 _SEQUENTIAL = Shown("sequential rules", "all", "sequential_rules")
 _BM25 = Shown("BM25 on the last item", "all", "bm25_last_item")
 _POPULARITY = Shown("popularity", "all", "popularity")
@@ -144,11 +149,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   arguments = _parse(argv)
   folder = pathlib.Path(arguments.output).expanduser().absolute()
   root = pathlib.Path(arguments.root).expanduser().absolute()
+  model = MODELS[arguments.model]
   kinds = [
     name
     for name, measured in EVALUATIONS.items()
     if (arguments.full_softmax or name != "full")
-    and (arguments.final_fit or not measured.known)
+    and ((arguments.final_fit and model.final) or not measured.known)
   ]
   runs = list(
     plan(
@@ -156,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       root,
       arguments.seeds,
       arguments.targets,
+      model=model,
       kinds=kinds,
       flags=arguments.flags,
     )
@@ -171,7 +178,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1
   parts = [
     *(
-      of_target(folder, at, arguments.seeds, kinds) for at in arguments.targets
+      of_target(folder, at, arguments.seeds, kinds, model.label)
+      for at in arguments.targets
     ),
     f"## Runs\n\n{describe(done)}",
   ]
@@ -186,6 +194,7 @@ def of_target(
   target: str,
   seeds: Sequence[int],
   kinds: Sequence[str] = tuple(EVALUATIONS),
+  model: str = MODELS["small"].label,
 ) -> str:
   """The tables of one target, as Markdown.
 
@@ -194,6 +203,7 @@ def of_target(
     target: name of the domain.
     seeds: that were run.
     kinds: of evaluations that were.
+    model: what the text model is called.
   """
 
   def side(row: Shown) -> RunSide:
@@ -224,7 +234,7 @@ def of_target(
       continue
     lines += ["", f"### {part.heading}", "", *_of_rows(rows, side)]
     lines += ["", *_of_pairs(pairs, side)]
-  return "\n".join(lines)
+  return "\n".join(lines).replace("{model}", model)
 
 
 def _of_rows(
@@ -273,6 +283,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument("--root", required=True, help="folder of the domains")
   parser.add_argument("--output", required=True, help="folder of the runs")
   parser.add_argument(
+    "--model",
+    choices=MODELS,
+    default="small",
+    help="the text model (default: %(default)s); last fits are known of the "
+    "small one only",
+  )
+  parser.add_argument(
     "--seeds",
     type=lambda text: [int(part) for part in text.split(",")],
     default=[0, 1, 2],
@@ -285,7 +302,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     help="domains, joined by commas (default: all three)",
   )
   parser.add_argument(
-    "--workers", type=int, help="runs at once (default: one for every core)"
+    "--workers",
+    type=int,
+    help="runs at once, which share the cores (default: one for every core)",
   )
   parser.add_argument(
     "--full_softmax",

@@ -1,7 +1,7 @@
 """Many runs of `calrec` that need one another, each done once.
 
 A run is a command line and the runs it needs. Runs whose needs are done start
-side by side, each on a core of its own. A finished run leaves `done.json` in
+side by side, each on cores of its own. A finished run leaves `done.json` in
 its folder and is not started again, so a study that was stopped goes on when
 it is asked for again; at Ctrl-C or SIGTERM what trains is told to save first.
 Tested by `tests/unit/test_benchmark_study.py`.
@@ -56,7 +56,7 @@ class Run(NamedTuple):
 class _Started(NamedTuple):
   run: Run
   process: subprocess.Popen
-  core: int
+  cores: tuple[int, ...]
   since: float
 
 
@@ -79,8 +79,8 @@ class Study:
     Args:
       folder: made when needed.
       runs: all of the study.
-      workers: how many at once, each on one core; by default one for every
-        core that this process may use.
+      workers: how many at once, which share the cores that this process may
+        use; by default one for every core.
       program: what the arguments go to.
 
     Raises:
@@ -104,7 +104,7 @@ class Study:
       raise ValueError(
         f"{workers} workers for {len(cores)} cores: use 1 to {len(cores)}."
       )
-    self._cores = cores[:workers]
+    self._shares = [tuple(cores[at::workers]) for at in range(workers)]
 
   def done(self, name: str) -> dict[str, Any] | None:
     """What a finished run left; None where it is not finished.
@@ -138,7 +138,7 @@ class Study:
     waiting = [run for run in self._runs.values() if not self.done(run.name)]
     total = len(waiting)
     print(f"{len(self._runs) - total} of {len(self._runs)} runs are done")
-    free, started = list(self._cores), list[_Started]()
+    free, started = list(self._shares), list[_Started]()
     with _sigterm_raises():
       try:
         while waiting or started:
@@ -151,7 +151,7 @@ class Study:
           ]
           for at, usage in over:
             started.remove(at)
-            free.append(at.core)
+            free.append(at.cores)
             self._finish(at, usage)
           if not over:
             time.sleep(_POLL_SECONDS)
@@ -159,7 +159,7 @@ class Study:
         _stop([at.process for at in started])
     return {name: self.done(name) or {} for name in self._runs}
 
-  def _start(self, run: Run, core: int) -> _Started:
+  def _start(self, run: Run, cores: tuple[int, ...]) -> _Started:
     folder = self.folder / run.name
     folder.mkdir(parents=True, exist_ok=True)
     print(f"{_clock()} {run.name} starts; log: {folder / _LOG}", flush=True)
@@ -170,13 +170,13 @@ class Study:
         stdout=log,
         stderr=subprocess.STDOUT,
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": str(len(cores))},
         # A Ctrl-C is for the study, which tells its runs to save.
         start_new_session=True,
       )
     # Before it has made threads, which would stay on all cores.
-    os.sched_setaffinity(process.pid, {core})
-    return _Started(run, process, core, time.monotonic())
+    os.sched_setaffinity(process.pid, cores)
+    return _Started(run, process, cores, time.monotonic())
 
   def _finish(self, at: _Started, usage: Any) -> None:
     folder = self.folder / at.run.name

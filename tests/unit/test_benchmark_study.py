@@ -122,3 +122,19 @@ def test_the_table_of_runs():
   assert text.splitlines()[-1] == (
     "| one | 1,234 | abc+ | CPU | `calrec train` |"
   )
+
+
+def test_runs_share_the_cores(tmp_path):
+  cores = os.sched_getaffinity(0)
+  show = (
+    "import os, time; time.sleep(1); print(sorted(os.sched_getaffinity(0)))"
+  )
+  for workers in (1, len(cores)):
+    folder = tmp_path / str(workers)
+    runs = [Run(f"run{at}", (show,)) for at in range(workers)]
+    Study(folder, runs, workers=workers, program=PYTHON).work()
+    shares = [
+      json.loads((folder / run.name / "log.txt").read_text()) for run in runs
+    ]
+    # Side by side, none on the core of another.
+    assert sorted(core for share in shares for core in share) == sorted(cores)

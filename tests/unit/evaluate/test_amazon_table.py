@@ -49,6 +49,35 @@ def test_every_run_is_a_command_that_gin_reads(tmp_path, capsys):
     assert "/logs" in resolved
 
 
+@pytest.mark.parametrize("target", amazon_plan.TARGETS)
+def test_a_pretrained_model_takes_the_place_of_the_small_one(
+  tmp_path, capsys, target
+):
+  argv = ["--root=logs", f"--output={tmp_path}", "--seeds=0", "--dry_run"]
+  argv += [f"--targets={target}", "--model=gemma"]
+  assert amazon_table.main(argv) == 0
+  lines = capsys.readouterr().out.splitlines()
+  # No last fits, whose steps nobody knows.
+  assert len(lines) == 1 + 7
+  recipes = [line for line in lines if "amazon_small_ranking" in line]
+  assert not recipes
+  [stage_two] = [
+    line
+    for line in lines
+    if line.startswith("calrec train") and "--stage=target" in line
+  ]
+  steps, passes = amazon_plan.MODELS["gemma"].passes[target]
+  assert f"target/TRAIN_STEPS={steps * passes}" in stage_two
+  for run in planned(
+    tmp_path,
+    seeds=[0],
+    targets=[target],
+    model=amazon_plan.MODELS["gemma"],
+    kinds=["all", "ruled"],
+  ):
+    assert calrec([*run.arguments, "--dry_run"]) == 0
+
+
 def test_flags_go_to_every_run(tmp_path, capsys):
   argv = ["--root=logs", f"--output={tmp_path}", "--seeds=3", "--dry_run"]
   assert amazon_table.main([*argv, "--gin.DecoderConfig.layers=1"]) == 0
@@ -126,7 +155,11 @@ def test_the_tables_are_those_of_the_runs(tmp_path):
   heading = "### With the validation events"
   text, known = text.split(heading)
   for row in amazon_table.PARTS[1].rows:
-    assert f"\n| {row.label} |" in known
+    label = row.label.replace("{model}", "small CALRec")
+    assert f"\n| {label} |" in known
+  named = amazon_table.of_target(tmp_path, TARGET, [0], model="Other")
+  assert "\n| **Other, dense** |" in named
+  assert "Other, dense against BM25" in named
   same = "sequential rules against sequential rules without the events"
   assert f"\n| {same} |" in known
   kinds = [kind for kind, at in amazon_plan.EVALUATIONS.items() if not at.known]
