@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from calrec_jax.recommend import fusion_weights
 from calrec_jax.recommend.fuse import Chosen, Fusion
 from calrec_jax.recommend.protocol import Recommender
 
+FOLDER = "fusion"  # In that of a stage.
 _SPLIT, _SEED = "validation", 0
 _DIGITS = 16  # Of the identity, in the name of the file.
 
@@ -83,6 +85,64 @@ def chosen(
   except OSError as error:  # As on a checkpoint that is only lent.
     print(f"The weights of the fusion are not kept: {error}", file=sys.stderr)
   return _chosen_by(weights, len(users))
+
+
+def of_stage(
+  stage: str | pathlib.Path,
+  domain: str,
+  members: Sequence[str],
+  settings: Fusion,
+) -> Chosen:
+  """The weights that were chosen for another stage's fusion of such members.
+
+  Args:
+    stage: its folder.
+    domain: whose validation users chose.
+    members: names of the recommenders, in order.
+    settings: how they are joined, as they were there.
+
+  Raises:
+    ValueError: if the stage has none, or several that differ.
+  """
+  folder = pathlib.Path(stage).expanduser() / FOLDER
+  own = re.compile(rf"{re.escape(domain)}-[0-9a-f]{{{_DIGITS}}}\.json")
+  paths = [
+    path for path in sorted(folder.glob("*")) if own.fullmatch(path.name)
+  ]
+  found = {
+    path: kept
+    for path in paths
+    if (kept := _read(path, len(members))) is not None
+    and _joins(path, members, settings)
+  }
+  if not found:
+    raise ValueError(
+      f"Fusion.weights names {str(stage)!r}, but {folder} holds no weights of "
+      f"{', '.join(members)} on {domain!r}, joined as here. `calrec eval` of "
+      "that stage with the same Fusion.members chooses them."
+    )
+  if len({kept.weights for kept in found.values()}) > 1:
+    listed = ", ".join(
+      f"{path.name} {at.weights}" for path, at in found.items()
+    )
+    raise ValueError(
+      f"Fusion.weights names {str(stage)!r}, where different ones were chosen "
+      f"over time: {listed}. Bind the numbers, or remove the older files."
+    )
+  kept = next(iter(found.values()))
+  return Chosen(kept.weights, f"{kept.how} for {stage}")
+
+
+def _joins(
+  path: pathlib.Path, members: Sequence[str], settings: Fusion
+) -> bool:
+  """Whether a record is of these members, joined in this way."""
+  record = json.loads(path.read_text("utf-8"))
+  made = record.get("made_by", {}).get("fusion", {})
+  wanted = dataclasses.asdict(settings)
+  return record.get("members") == list(members) and all(
+    made.get(name) == wanted[name] for name in ("by", "k", "places")
+  )
 
 
 def _chosen_by(weights: tuple[float, ...], users: int) -> Chosen:

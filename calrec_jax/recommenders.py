@@ -259,6 +259,13 @@ class Workshop:
     chosen = None
     if settings.weights is None:
       chosen = self._chosen_weights(settings)
+    elif isinstance(settings.weights, str):
+      chosen = fusion_record.of_stage(
+        settings.weights,
+        self._cache.name,
+        [member.name for member in members],
+        settings,
+      )
     fused = fuse.Fused(members, settings=settings, chosen=chosen)
     return padded.Padded([fused, self._counted.dense])
 
@@ -275,8 +282,8 @@ class Workshop:
         raise ValueError(
           f"{name!r} was trained on the validation targets (Feed.split = "
           f"{trained_on!r}), so that they cannot choose the weights of a "
-          "fusion. Bind Fusion.weights to those of a model that was not, or to "
-          "() for equal ones."
+          "fusion. Bind Fusion.weights to the folder of a stage that was not, "
+          "whose weights are taken, or to () for equal ones."
         )
     counted = self._counted
     if counted.split != "train":
@@ -285,7 +292,7 @@ class Workshop:
       [self._make(name, counted) for name in settings.members],
       settings,
       self._cache,
-      folder=model.checkpoint.parent / "fusion",
+      folder=model.checkpoint.parent / fusion_record.FOLDER,
       origin=provenance.of_answers(
         self._cache, model, self._limits, self._mesh
       ),

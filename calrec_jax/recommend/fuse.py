@@ -42,7 +42,9 @@ class Fusion:
     by: what is joined, "scores" or "ranks". Scores want members whose scores
       say how much better an item is, as those of "dense" and "sasrec" do.
     weights: one for each member, in their order; empty for equal ones. None
-      has them chosen by what validation users bought, see `fusion_weights`.
+      has them chosen by what validation users bought, see `fusion_weights`; a
+      text is the folder of a stage for which they were, as of the model that
+      was fitted before the last events were known.
     users: validation users by which they are chosen, at most.
     k: damps the first ranks; 60 in the paper.
     places: places of each member's list that count, at least; an item beyond
@@ -57,7 +59,7 @@ class Fusion:
     "bm25_last_item",
   )
   by: str = "scores"
-  weights: Sequence[float] | None = None
+  weights: Sequence[float] | str | None = None
   users: int = 2048
   k: float = 60.0
   places: int = 200
@@ -72,9 +74,10 @@ class Fusion:
         raise ValueError(
           f"Fusion.{name} is {getattr(self, name)}; use 1 or more."
         )
-    if any(not weight > 0 for weight in self.weights or ()):
+    given = () if isinstance(self.weights, str) else self.weights or ()
+    if any(not weight > 0 for weight in given):
       raise ValueError(
-        f"Fusion.weights is {tuple(self.weights or ())}; all must be above 0."
+        f"Fusion.weights is {tuple(given)}; all must be above 0."
       )
     if isinstance(self.members, str) or len(self.members) < 2:
       raise ValueError(
@@ -110,18 +113,28 @@ class Fused:
     Args:
       members: the recommenders.
       settings: how they are joined.
-      chosen: weights where the settings have none; by default equal ones.
+      chosen: weights where the settings have no numbers; by default equal
+        ones.
       name: key in the metrics file.
 
     Raises:
-      ValueError: for fewer than two members, or as many weights as do not fit.
+      ValueError: for fewer than two members, as many weights as do not fit, or
+        a stage's weights that are not given.
     """
     self.name = name
     self.settings = settings or Fusion()
     if len(members) < 2:
       raise ValueError("A fusion needs two recommenders or more.")
-    weights, self._how = tuple(self.settings.weights or ()), ""
-    if self.settings.weights is None and chosen is not None:
+    given = self.settings.weights
+    if isinstance(given, str) and chosen is None:
+      raise ValueError(
+        f"Fusion.weights names {given!r}, but the weights that were chosen "
+        "there are not given."
+      )
+    weights, self._how = (), ""
+    if given is not None and not isinstance(given, str):
+      weights = tuple(given)
+    elif chosen is not None:
       weights, self._how = chosen.weights, f"; weights {chosen.how}"
     weights = weights or (1.0,) * len(members)
     if len(weights) != len(members):

@@ -125,6 +125,46 @@ def test_users_without_a_history_are_not_asked(tmp_path):
   assert "30 validation users" in chosen(tmp_path, members(), cache=kept).how
 
 
+def of_stage(stage, domain="shop", names=("right", "wrong"), **settings):
+  return fusion_record.of_stage(stage, domain, names, Fusion(**settings))
+
+
+def test_another_stage_s_weights_are_taken(tmp_path):
+  found = chosen(tmp_path, members())
+  taken = of_stage(tmp_path)
+  assert taken.weights == found.weights != (1.0, 1.0)
+  assert taken.how == f"chosen by 30 validation users for {tmp_path}"
+  # Chosen again by another program, to the same end.
+  chosen(tmp_path, members(), checkpoint="another")
+  assert of_stage(tmp_path).weights == found.weights
+
+
+@pytest.mark.parametrize(
+  "other",
+  [
+    {"domain": "sho"},
+    {"domain": "shop-2"},
+    {"names": ("wrong", "right")},
+    {"names": ("right", "wrong", "third")},
+    {"by": "ranks"},
+    {"places": 7},
+  ],
+)
+def test_weights_of_another_fusion_are_refused(tmp_path, other):
+  chosen(tmp_path, members())
+  with pytest.raises(ValueError, match=r"holds no weights .*calrec eval"):
+    of_stage(tmp_path, **other)
+  with pytest.raises(ValueError, match="holds no weights"):
+    of_stage(tmp_path / "elsewhere")
+
+
+def test_weights_that_differ_are_not_chosen_from(tmp_path):
+  chosen(tmp_path, members())
+  chosen(tmp_path, members(4))  # Nobody is right: equal ones.
+  with pytest.raises(ValueError, match=r"different ones .*1\.0, 1\.0"):
+    of_stage(tmp_path)
+
+
 def test_targets_that_were_trained_on_choose_nothing(tmp_path):
   lineage = {"training": {"feed": {"Feed.split": "validation"}}}
   model = types.SimpleNamespace(

@@ -135,3 +135,5 @@ def test_members_and_weights_have_to_fit():
     fuse.Fused([one])
   with pytest.raises(ValueError, match=r"Fusion\.weights"):
     fuse.Fused([one, one], settings=fuse.Fusion(weights=(1.0,)))
+  with pytest.raises(ValueError, match=r"'runs/other'.*not given"):
+    fuse.Fused([one, one], settings=fuse.Fusion(weights="runs/other"))
