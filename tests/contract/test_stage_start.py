@@ -10,6 +10,8 @@ from test_kill_resume import assert_same_checkpoint, rows_of
 from calrec_jax import checkpoints, stages, telemetry
 from calrec_jax.__main__ import main
 
+pytestmark = pytest.mark.slow
+
 _SETTINGS = (
   "joint/TRAIN_STEPS=2",
   "target/TRAIN_STEPS=3",
@@ -65,7 +67,6 @@ def test_a_stage_that_becomes_worse_hands_its_start_over(run):
       assert before[path].tobytes() == after[path].tobytes(), path
 
 
-@pytest.mark.slow
 def test_without_its_start_the_best_of_what_it_ruined_is_handed_over(
   tmp_path, train
 ):
