@@ -68,6 +68,16 @@ MODELS = {
       "amazon2014_beauty": (143, 2),
     },
   ),
+  # As many passes, in more tokens.
+  "smollm2": TextModel(
+    "recipes/amazon_smollm2.gin",
+    "SmolLM2 135M",
+    {
+      "amazon2014_office": (65, 3),
+      "amazon2018_scientific": (50, 3),
+      "amazon2014_beauty": (163, 2),
+    },
+  ),
 }
 
 

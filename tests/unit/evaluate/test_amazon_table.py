@@ -49,12 +49,18 @@ def test_every_run_is_a_command_that_gin_reads(tmp_path, capsys):
     assert "/logs" in resolved
 
 
-@pytest.mark.parametrize("target", amazon_plan.TARGETS)
+@pytest.mark.parametrize(
+  ("model", "target"),
+  [
+    *(("gemma", target) for target in amazon_plan.TARGETS),
+    ("smollm2", TARGET),
+  ],
+)
 def test_a_pretrained_model_takes_the_place_of_the_small_one(
-  tmp_path, capsys, target
+  tmp_path, capsys, model, target
 ):
   argv = ["--root=logs", f"--output={tmp_path}", "--seeds=0", "--dry_run"]
-  argv += [f"--targets={target}", "--model=gemma"]
+  argv += [f"--targets={target}", f"--model={model}"]
   assert amazon_table.main(argv) == 0
   lines = capsys.readouterr().out.splitlines()
   # No last fits, whose steps nobody knows.
@@ -66,13 +72,13 @@ def test_a_pretrained_model_takes_the_place_of_the_small_one(
     for line in lines
     if line.startswith("calrec train") and "--stage=target" in line
   ]
-  steps, passes = amazon_plan.MODELS["gemma"].passes[target]
+  steps, passes = amazon_plan.MODELS[model].passes[target]
   assert f"target/TRAIN_STEPS={steps * passes}" in stage_two
   for run in planned(
     tmp_path,
     seeds=[0],
     targets=[target],
-    model=amazon_plan.MODELS["gemma"],
+    model=amazon_plan.MODELS[model],
     kinds=["all", "ruled"],
   ):
     assert calrec([*run.arguments, "--dry_run"]) == 0
