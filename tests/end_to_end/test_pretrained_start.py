@@ -95,6 +95,8 @@ TASK_FEATURE_LENGTHS = {{"tokens": 384, "slots": 24}}
 LORA_RANK = 2
 target/DecoderConfig.lora = None
 target/Tuning.trainable = (".*",)
+# Two steps make nothing better, and what they made is looked at.
+target/Validation.at_start = False
 CheckpointPolicy.period = 100
 """
   )
