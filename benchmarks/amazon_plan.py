@@ -6,7 +6,7 @@ Tested by `tests/unit/evaluate/test_amazon_table.py`.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from benchmarks.study import Run
@@ -38,20 +38,24 @@ _SCHEDULE_STEPS = {"dense": 1400, "sasrec": 20_000}
 _KNOWN = "--gin_file=stages/final_fit.gin"
 
 
+# Passes over a target in stage two of a pretrained model.
+_PASSES = dict(zip(TARGETS, (3, 3, 2), strict=True))
+
+
 class TextModel(NamedTuple):
   """A CALRec whose two stages are trained.
 
   Attributes:
     recipe: of both stages.
     label: for people.
-    passes: steps of a pass over a target and their number, where the recipe's
-      stage two does not suit all targets; validated after each.
+    pass_steps: steps of a pass over each of `TARGETS`, for stages two of
+      `_PASSES`, validated after each; None takes the recipe's stage two.
     final: whether `_FINAL_STEPS` are this model's.
   """
 
   recipe: str
   label: str
-  passes: Mapping[str, tuple[int, int]] = {}
+  pass_steps: tuple[int, ...] | None = None
   final: bool = False
 
 
@@ -59,24 +63,9 @@ MODELS = {
   "small": TextModel(
     "recipes/amazon_small_ranking.gin", "small CALRec", final=True
   ),
-  "gemma": TextModel(
-    "recipes/amazon_gemma.gin",
-    "Gemma 3 270M",
-    {
-      "amazon2014_office": (57, 3),
-      "amazon2018_scientific": (45, 3),
-      "amazon2014_beauty": (143, 2),
-    },
-  ),
-  # As many passes, in more tokens.
+  "gemma": TextModel("recipes/amazon_gemma.gin", "Gemma 3 270M", (57, 45, 143)),
   "smollm2": TextModel(
-    "recipes/amazon_smollm2.gin",
-    "SmolLM2 135M",
-    {
-      "amazon2014_office": (65, 3),
-      "amazon2018_scientific": (50, 3),
-      "amazon2014_beauty": (163, 2),
-    },
+    "recipes/amazon_smollm2.gin", "SmolLM2 135M", (65, 50, 163)
   ),
 }
 
@@ -255,11 +244,11 @@ def _last_fit(target: str, kind: str) -> tuple[str, ...]:
 
 def _passes(target: str, model: TextModel) -> tuple[str, ...]:
   """The flags of a stage two whose length depends on the target."""
-  if target not in model.passes:
+  if model.pass_steps is None:
     return ()
-  steps, passes = model.passes[target]
+  steps = model.pass_steps[TARGETS.index(target)]
   return (
-    f"--gin.target/TRAIN_STEPS={steps * passes}",
+    f"--gin.target/TRAIN_STEPS={steps * _PASSES[target]}",
     f"--gin.target/Validation.period={steps}",
     f"--gin.target/CheckpointPolicy.period={steps}",
   )

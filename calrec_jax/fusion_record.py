@@ -58,8 +58,8 @@ def chosen(
     }
   )
   name = f"{cache.name}-{lineage.digest(identity)[:_DIGITS]}.json"
-  if (kept := _read(folder / name, len(members))) is not None:
-    return kept
+  if (kept := _read(folder / name)) and len(kept["weights"]) == len(members):
+    return _chosen_by(kept)
   users = [
     user
     for user in cache.histories(_SPLIT, settings.users, _SEED)
@@ -84,7 +84,7 @@ def chosen(
     lineage.write_json(folder / name, record)
   except OSError as error:  # As on a checkpoint that is only lent.
     print(f"The weights of the fusion are not kept: {error}", file=sys.stderr)
-  return _chosen_by(weights, len(users))
+  return _chosen_by(record)
 
 
 def of_stage(
@@ -106,14 +106,12 @@ def of_stage(
   """
   folder = pathlib.Path(stage).expanduser() / FOLDER
   own = re.compile(rf"{re.escape(domain)}-[0-9a-f]{{{_DIGITS}}}\.json")
-  paths = [
-    path for path in sorted(folder.glob("*")) if own.fullmatch(path.name)
-  ]
   found = {
-    path: kept
-    for path in paths
-    if (kept := _read(path, len(members))) is not None
-    and _joins(path, members, settings)
+    path.name: record
+    for path in sorted(folder.glob("*"))
+    if own.fullmatch(path.name)
+    and (record := _read(path))
+    and _joins(record, members, settings)
   }
   if not found:
     raise ValueError(
@@ -121,23 +119,23 @@ def of_stage(
       f"{', '.join(members)} on {domain!r}, joined as here. `calrec eval` of "
       "that stage with the same Fusion.members chooses them."
     )
-  if len({kept.weights for kept in found.values()}) > 1:
+  chosen = {name: _chosen_by(record) for name, record in found.items()}
+  if len({kept.weights for kept in chosen.values()}) > 1:
     listed = ", ".join(
-      f"{path.name} {at.weights}" for path, at in found.items()
+      f"{name} {kept.weights}" for name, kept in chosen.items()
     )
     raise ValueError(
       f"Fusion.weights names {str(stage)!r}, where different ones were chosen "
       f"over time: {listed}. Bind the numbers, or remove the older files."
     )
-  kept = next(iter(found.values()))
-  return Chosen(kept.weights, f"{kept.how} for {stage}")
+  kept = next(iter(chosen.values()))
+  return kept._replace(how=f"{kept.how} for {stage}")
 
 
 def _joins(
-  path: pathlib.Path, members: Sequence[str], settings: Fusion
+  record: Mapping[str, Any], members: Sequence[str], settings: Fusion
 ) -> bool:
   """Whether a record is of these members, joined in this way."""
-  record = json.loads(path.read_text("utf-8"))
   made = record.get("made_by", {}).get("fusion", {})
   wanted = dataclasses.asdict(settings)
   return record.get("members") == list(members) and all(
@@ -145,16 +143,19 @@ def _joins(
   )
 
 
-def _chosen_by(weights: tuple[float, ...], users: int) -> Chosen:
+def _chosen_by(record: Mapping[str, Any]) -> Chosen:
+  weights, users = tuple(record["weights"]), record["users"]
   return Chosen(weights, f"chosen by {users:,} validation users")
 
 
-def _read(path: pathlib.Path, members: int) -> Chosen | None:
-  """What a record holds; None where there is none that can be read."""
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+  """A record; None where there is none that can be read."""
   try:
     record = json.loads(path.read_text("utf-8"))
-    weights = tuple(map(float, record["weights"]))
-    users = int(record["users"])
+    return {
+      **record,
+      "weights": list(map(float, record["weights"])),
+      "users": int(record["users"]),
+    }
   except (OSError, ValueError, KeyError, TypeError):
     return None
-  return _chosen_by(weights, users) if len(weights) == members else None

@@ -74,15 +74,21 @@ class Fusion:
         raise ValueError(
           f"Fusion.{name} is {getattr(self, name)}; use 1 or more."
         )
-    given = () if isinstance(self.weights, str) else self.weights or ()
-    if any(not weight > 0 for weight in given):
+    if any(not weight > 0 for weight in self.numbers or ()):
       raise ValueError(
-        f"Fusion.weights is {tuple(given)}; all must be above 0."
+        f"Fusion.weights is {self.numbers}; all must be above 0."
       )
     if isinstance(self.members, str) or len(self.members) < 2:
       raise ValueError(
         f"Fusion.members is {self.members!r}; name two recommenders or more."
       )
+
+  @property
+  def numbers(self) -> tuple[float, ...] | None:
+    """The weights that are given; None where they are chosen."""
+    if self.weights is None or isinstance(self.weights, str):
+      return None
+    return tuple(self.weights)
 
 
 class Chosen(NamedTuple):
@@ -125,16 +131,13 @@ class Fused:
     self.settings = settings or Fusion()
     if len(members) < 2:
       raise ValueError("A fusion needs two recommenders or more.")
-    given = self.settings.weights
-    if isinstance(given, str) and chosen is None:
+    if isinstance(self.settings.weights, str) and chosen is None:
       raise ValueError(
-        f"Fusion.weights names {given!r}, but the weights that were chosen "
-        "there are not given."
+        f"Fusion.weights names {self.settings.weights!r}, but the weights that "
+        "were chosen there are not given."
       )
-    weights, self._how = (), ""
-    if given is not None and not isinstance(given, str):
-      weights = tuple(given)
-    elif chosen is not None:
+    weights, self._how = self.settings.numbers, ""
+    if weights is None and chosen is not None:
       weights, self._how = chosen.weights, f"; weights {chosen.how}"
     weights = weights or (1.0,) * len(members)
     if len(weights) != len(members):
