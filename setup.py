@@ -48,7 +48,8 @@ setuptools.setup(
   package_dir={**gin_packages(), "calrec_tasks": "tasks"},
   package_data={
     **{package: ["*.gin"] for package in gin_packages()},
-    "calrec_jax.evaluate": ["*.html", "*.css"],
+    "calrec_jax": ["py.typed"],
+    "calrec_jax.evaluate.report": ["*.html", "*.css"],
   },
   entry_points={"console_scripts": ["calrec = calrec_jax.__main__:main"]},
   install_requires=[

@@ -29,10 +29,12 @@ import jax
 
 from benchmarks import train_step as single_pass
 from benchmarks.side_by_side import TOLERANCES
-from calrec_jax import config, partitioning, stages, train_step
-from calrec_jax import state as states
-from calrec_jax.data.batch import Batch
+from calrec_jax import config
+from calrec_jax.data.feed.batch import Batch
 from calrec_jax.models.families import family_of
+from calrec_jax.runtime import partitioning
+from calrec_jax.train import stages, train_step
+from calrec_jax.train import state as states
 
 _FILES = ("mesh/cpu.gin", "data/folders.gin", "runs/train.gin")
 _PACKAGES = ("calrec_jax", "jax", "jaxlib", "flax", "optax", "numpy")

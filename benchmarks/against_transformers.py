@@ -34,8 +34,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks import library_job, train_step, two_libraries
-from calrec_jax import config, stages
+from calrec_jax import config
 from calrec_jax.models.pretrained import sources
+from calrec_jax.train import stages
 
 FILES = (
   "mesh/cpu.gin",

@@ -32,7 +32,6 @@ from typing import Any, NamedTuple
 
 from benchmarks.amazon_plan import EVALUATIONS, MODELS, TARGETS, plan
 from benchmarks.study import Study, StudyError, describe
-from calrec_jax import atomic
 from calrec_jax.evaluate import (
   RunSide,
   average_runs,
@@ -40,6 +39,7 @@ from calrec_jax.evaluate import (
   read_results,
   table,
 )
+from calrec_jax.storage import atomic
 
 _SHOWN = ("recall@1", "recall@5", "recall@10", "ndcg@10", "mrr")
 _COMPARED = ("recall@1", "recall@10", "ndcg@10")

@@ -9,7 +9,9 @@ import jax
 import numpy as np
 
 from benchmarks import library_job
-from calrec_jax.recommend import prefix, sampling, trie, walk
+from calrec_jax.recommend import prefix
+from calrec_jax.recommend.constrain import trie, walk
+from calrec_jax.recommend.generate import sampling
 from calrec_jax.recommend.prompts import TokenRows, token_rows
 
 _NO_END = -1  # No token is the end marker: all texts are equally long.

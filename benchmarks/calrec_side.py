@@ -12,15 +12,17 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks import calrec_decoding, library_job
-from calrec_jax import checkpoints, partitioning, train_step
-from calrec_jax.data.batch import Batch
+from calrec_jax.checkpoint import store
+from calrec_jax.data.feed.batch import Batch
+from calrec_jax.metrics.weighted_sum import WeightedSum
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.decoder_config import DecoderConfig
 from calrec_jax.models.next_token import next_token_loss
 from calrec_jax.models.objective import Objective
 from calrec_jax.models.pretrained import loading, sources
-from calrec_jax.state import TrainState
-from calrec_jax.weighted_sum import WeightedSum
+from calrec_jax.runtime import partitioning
+from calrec_jax.train import train_step
+from calrec_jax.train.state import TrainState
 
 
 class Library:
@@ -46,12 +48,12 @@ class Library:
     """
     config = DecoderConfig.from_record(self.job.decoder)
     if checkpoint:
-      metadata = checkpoints.metadata(pathlib.Path(source))
+      metadata = store.metadata(pathlib.Path(source))
       rows = metadata["target/token_embedder/embedding"].shape[0]
       config = dataclasses.replace(config, vocab_size=rows)
       abstract = loading.abstract_params(config)
       device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-      self.params = checkpoints.restore_params(
+      self.params = store.restore_params(
         pathlib.Path(source), abstract, jax.tree.map(lambda _: device, abstract)
       )
     else:

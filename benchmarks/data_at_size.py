@@ -160,8 +160,8 @@ def _build(arguments: argparse.Namespace) -> dict[str, Any]:
   steps = _Steps()
   logging.basicConfig(level=logging.INFO, handlers=[steps])
   from calrec_jax.data import dataset as dataset_lib
-  from calrec_jax.data import domain as domain_lib
-  from calrec_jax.data import vocabulary as vocabulary_lib
+  from calrec_jax.data.domain import domain as domain_lib
+  from calrec_jax.data.vocabulary import trained as vocabulary_lib
   from calrec_tasks import amazon
 
   domain = domain_lib.Domain(

@@ -33,10 +33,12 @@ import numpy as np
 from benchmarks import against_transformers, library_job, train_step
 from benchmarks.library_process import LibraryProcess
 from benchmarks.two_libraries import MODULES
-from calrec_jax import config, stages
+from calrec_jax import config
 from calrec_jax.models.pretrained import sources
-from calrec_jax.recommend import prompts, trie
-from calrec_jax.recommend.columns import TextColumns
+from calrec_jax.recommend import prompts
+from calrec_jax.recommend.constrain import trie
+from calrec_jax.recommend.dense.unique_texts import TextColumns
+from calrec_jax.train import stages
 
 FORMS = ("shared", "unshared", "transformers", "samples", "beams")
 

@@ -3,7 +3,7 @@
     python -m benchmarks.dense_search --output=dense_search.jsonl
 
 For each size of the catalogue random unit vectors are kept as the catalogue's
-are (`calrec_jax/recommend/catalogue_vectors.py`), read from disk onto the
+are (`calrec_jax/recommend/dense/vector_store.py`), read from disk onto the
 device and searched for users close to some of them. Three figures of time: the
 exact search, the approximate one with its recall (the share of the exact list
 that it finds), and the matrix product alone, which no exact search can do
@@ -37,8 +37,8 @@ import numpy as np
 import tqdm
 
 from benchmarks.train_step import machine
-from calrec_jax.recommend.catalogue_vectors import CatalogueVectors
-from calrec_jax.recommend.topk import NO_COLUMN, VectorIndex
+from calrec_jax.recommend.dense.topk import NO_COLUMN, VectorIndex
+from calrec_jax.recommend.dense.vector_store import CatalogueVectors
 
 _PACKAGES = ("calrec_jax", "jax", "jaxlib", "numpy")
 _BLOCK = 16384  # Vectors of a file.

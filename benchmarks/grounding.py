@@ -28,9 +28,9 @@ import tqdm
 
 from benchmarks.train_step import machine
 from calrec_jax.recommend import protocol
-from calrec_jax.recommend.bm25 import CatalogueIndex
-from calrec_jax.recommend.ground import Grounder
-from calrec_jax.recommend.texts import GeneratedText
+from calrec_jax.recommend.baselines.bm25 import CatalogueIndex
+from calrec_jax.recommend.generate.ground import Grounder
+from calrec_jax.recommend.generate.texts import GeneratedText
 
 _PACKAGES = ("calrec_jax", "bm25s", "numpy", "scipy")
 _FIELDS = ("title", "category", "brand", "price")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import plain_two_pass
-from calrec_jax.data.batch import PADDING_SEGMENT, Batch
+from calrec_jax.data.feed.batch import PADDING_SEGMENT, Batch
 
 WEIGHT_DECAY = 0.01
 

@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calrec_jax.data.batch import NO_SLOT, Batch
+from calrec_jax.data.feed.batch import NO_SLOT, Batch
+from calrec_jax.metrics.weighted_sum import WeightedSum
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.objective import Objective
-from calrec_jax.weighted_sum import WeightedSum
 
 # What `PlainObjective.skip` can leave out, to see what it costs.
 PARTS = ("item_pass", "logits")

@@ -25,15 +25,18 @@ import numpy as np
 
 from benchmarks import train_step
 from benchmarks.library_process import peak_bytes
-from calrec_jax import config, partitioning, recommenders, stages
-from calrec_jax.data.cache import TokenCache
+from calrec_jax import config
+from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.records import History
-from calrec_jax.eval import load_stage_model
 from calrec_jax.evaluate import evaluate
+from calrec_jax.evaluate.evaluation import Evaluation
 from calrec_jax.evaluate.evaluator import Protocol
-from calrec_jax.evaluation import Evaluation
+from calrec_jax.recommend import registry
+from calrec_jax.recommend.prompts import prompt_limits
 from calrec_jax.recommend.protocol import EMPTY
-from calrec_jax.validation import prompt_limits
+from calrec_jax.recommend.trained_model import open_model
+from calrec_jax.runtime import partitioning
+from calrec_jax.train import stages
 
 _SHOWN = ("recall@1", "recall@10", "ndcg@10", "mrr", "coverage@10")
 
@@ -103,17 +106,17 @@ def measure(stage_name: str, users: int) -> dict[str, Any]:
   with partitioning.activate(mesh, partitioning.logical_axis_rules()):
     caches = stages.open_caches(stage)
     cache, model = caches[0], None
-    if recommenders.needs_model(evaluation.recommenders):
-      model = load_stage_model(
+    if registry.needs_model(evaluation.recommenders):
+      model = open_model(
         evaluation.checkpoint or stages.folder(stage, stage_name),
-        stage,
-        caches,
+        caches[0],
+        stages.decoder_for(stage, caches),
         mesh,
       )
     histories = cache.histories(evaluation.split, users, evaluation.seed)
     found = {}
     for name in evaluation.recommenders:
-      workshop = recommenders.Workshop(
+      workshop = registry.Workshop(
         cache, model, prompt_limits(stage.feed), mesh
       )
       found[name] = _measure_one(workshop, name, histories, cache)
@@ -132,7 +135,7 @@ def measure(stage_name: str, users: int) -> dict[str, Any]:
 
 
 def _measure_one(
-  workshop: recommenders.Workshop,
+  workshop: registry.Workshop,
   name: str,
   histories: Sequence[History],
   cache: TokenCache,

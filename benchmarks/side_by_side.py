@@ -11,11 +11,12 @@ import jax
 import numpy as np
 
 from benchmarks import plain_two_pass, token_accounts
-from calrec_jax import partitioning, train_step
-from calrec_jax import state as states
-from calrec_jax.data.batch import Batch
+from calrec_jax.data.feed.batch import Batch
 from calrec_jax.models.decoder import Decoder, DecoderConfig
 from calrec_jax.models.objective import Objective
+from calrec_jax.runtime import partitioning
+from calrec_jax.train import state as states
+from calrec_jax.train import train_step
 
 # Relative difference of two sums in another order, over some layers.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 3e-2}

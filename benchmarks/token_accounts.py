@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.plain_two_pass import PlainBatch
-from calrec_jax.data.batch import PADDING_SEGMENT, Batch
+from calrec_jax.data.feed.batch import PADDING_SEGMENT, Batch
 from calrec_jax.models import flops
 from calrec_jax.models.decoder_config import DecoderConfig
 

@@ -29,7 +29,8 @@ from typing import Any
 import jax
 
 from benchmarks import processor, side_by_side
-from calrec_jax import config, stages
+from calrec_jax import config
+from calrec_jax.train import stages
 
 _FILES = ("mesh/cpu.gin", "data/folders.gin", "runs/train.gin")
 _PACKAGES = ("calrec_jax", "jax", "jaxlib", "flax", "optax", "numpy")

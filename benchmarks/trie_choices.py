@@ -26,7 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import train_step
-from calrec_jax.recommend import choices, sampling, trie
+from calrec_jax.recommend.constrain import choices, trie
+from calrec_jax.recommend.generate import sampling
 
 _WORDS = 5  # Of the shortest text.
 _END = 2

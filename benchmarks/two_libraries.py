@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks import library_job, side_by_side
 from benchmarks.library_process import LibraryProcess
-from calrec_jax import conversion
+from calrec_jax.checkpoint import conversion
 
 MODULES = {
   "calrec_jax": "benchmarks.calrec_side",

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 from calrec_jax import config
 
-VERBS = {
-  "data": ("calrec_jax.data.__main__", "build, cache and describe datasets"),
-  "train": ("calrec_jax.train", "train the stages of a recipe"),
-  "eval": ("calrec_jax.eval", "measure recommenders beside the baselines"),
-  "infer": ("calrec_jax.infer", "recommend items to users"),
-  "compile": ("calrec_jax.compile", "say what a recipe costs on a TPU slice"),
-  "checkpoint": ("calrec_jax.checkpoint", "show and compare checkpoints"),
+VERBS = {  # Each is a module of `calrec_jax.cli`.
+  "data": "build, cache and describe datasets",
+  "train": "train the stages of a recipe",
+  "eval": "measure recommenders beside the baselines",
+  "infer": "recommend items to users",
+  "compile": "say what a recipe costs on a TPU slice",
+  "checkpoint": "show and compare checkpoints",
 }
 
 _USAGE = """\
@@ -41,9 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """
   argv = list(sys.argv[1:] if argv is None else argv)
   if not argv or argv[0] in ("-h", "--help", "help"):
-    verbs = "\n".join(
-      f"  {verb:<12}{text}" for verb, (_, text) in VERBS.items()
-    )
+    verbs = "\n".join(f"  {verb:<12}{text}" for verb, text in VERBS.items())
     print(_USAGE.format(verbs=verbs), end="")
     return 0 if argv else 2
   if argv[0] not in VERBS:
@@ -53,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       file=sys.stderr,
     )
     return 2
-  module = importlib.import_module(VERBS[argv[0]][0])
+  module = importlib.import_module(f"calrec_jax.cli.{argv[0]}")
   try:
     return module.main(argv[1:])
   except Exception as error:
@@ -66,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _mendable() -> tuple[type[Exception], ...]:
   # Imported here: `calrec --help` is to be quick.
-  from calrec_jax.data.cache_files import CacheError
-  from calrec_jax.data.leakage import LeakageError
+  from calrec_jax.data.cache.files import CacheError
+  from calrec_jax.data.domain.leakage import LeakageError
 
   return (
     ValueError,

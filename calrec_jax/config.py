@@ -17,6 +17,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import io
 import os
 import pathlib
 import re
@@ -27,6 +28,38 @@ from typing import Any
 import gin
 from gin import config as gin_config
 
+# Where modules with configurables were before the rooms; gin files of users and
+# `config.gin` of earlier runs import them by these names.
+_MOVED = {
+  "data.domain": "data.domain.domain",
+  "data.feed": "data.feed.feed",
+  "data.log_files": "data.logs.log_files",
+  "data.pretrained_vocabulary": "data.vocabulary.pretrained",
+  "data.prompt": "data.domain.prompt",
+  "data.vocabulary": "data.vocabulary.trained",
+  "evaluate.intervals": "metrics.intervals",
+  "evaluate.job": "storage.blocks",
+  "evaluation": "evaluate.evaluation",
+  "item_models": "recommend.dense.sasrec_checkpoint",
+  "optimizers": "train.optimizers",
+  "partitioning": "runtime.partitioning",
+  "profiling": "train.profiling",
+  "recommend.bm25": "recommend.baselines.bm25",
+  "recommend.constrained": "recommend.constrain.constrained",
+  "recommend.dense": "recommend.dense.dense",
+  "recommend.fuse": "recommend.fuse.fuse",
+  "recommend.ground": "recommend.generate.ground",
+  "recommend.rerank": "recommend.constrain.rerank",
+  "recommend.sampling": "recommend.generate.sampling",
+  "recommend.sasrec": "recommend.dense.sasrec",
+  "recommend.sequential_rules": "recommend.baselines.sequential_rules",
+  "recommenders": "recommend.registry",
+  "saving": "train.checkpointing",
+  "stages": "train.stages",
+  "tuning": "models.tuning",
+  "validation": "train.validation",
+}
+_IMPORT = re.compile(r"^import calrec_jax\.([\w.]+)", flags=re.MULTILINE)
 _MACRO = "gin.macro"
 _GIN_FLAG = re.compile(r"--gin\.([^=]+)=(.*)", flags=re.DOTALL)
 _UNKNOWN = re.compile(r"No configurable matching (?:reference )?'@?([\w./]+)")
@@ -260,8 +293,18 @@ def _is_macro(value: Any) -> bool:
 def _look_for_files_in(folders: Iterable[str | pathlib.Path]) -> None:
   # gin would look in Python packages too, and fails with a TypeError where
   # the working directory has a folder of the same name, as "runs" or "data".
-  gin_config._FILE_READERS[:] = [(open, os.path.isfile)]
+  gin_config._FILE_READERS[:] = [(_open_file, os.path.isfile)]
   gin_config._LOCATION_PREFIXES[:] = ["", *map(str, folders)]
+
+
+def _open_file(path: str) -> io.StringIO:
+  """A gin file as text; imports of modules that have moved are translated."""
+  text = pathlib.Path(path).read_text(encoding="utf-8")
+  return io.StringIO(
+    _IMPORT.sub(
+      lambda found: f"import calrec_jax.{_MOVED.get(found[1], found[1])}", text
+    )
+  )
 
 
 def _stages() -> tuple[str, ...]:

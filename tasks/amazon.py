@@ -15,15 +15,23 @@ from typing import Any, ClassVar
 import gin
 
 from calrec_jax.data import dataset as dataset_lib
-from calrec_jax.data import domain as domain_lib
-from calrec_jax.data import download, id_codes, tables
-from calrec_jax.data import events as events_lib
-from calrec_jax.data import problems as problems_lib
-from calrec_jax.data import text as text_lib
-from calrec_tasks import amazon_items, amazon_releases, amazon_reviews
+from calrec_jax.data.domain import card
+from calrec_jax.data.domain import domain as domain_lib
+from calrec_jax.data.logs import events as events_lib
+from calrec_jax.data.logs import id_codes, tables
+from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.data.logs import text as text_lib
+from calrec_tasks import (
+  amazon_items,
+  amazon_releases,
+  amazon_reviews,
+  download,
+  published,
+)
 
 _REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
 _ALL = "all"
+card.compare_with(published.lines)
 _SUFFIXES = (".json.gz", ".jsonl.gz", ".json", ".jsonl", ".parquet")
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from calrec_jax.data import events as events_lib
-from calrec_jax.data import id_codes, python_literals, row_stream
-from calrec_jax.data import problems as problems_lib
-from calrec_tasks import amazon_releases, amazon_reviews
+from calrec_jax.data.logs import events as events_lib
+from calrec_jax.data.logs import id_codes, row_stream
+from calrec_jax.data.logs import problems as problems_lib
+from calrec_tasks import amazon_releases, amazon_reviews, python_literals
 
 COLUMNS = ("title", "category", "brand", "price")
 

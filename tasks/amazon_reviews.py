@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from calrec_jax.data import id_codes, row_stream
-from calrec_jax.data import problems as problems_lib
+from calrec_jax.data.logs import id_codes, row_stream
+from calrec_jax.data.logs import problems as problems_lib
 from calrec_tasks import amazon_releases
 
 # Milliseconds of this size are in 1973, seconds in the year 5138: no review is

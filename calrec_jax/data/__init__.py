@@ -1,8 +1,9 @@
 """From raw purchase logs to packed training batches.
 
-The way of the data, one module a step: `events` and `log_files` (raw rows),
-`domain` and `splits` (one catalogue with its users), `prompt` and `text`
-(words), `builder` and `tasks` (TFDS and SeqIO), `cache` (tokens on disk),
-`features`, `packing`, `plan` and `feed` (batches). Only `builder` and `tasks`
-need TensorFlow.
+The way of the data, one room a step: `logs` (rows become events, bad rows are
+counted), `domain` (one catalogue with its users: sorted, filtered, split),
+`vocabulary` (texts become tokens), `cache` (tokens on disk), `feed` (packed
+batches). `dataset` names all of it for a run and `building` makes what is
+missing. `seqio` is the second road, for TFDS and SeqIO, and the only room that
+imports TensorFlow.
 """

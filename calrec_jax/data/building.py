@@ -17,19 +17,14 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import tqdm
 
-from calrec_jax.data import (
-  builder,
-  cache,
-  card,
-  leakage,
-  splits,
-  tasks,
-  unfinished,
-)
 from calrec_jax.data import dataset as dataset_lib
-from calrec_jax.data import domain as domain_lib
-from calrec_jax.data import text as text_lib
-from calrec_jax.data import vocabulary as vocabulary_lib
+from calrec_jax.data.cache import token_cache
+from calrec_jax.data.domain import card, leakage, splits
+from calrec_jax.data.domain import domain as domain_lib
+from calrec_jax.data.logs import text as text_lib
+from calrec_jax.data.seqio import builder, tasks
+from calrec_jax.data.vocabulary import trained as vocabulary_lib
+from calrec_jax.storage import build_lock
 
 
 class Building:
@@ -72,7 +67,7 @@ class Building:
     vocabulary = self.vocabulary()
     with (
       self._step(f"{domain.name}: token cache"),
-      unfinished.room(path, _cache_bytes(prepared)),
+      build_lock.room(path, _cache_bytes(prepared)),
     ):
       catalogue = tasks.read_catalogue(
         domain.name, self._bar(f"tokenise {domain.name}", "batches")
@@ -92,7 +87,7 @@ class Building:
       )
       items = iter(catalogue)
       del catalogue  # So that it goes when it is written.
-      cache.write_cache(
+      token_cache.write_cache(
         path,
         items,
         {
@@ -108,7 +103,7 @@ class Building:
 
   def _documents(
     self, name: str, split: str, checking: leakage.Check
-  ) -> Iterator[cache.DocumentRecord]:
+  ) -> Iterator[token_cache.DocumentRecord]:
     """The checked documents of a split; they are read when the first is."""
     documents = tasks.read_documents(
       name, split, self._bar(f"read {name} {split}", "batches")
@@ -118,7 +113,7 @@ class Building:
     rows = zip(documents.user_ids, ends, ends[1:], strict=False)
     bar = self._bar(f"write {name} {split}", "documents", len(documents))
     for user_id, start, stop in bar(rows):
-      yield cache.DocumentRecord(
+      yield token_cache.DocumentRecord(
         user_id,
         documents.items[start:stop],
         documents.timestamps[start:stop],
@@ -193,7 +188,7 @@ class Building:
         return self._prepare(domain, cut=False)
       return self._read(domain, tokenizer)
 
-    with self._step("vocabulary"), unfinished.room(folder):
+    with self._step("vocabulary"), build_lock.room(folder):
       dataset.vocabulary.make(folder, dataset.domains, dataset.prompt, prepare)
 
   def _prepare(
@@ -219,7 +214,7 @@ class Building:
   def _alone(
     self, name: str, leftovers: str
   ) -> contextlib.AbstractContextManager[None]:
-    return unfinished.alone(
+    return build_lock.alone(
       self._dataset.folder, name, leftovers=leftovers, say=self._say
     )
 

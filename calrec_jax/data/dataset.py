@@ -17,11 +17,12 @@ from typing import Any
 
 import gin
 
-from calrec_jax.data import cache_files, log_files
-from calrec_jax.data import card as card_lib
-from calrec_jax.data import domain as domain_lib
-from calrec_jax.data import prompt as prompt_lib
-from calrec_jax.data import vocabulary as vocabulary_lib
+from calrec_jax.data.cache import files
+from calrec_jax.data.domain import card as card_lib
+from calrec_jax.data.domain import domain as domain_lib
+from calrec_jax.data.domain import prompt as prompt_lib
+from calrec_jax.data.logs import log_files
+from calrec_jax.data.vocabulary import trained as vocabulary_lib
 
 _REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
 
@@ -129,7 +130,7 @@ class Dataset:
     """Hash of everything the token cache of a domain depends on."""
     return domain_lib.digest(
       {
-        "schema": [cache_files.SCHEMA, card_lib.SCHEMA],
+        "schema": [files.SCHEMA, card_lib.SCHEMA],
         "domain": domain.fingerprint(),
         "vocabulary": self.vocabulary.fingerprint(self.domains, self.prompt),
         "prompt": self.prompt.fingerprint(),
@@ -249,8 +250,8 @@ def default_folder() -> str:
 def _is_cached(folder: str, *, strict: bool) -> bool:
   path = pathlib.Path(folder)
   try:
-    cache_files.check(path)
-  except cache_files.CacheError:
+    files.check(path)
+  except files.CacheError:
     return False
   if not strict:
     return True

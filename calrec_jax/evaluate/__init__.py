@@ -1,10 +1,10 @@
 """How good is a ranking, how sure is that, and what does it look like.
 
-`metrics` turns ranked lists into one number per user, `intervals` says how far
-their mean can be trusted, `slices` groups users, `evaluator` runs recommenders
-over a split and `sharded` does it with many processes, `results` writes
-`metrics.json` and `per_user.parquet`, `compare` sets two runs side by side,
-`table` prints, `report` draws. `docs/evaluation.md` spells out the rules.
+`evaluator` runs recommenders over a split, `sharded` does it with many
+processes, `slices` groups users, `results` writes `metrics.json` and
+`per_user.parquet`, `compare` sets two runs side by side, `table` prints,
+`report` draws. What a metric counts is in `calrec_jax.metrics`;
+`docs/evaluation.md` spells out the rules.
 """
 
 from calrec_jax.evaluate.compare import (
@@ -15,12 +15,12 @@ from calrec_jax.evaluate.compare import (
   write_comparison,
 )
 from calrec_jax.evaluate.evaluator import Protocol, evaluate
-from calrec_jax.evaluate.intervals import Bootstrap, Interval
-from calrec_jax.evaluate.job import Job, Parts, Share
-from calrec_jax.evaluate.report import write_report
+from calrec_jax.evaluate.report.page import write_report
 from calrec_jax.evaluate.results import Results, read_results, write_results
 from calrec_jax.evaluate.sharded import ShardedEvaluation
 from calrec_jax.evaluate.table import format_table
+from calrec_jax.metrics.intervals import Bootstrap, Interval
+from calrec_jax.storage.blocks import Job, Parts, Share
 
 __all__ = [
   "Bootstrap",

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from calrec_jax.evaluate import metrics, table
-from calrec_jax.evaluate.intervals import Bootstrap
+from calrec_jax.evaluate import table
 from calrec_jax.evaluate.results import (
   METRICS_FILE,
   Results,
@@ -20,6 +19,8 @@ from calrec_jax.evaluate.results import (
   write_json,
 )
 from calrec_jax.evaluate.summary import named
+from calrec_jax.metrics import ranking_metrics
+from calrec_jax.metrics.intervals import Bootstrap
 
 SCHEMA = 2
 # What has to be equal for values of single users to mean the same.
@@ -372,7 +373,7 @@ def _pairs(
 def _values(results: Results, name: str, names: tuple[str, ...]) -> np.ndarray:
   """Every metric of every user, float64[U, M]."""
   rule = results.protocol["candidates"]
-  return metrics.user_values(
+  return ranking_metrics.user_values(
     names, results.ranks[name][rule], results.text_ranks[name][rule]
   )
 

@@ -16,17 +16,13 @@ import numpy as np
 import tqdm
 
 from calrec_jax.data.records import Catalogue, History
-from calrec_jax.evaluate import answers, cases, metrics, slices, summary
-from calrec_jax.evaluate.intervals import Bootstrap
+from calrec_jax.evaluate import cases, checks, slices, summary
 from calrec_jax.evaluate.results import Results
 from calrec_jax.evaluate.runs import Block, Call, Run
-from calrec_jax.recommend.protocol import (
-  RULES,
-  Curve,
-  Ranking,
-  Recommender,
-  exclusions,
-)
+from calrec_jax.metrics import ranking_metrics
+from calrec_jax.metrics.intervals import Bootstrap
+from calrec_jax.metrics.ranking import Ranking
+from calrec_jax.recommend.protocol import RULES, Curve, Recommender, exclusions
 
 
 @gin.configurable
@@ -49,7 +45,7 @@ class Protocol:
     seed: seed of the choice of those users.
   """
 
-  metrics: Sequence[str] = metrics.METRICS
+  metrics: Sequence[str] = ranking_metrics.METRICS
   rules: Sequence[str] = RULES
   rule: str = "not_last"
   slice_metrics: Sequence[str] = ("recall@10", "ndcg@10")
@@ -62,7 +58,7 @@ class Protocol:
 
   def __post_init__(self):
     for name in self.metrics:
-      metrics.parse(name)
+      ranking_metrics.parse(name)
     for field in ("slice_metrics", "compared"):
       value = getattr(self, field)
       names = (value,) if isinstance(value, str) else value
@@ -88,7 +84,7 @@ class Protocol:
   @property
   def horizon(self) -> int:
     """Ranks beyond this one are misses."""
-    return metrics.horizon_of(tuple(self.metrics))
+    return ranking_metrics.horizon_of(tuple(self.metrics))
 
   @property
   def depth(self) -> int:
@@ -263,7 +259,7 @@ def answer_users(
     )
     rankings = _to_host(rankings)  # Waits for the device.
     seconds = time.perf_counter() - began
-    answers.check(
+    checks.check(
       recommender.name, rankings, items, catalogue, protocol, protocol.rules
     )
     block.collect(rankings, batch, start, catalogue, protocol)
@@ -299,7 +295,7 @@ def _curve(
   }
   for value, by_rule in rankings.items():
     name = f"{recommender.name}, {curve.setting} {value}"
-    answers.check(name, by_rule, items, catalogue, protocol, rules)
+    checks.check(name, by_rule, items, catalogue, protocol, rules)
   return Curve(curve.setting, rankings)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calrec_jax import atomic
+from calrec_jax.storage import atomic
 
 SCHEMA = 1
 METRICS_FILE = "metrics.json"

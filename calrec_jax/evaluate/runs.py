@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from calrec_jax.data.records import Catalogue, History
-from calrec_jax.evaluate import metrics
 from calrec_jax.evaluate.results import plain
-from calrec_jax.recommend.protocol import EMPTY, Curve, Ranking, Recommender
+from calrec_jax.metrics import ranking_metrics
+from calrec_jax.metrics.ranking import Ranking
+from calrec_jax.recommend.protocol import EMPTY, Curve, Recommender
 
 COVERAGE_CUTOFF = 10
 SHOWN_ITEMS = 10
@@ -343,6 +344,6 @@ def _ranks(
   """Ranks of the users' targets, and of the first items with their texts."""
   targets = np.array([user.target for user in users], np.int32)
   return (
-    metrics.expected_ranks(ranking, targets, horizon),
-    metrics.text_ranks(ranking, targets, catalogue.twins, horizon),
+    ranking_metrics.expected_ranks(ranking, targets, horizon),
+    ranking_metrics.text_ranks(ranking, targets, catalogue.twins, horizon),
   )

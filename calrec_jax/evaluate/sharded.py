@@ -15,12 +15,13 @@ from typing import Any
 import tqdm
 
 from calrec_jax.data.records import Catalogue, History
-from calrec_jax.evaluate import block_files, cases, evaluator, job
+from calrec_jax.evaluate import block_files, cases, evaluator
 from calrec_jax.evaluate.evaluator import Protocol
-from calrec_jax.evaluate.job import Job, Parts, Share
 from calrec_jax.evaluate.results import Results
 from calrec_jax.evaluate.runs import Run
-from calrec_jax.recommend.protocol import Recommender
+from calrec_jax.recommend.protocol import Recommender, answers_of
+from calrec_jax.storage import blocks as job
+from calrec_jax.storage.blocks import Job, Parts, Share
 
 SHARDS_FOLDER = "shards"
 # Programs whose text decides an answer or its rank.
@@ -28,7 +29,6 @@ _PROGRAMS = (
   *job.RECOMMENDING,
   "evaluate/block_files.py",
   "evaluate/evaluator.py",
-  "evaluate/metrics.py",
   "evaluate/runs.py",
 )
 
@@ -95,7 +95,7 @@ class ShardedEvaluation:
         {
           **common,
           **made_by[recommender.name],
-          "recommender": job.answers_of(recommender),
+          "recommender": answers_of(recommender),
         },
         self._blocks,
       )

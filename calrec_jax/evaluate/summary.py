@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from calrec_jax.data.records import Catalogue, History
-from calrec_jax.evaluate import metrics
-from calrec_jax.evaluate.intervals import Bootstrap, Interval
 from calrec_jax.evaluate.results import Results
 from calrec_jax.evaluate.runs import COVERAGE_CUTOFF, Run
 from calrec_jax.evaluate.slices import Slicing
+from calrec_jax.metrics import ranking_metrics
+from calrec_jax.metrics.intervals import Bootstrap, Interval
 
 
 def protocol(
@@ -65,7 +65,7 @@ def recommenders(
   """The numbers of every recommender, by name."""
   reference = reference_of(settings, [run.name for run in runs])
   values = {
-    run.name: metrics.user_values(
+    run.name: ranking_metrics.user_values(
       tuple(settings.metrics),
       run.ranks[settings.rule],
       run.text_ranks[settings.rule],
@@ -106,7 +106,7 @@ def compare(results: Results, name: str, reference: str) -> dict[str, Any]:
   settings = results.protocol
   metric, rule = settings["compared"], settings["candidates"]
   values = [
-    metrics.user_values(
+    ranking_metrics.user_values(
       (metric,), results.ranks[which][rule], results.text_ranks[which][rule]
     )
     for which in (name, reference)
@@ -124,8 +124,10 @@ def _metrics(
   run: Run, rule: str, settings: Any, num_items: int
 ) -> dict[str, Any]:
   names = tuple(settings.metrics)
-  values = metrics.user_values(names, run.ranks[rule], run.text_ranks[rule])
-  share = metrics.coverage(run.seen(rule, num_items))
+  values = ranking_metrics.user_values(
+    names, run.ranks[rule], run.text_ranks[rule]
+  )
+  share = ranking_metrics.coverage(run.seen(rule, num_items))
   return {
     **named(names, settings.bootstrap.means(values)),
     # Not a mean over users: a resample of them has no interval to offer.
@@ -143,7 +145,7 @@ def _curve(run: Run, settings: Any) -> dict[str, Any]:
   for value, ranks, text_ranks in zip(
     curve.values, curve.ranks, curve.text_ranks, strict=True
   ):
-    values = metrics.user_values(names, ranks, text_ranks)
+    values = ranking_metrics.user_values(names, ranks, text_ranks)
     means = settings.bootstrap.means(values)
     points.append({"value": value, "metrics": named(names, means)})
   return {"curve": {"setting": curve.setting, "points": points}}

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from calrec_jax.models import attention, rope, splash
 from calrec_jax.models.layers import GatedMlp, Projection, RMSNorm
-from calrec_jax.partitioning import constrain
+from calrec_jax.runtime.partitioning import constrain
 
 # Longer than any segment.
 _NO_WINDOW = 2**30

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from calrec_jax.data.batch import NO_SLOT
+from calrec_jax.data.feed.batch import NO_SLOT
+from calrec_jax.metrics.weighted_sum import WeightedSum
 from calrec_jax.models.two_tower import normalise
-from calrec_jax.partitioning import constrain
-from calrec_jax.weighted_sum import WeightedSum
+from calrec_jax.runtime.partitioning import constrain
 
 DIRECTIONS = ("item_to_user", "user_to_item", "both")
 

@@ -25,7 +25,7 @@ from calrec_jax.models.block import (
 )
 from calrec_jax.models.decoder_config import REMAT_POLICIES, DecoderConfig
 from calrec_jax.models.layers import RMSNorm
-from calrec_jax.partitioning import constrain
+from calrec_jax.runtime.partitioning import constrain
 
 
 class Decoder(nn.Module):

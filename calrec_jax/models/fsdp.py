@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from calrec_jax import partitioning
+from calrec_jax.runtime import partitioning
 
 
 def product(

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from calrec_jax.models import fsdp
 from calrec_jax.models.lora import Lora
-from calrec_jax.partitioning import constrain
+from calrec_jax.runtime.partitioning import constrain
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "silu": jax.nn.silu,

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from calrec_jax.data.batch import Batch
-from calrec_jax.data.item_ids import FIRST_TOKEN
+from calrec_jax.data.cache.item_ids import FIRST_TOKEN
+from calrec_jax.data.feed.batch import Batch
+from calrec_jax.metrics.weighted_sum import WeightedSum
 from calrec_jax.models import sasrec
 from calrec_jax.models.next_token import asked_weights, chunked_cross_entropy
 from calrec_jax.models.row_objective import RowObjective, Sums
-from calrec_jax.weighted_sum import WeightedSum
 
 _MASKED = -1e30
 

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from calrec_jax.metrics.weighted_sum import WeightedSum
 from calrec_jax.models import fsdp
 from calrec_jax.models.decoder import Decoder, project
-from calrec_jax.weighted_sum import WeightedSum
 
 
 def next_token_loss(

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from calrec_jax.data.batch import NO_SLOT, Batch
+from calrec_jax.data.feed.batch import NO_SLOT, Batch
 from calrec_jax.models import contrastive, two_tower
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.next_token import next_token_loss

@@ -1,9 +1,9 @@
 """Objectives whose rows can be computed apart, a few at a time.
 
-A row adds sums of its own, and shows the other rows nothing but vectors. The
-whole batch at once and its microbatches one after another
-(`calrec_jax.accumulation`) are made from the same methods, so there is one
-definition of a loss.
+A row adds sums of its own; rows interact only through their pooled embeddings.
+The whole batch at once and its microbatches one after another
+(`calrec_jax.train.accumulation`) use the same methods, so that a loss has one
+definition.
 """
 
 import abc
@@ -13,9 +13,9 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from calrec_jax.data.batch import Batch
+from calrec_jax.data.feed.batch import Batch
+from calrec_jax.metrics.weighted_sum import WeightedSum
 from calrec_jax.models.next_token import asked_weights
-from calrec_jax.weighted_sum import WeightedSum
 
 Sums = dict[str, WeightedSum]
 

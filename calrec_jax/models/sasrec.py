@@ -23,10 +23,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from calrec_jax.data.item_ids import FIRST_TOKEN
+from calrec_jax.data.cache.item_ids import FIRST_TOKEN
 from calrec_jax.models.attention import packed_mask
 from calrec_jax.models.decoder_config import DTYPES
-from calrec_jax.partitioning import constrain
+from calrec_jax.runtime.partitioning import constrain
 
 POSITIONS = ("from_end", "from_start")
 # Far below any logit, and finite: a row of nothing must not become NaN.

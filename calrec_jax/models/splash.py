@@ -26,7 +26,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 from jaxtyping import Array, Float, Int
 
-from calrec_jax import partitioning
+from calrec_jax.runtime import partitioning
 
 KERNELS = ("auto", "xla", "splash")
 # By this name a policy of rematerialisation may keep what the kernel gives.

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from calrec_jax.data.batch import Batch
+from calrec_jax.data.feed.batch import Batch
 
 
 class TowerEmbeddings(NamedTuple):

@@ -11,9 +11,9 @@ import numpy as np
 import tqdm
 from jax.sharding import Mesh
 
-from calrec_jax.recommend import placement
 from calrec_jax.recommend.memory import RecentlyUsed
 from calrec_jax.recommend.prompts import PromptWriter, TokenRows, token_rows
+from calrec_jax.runtime import placement
 
 Value = TypeVar("Value")
 

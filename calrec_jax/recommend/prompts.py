@@ -14,7 +14,8 @@ from typing import NamedTuple
 import gin
 import numpy as np
 
-from calrec_jax.data import features
+from calrec_jax.data.feed import tokenization
+from calrec_jax.data.feed.feed import Feed
 from calrec_jax.data.records import Catalogue, PromptTokens
 
 PADDING_TOKEN = 0
@@ -88,21 +89,21 @@ class PromptWriter:
     rows = history if kept is None else history[-kept:]
     tokens = [self._catalogue.tokens(int(row)) for row in rows]
     if self.limits.usual_tokens is not None:
-      with contextlib.suppress(features.PromptTooLong):
-        return features.prompt_tokens(
+      with contextlib.suppress(tokenization.PromptTooLong):
+        return tokenization.prompt_tokens(
           self._prompt, tokens, self.limits.usual_tokens
         )
       tokens = tokens[-1:]
     try:
-      return features.prompt_tokens(
+      return tokenization.prompt_tokens(
         self._prompt, tokens, self.limits.max_tokens
       )
-    except features.PromptTooLong as error:
+    except tokenization.PromptTooLong as error:
       raise ValueError(f"PromptLimits.max_tokens: {error}") from error
 
   def item(self, row: int) -> np.ndarray:
     """What the item tower reads, int32: as in training."""
-    return features.item_segment_tokens(
+    return tokenization.item_segment_tokens(
       self._prompt, self._catalogue.tokens(row)
     )
 
@@ -140,3 +141,19 @@ def token_rows(
         lengths[row] = len(sequences[place])
         tokens[row, : lengths[row]] = sequences[place]
       yield TokenRows(chosen, tokens, lengths)
+
+
+def prompt_limits(feed: Feed) -> PromptLimits:
+  """Prompts no longer than what the feed trains on.
+
+  Where every event is a target it stands in the row twice, in the joint
+  segment and alone; with at most half of the row for events that are context
+  only, no joint segment is longer than three quarters of it. A model that
+  counts places from a history's start has never seen the places beyond.
+  """
+  twice = feed.targets == "all" and feed.item_segments
+  return PromptLimits(
+    max_tokens=feed.row_tokens,
+    usual_tokens=3 * feed.row_tokens // 4 if twice else None,
+    max_items=feed.max_history,
+  )

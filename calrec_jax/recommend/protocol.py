@@ -13,28 +13,13 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
+from calrec_jax.metrics.ranking import Ranking
+
 RULES = ("all", "not_last", "not_seen")
 """Which items are candidates: all of the catalogue, all but the user's last
 item, all but what the user ever had."""
 
 EMPTY = -1  # Fills a list that has fewer candidates than places.
-
-
-class Ranking(NamedTuple):
-  """Ranked lists of B users, `depth` places each.
-
-  Attributes:
-    items: int32[B, depth], catalogue rows, best first; -1 fills up a list that
-      has fewer candidates than places.
-    scores: float32[B, depth], never rising; -inf where `items` is -1. Only
-      their order is comparable between recommenders.
-    tail_ties: int32[B], how many further candidates beyond the list have
-      exactly the score of the last listed one.
-  """
-
-  items: np.ndarray
-  scores: np.ndarray
-  tail_ties: np.ndarray
 
 
 class Curve(NamedTuple):
@@ -114,6 +99,16 @@ def fingerprints(members: Sequence[Recommender]) -> dict[str, Any]:
     member.name: fingerprint()
     for member in members
     if (fingerprint := getattr(member, "fingerprint", None)) is not None
+  }
+
+
+def answers_of(recommender: Recommender) -> dict[str, Any]:
+  """What a recommender says of itself, as part of what decides its answers."""
+  tell = getattr(recommender, "fingerprint", None)
+  return {
+    "name": recommender.name,
+    "description": recommender.describe(),
+    "fingerprint": None if tell is None else tell(),
   }
 
 

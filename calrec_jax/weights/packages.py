@@ -17,7 +17,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from calrec_jax import atomic
+from calrec_jax.storage import atomic
 
 _BLOCK = 1 << 20
 

@@ -10,10 +10,10 @@ import sys
 
 import numpy as np
 import pytest
-import synthetic_caches
 
-from calrec_jax.data.batch import Batch
-from calrec_jax.data.feed import Feed
+from calrec_jax.data.feed.batch import Batch
+from calrec_jax.data.feed.feed import Feed
+from tests.fixtures import synthetic_caches
 
 FEED = Feed(row_tokens=96, row_slots=10, rows=8, context=2, epoch_users=30)
 TESTS = pathlib.Path(__file__).parents[1]

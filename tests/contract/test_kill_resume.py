@@ -17,12 +17,13 @@ import sys
 import time
 
 import numpy as np
-import planted_log
 import pytest
 
-from calrec_jax import checkpoints, saving, telemetry
 from calrec_jax.__main__ import main
-from calrec_jax.preemption import PREEMPTED_STATUS
+from calrec_jax.checkpoint import store
+from calrec_jax.runtime.preemption import PREEMPTED_STATUS
+from calrec_jax.train import checkpointing, telemetry
+from tests.fixtures import planted_log
 
 STAGES = ("joint", "target")
 # What a row of the log says about the machine rather than about the run.
@@ -133,12 +134,12 @@ def killed(runs, straight):
   """A run killed in both stages, in the middle of the second one."""
   model_dir = runs.folder / "killed"
   joint, target = (model_dir / stage for stage in STAGES)
-  runs.kill_when(model_dir, lambda: checkpoints.steps(joint))
+  runs.kill_when(model_dir, lambda: store.steps(joint))
   assert not (joint / "handover.json").exists()
   runs.kill_when(model_dir, lambda: last_step(target) >= 5)
   assert (joint / "handover.json").exists()
   assert not (target / "handover.json").exists()
-  assert 0 < checkpoints.steps(target)[-1] < 12
+  assert 0 < store.steps(target)[-1] < 12
   return model_dir
 
 
@@ -157,8 +158,8 @@ def rows_of(folder):
 def assert_same_run(model_dir, straight, stages=STAGES):
   for stage in stages:
     folder, expected = model_dir / stage, straight / stage
-    steps = checkpoints.steps(expected)
-    assert checkpoints.steps(folder) == steps
+    steps = store.steps(expected)
+    assert store.steps(folder) == steps
     for step in steps:
       assert_same_checkpoint(
         folder / f"checkpoint_{step}", expected / f"checkpoint_{step}"
@@ -173,16 +174,14 @@ def assert_same_run(model_dir, straight, stages=STAGES):
 
 
 def assert_same_checkpoint(checkpoint, expected):
-  arrays = checkpoints.read_arrays(checkpoint)
-  others = checkpoints.read_arrays(expected)
+  arrays = store.read_arrays(checkpoint)
+  others = store.read_arrays(expected)
   assert arrays.keys() == others.keys()
   assert {"rng", "state/step", "target/token_embedder/embedding"} <= set(arrays)
   for path, array in arrays.items():
     assert array.tobytes() == others[path].tobytes(), f"{checkpoint} {path}"
   for item in ("feed", "metrics"):
-    assert checkpoints.read_json(checkpoint, item) == checkpoints.read_json(
-      expected, item
-    )
+    assert store.read_json(checkpoint, item) == store.read_json(expected, item)
 
 
 def test_training_from_a_cache_imports_no_tensorflow(straight):
@@ -205,9 +204,9 @@ def test_a_run_that_was_told_to_leave_ends_with_the_same_bits(runs, straight):
   joint = model_dir / "joint"
   only = "--stage=joint"
   printed = runs.tell_when(model_dir, lambda: last_step(joint) >= 3, only)
-  saved = saving.newest(joint)
+  saved = checkpointing.newest(joint)
   assert saved is not None
-  step = checkpoints.step_of(saved)
+  step = store.step_of(saved)
   assert saved == joint / "preempted" / f"checkpoint_{step}"
   assert f"joint was told to leave, and has saved step {step}." in printed
   assert 3 <= step < 10
@@ -228,10 +227,10 @@ def test_another_mesh_goes_on_with_the_same_data(runs, straight, killed):
   ]
   assert main(["train", *runs.flags(model_dir, *changes)]) == 0
   folder, expected = (path / "target" for path in (model_dir, straight[0]))
-  last = checkpoints.steps(expected)[-1]
-  assert checkpoints.steps(folder)[-1] == last
+  last = store.steps(expected)[-1]
+  assert store.steps(folder)[-1] == last
   states = [
-    checkpoints.read_json(path / f"checkpoint_{last}", "feed")
+    store.read_json(path / f"checkpoint_{last}", "feed")
     for path in (folder, expected)
   ]
   assert states[0] == states[1]
@@ -247,14 +246,14 @@ def test_another_mesh_goes_on_with_the_same_data(runs, straight, killed):
         row[name], other[name], rtol=OTHER_MESH_LOSS_RTOL
       )
   arrays, others = (
-    checkpoints.read_arrays(path / f"checkpoint_{last}")
+    store.read_arrays(path / f"checkpoint_{last}")
     for path in (folder, expected)
   )
   for path, array in arrays.items():
     np.testing.assert_allclose(
       array, others[path], rtol=0, atol=OTHER_MESH_PARAMETER_ATOL
     )
-  shardings = checkpoints.metadata(folder / f"checkpoint_{last}")
+  shardings = store.metadata(folder / f"checkpoint_{last}")
   embedding = shardings["target/token_embedder/embedding"]
   assert "fsdp" in str(embedding.sharding.partition_spec)
 

@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 
-import planted_log
 import pytest
+
+from tests.fixtures import planted_log
 
 LONGEST_SECONDS = 900  # Of a hanging process; a busy machine is slow.
 

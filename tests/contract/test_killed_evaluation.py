@@ -10,11 +10,11 @@ import signal
 import subprocess
 import sys
 
-import planted_log
 import pyarrow.parquet as pq
 import pytest
 
 from calrec_jax.__main__ import main
+from tests.fixtures import planted_log
 
 LONGEST_SECONDS = 900  # Of a hanging process; a busy machine is slow.
 BASELINES = "('popularity', 'last_item', 'bm25_history')"

@@ -3,11 +3,11 @@
 import shutil
 
 import numpy as np
-import planted_log
 import pytest
 
-from calrec_jax import telemetry
 from calrec_jax.__main__ import main
+from calrec_jax.train import telemetry
+from tests.fixtures import planted_log
 
 # Sums in another order, in float32, over four updates.
 SAME = 1e-5

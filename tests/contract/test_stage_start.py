@@ -3,12 +3,13 @@
 import json
 import shutil
 
-import planted_log
 import pytest
 from test_kill_resume import assert_same_checkpoint, rows_of
 
-from calrec_jax import checkpoints, stages, telemetry
 from calrec_jax.__main__ import main
+from calrec_jax.checkpoint import stage_folder, store
+from calrec_jax.train import telemetry
+from tests.fixtures import planted_log
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +40,7 @@ def fixture_train(tmp_path_factory):
 
 
 def handed_over(folder):
-  return json.loads((folder / stages.HANDOVER).read_text())["checkpoint"]
+  return json.loads((folder / stage_folder.HANDOVER).read_text())["checkpoint"]
 
 
 @pytest.fixture(scope="module", name="run")
@@ -59,7 +60,7 @@ def test_a_stage_that_becomes_worse_hands_its_start_over(run):
   }
   assert losses[0] < min(loss for step, loss in losses.items() if step)
   before, after = (
-    checkpoints.read_arrays(folder / handed_over(folder))
+    store.read_arrays(folder / handed_over(folder))
     for folder in (joint, target)
   )
   for path in before:
@@ -80,17 +81,15 @@ def test_a_run_that_goes_on_from_its_start_ends_with_the_same_bits(
   """As one that was killed before its first step's checkpoint."""
   again = tmp_path / "again"
   shutil.copytree(run, again)
-  (again / "target" / stages.HANDOVER).unlink()
-  for step in checkpoints.steps(run / "target"):
+  (again / "target" / stage_folder.HANDOVER).unlink()
+  for step in store.steps(run / "target"):
     if step:
       shutil.rmtree(again / "target" / f"checkpoint_{step}")
   capsys.readouterr()
   assert train(again) == 0
   assert "target: goes on from step 0" in capsys.readouterr().out
   assert rows_of(again / "target") == rows_of(run / "target")
-  assert checkpoints.steps(again / "target") == checkpoints.steps(
-    run / "target"
-  )
-  for step in checkpoints.steps(run / "target"):
+  assert store.steps(again / "target") == store.steps(run / "target")
+  for step in store.steps(run / "target"):
     name = f"checkpoint_{step}"
     assert_same_checkpoint(again / "target" / name, run / "target" / name)

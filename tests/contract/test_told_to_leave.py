@@ -8,13 +8,14 @@ import os
 import pathlib
 import signal
 
-import planted_log
 import pytest
 from test_kill_resume import assert_same_checkpoint, rows_of
 
-from calrec_jax import checkpoints, saving, stages, telemetry, validation
 from calrec_jax.__main__ import main
-from calrec_jax.preemption import PREEMPTED_STATUS
+from calrec_jax.checkpoint import stage_folder, store
+from calrec_jax.runtime.preemption import PREEMPTED_STATUS
+from calrec_jax.train import checkpointing, telemetry, validation
+from tests.fixtures import planted_log
 
 # All out of step: at 4 and 8 a checkpoint's own validation, at 3, 6 and 9 one
 # that counts for early stopping.
@@ -97,8 +98,8 @@ def test_every_stop_leaves_the_run_as_it_was(
   for stop in stops:
     teller.at = stop
     assert train(tmp_path / "told") == PREEMPTED_STATUS, stop
-    newest = saving.newest(told)
-    step = checkpoints.step_of(newest) if newest else 0
+    newest = checkpointing.newest(told)
+    step = store.step_of(newest) if newest else 0
     assert step == stop[1]
     assert "was told to leave" in capsys.readouterr().err
   teller.at = None
@@ -120,11 +121,11 @@ def validated_at(folder):
 
 def assert_same(folder: pathlib.Path, expected: pathlib.Path):
   assert rows_of(folder) == rows_of(expected)
-  assert checkpoints.steps(folder) == checkpoints.steps(expected)
-  for step in checkpoints.steps(expected):
+  assert store.steps(folder) == store.steps(expected)
+  for step in store.steps(expected):
     name = f"checkpoint_{step}"
     assert_same_checkpoint(folder / name, expected / name)
-  assert json.loads((folder / stages.HANDOVER).read_text()) == json.loads(
-    (expected / stages.HANDOVER).read_text()
+  assert json.loads((folder / stage_folder.HANDOVER).read_text()) == json.loads(
+    (expected / stage_folder.HANDOVER).read_text()
   )
-  assert not (folder / saving.PREEMPTED).exists()
+  assert not (folder / checkpointing.PREEMPTED).exists()

@@ -2,10 +2,10 @@
 
 import json
 
-import amazon_toys
 import pytest
 
 from calrec_jax.__main__ import main
+from tests.fixtures import amazon_toys
 
 RECIPE = """
 include "recipes/amazon2018_scientific.gin"

@@ -6,12 +6,13 @@ Who bought an item of a group buys the next one of its ring; see
 
 import json
 
-import planted_log
 import pyarrow.parquet as pq
 import pytest
 
-from calrec_jax import checkpoints, telemetry
 from calrec_jax.__main__ import main
+from calrec_jax.checkpoint import store
+from calrec_jax.train import telemetry
+from tests.fixtures import planted_log
 
 USERS, ITEMS = 60, 48
 # NDCG@10 over popularity's; three times as much was seen.
@@ -73,7 +74,7 @@ def test_each_stage_leaves_what_explains_it(trained):
     assert (record["parent"] or {}).get("stage") == (
       "joint" if stage == "target" else None
     )
-    stored = checkpoints.read_json(folder / f"checkpoint_{steps}", "lineage")
+    stored = store.read_json(folder / f"checkpoint_{steps}", "lineage")
     assert stored["cards"]["own_log"]["problems"][0]["count"] == 1
     assert (
       f"{stage}/TRAIN_STEPS = {steps}" in (folder / "config.gin").read_text()

@@ -10,15 +10,14 @@ import json
 import flax.traverse_util
 import jax
 import numpy as np
-import planted_log
 import pytest
 import sentencepiece
-import vocabulary_toys
 
-from calrec_jax import checkpoints
 from calrec_jax.__main__ import main
+from calrec_jax.checkpoint import store
 from calrec_jax.models.decoder import Decoder, DecoderConfig
 from calrec_jax.models.pretrained import export, loading, sources
+from tests.fixtures import planted_log, vocabulary_toys
 
 SHAPE = {
   "width": 32,
@@ -112,13 +111,13 @@ def trained(flags):
 
 def test_the_first_stage_starts_from_the_published_weights(trained, published):
   checkpoint = trained / "joint" / "checkpoint_3"
-  record = checkpoints.read_json(checkpoint, "lineage")
+  record = store.read_json(checkpoint, "lineage")
   assert record["parent"]["kind"] == "Hugging Face folder"
-  vocabulary = checkpoints.read_json(checkpoint, "vocabulary")
+  vocabulary = store.read_json(checkpoint, "vocabulary")
   kept = np.array(vocabulary["kept"])
   assert vocabulary["size"] == len(kept) < vocabulary["full_size"]
   source = sources.open_source(published)
-  arrays = checkpoints.read_arrays(checkpoint)
+  arrays = store.read_arrays(checkpoint)
   # Only LoRA was trained.
   np.testing.assert_array_equal(
     arrays["target/token_embedder/embedding"],
@@ -139,7 +138,7 @@ def test_the_pruned_checkpoint_is_the_same_start(
   ]
   assert main(["train", *arguments, *start, "--stage=joint"]) == 0
   ours, theirs = (
-    checkpoints.read_arrays(model / "joint" / "checkpoint_3")
+    store.read_arrays(model / "joint" / "checkpoint_3")
     for model in (tmp_path / "model", trained)
   )
   assert ours.keys() == theirs.keys()
@@ -159,7 +158,7 @@ def test_a_dry_run_of_pruning_builds_nothing(
 
 def test_the_second_stage_trains_the_merged_model(trained):
   before, after = (
-    checkpoints.read_arrays(checkpoints.find(trained / stage))
+    store.read_arrays(store.find(trained / stage))
     for stage in ("joint", "target")
   )
   assert not [path for path in after if "lora" in path]
@@ -180,9 +179,7 @@ def test_the_export_is_the_published_model_with_other_numbers(
   base, exported = sources.open_source(published), sources.open_source(out)
   assert exported.shapes == base.shapes
   assert exported.decoder_fields() == base.decoder_fields()
-  vocabulary = checkpoints.read_json(
-    checkpoints.find(trained / "target"), "vocabulary"
-  )
+  vocabulary = store.read_json(store.find(trained / "target"), "vocabulary")
   left_out = np.ones(base.num_tokens, bool)
   left_out[vocabulary["kept"]] = False
   table = "model.embed_tokens.weight"

@@ -5,13 +5,15 @@ import json
 
 import jax
 import numpy as np
-import planted_log
 import pytest
 
-from calrec_jax import checkpoints, item_models, saving, telemetry
 from calrec_jax.__main__ import main
-from calrec_jax.checkpoints import CheckpointError
-from calrec_jax.data.cache import TokenCache
+from calrec_jax.checkpoint import store
+from calrec_jax.checkpoint.store import CheckpointError
+from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.recommend.dense import sasrec_checkpoint
+from calrec_jax.train import checkpointing, telemetry
+from tests.fixtures import planted_log
 
 pytestmark = pytest.mark.slow
 
@@ -99,8 +101,8 @@ def test_stops_early_and_hands_the_best_over(trained):
     "checkpoint": f"checkpoint_{handed}",
     "steps": last,
   }
-  assert checkpoints.steps(trained) == sorted({handed, last})
-  kept = checkpoints.read_json(trained / f"checkpoint_{last}", "early_stopping")
+  assert store.steps(trained) == sorted({handed, last})
+  kept = store.read_json(trained / f"checkpoint_{last}", "early_stopping")
   assert kept == {"best": -losses[best], "best_step": best, "waited": 4}
 
 
@@ -117,7 +119,7 @@ def test_a_killed_run_stops_at_the_same_step_with_the_same_bits(
       raise Killed
     advance(log)
 
-  save = saving.Checkpoints.save
+  save = checkpointing.Checkpoints.save
 
   def save_whole(saved, *arguments, **settings):
     # A process that is killed has no thread that goes on saving.
@@ -126,11 +128,11 @@ def test_a_killed_run_stops_at_the_same_step_with_the_same_bits(
 
   with monkeypatch.context() as patch:
     patch.setattr(telemetry.StageLog, "advance", advance_or_die)
-    patch.setattr(saving.Checkpoints, "save", save_whole)
+    patch.setattr(checkpointing.Checkpoints, "save", save_whole)
     with pytest.raises(Killed):
       run("train", folder, *flags)
   killed = folder / "killed" / "train"
-  assert 0 < checkpoints.steps(killed)[-1] < KILLED_AT
+  assert 0 < store.steps(killed)[-1] < KILLED_AT
   assert run("train", folder, *flags) == 0
   assert rows_of(killed) == rows_of(trained)
   handovers = [
@@ -139,7 +141,7 @@ def test_a_killed_run_stops_at_the_same_step_with_the_same_bits(
   ]
   assert handovers[0] == handovers[1]
   arrays, expected = (
-    checkpoints.read_arrays(stage / handovers[0]["checkpoint"])
+    store.read_arrays(stage / handovers[0]["checkpoint"])
     for stage in (killed, trained)
   )
   assert arrays.keys() == expected.keys()
@@ -201,7 +203,7 @@ def test_other_items_and_other_splits_are_refused(folder, trained):
   mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
 
   def ranks_on(cache):
-    return item_models.trained_sasrec(cache, mesh, checkpoint=trained)
+    return sasrec_checkpoint.trained_sasrec(cache, mesh, checkpoint=trained)
 
   other_split = TokenCache.open(paths[0])
   outputs = {**other_split.card["outputs"], "test": "of another split"}

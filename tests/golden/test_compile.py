@@ -10,7 +10,8 @@ import sys
 
 import jax
 import pytest
-import tpu_compiler
+
+from tests.fixtures import tpu_compiler
 
 MEMORY = 0.1  # Versions of the compiler differ in what they keep.
 RECIPE = (

@@ -4,9 +4,9 @@ Some minutes of compiling each; see `benchmarks/tpu_costs.py`.
 """
 
 import pytest
-import tpu_compiler
 
 from benchmarks import tpu_costs
+from tests.fixtures import tpu_compiler
 
 FREE = 0.1
 UTILISATION = 0.6

@@ -9,10 +9,10 @@ import tempfile
 
 import numpy as np
 
-from calrec_jax.data import card as card_lib
-from calrec_jax.data import domain as domain_lib
-from calrec_jax.data.log_files import LogFiles
-from calrec_jax.data.prompt import Prompt
+from calrec_jax.data.domain import card as card_lib
+from calrec_jax.data.domain import domain as domain_lib
+from calrec_jax.data.domain.prompt import Prompt
+from calrec_jax.data.logs.log_files import LogFiles
 
 GOLDEN = pathlib.Path(__file__).parent / "data_card.txt"
 

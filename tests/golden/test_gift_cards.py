@@ -10,9 +10,9 @@ import os
 import numpy as np
 import pytest
 
-from calrec_jax.data import card as card_lib
 from calrec_jax.data import dataset
-from calrec_jax.data.domain import Domain
+from calrec_jax.data.domain import card as card_lib
+from calrec_jax.data.domain.domain import Domain
 from calrec_tasks import amazon, amazon_releases
 
 FOLDER = os.environ.get("CALREC_AMAZON_DIR") or os.path.join(

@@ -5,9 +5,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from calrec_jax import config, partitioning
+from calrec_jax import config
 from calrec_jax.models.decoder import Decoder, DecoderConfig
-from calrec_jax.partitioning import MeshShape
+from calrec_jax.runtime import partitioning
+from calrec_jax.runtime.partitioning import MeshShape
 
 TOKENS = 2000  # Of a vocabulary; the model rounds them up.
 MESHES = (

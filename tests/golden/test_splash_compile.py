@@ -8,7 +8,8 @@ import subprocess
 import sys
 
 import pytest
-import tpu_compiler
+
+from tests.fixtures import tpu_compiler
 
 pytestmark = [pytest.mark.slow, tpu_compiler.needed]
 

@@ -13,12 +13,13 @@ import sys
 import time
 
 import numpy as np
-import planted_log
 import pytest
 
-from calrec_jax import checkpoints, saving, stages, telemetry
 from calrec_jax.__main__ import main
-from calrec_jax.preemption import PREEMPTED_STATUS
+from calrec_jax.checkpoint import stage_folder, store
+from calrec_jax.runtime.preemption import PREEMPTED_STATUS
+from calrec_jax.train import checkpointing, telemetry
+from tests.fixtures import planted_log
 
 pytestmark = pytest.mark.slow
 
@@ -143,14 +144,14 @@ def assert_same_run(model_dir, expected):
           np.testing.assert_allclose(row[name], wish[name], rtol=SAME_LOSS)
         else:
           assert name in row
-    assert checkpoints.steps(folder) == checkpoints.steps(other)
-    step = checkpoints.steps(other)[-1]
+    assert store.steps(folder) == store.steps(other)
+    step = store.steps(other)[-1]
     feeds = [
-      checkpoints.read_json(path / f"checkpoint_{step}", "feed")
+      store.read_json(path / f"checkpoint_{step}", "feed")
       for path in (folder, other)
     ]
     assert feeds[0] == feeds[1]
-    assert not (folder / saving.PREEMPTED).exists()
+    assert not (folder / checkpointing.PREEMPTED).exists()
 
 
 def at_step(folder, step):
@@ -173,7 +174,7 @@ def test_one_that_dies_is_named_by_the_others(job):
   assert "Task 1 heartbeat timeout" in said
   assert f"after {HEARTBEAT_SECONDS} seconds" in said
   assert "process 0 of 2 failed; if that is because another" in said
-  assert not (model_dir / "joint" / stages.HANDOVER).exists()
+  assert not (model_dir / "joint" / stage_folder.HANDOVER).exists()
 
 
 def test_told_one_all_leave_after_the_same_step_and_go_on_in_another_number(
@@ -187,9 +188,9 @@ def test_told_one_all_leave_after_the_same_step_and_go_on_in_another_number(
   job.wait(processes, at_step(joint, 3))
   processes[1].send_signal(signal.SIGTERM)
   job.end(processes, [PREEMPTED_STATUS] * 2, LEAVE_SECONDS)
-  saved = saving.newest(joint)
-  assert saved.parent == joint / saving.PREEMPTED
-  step = checkpoints.step_of(saved)
+  saved = checkpointing.newest(joint)
+  assert saved.parent == joint / checkpointing.PREEMPTED
+  step = store.step_of(saved)
   for path in job.said:
     assert f"joint was told to leave, and has saved step {step}." in (
       path.read_text()

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 from calrec_jax import config
-from calrec_jax.data import pretrained_vocabulary, vocabulary_files
+from calrec_jax.data.vocabulary import files, pretrained
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.decoder_config import DecoderConfig
 from calrec_jax.models.pretrained import loading, sources
 from calrec_jax.weights import packages
-from tests import transformers_logits
+from tests.fixtures import transformers_logits
 
 pytestmark = pytest.mark.pretrained
 
@@ -68,8 +68,8 @@ def test_the_model_file_fits(name):
 @pytest.mark.parametrize("name", FILES)
 def test_the_tokens_are_those_of_the_text(name):
   _source(name)
-  full = pretrained_vocabulary.read(name)
-  model = vocabulary_files.open_model(full.kind, full.content)
+  full = pretrained.read(name)
+  model = files.open_model(full.kind, full.content)
   found = model.encode((FOLDER / "prose.txt").read_text("utf-8").strip())
   if full.adds_begin:
     found = [full.begin, *found]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calrec_jax import optimizers
+from calrec_jax.train import optimizers
 
 SAME = 2e-5  # Float32 against float64, relative to the largest entry.
 STEPS = 4

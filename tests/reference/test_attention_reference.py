@@ -4,11 +4,11 @@ import math
 
 import jax
 import jax.numpy as jnp
-import model_toys
 import numpy as np
 import pytest
 
 from calrec_jax.models import attention
+from tests.fixtures import model_toys
 
 EXACT = 2e-6  # float32 sums of a few dozen terms of size 1.
 

@@ -7,7 +7,7 @@ import bm25s
 import numpy as np
 import pytest
 
-from calrec_jax.recommend import bm25
+from calrec_jax.recommend.baselines import bm25
 
 LIBRARY_TOLERANCE = 1e-5  # Both sum the same float32 weights.
 LOOP_TOLERANCE = 2e-5  # Float32 weights against float64.

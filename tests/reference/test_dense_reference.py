@@ -7,8 +7,8 @@ import pytest
 from jax.sharding import AxisType
 
 from calrec_jax.recommend import protocol
-from calrec_jax.recommend.columns import TextColumns
-from calrec_jax.recommend.topk import VectorIndex
+from calrec_jax.recommend.dense.topk import VectorIndex
+from calrec_jax.recommend.dense.unique_texts import TextColumns
 
 USERS, WIDTH, ITEMS, SIZE = 6, 4, 150, 3
 
@@ -103,7 +103,7 @@ def test_scores_of_users_and_all_items_never_exist_at_once():
   )
   queries = jnp.zeros((users, 8))
   asked = np.zeros((users, 1), np.int32)
-  from calrec_jax.recommend import topk
+  from calrec_jax.recommend.dense import topk
 
   program = topk._program(index._mesh, index.chunk, depth, None)
   compiled = program.lower(
@@ -118,7 +118,7 @@ def test_only_the_first_are_sorted():
   index = VectorIndex(
     np.zeros((4096, 8), np.float32), np.ones(4096, np.int32), chunk=128
   )
-  from calrec_jax.recommend import topk
+  from calrec_jax.recommend.dense import topk
 
   compiled = (
     topk._program(None, index.chunk, 8, None)

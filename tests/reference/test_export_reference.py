@@ -12,17 +12,16 @@ import sys
 
 import flax.traverse_util
 import jax.numpy as jnp
-import model_toys
 import numpy as np
-import pretrained_toys
 import pytest
 import sentencepiece
-import vocabulary_toys
 
-from calrec_jax.data import features
+from calrec_jax.checkpoint import tokenizer_export
+from calrec_jax.data.feed import tokenization
 from calrec_jax.data.records import PromptTokens
 from calrec_jax.models import two_tower
-from calrec_jax.models.pretrained import export, tokenizer_files
+from calrec_jax.models.pretrained import export
+from tests.fixtures import model_toys, pretrained_toys, vocabulary_toys
 
 needs_transformers = pytest.mark.skipif(
   not all(map(importlib.util.find_spec, ("torch", "transformers"))),
@@ -76,10 +75,10 @@ def test_the_recipe_in_an_export_gives_our_vectors(
   )
   folder = _write(tmp_path / "out", decoder.config, params, prompt, model)
   texts = [np.array([*tokenizer.encode(t), prompt.end]) for t in ITEMS]
-  history = features.prompt_tokens(prompt, texts[:2])
+  history = tokenization.prompt_tokens(prompt, texts[:2])
   answers = _run(folder, history.tolist())
   assert json.loads(str(answers["tokens"])) == [t.tolist() for t in texts]
-  segments = [features.item_segment_tokens(prompt, t) for t in texts]
+  segments = [tokenization.item_segment_tokens(prompt, t) for t in texts]
   ours = two_tower.embed_items(decoder, params, *_padded(segments), begins=True)
   np.testing.assert_allclose(
     answers["items"], two_tower.normalise(ours), atol=TOLERANCE
@@ -110,7 +109,7 @@ def _write(folder, config, params, prompt, model):
     "unk_token": "<unk>",
     "pad_token": "<pad>",
   }
-  files, _ = tokenizer_files.collect(
+  files, _ = tokenizer_export.collect(
     pathlib.Path("nowhere"), {"prompt": record}, None
   )
   flat = flax.traverse_util.flatten_dict(params, sep="/")

@@ -8,8 +8,10 @@ import math
 import numpy as np
 import pytest
 
-from calrec_jax.recommend import bm25, ground, protocol
-from calrec_jax.recommend.texts import GeneratedText
+from calrec_jax.recommend import protocol
+from calrec_jax.recommend.baselines import bm25
+from calrec_jax.recommend.generate import ground
+from calrec_jax.recommend.generate.texts import GeneratedText
 
 TOLERANCE = 1e-6  # Scores up to 1 in float32.
 

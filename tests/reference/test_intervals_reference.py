@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from calrec_jax.evaluate.intervals import Bootstrap
+from calrec_jax.metrics.intervals import Bootstrap
 
 # Two bootstraps with 4,000 resamples each differ by sampling alone; an end of
 # an interval is a quantile whose own error is about 2.5% of the width.

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calrec_jax.evaluate import metrics
-from calrec_jax.recommend.protocol import Ranking
+from calrec_jax.metrics import ranking_metrics
+from calrec_jax.metrics.ranking import Ranking
 
 EXACT = 1e-12  # Both sides are float64; only the order of sums differs.
 
@@ -70,7 +70,7 @@ def test_a_list_of_twice_the_horizon_ranks_like_the_whole_catalogue(
   for target in range(len(scores)):
     expected = full_rank(scores, target)
     expected = expected if expected <= horizon else math.inf
-    found = metrics.expected_ranks(ranking, np.array([target]), horizon)
+    found = ranking_metrics.expected_ranks(ranking, np.array([target]), horizon)
     assert found[0] == expected
 
 
@@ -85,7 +85,7 @@ def test_unlisted_ties_at_the_boundary_are_exact_misses(better):
   assert ranking.tail_ties[0] > 0 or better == 10
   for target in range(better, num_items):
     assert full_rank(scores, target) > horizon
-    found = metrics.expected_ranks(ranking, np.array([target]), horizon)
+    found = ranking_metrics.expected_ranks(ranking, np.array([target]), horizon)
     assert found[0] == np.inf
 
 
@@ -95,8 +95,12 @@ def test_a_list_shorter_than_twice_the_horizon_would_be_wrong():
   scores = np.zeros(8)
   assert full_rank(scores, 7) == 4.5
   with pytest.raises(ValueError, match="depth=10"):
-    metrics.expected_ranks(ranking_of(scores, depth=5), np.array([7]), 5)
-  exact = metrics.expected_ranks(ranking_of(scores, 10), np.array([7]), 5)
+    ranking_metrics.expected_ranks(
+      ranking_of(scores, depth=5), np.array([7]), 5
+    )
+  exact = ranking_metrics.expected_ranks(
+    ranking_of(scores, 10), np.array([7]), 5
+  )
   assert exact[0] == 4.5
 
 
@@ -104,11 +108,11 @@ def test_a_list_shorter_than_twice_the_horizon_would_be_wrong():
 @settings(max_examples=50, deadline=None)
 def test_every_metric_equals_its_loop(scores):
   names = ("recall@1", "recall@3", "recall@8", "ndcg@3", "ndcg@8", "mrr")
-  horizon = metrics.horizon_of(names)
+  horizon = ranking_metrics.horizon_of(names)
   ranking = ranking_of(scores, depth=2 * horizon)
   for target in range(len(scores)):
-    ranks = metrics.expected_ranks(ranking, np.array([target]), horizon)
-    values = metrics.user_values(names, ranks, ranks)[0]
+    ranks = ranking_metrics.expected_ranks(ranking, np.array([target]), horizon)
+    values = ranking_metrics.user_values(names, ranks, ranks)[0]
     rank = full_rank(scores, target)
     expected = [metric_loop(name, rank, horizon) for name in names]
     np.testing.assert_allclose(values, expected, rtol=0, atol=EXACT)
@@ -134,7 +138,7 @@ def test_text_rank_is_the_mean_first_twin_over_all_orders_of_ties(
     firsts.append(
       1 + min(order.index(row) for row in order if twins[row] == twins[target])
     )
-  found = metrics.text_ranks(
+  found = ranking_metrics.text_ranks(
     ranking_of(scores, depth=2 * horizon), np.array([target]), twins, horizon
   )
   np.testing.assert_allclose(found[0], np.mean(firsts), rtol=0, atol=EXACT)

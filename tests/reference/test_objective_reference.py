@@ -8,15 +8,15 @@ Gradients are checked by `test_two_pass_reference`.
 
 import functools
 
-import document_toys
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calrec_jax.data import packing
+from calrec_jax.data.feed import packing
 from calrec_jax.models import two_tower
 from calrec_jax.models.objective import Objective
+from tests.fixtures import document_toys
 
 # Float32; vectors are compared relative to their largest entry.
 LOSS_TOLERANCE = 1e-5

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from calrec_jax.data import (
+from calrec_jax.data.vocabulary import (
   byte_bpe,
   byte_bpe_rules,
-  pretrained_vocabulary,
+  files,
+  pretrained,
   pruning,
   sentencepiece_rules,
 )
-from calrec_jax.data import vocabulary_files as files
 from calrec_jax.weights import gguf_file, packages
 
 pytestmark = pytest.mark.pretrained
@@ -37,7 +37,7 @@ def package(name):
     path = packages.resolve(name)
   except packages.WeightsError as error:
     pytest.skip(str(error))
-  return path, pretrained_vocabulary.read(name)
+  return path, pretrained.read(name)
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import recommend_toys as toys
 
-from calrec_jax.recommend import sampling
+from calrec_jax.recommend.generate import sampling
+from tests.fixtures import recommend_toys as toys
 
 LOG_PROB_TOLERANCE = 2e-4  # Up to 10 float32 log-probabilities, summed.
 SAMPLES, STEPS = 5, 10

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import sasrec_toys
 
-from calrec_jax.data.item_ids import FIRST_TOKEN, ItemDomain
+from calrec_jax.data.cache.item_ids import FIRST_TOKEN, ItemDomain
 from calrec_jax.models import next_item
 from calrec_jax.models.next_item import NextItem
 from calrec_jax.recommend import protocol
-from calrec_jax.recommend.sasrec import SASRecRecommender, SASRecSearch
+from calrec_jax.recommend.dense.sasrec import SASRecRecommender, SASRecSearch
+from tests.fixtures import sasrec_toys
 
 # Float32 through two blocks with layer norms, on values of a few units.
 HIDDEN_TOLERANCE = 1e-4

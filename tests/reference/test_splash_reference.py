@@ -2,11 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-import model_toys
 import numpy as np
 import pytest
 
 from calrec_jax.models import attention, splash
+from tests.fixtures import model_toys
 
 # float32, sums in another order.
 CLOSE = {"rtol": 2e-5, "atol": 1e-5}

@@ -15,7 +15,7 @@ import pytest
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.decoder_config import DecoderConfig
 from calrec_jax.models.pretrained import export, loading, sources
-from tests import transformers_logits
+from tests.fixtures import transformers_logits
 from tests.reference import transformers_goldens
 
 # Float32 sums in another order, over logits of a standard deviation of 1.9.

@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from calrec_jax.recommend import trie
+from calrec_jax.recommend.constrain import trie
 
 END = 2
 

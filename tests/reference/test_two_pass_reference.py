@@ -7,15 +7,15 @@ automatic differentiation, as central differences along random directions.
 
 import jax
 import jax.numpy as jnp
-import model_toys
 import numpy as np
 import plain_decoder
 import pytest
 
-from calrec_jax import accumulation
-from calrec_jax.data.batch import NO_SLOT
+from calrec_jax.data.feed.batch import NO_SLOT
 from calrec_jax.models import two_tower
 from calrec_jax.models.objective import Objective
+from calrec_jax.train import accumulation
+from tests.fixtures import model_toys
 
 PLAIN = 1e-5  # Float32 against float64, on numbers of size 1.
 STEP = 1e-5  # Of central differences: their own error is about 1e-9.

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import recommend_toys as toys
 
-from calrec_jax.recommend import likelihood, prefix, sampling, trie, walk
+from calrec_jax.recommend import prefix
+from calrec_jax.recommend.constrain import likelihood, trie, walk
+from calrec_jax.recommend.generate import sampling
+from tests.fixtures import recommend_toys as toys
 
 LOG_PROB_TOLERANCE = 2e-4  # Up to 10 float32 log-probabilities, summed.
 LENGTH = 40

@@ -16,7 +16,7 @@ import tempfile
 import numpy as np
 import safetensors.numpy
 
-from tests import transformers_logits
+from tests.fixtures import transformers_logits
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 ROWS, LENGTH, VOCAB = 2, 40, 64

@@ -4,15 +4,16 @@ import functools
 import re
 
 import jax
-import model_toys
 import numpy as np
 import optax
 import pytest
 
-from calrec_jax import partitioning, train_step
-from calrec_jax import state as states
 from calrec_jax.models.objective import Objective
-from calrec_jax.partitioning import MeshShape
+from calrec_jax.runtime import partitioning
+from calrec_jax.runtime.partitioning import MeshShape
+from calrec_jax.train import state as states
+from calrec_jax.train import train_step
+from tests.fixtures import model_toys
 
 SAME = 1e-5  # Float32, sums in another order; relative to the largest entry.
 OBJECTIVE = Objective(alpha=0.3, beta=0.2, loss_chunk_tokens=16)

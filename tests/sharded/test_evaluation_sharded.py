@@ -3,12 +3,15 @@
 import jax
 import numpy as np
 import pytest
-import recommend_toys as toys
 
-from calrec_jax import partitioning
 from calrec_jax.data.records import History
 from calrec_jax.evaluate import Bootstrap, Protocol, evaluate
-from calrec_jax.recommend import dense, fuse, generate, prompts, sampling
+from calrec_jax.recommend import prompts
+from calrec_jax.recommend.dense import dense
+from calrec_jax.recommend.fuse import fuse
+from calrec_jax.recommend.generate import generate, sampling
+from calrec_jax.runtime import partitioning
+from tests.fixtures import recommend_toys as toys
 
 LIMITS = prompts.PromptLimits(max_tokens=96, smallest_length=96)
 USERS = 21

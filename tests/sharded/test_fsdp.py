@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calrec_jax import partitioning
 from calrec_jax.models import fsdp
+from calrec_jax.runtime import partitioning
 
 TOLERANCE = 1e-5  # Float32 sums in another order.
 WIDTH, HEADS, FEATURES, TOKENS = 16, 4, 3, 24

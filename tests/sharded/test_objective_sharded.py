@@ -6,13 +6,13 @@ import re
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import model_toys
 import numpy as np
 import pytest
 
-from calrec_jax import partitioning
 from calrec_jax.models.objective import Objective
-from calrec_jax.partitioning import MeshShape
+from calrec_jax.runtime import partitioning
+from calrec_jax.runtime.partitioning import MeshShape
+from tests.fixtures import model_toys
 
 SAME = 1e-5  # Float32, sums in another order.
 BFLOAT16 = 2e-2  # Relative; sums over devices are rounded to 8 bits.

@@ -4,21 +4,13 @@ import re
 
 import numpy as np
 import pytest
-import recommend_toys as toys
 
-from calrec_jax import partitioning
-from calrec_jax.recommend import (
-  constrained,
-  dense,
-  generate,
-  placement,
-  prefix,
-  prompts,
-  protocol,
-  sampling,
-  trie,
-  walk,
-)
+from calrec_jax.recommend import prefix, prompts, protocol
+from calrec_jax.recommend.constrain import constrained, trie, walk
+from calrec_jax.recommend.dense import dense
+from calrec_jax.recommend.generate import generate, sampling
+from calrec_jax.runtime import partitioning, placement
+from tests.fixtures import recommend_toys as toys
 
 SCORE_TOLERANCE = 1e-5
 LIMITS = prompts.PromptLimits(max_tokens=96, smallest_length=96)

@@ -3,15 +3,16 @@
 import jax
 import numpy as np
 import pytest
-import sasrec_toys
 
-from calrec_jax import optimizers, partitioning, train_step
-from calrec_jax import state as states
-from calrec_jax.data.item_ids import FIRST_TOKEN, ItemDomain
+from calrec_jax.data.cache.item_ids import FIRST_TOKEN, ItemDomain
 from calrec_jax.models.next_item import NextItem
-from calrec_jax.partitioning import MeshShape
 from calrec_jax.recommend import protocol
-from calrec_jax.recommend.sasrec import SASRecRecommender, SASRecSearch
+from calrec_jax.recommend.dense.sasrec import SASRecRecommender, SASRecSearch
+from calrec_jax.runtime import partitioning
+from calrec_jax.runtime.partitioning import MeshShape
+from calrec_jax.train import optimizers, train_step
+from calrec_jax.train import state as states
+from tests.fixtures import sasrec_toys
 
 SAME = 1e-5  # Float32, sums in another order; relative to the largest entry.
 NOISE = 0.1  # Largest entries below it are compared absolutely.

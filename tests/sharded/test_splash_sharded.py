@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calrec_jax import partitioning
 from calrec_jax.models import attention, splash
+from calrec_jax.runtime import partitioning
 
 # float32, sums in another order.
 CLOSE = {"rtol": 2e-5, "atol": 1e-5}

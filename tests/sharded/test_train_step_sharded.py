@@ -3,16 +3,17 @@
 import functools
 import logging
 
-import document_toys
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
-from calrec_jax import optimizers, partitioning, train_step
-from calrec_jax import state as states
 from calrec_jax.models.objective import Objective
-from calrec_jax.partitioning import MeshShape
+from calrec_jax.runtime import partitioning
+from calrec_jax.runtime.partitioning import MeshShape
+from calrec_jax.train import optimizers, train_step
+from calrec_jax.train import state as states
+from tests.fixtures import document_toys
 
 SAME = 1e-5  # Float32, sums in another order; relative to the largest entry.
 MESHES = {

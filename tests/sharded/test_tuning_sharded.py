@@ -7,20 +7,21 @@ import dataclasses
 import functools
 from typing import Any
 
-import document_toys
 import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from calrec_jax import optimizers, partitioning, saving, train_step
-from calrec_jax import state as states
 from calrec_jax.models import lora as loras
 from calrec_jax.models.decoder import Decoder, DecoderConfig
 from calrec_jax.models.lora import Lora
 from calrec_jax.models.objective import Objective
-from calrec_jax.partitioning import MeshShape
-from calrec_jax.tuning import EVERYTHING, Tuning
+from calrec_jax.models.tuning import EVERYTHING, Tuning
+from calrec_jax.runtime import partitioning
+from calrec_jax.runtime.partitioning import MeshShape
+from calrec_jax.train import checkpointing, optimizers, train_step
+from calrec_jax.train import state as states
+from tests.fixtures import document_toys
 
 SAME = 1e-5  # Float32, sums in another order; relative to the largest entry.
 MESH = MeshShape(replica=2, data=1, fsdp=2, tensor=2)
@@ -143,7 +144,9 @@ def test_a_step_on_a_mesh_equals_that_of_one_device(
   assert_same(measured, metrics)
   jax.tree.map(assert_lies, found, shardings)
   # Saved there, it comes back on another mesh, moments and all.
-  opened = saving.Checkpoints(tmp_path, saving.CheckpointPolicy(best_metric=""))
+  opened = checkpointing.Checkpoints(
+    tmp_path, checkpointing.CheckpointPolicy(best_metric="")
+  )
   opened.save(found, step=1, feed={}, lineage={}, vocabulary={}, metrics=None)
   opened.wait()
   shardings = shardings_of(case, partitioning.make_mesh(OTHER_MESH))

@@ -17,11 +17,12 @@ SCORE_TOLERANCE = 1e-5
 def rank(folder: str, spread: bool) -> dict:
   """The lists of one process; run in each of them, and alone."""
   import jax
-  import recommend_toys as toys
   from jax.sharding import NamedSharding, PartitionSpec
 
-  from calrec_jax import partitioning
-  from calrec_jax.recommend import catalogue_vectors, dense, placement, prompts
+  from calrec_jax.recommend import prompts
+  from calrec_jax.recommend.dense import dense, vector_store
+  from calrec_jax.runtime import partitioning, placement
+  from tests.fixtures import recommend_toys as toys
 
   module, params = toys.decoder()
   mesh = None
@@ -43,7 +44,7 @@ def rank(folder: str, spread: bool) -> dict:
     settings=dense.DenseSearch(user_rows=4, item_rows=8, block=8, chunk=4),
     limits=prompts.PromptLimits(max_tokens=96, smallest_length=96),
     mesh=mesh,
-    place=catalogue_vectors.VectorPlace(
+    place=vector_store.VectorPlace(
       folder=pathlib.Path(folder), domain="shop", checkpoint={}
     ),
   )

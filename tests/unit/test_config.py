@@ -7,9 +7,11 @@ import gin
 import pytest
 
 import calrec_jax
-from calrec_jax import config, stages
+from calrec_jax import config
 from calrec_jax.__main__ import main
-from calrec_jax.data.feed import Feed
+from calrec_jax.checkpoint import stage_folder
+from calrec_jax.data.feed.feed import Feed
+from calrec_jax.train import stages
 
 ROOT = pathlib.Path(calrec_jax.__file__).parents[1]
 RECIPES = sorted(path.name for path in (ROOT / "gin" / "recipes").glob("*.gin"))
@@ -81,7 +83,7 @@ def test_a_macro_that_a_flag_sets_is_not_passed_over_for_another_flag():
 
 def test_a_macro_that_nothing_sets_names_the_flag_that_would(tmp_path):
   files = write(
-    tmp_path, "import calrec_jax.data.feed\nFeed.rows = %BATCH_SIZE\n"
+    tmp_path, "import calrec_jax.data.feed.feed\nFeed.rows = %BATCH_SIZE\n"
   )
   message = refused(files=files)
   assert "%BATCH_SIZE is read" in message
@@ -92,7 +94,7 @@ def test_a_macro_that_nothing_sets_names_the_flag_that_would(tmp_path):
 def test_a_macro_that_one_stage_lacks_is_refused_before_the_first(tmp_path):
   files = write(
     tmp_path,
-    "import calrec_jax.data.feed\nSTAGES = ('joint', 'target')\n"
+    "import calrec_jax.data.feed.feed\nSTAGES = ('joint', 'target')\n"
     "Feed.rows = %BATCH_SIZE\njoint/BATCH_SIZE = 8\n",
   )
   assert "--gin.target/BATCH_SIZE=VALUE" in refused(files=files)
@@ -105,7 +107,9 @@ def test_a_missing_file_offers_the_nearest_of_the_project():
 
 
 def test_a_required_value_that_is_missing_names_the_remedy(tmp_path):
-  files = write(tmp_path, "import calrec_jax.data.feed\nFeed.row_tokens = 64\n")
+  files = write(
+    tmp_path, "import calrec_jax.data.feed.feed\nFeed.row_tokens = 64\n"
+  )
   apply(files=files)
   with pytest.raises(config.ConfigurationError) as caught, config.explained():
     Feed()
@@ -278,7 +282,7 @@ def test_an_error_is_one_message(capsys):
 
 def test_a_recipe_without_stages_has_one():
   apply(files=("models/tiny.gin",))
-  assert stages.names() == (stages.SINGLE_STAGE,)
+  assert stages.names() == (stage_folder.SINGLE_STAGE,)
 
 
 def _flags():

@@ -19,12 +19,12 @@ import jax
 import numpy as np
 import tqdm
 
-from calrec_jax import partitioning
 from calrec_jax.models import decoder as decoders
 from calrec_jax.models.decoder_config import DecoderConfig
 from calrec_jax.models.pretrained import parameters, pieces
 from calrec_jax.models.pretrained.parameters import Parameter
 from calrec_jax.models.pretrained.sources import Source
+from calrec_jax.runtime import partitioning
 from calrec_jax.weights.packages import WeightsError
 
 # Rows of a vocabulary that are read at once: 64 MiB of float32 at width 2048.

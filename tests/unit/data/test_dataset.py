@@ -6,13 +6,16 @@ import random
 import numpy as np
 import pytest
 
-from calrec_jax.data import building, cache, features, leakage
+from calrec_jax.data import building
 from calrec_jax.data import dataset as dataset_lib
-from calrec_jax.data import domain as domain_lib
-from calrec_jax.data import problems as problems_lib
-from calrec_jax.data import prompt as prompt_lib
-from calrec_jax.data import vocabulary as vocabulary_lib
-from calrec_jax.data.log_files import LogFiles
+from calrec_jax.data.cache import token_cache
+from calrec_jax.data.domain import domain as domain_lib
+from calrec_jax.data.domain import leakage
+from calrec_jax.data.domain import prompt as prompt_lib
+from calrec_jax.data.feed import tokenization
+from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.data.logs.log_files import LogFiles
+from calrec_jax.data.vocabulary import trained as vocabulary_lib
 
 WORDS = ["red", "blue", "green", "tea", "soap", "rice", "milk", "salt"]
 USERS = {"small": 6, "large": 64}
@@ -61,13 +64,15 @@ def dataset(tmp_path_factory):
 @pytest.fixture(scope="module")
 def caches(dataset):
   folders = dataset.build("both", progress=False)
-  return {name: cache.TokenCache.open(path) for name, path in folders.items()}
+  return {
+    name: token_cache.TokenCache.open(path) for name, path in folders.items()
+  }
 
 
 @pytest.fixture(scope="module")
 def tasks(dataset):
   dataset.build_tfds("both", progress=False)
-  from calrec_jax.data import tasks
+  from calrec_jax.data.seqio import tasks
 
   return tasks
 
@@ -131,7 +136,7 @@ def test_the_task_gives_the_prompt_of_inference(caches, tasks):
   opened = caches["small"]
   found = task_examples(tasks, "small", "test")
   for user, tokens in item_tokens(opened, "test").items():
-    expected = features.prompt_tokens(opened.prompt, tokens[:-1])
+    expected = tokenization.prompt_tokens(opened.prompt, tokens[:-1])
     assert found[user]["inputs"].tolist() == expected.tolist()
     assert found[user]["targets"].tolist() == tokens[-1].tolist()
 
@@ -142,8 +147,8 @@ def test_a_long_prompt_loses_its_oldest_items_whole(caches, tasks):
     tasks, "large", "test", {"inputs": limit, "targets": 32}
   )
   for user, tokens in item_tokens(opened, "test").items():
-    expected = features.prompt_tokens(opened.prompt, tokens[:-1], limit)
-    whole = features.prompt_tokens(opened.prompt, tokens[:-1])
+    expected = tokenization.prompt_tokens(opened.prompt, tokens[:-1], limit)
+    whole = tokenization.prompt_tokens(opened.prompt, tokens[:-1])
     shortened += len(whole) > limit
     assert found[user]["inputs"].tolist() == expected.tolist()
   assert 0 < shortened < len(found)
@@ -280,7 +285,9 @@ def test_a_domain_where_nobody_is_evaluated(dataset, tmp_path):
     ),
     data_dir=str(tmp_path / "data"),
   )
-  opened = cache.TokenCache.open(short.build("short", progress=False)["short"])
+  opened = token_cache.TokenCache.open(
+    short.build("short", progress=False)["short"]
+  )
   assert [opened.num_documents(s) for s in opened.splits] == [0, 8, 0]
 
 
@@ -298,7 +305,7 @@ def test_cutting_by_tokens(dataset, tmp_path):
     vocabulary=vocabulary_lib.TrainedSentencePiece(size=320),
     data_dir=str(tmp_path),
   )
-  opened = cache.TokenCache.open(cut.build("cut", progress=False)["cut"])
+  opened = token_cache.TokenCache.open(cut.build("cut", progress=False)["cut"])
   # Label, at most three tokens of the title, full stop, end marker.
   assert opened.catalogue.lengths.max() <= 6
   assert opened.card["shares"]["twin_texts"] >= 0

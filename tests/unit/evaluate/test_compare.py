@@ -2,7 +2,6 @@
 
 import json
 
-import evaluation_toys as toys
 import numpy as np
 import pytest
 
@@ -14,9 +13,10 @@ from calrec_jax.evaluate import (
   average_runs,
   compare_runs,
   evaluate,
-  metrics,
   write_results,
 )
+from calrec_jax.metrics import ranking_metrics
+from tests.fixtures import evaluation_toys as toys
 
 FLOAT = 1e-12
 ITEMS = toys.catalogue(twins=[(3, 4)])
@@ -40,8 +40,8 @@ def compare(a, b):
 
 
 def user_values(results):
-  return metrics.user_values(
-    metrics.METRICS,
+  return ranking_metrics.user_values(
+    ranking_metrics.METRICS,
     results.ranks["near"]["not_last"],
     # As stored, in single precision.
     results.text_ranks["near"]["not_last"].astype(np.float32),
@@ -73,7 +73,7 @@ def test_the_difference_is_that_of_the_same_users(two, tmp_path):
   assert abs(entry["b"] - hits[1].mean()) < FLOAT
   values = [user_values(results) for results in two]
   intervals = Bootstrap(resamples=200).differences(values[0], values[1][::-1])
-  interval = intervals[metrics.METRICS.index("recall@10")]
+  interval = intervals[ranking_metrics.METRICS.index("recall@10")]
   assert (entry["low"], entry["high"]) == (interval.low, interval.high)
   assert entry["low"] < entry["high"]
 
@@ -98,7 +98,7 @@ def test_of_several_runs_the_means_are_compared(two, tmp_path, capsys):
   [pair] = found["pairs"]
   entry = pair["metrics"]["recall@10"]
   values = np.stack([user_values(two[0]), user_values(two[1])[::-1]])
-  place = metrics.METRICS.index("recall@10")
+  place = ranking_metrics.METRICS.index("recall@10")
   runs = values[:, :, place].mean(axis=1)
   np.testing.assert_allclose(entry["a_runs"], runs, rtol=FLOAT)
   assert entry["a"] == pytest.approx(runs.mean(), abs=FLOAT)

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import evaluation_toys as toys
 import gin
 import numpy as np
 import pytest
@@ -10,8 +9,10 @@ import pytest
 from calrec_jax.evaluate import Bootstrap, Protocol, evaluate
 from calrec_jax.evaluate.evaluator import run_recommender
 from calrec_jax.evaluate.runs import Block, Call, Run
-from calrec_jax.recommend import baselines, protocol
-from calrec_jax.recommend.protocol import Ranking
+from calrec_jax.metrics.ranking import Ranking
+from calrec_jax.recommend import protocol
+from calrec_jax.recommend.baselines import baselines
+from tests.fixtures import evaluation_toys as toys
 
 FLOAT = 1e-12
 FAST = Bootstrap(resamples=100)

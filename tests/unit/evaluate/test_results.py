@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 
-import evaluation_toys as toys
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +17,7 @@ from calrec_jax.evaluate import (
   table,
   write_results,
 )
+from tests.fixtures import evaluation_toys as toys
 
 
 @pytest.fixture(scope="module")

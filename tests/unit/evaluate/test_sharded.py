@@ -2,7 +2,6 @@
 
 import threading
 
-import evaluation_toys as toys
 import numpy as np
 import pytest
 
@@ -16,6 +15,7 @@ from calrec_jax.evaluate import (
   evaluate,
 )
 from calrec_jax.evaluate.runs import Block, Call, CurveRanks
+from tests.fixtures import evaluation_toys as toys
 
 ITEMS = toys.catalogue(twins=[(3, 4)])
 USERS = toys.histories(30)

@@ -1,12 +1,12 @@
 """Every user falls into one bucket of each slicing, and into the right one."""
 
-import evaluation_toys as toys
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calrec_jax.evaluate import slices
+from tests.fixtures import evaluation_toys as toys
 
 
 def label(slicing, user):

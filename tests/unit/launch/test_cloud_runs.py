@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 
-import launch_stand_ins
 import pytest
 
 from launch.launcher import tpu_pod
 from launch.launcher.preemption import preempted_status
 from launch.launcher.shell import Answer, LaunchError, Shell
+from tests.fixtures import launch_stand_ins
 
 PLACE = ("--name=mine", "--zone=us-west4-a", "--project=p")
 WHERE = ("--zone=us-west4-a", "--project=p")

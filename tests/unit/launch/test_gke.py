@@ -3,13 +3,13 @@
 import json
 import re
 
-import launch_stand_ins
 import pytest
 
 from launch.launcher.accelerators import gke_slice
 from launch.launcher.flags import Command
 from launch.launcher.jobset import jobset
 from launch.launcher.preemption import preempted_status
+from tests.fixtures import launch_stand_ins
 
 WORDS = ("--name=mine", "--topology=v5e:4x4", "--image=i:t")
 GIN = "--gin_file=recipes/quickstart.gin"

@@ -1,8 +1,7 @@
 """Runs on one machine with GPUs, behind ssh."""
 
-import launch_stand_ins
-
 from launch.launcher.preemption import preempted_status
+from tests.fixtures import launch_stand_ins
 
 GIN = "--gin_file=recipes/quickstart.gin"
 NASTY = "--gin.MODEL_DIR='/data/my run; $HOME \"x\"'"

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import sysconfig
 
-import launch_stand_ins
 import pytest
+
+from tests.fixtures import launch_stand_ins
 
 ROOT = launch_stand_ins.ROOT
 LAUNCH = ROOT / "launch"

@@ -3,10 +3,10 @@
 import os
 import subprocess
 
-import launch_stand_ins
 import pytest
 
 from launch.launcher.preemption import preempted_status
+from tests.fixtures import launch_stand_ins
 
 ROOT = launch_stand_ins.ROOT
 GIN = "--gin_file=recipes/quickstart.gin"

@@ -6,11 +6,11 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import model_toys
 import numpy as np
 import pytest
 
 from calrec_jax.models.decoder import Decoder, DecoderConfig
+from tests.fixtures import model_toys
 
 SAME = 1e-5  # Float32, sums in another order.
 BFLOAT16 = 0.15  # Of hidden states of size 1 after three layers.

@@ -1,6 +1,6 @@
 """Which layers of a decoder see the whole segment."""
 
-import model_toys
+from tests.fixtures import model_toys
 
 
 def _global_layers(**shape):

@@ -4,15 +4,15 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import model_toys
 import numpy as np
 import optax
 import pytest
 
-from calrec_jax import state as states
-from calrec_jax import train_step
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.objective import Objective
+from calrec_jax.train import state as states
+from calrec_jax.train import train_step
+from tests.fixtures import model_toys
 
 RATE = 0.5
 SAME = 1e-5  # Float32; remat lets the compiler fuse otherwise.

@@ -4,13 +4,13 @@ import math
 
 import jax
 import jax.numpy as jnp
-import model_toys
 import pytest
 
 from calrec_jax.models import flops
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.lora import Lora
-from calrec_jax.tuning import Tuning, join
+from calrec_jax.models.tuning import Tuning, join
+from tests.fixtures import model_toys
 
 LENGTH = 32.0  # One block of queries: every query meets every key.
 

@@ -4,7 +4,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import model_toys
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -15,6 +14,7 @@ from calrec_jax.models.block import KeyValue
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.layers import Projection
 from calrec_jax.models.lora import Lora
+from tests.fixtures import model_toys
 
 SAME = 1e-5  # Float32: two products or one.
 LORA = Lora(rank=3, alpha=12.0)

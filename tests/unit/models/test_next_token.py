@@ -2,11 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-import model_toys
 
-from calrec_jax.data.batch import Batch
+from calrec_jax.data.feed.batch import Batch
 from calrec_jax.models import next_token
 from calrec_jax.models.objective import Objective
+from tests.fixtures import model_toys
 
 ROWS, LENGTH, CHUNK = 3, 64, 8
 

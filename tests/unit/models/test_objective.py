@@ -5,13 +5,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import model_toys
 import numpy as np
 import pytest
 
-from calrec_jax.data.batch import Batch
+from calrec_jax.data.feed.batch import Batch
 from calrec_jax.models import contrastive, next_token, two_tower
 from calrec_jax.models.objective import Objective
+from tests.fixtures import model_toys
 
 SAME = 1e-5  # Float32, sums in another order.
 OBJECTIVE = Objective(alpha=0.3, beta=0.2, loss_chunk_tokens=16)

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import sasrec_toys
 
-from calrec_jax.data.item_ids import FIRST_TOKEN
+from calrec_jax.data.cache.item_ids import FIRST_TOKEN
 from calrec_jax.models import next_item, sasrec
 from calrec_jax.models.next_item import NextItem
 from calrec_jax.models.sasrec import SASRecConfig
+from tests.fixtures import sasrec_toys
 
 HISTORY = [3, 1, 4, 1, 5]
 # The same sums in another order.

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import recommend_toys as toys
 
-from calrec_jax.data import features
+from calrec_jax.data.feed import tokenization
 from calrec_jax.recommend import prompts
+from tests.fixtures import recommend_toys as toys
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,9 @@ def test_only_the_newest_items_are_read():
   )
   np.testing.assert_array_equal(
     whole.user(history),
-    features.prompt_tokens(toys.PROMPT, [items.tokens(row) for row in history]),
+    tokenization.prompt_tokens(
+      toys.PROMPT, [items.tokens(row) for row in history]
+    ),
   )
   np.testing.assert_array_equal(
     last_two.user(history), whole.user(history[-2:])

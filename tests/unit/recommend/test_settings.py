@@ -3,7 +3,11 @@
 import gin
 import pytest
 
-from calrec_jax.recommend import bm25, dense, fuse, ground, prompts, sampling
+from calrec_jax.recommend import prompts
+from calrec_jax.recommend.baselines import bm25
+from calrec_jax.recommend.dense import dense
+from calrec_jax.recommend.fuse import fuse
+from calrec_jax.recommend.generate import ground, sampling
 
 
 @pytest.fixture(autouse=True)

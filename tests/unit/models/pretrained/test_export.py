@@ -4,12 +4,12 @@ import dataclasses
 import json
 
 import numpy as np
-import pretrained_toys
 import pytest
 
 from calrec_jax.models.pretrained import export, loading, sources
 from calrec_jax.weights.packages import WeightsError
 from calrec_jax.weights.safetensors_files import SafetensorsFiles
+from tests.fixtures import pretrained_toys
 
 
 def test_a_large_model_comes_in_several_files(tmp_path):

@@ -6,13 +6,13 @@ import json
 import flax.traverse_util
 import jax
 import numpy as np
-import pretrained_toys
 import pytest
 
-from calrec_jax import partitioning
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.pretrained import loading, sources
+from calrec_jax.runtime import partitioning
 from calrec_jax.weights.packages import WeightsError
+from tests.fixtures import pretrained_toys
 
 FAMILIES = sorted(pretrained_toys.FAMILIES)
 

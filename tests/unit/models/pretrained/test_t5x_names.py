@@ -1,11 +1,11 @@
 """t5x's trees become the decoder's, or are refused with the reason."""
 
 import numpy as np
-import pretrained_toys
 import pytest
 
 from calrec_jax.models.pretrained.t5x_names import T5xTree
 from calrec_jax.weights.packages import WeightsError
+from tests.fixtures import pretrained_toys
 
 
 def gathered(tree, stored, params):

@@ -1,0 +1,255 @@
+"""The programs that a recipe runs, traced for devices that are not at hand.
+
+They are the functions that training and recommending call, with the recipe's
+shapes; nothing here computes anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from calrec_jax.data.feed.batch import Batch
+from calrec_jax.models import flops
+from calrec_jax.models.decoder import Decoder
+from calrec_jax.models.decoder_config import DecoderConfig
+from calrec_jax.recommend import prefix
+from calrec_jax.recommend.dense import dense
+from calrec_jax.recommend.generate import sampling
+from calrec_jax.runtime import partitioning, placement
+from calrec_jax.train import state as states
+from calrec_jax.train import train_step
+from calrec_jax.train.stages import Stage
+
+NAMES = ("train_step", "read_prompts", "write_items", "encode_items")
+
+
+class Sizes(NamedTuple):
+  """What the data decides of a program's shapes.
+
+  Attributes:
+    vocab_size: rows of the embedding.
+    item_tokens: of the longest item, end marker included.
+  """
+
+  vocab_size: int
+  item_tokens: int
+
+
+class Program(NamedTuple):
+  """One program of a recipe.
+
+  Attributes:
+    name: "train_step", "read_prompts", "write_items" or "encode_items".
+    what: its shapes, for people.
+    trace: gives the traced program, ready to be lowered.
+    needed_flops: matrix FLOPs of all devices that the model needs, where a
+      formula says so; see `needed_by_step`.
+    arguments: bytes on a device of what it is called with, by kind.
+    per_token: whether its loop writes a token a turn; its costs are then those
+      of the prompts and of one token.
+  """
+
+  name: str
+  what: str
+  trace: Callable[[], Any]
+  needed_flops: float | None
+  arguments: Mapping[str, int]
+  per_token: bool = False
+
+
+def of_stage(
+  stage: Stage, sizes: Sizes, mesh: jax.sharding.Mesh
+) -> list[Program]:
+  """The programs of a stage and of recommending with its model.
+
+  Call them inside `partitioning.activate`.
+
+  Args:
+    stage: the configuration.
+    sizes: what the data decides.
+    mesh: of the devices to compile for.
+
+  Raises:
+    ValueError: for a model of item ids.
+  """
+  if not isinstance(stage.decoder, DecoderConfig):
+    kind = type(stage.decoder).__name__
+    raise ValueError(
+      f"Stage.decoder is a {kind}. Language models are what `calrec compile` "
+      "compiles; bind @DecoderConfig()."
+    )
+  config = dataclasses.replace(stage.decoder, vocab_size=sizes.vocab_size)
+  decoder = Decoder(config)
+  return [
+    _train_step(stage, decoder, mesh),
+    *_recommending(stage, decoder, sizes, mesh),
+  ]
+
+
+def needed_by_step(stage: Stage, config: DecoderConfig) -> float:
+  """FLOPs that a step needs if each row is one history, all of it targets.
+
+  The most that rows of this length can need, by the definition that training
+  reports utilisation by (`flops.train_step_flops`). What a step executes is
+  counted for the same rows.
+  """
+  rows, length = stage.feed.rows, stage.feed.row_tokens
+  seen = [
+    np.minimum(np.arange(1, length + 1), length if whole else config.window)
+    for whole in config.is_global()
+  ]
+  return flops.train_step_flops(
+    config,
+    tokens=rows * length,
+    loss_tokens=rows * length,
+    attended=float(np.mean(seen)),
+    trained=stage.tuning.trains,
+  )
+
+
+def _train_step(
+  stage: Stage, decoder: Decoder, mesh: jax.sharding.Mesh
+) -> Program:
+  feed = stage.feed
+  partitioning.require_rows(feed.rows, mesh, stage.microbatches)
+  boxed = states.abstract_state(decoder, stage.optimizer, stage.tuning)
+  shardings = partitioning.state_shardings(
+    boxed, mesh, partitioning.logical_axis_rules()
+  )
+  state = _placed(partitioning.unbox(boxed), shardings)
+  batch = _batch(feed.rows, feed.row_tokens, feed.row_slots, mesh)
+  step = train_step.make_train_step(
+    decoder,
+    stage.objective,
+    stage.optimizer,
+    stage.tuning,
+    stage.microbatches,
+  )
+  split = f" in {stage.microbatches} parts" if stage.microbatches > 1 else ""
+  return Program(
+    "train_step",
+    f"{feed.rows} rows of {feed.row_tokens} tokens with {feed.row_slots} slots"
+    + split,
+    lambda: jax.jit(step, donate_argnums=0).trace(state, batch),
+    needed_by_step(stage, decoder.config),
+    {
+      "parameters": local_bytes(state.params),
+      "optimizer": local_bytes(state.opt_state),
+      "batch": local_bytes(batch),
+    },
+  )
+
+
+def _recommending(
+  stage: Stage, decoder: Decoder, sizes: Sizes, mesh: jax.sharding.Mesh
+) -> list[Program]:
+  """Reading prompts, writing items, encoding the catalogue."""
+  params = _params(decoder, mesh)
+  sampler, search = sampling.Sampler(), dense.DenseSearch()
+  prompts = placement.whole_rows(sampler.rows, mesh)
+  items = placement.whole_rows(search.item_rows, mesh)
+  limits = prompts.prompt_limits(stage.feed)
+  longest, written = limits.usual_tokens or limits.max_tokens, sizes.item_tokens
+  if sampler.max_new_tokens is not None:
+    written = sampler.max_new_tokens
+  rows = partitioning.batch_sharding(mesh)
+
+  def array(shape: tuple[int, ...], dtype: Any = jnp.int32) -> Any:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
+
+  held = {"parameters": local_bytes(params)}
+  return [
+    Program(
+      "read_prompts",
+      f"{prompts} prompts of {longest} tokens",
+      lambda: prefix.read.trace(
+        decoder, params, array((prompts, longest)), array((prompts,))
+      ),
+      None,
+      held,
+    ),
+    Program(
+      "write_items",
+      f"{prompts} prompts of {longest} tokens × {sampler.samples} texts of "
+      f"{written} tokens",
+      lambda: sampling.sample.trace(
+        decoder,
+        params,
+        array((prompts, longest)),
+        array((prompts,)),
+        array((prompts, sampler.samples, written), jnp.float32),
+        temperature=sampler.temperature,
+        end_token=0,
+        vocab_size=sizes.vocab_size,
+        mesh=mesh,
+      ),
+      None,
+      held,
+      per_token=True,
+    ),
+    Program(
+      "encode_items",
+      f"{items} items of {sizes.item_tokens} tokens",
+      lambda: dense.embed_rows.trace(
+        decoder,
+        params,
+        array((items, sizes.item_tokens)),
+        array((items,)),
+        tower="item",
+        begins=True,
+        mesh=mesh,
+      ),
+      None,
+      held,
+    ),
+  ]
+
+
+def _params(decoder: Decoder, mesh: jax.sharding.Mesh) -> Any:
+  def initialise() -> Any:
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    return decoder.init(jax.random.key(0), tokens, tokens, tokens)["params"]
+
+  boxed = jax.eval_shape(initialise)
+  shardings = partitioning.state_shardings(
+    boxed, mesh, partitioning.logical_axis_rules()
+  )
+  return _placed(partitioning.unbox(boxed), shardings)
+
+
+def _batch(
+  rows: int, tokens: int, slots: int, mesh: jax.sharding.Mesh
+) -> Batch:
+  sharding = partitioning.batch_sharding(mesh)
+  return jax.tree.map(
+    lambda array: jax.ShapeDtypeStruct(
+      array.shape, array.dtype, sharding=sharding
+    ),
+    Batch.empty(rows, tokens, slots),
+  )
+
+
+def _placed(shapes: Any, shardings: Any) -> Any:
+  return jax.tree.map(
+    lambda shape, sharding: jax.ShapeDtypeStruct(
+      shape.shape, shape.dtype, sharding=sharding
+    ),
+    shapes,
+    shardings,
+  )
+
+
+def local_bytes(tree: Any) -> int:
+  """Bytes of a tree of placed shapes on one device."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape))
+    * np.dtype(leaf.dtype).itemsize
+    for leaf in jax.tree.leaves(tree)
+  )

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: writing, restoring, converting, initial parameters."""

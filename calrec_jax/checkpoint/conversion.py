@@ -1,0 +1,363 @@
+"""Models from one format to another: `calrec checkpoint convert`.
+
+Reads checkpoints of ours, t5x checkpoints in Orbax's format, Hugging Face
+folders and GGUF files; writes checkpoints of ours and Hugging Face folders.
+Parameters pass one after another, through files where they are to be written
+together, so that no model has to fit into memory.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from calrec_jax.checkpoint import initial_parameters, store, tokenizer_export
+from calrec_jax.data.vocabulary.files import Vocabulary
+from calrec_jax.models import lora as loras
+from calrec_jax.models.decoder_config import DecoderConfig
+from calrec_jax.models.pretrained import (
+  export,
+  loading,
+  parameters,
+  pieces,
+  sources,
+)
+from calrec_jax.models.pretrained.t5x_names import T5xTree
+from calrec_jax.storage import lineage
+from calrec_jax.weights.packages import WeightsError
+
+
+class Cut(NamedTuple):
+  """What is left of a published model's vocabulary.
+
+  Attributes:
+    vocabulary: of a data set, taken from that model.
+    record: what a checkpoint keeps of it; see `parents.vocabulary_record`.
+  """
+
+  vocabulary: Vocabulary
+  record: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+  """A model of any format, opened.
+
+  Attributes:
+    path: where it is.
+    config: its shape, LoRA left out: it is merged while reading.
+    parts: of a parameter, by its path, each read when it is called.
+    record: the lineage of a checkpoint made from it.
+    vocabulary: what its rows mean; see `parents.vocabulary_record`.
+    source: the published model, where it is one.
+  """
+
+  path: pathlib.Path
+  config: DecoderConfig
+  parts: Callable[[str], Iterator[Callable[[], pieces.Piece]]]
+  record: Mapping[str, Any]
+  vocabulary: Mapping[str, Any]
+  source: sources.Source | None = None
+
+  @property
+  def shapes(self) -> dict[str, Any]:
+    """Shapes and dtypes by path."""
+    return flax.traverse_util.flatten_dict(
+      loading.abstract_params(self.config), sep="/"
+    )
+
+  def fill(self, path: str, buffer: np.ndarray) -> None:
+    """Reads a parameter into an array of its shape."""
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+      for piece in pieces.in_parallel(pool, self.parts(path)):
+        at = [slice(None)] * buffer.ndim
+        size = piece.values.shape[piece.axis]
+        at[piece.axis] = slice(piece.start, piece.start + size)
+        buffer[tuple(at)] = piece.values
+
+
+def open_model(
+  path: str | os.PathLike[str],
+  config: DecoderConfig | None = None,
+  *,
+  cut: Cut | None = None,
+  layers: int | None = None,
+) -> Model:
+  """Opens a model of any format.
+
+  Args:
+    path: see `parents.open_parent`.
+    config: the shape of a t5x checkpoint's model, which it does not say.
+    cut: of a published model, the rows of this vocabulary alone.
+    layers: of a published model, so many of its first layers; None is all.
+
+  Raises:
+    CheckpointError: for a vocabulary that is not the model's.
+    WeightsError: for a number of layers that the model has not, and for a
+      checkpoint that is to be cut.
+  """
+  parent = initial_parameters.open_parent(path)
+  if isinstance(parent, initial_parameters.PretrainedParent):
+    return _published(parent, cut, layers)
+  if cut is not None or layers is not None:
+    raise WeightsError(
+      f"{parent} is a checkpoint: only a published model is cut to a "
+      "vocabulary or to its first layers."
+    )
+  if isinstance(parent, initial_parameters.T5xParent):
+    return _t5x(parent, config)
+  assert isinstance(parent, initial_parameters.CheckpointParent)
+  return _ours(parent.checkpoint)
+
+
+def to_checkpoint(
+  model: Model,
+  folder: pathlib.Path,
+  *,
+  dtype: str = "float32",
+  progress: bool = True,
+) -> pathlib.Path:
+  """Writes `folder/checkpoint_0`, from which a stage can start.
+
+  Args:
+    model: opened.
+    folder: must hold no checkpoint.
+    dtype: of the arrays, "float32" or "bfloat16"; a stage reads either into
+      its own.
+    progress: shows a bar.
+
+  Returns:
+    The checkpoint.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  # On the disk that the checkpoint goes to: the parameters pass through files.
+  with tempfile.TemporaryDirectory(dir=folder, prefix=".convert-") as scratch:
+    params = {}
+    for number, (path, shape) in enumerate(_bar(model, progress)):
+      params[path] = np.memmap(
+        pathlib.Path(scratch, str(number)),
+        dtype=jnp.dtype(dtype),
+        mode="w+",
+        shape=shape.shape,
+      )
+      model.fill(path, params[path])
+      params[path].flush()
+    return store.write_params(
+      folder,
+      params,
+      lineage=model.record,
+      vocabulary=model.vocabulary,
+    )
+
+
+def to_huggingface(
+  model: Model,
+  folder: pathlib.Path,
+  *,
+  base: str | None = None,
+  dtype: str = "float32",
+  progress: bool = True,
+) -> pathlib.Path:
+  """Writes a Hugging Face folder with the full vocabulary.
+
+  Args:
+    model: opened.
+    folder: must not exist.
+    base: the model that a pruned vocabulary was taken from; None is the one
+      that the checkpoint names.
+    dtype: of the tensors, "float32" or "bfloat16".
+    progress: shows a bar.
+
+  Returns:
+    The folder.
+  """
+  kept = model.vocabulary.get("kept")
+  source = model.source
+  if source is None and (base or model.vocabulary.get("source")):
+    source = sources.open_source(base or model.vocabulary["source"])
+  shapes = model.shapes
+  reading = iter(_bar(model, progress))
+
+  def read(path: str) -> np.ndarray:
+    next(reading, None)
+    buffer = np.empty(shapes[path].shape, shapes[path].dtype)
+    model.fill(path, buffer)
+    return buffer
+
+  with contextlib.closing(reading):
+    files, special = tokenizer_export.collect(
+      model.path, model.vocabulary, source
+    )
+    return export.write_folder(
+      folder,
+      model.config,
+      read,
+      kept=None if kept is None else np.array(kept, np.int64),
+      base=source,
+      dtype=dtype,
+      special=special,
+      files=files,
+    )
+
+
+def _bar(model: Model, progress: bool) -> Iterator[tuple[str, Any]]:
+  """Paths and shapes; the bar moves when the next one is asked for."""
+  shapes = model.shapes
+  ordered = [parameter.path for parameter in parameters.of(model.config)]
+  sizes = {
+    path: math.prod(shapes[path].shape) * np.dtype(shapes[path].dtype).itemsize
+    for path in ordered
+  }
+  bar = tqdm.tqdm(
+    desc=f"convert {model.path.name}",
+    total=sum(sizes.values()),
+    unit="B",
+    unit_scale=True,
+    disable=not progress,
+    leave=False,
+  )
+  with bar:
+    for path in ordered:
+      yield path, shapes[path]
+      bar.update(sizes[path])
+
+
+def _published(
+  parent: initial_parameters.PretrainedParent,
+  cut: Cut | None,
+  layers: int | None,
+) -> Model:
+  source = parent.source
+  if cut is None:
+    vocabulary = {"size": source.num_tokens, "kept": None, "pretrained": True}
+  else:
+    parent.require_vocabulary(cut.vocabulary)
+    vocabulary = cut.record
+  config = DecoderConfig(
+    **source.decoder_fields(), vocab_size=vocabulary["size"]
+  )
+  loading.refuse_other_shape(source, config)
+  if layers is not None:
+    if not 1 <= layers <= config.layers:
+      raise WeightsError(
+        f"{parent} has {config.layers} layers: its first {layers} cannot be "
+        "taken."
+      )
+    config = dataclasses.replace(config, layers=layers)
+  shapes = flax.traverse_util.flatten_dict(
+    loading.abstract_params(config), sep="/"
+  )
+  by_path = {parameter.path: parameter for parameter in parameters.of(config)}
+  kept = vocabulary["kept"]
+  rows = None if kept is None else np.array(kept, np.int32)
+  return Model(
+    path=source.path,
+    config=config,
+    parts=lambda path: loading.read_pieces(
+      source, by_path[path], shapes[path].shape, rows
+    ),
+    record=_record("pretrained", parent.describe(), config),
+    vocabulary=vocabulary,
+    source=source,
+  )
+
+
+def _ours(checkpoint: pathlib.Path) -> Model:
+  record = store.read_json(checkpoint, "lineage")
+  try:
+    config = DecoderConfig.from_record(record["training"]["DecoderConfig"])
+  except (KeyError, TypeError) as error:
+    raise store.CheckpointError(
+      f"{checkpoint}: its lineage does not say the shape of its model "
+      f"({error})."
+    ) from error
+  plain = dataclasses.replace(config, lora=None)
+  return Model(
+    path=checkpoint,
+    config=plain,
+    parts=lambda path: iter(
+      [lambda: pieces.Piece(0, 0, _read_merged(checkpoint, path, config))]
+    ),
+    record={
+      **record,
+      "training": {
+        **record["training"],
+        "DecoderConfig": lineage.plain(dataclasses.asdict(plain)),
+      },
+    },
+    vocabulary=initial_parameters.stored_vocabulary(checkpoint),
+  )
+
+
+def _read_merged(
+  checkpoint: pathlib.Path, path: str, config: DecoderConfig
+) -> np.ndarray:
+  def read(name: str) -> np.ndarray:
+    return store.read_array(checkpoint, f"target/{name}")
+
+  value = read(path)
+  module, _, leaf = path.rpartition("/")
+  targets = () if config.lora is None else config.lora.targets
+  if leaf != "kernel" or module.split("/")[-1] not in targets:
+    return value
+  leaves = {"kernel": value}
+  leaves |= {name: read(f"{module}/{name}") for name in loras.LEAVES}
+  leaves = jax.tree.map(jnp.asarray, leaves)
+  return np.asarray(loras.merge_lora(leaves, config)["kernel"])
+
+
+def _t5x(
+  parent: initial_parameters.T5xParent, config: DecoderConfig | None
+) -> Model:
+  if config is None:
+    raise WeightsError(
+      f"{parent.checkpoint} is a t5x checkpoint, which does not say the shape "
+      "of its model. Name it: --gin_file=models/NAME.gin, or "
+      "--gin.DecoderConfig.NAME=VALUE."
+    )
+  stored = parent.stored()
+  tree = T5xTree(stored)
+  if config.vocab_size is None:
+    embedding = stored[tree.arrays["token_embedder/embedding"]]
+    config = dataclasses.replace(config, vocab_size=embedding.shape[0])
+  shapes = flax.traverse_util.flatten_dict(
+    loading.abstract_params(config), sep="/"
+  )
+  tree.refuse_other(shapes)
+  return Model(
+    path=parent.checkpoint,
+    config=config,
+    parts=lambda path: tree.pieces(path, shapes[path].shape, parent.read),
+    record=_record("t5x", parent.describe(), config),
+    vocabulary={},
+  )
+
+
+def _record(
+  stage: str, parent: Mapping[str, Any], config: DecoderConfig
+) -> dict[str, Any]:
+  """The lineage of what was trained elsewhere."""
+  return lineage.describe(
+    stage=stage,
+    parent=parent,
+    data={},
+    training={
+      "task": "–",
+      "DecoderConfig": lineage.plain(dataclasses.asdict(config)),
+    },
+    configuration=json.dumps({}),
+  )

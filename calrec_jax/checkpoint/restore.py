@@ -1,0 +1,118 @@
+"""Parameters of a checkpoint, for a model that may differ in its LoRA.
+
+A stage may train LoRA and the next one everything, or the other way round:
+matrices that the model lacks are merged into the kernels, matrices that the
+checkpoint lacks start fresh. All else must be the same model, as `checkpoints`
+makes sure. Tested by `tests/unit/test_handover.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from calrec_jax.checkpoint import store
+from calrec_jax.models import lora as loras
+from calrec_jax.models import tuning
+from calrec_jax.models.decoder import Decoder, DecoderConfig
+from calrec_jax.models.lora import Lora
+from calrec_jax.runtime import partitioning
+
+
+def restore_params(
+  checkpoint: pathlib.Path,
+  config: DecoderConfig,
+  abstract: Any,
+  shardings: Any,
+  fresh: Any = None,
+) -> Any:
+  """Reads the parameters alone, onto their devices.
+
+  A checkpoint's LoRA goes on where the model's has the same settings, and is
+  merged where they differ or the model has none.
+
+  Args:
+    checkpoint: a `checkpoint_<step>` folder.
+    config: of the model that the parameters are for.
+    abstract: unboxed shapes and dtypes of its parameters.
+    shardings: a `NamedSharding` for each.
+    fresh: the model's parameters, newly made; LoRA's are taken from there
+      where the checkpoint's cannot go on. None refuses such a checkpoint.
+
+  Raises:
+    CheckpointError: with every missing, further and differing array.
+  """
+  stored = stored_lora(checkpoint)
+  if stored == config.lora:
+    return store.restore_params(checkpoint, abstract, shardings)
+  if config.lora is not None and fresh is None:
+    raise store.CheckpointError(
+      f"{checkpoint} was trained with {stored}, DecoderConfig.lora is "
+      f"{config.lora}. Bind Lora as it was trained, or DecoderConfig.lora = "
+      "None, which merges the checkpoint's."
+    )
+  base, base_shardings = map(loras.without_lora, (abstract, shardings))
+  if stored is None:
+    params = store.restore_params(checkpoint, base, base_shardings)
+  else:
+    params = _merged(
+      checkpoint,
+      dataclasses.replace(config, lora=stored),
+      base,
+      base_shardings,
+    )
+  if fresh is None:
+    return params
+  return loras.fill_missing(params, fresh)
+
+
+def stored_lora(checkpoint: pathlib.Path) -> Lora | None:
+  """The settings of a checkpoint's LoRA; None where it has none.
+
+  Raises:
+    CheckpointError: if it has, but its lineage does not say which.
+  """
+  paths = store.metadata(checkpoint)
+  if not any(path.split("/")[-1] in loras.LEAVES for path in paths):
+    return None
+  record = store.read_json(checkpoint, "lineage")
+  training = record.get("training", {})
+  settings = training.get("DecoderConfig", {}).get("lora")
+  if settings is None:
+    raise store.CheckpointError(
+      f"{checkpoint} holds LoRA matrices, but its lineage has no "
+      "DecoderConfig.lora, so that their scaling is not known."
+    )
+  return Lora(**settings)
+
+
+def _merged(
+  checkpoint: pathlib.Path,
+  config: DecoderConfig,
+  base: Any,
+  shardings: Any,
+) -> Any:
+  """The plain model of a checkpoint with LoRA, where `shardings` say."""
+  tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+  boxed = jax.eval_shape(
+    Decoder(config).init, jax.random.key(0), tokens, tokens, tokens
+  )["params"]
+  mesh = jax.tree.leaves(shardings)[0].mesh
+  places = partitioning.state_shardings(
+    boxed, mesh, partitioning.logical_axis_rules()
+  )
+  params = store.restore_params(checkpoint, partitioning.unbox(boxed), places)
+
+  def merge(kernels: Any, low_rank: Any) -> Any:
+    return loras.merge_lora(tuning.join(kernels, low_rank), config)
+
+  merged = jax.jit(merge, out_shardings=shardings, donate_argnums=0)(
+    loras.without_lora(params), loras.lora_leaves(params)
+  )
+  return jax.tree.map(
+    lambda leaf, wanted: leaf.astype(wanted.dtype), merged, base
+  )

@@ -1,0 +1,53 @@
+"""Whether a vocabulary is the one a published model was trained with.
+
+Two models' tables may both have a row for every id, and a model that starts
+from rows of other tokens trains without an error, from nonsense. Tested by
+`tests/unit/models/pretrained/test_model_vocabulary.py`.
+"""
+
+from calrec_jax.data.vocabulary import files, pretrained
+from calrec_jax.data.vocabulary.files import Vocabulary
+from calrec_jax.models.pretrained.sources import Source
+from calrec_jax.weights.packages import WeightsError
+
+# Files of one and the same model name its unused tokens differently.
+_OTHER_NAMES = 0.1
+
+
+def difference(source: Source, vocabulary: Vocabulary) -> str:
+  """What is wrong with a vocabulary taken from a published model.
+
+  Args:
+    source: the model whose rows are to be read.
+    vocabulary: whole or pruned, of this model or another.
+
+  Returns:
+    A clause for an error; empty where the vocabulary is the model's. Of a
+    model without a tokenizer's file only the number of its rows is looked at.
+  """
+  # A table may have more rows than its vocabulary has tokens.
+  if vocabulary.full_size > source.num_tokens:
+    return (
+      f"Dataset.vocabulary was taken from one of {vocabulary.full_size:,} "
+      f"tokens, where the model has {source.num_tokens:,} rows"
+    )
+  try:
+    full = pretrained.read(source.path)
+  except WeightsError:
+    return ""
+  model = files.open_model(full.kind, full.content)
+  rows = range(vocabulary.size) if vocabulary.kept is None else vocabulary.kept
+  others = [
+    token
+    for token, row in enumerate(rows)
+    if row >= model.size or vocabulary.piece(token) != model.piece(int(row))
+  ]
+  if len(others) <= _OTHER_NAMES * vocabulary.size:
+    return ""
+  token = others[len(others) // 2]
+  row = int(rows[token])
+  meant = repr(model.piece(row)) if row < model.size else "no token"
+  return (
+    f"Dataset.vocabulary is another's: row {row:,} of the table is {meant}, "
+    f"and would be read for {vocabulary.piece(token)!r}"
+  )

@@ -1,0 +1,220 @@
+"""`calrec checkpoint`: shows what one holds, compares two, converts models."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from calrec_jax.checkpoint import initial_parameters, store
+
+_EPILOG = """\
+A path is a checkpoint_<step> folder, or a stage's folder, of which the
+checkpoint is taken that it handed over, else the newest.
+
+  calrec checkpoint show runs/quickstart/target
+  calrec checkpoint diff runs/quickstart/joint runs/quickstart/target
+  calrec checkpoint convert runs/quickstart/target mine --to=huggingface
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the verb.
+
+  Args:
+    argv: the command line without the program's name.
+
+  Returns:
+    The exit status; `diff` gives 1 where the checkpoints differ.
+  """
+  argv = list(sys.argv[1:] if argv is None else argv)
+  if argv[:1] == ["convert"]:
+    from calrec_jax.cli import convert
+
+    return convert.main(argv[1:])
+  parser = argparse.ArgumentParser(
+    prog="calrec checkpoint",
+    description=__doc__,
+    epilog=_EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  actions = parser.add_subparsers(dest="action", required=True)
+  show = actions.add_parser("show", help="tree, shapes, bytes, step, lineage")
+  show.add_argument("path")
+  show.add_argument(
+    "--lineage", action="store_true", help="the whole lineage, cards included"
+  )
+  diff = actions.add_parser("diff", help="what differs between two")
+  diff.add_argument("path")
+  diff.add_argument("other")
+  diff.add_argument(
+    "--shapes", action="store_true", help="compare shapes only, read no array"
+  )
+  actions.add_parser(
+    "convert",
+    help="to and from Hugging Face folders, GGUF files, t5x checkpoints",
+  )
+  for action in (show, diff):
+    action.add_argument(
+      "--dry_run", action="store_true", help="only say which are meant"
+    )
+  arguments = parser.parse_args(argv)
+  found = [store.find(arguments.path)]
+  if arguments.action == "diff":
+    found.append(store.find(arguments.other))
+  if arguments.dry_run:
+    print("\n".join(map(str, found)))
+    return 0
+  if arguments.action == "show":
+    print(describe(found[0], whole_lineage=arguments.lineage))
+    return 0
+  differences = compare(found[0], found[1], read=not arguments.shapes)
+  print("\n".join(differences) if differences else "the two are equal")
+  return 1 if differences else 0
+
+
+def describe(checkpoint: pathlib.Path, *, whole_lineage: bool = False) -> str:
+  """The tree with shapes, dtypes, shardings and bytes; step and lineage.
+
+  Args:
+    checkpoint: a `checkpoint_<step>` folder.
+    whole_lineage: whether everything of the lineage is shown.
+  """
+  arrays = store.metadata(checkpoint)
+  rows = [("array", "shape", "dtype", "saved as", "bytes")]
+  totals: dict[str, list[int]] = {}
+  for path, leaf in arrays.items():
+    size = math.prod(leaf.shape)
+    nbytes = size * np.dtype(leaf.dtype).itemsize
+    total = totals.setdefault(path.split("/")[0], [0, 0])
+    total[0] += size
+    total[1] += nbytes
+    rows.append(
+      (
+        path,
+        "×".join(map(str, leaf.shape)) or "scalar",
+        str(np.dtype(leaf.dtype)),
+        _sharding(leaf),
+        f"{nbytes:,}",
+      )
+    )
+  widths = [max(len(row[column]) for row in rows) for column in range(5)]
+  lines = [
+    "  ".join(
+      cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+    )
+    for row in rows
+  ]
+  lines += [
+    f"{name}: {size:,} numbers, {nbytes:,} bytes"
+    for name, (size, nbytes) in totals.items()
+  ]
+  return "\n".join(
+    [str(checkpoint), *lines, "", *_story(checkpoint, whole_lineage)]
+  )
+
+
+def compare(
+  first: pathlib.Path, second: pathlib.Path, *, read: bool = True
+) -> list[str]:
+  """Lines that say what differs: arrays, then lineage.
+
+  Args:
+    first: a `checkpoint_<step>` folder.
+    second: another one.
+    read: whether arrays of the same shape are compared by value.
+  """
+  old, new = store.metadata(first), store.metadata(second)
+  lines = [f"- {path}" for path in sorted(old.keys() - new.keys())]
+  lines += [f"+ {path}" for path in sorted(new.keys() - old.keys())]
+  values = (
+    [store.read_arrays(path) for path in (first, second)] if read else [{}, {}]
+  )
+  for path in sorted(old.keys() & new.keys()):
+    before, after = old[path], new[path]
+    if (before.shape, before.dtype) != (after.shape, after.dtype):
+      lines.append(
+        f"~ {path}: {before.dtype}{list(before.shape)} -> "
+        f"{after.dtype}{list(after.shape)}"
+      )
+    elif read and not np.array_equal(values[0][path], values[1][path]):
+      a, b = (np.asarray(value[path], np.float64) for value in values)
+      lines.append(
+        f"~ {path}: largest change {np.abs(a - b).max():.3g}, "
+        f"relative {np.linalg.norm(a - b) / (np.linalg.norm(a) + 1e-30):.3g}"
+      )
+  return lines + _lineage_differences(first, second)
+
+
+def _sharding(leaf: Any) -> str:
+  """The mesh axes an array was saved with, as far as they are recorded."""
+  sharding = getattr(leaf, "sharding", None)
+  spec = getattr(sharding, "partition_spec", None)
+  if spec is None:
+    return "–"
+  entries = ("·" if entry is None else str(entry) for entry in spec)
+  return ", ".join(entries) or "replicated"
+
+
+def _story(checkpoint: pathlib.Path, whole: bool) -> list[str]:
+  record = store.read_json(checkpoint, "lineage")
+  feed = store.read_json(checkpoint, "feed")
+  metrics = (
+    store.read_json(checkpoint, "metrics")
+    if (checkpoint / "metrics").exists()
+    else {}
+  )
+  if whole:
+    return [json.dumps(record, indent=2, ensure_ascii=False)]
+  parent = record["parent"] or {}
+  origin = "from scratch"
+  if "stage" in parent:
+    origin = f"{parent['checkpoint']} of stage {parent['stage']}"
+  elif parent:
+    origin = f"{parent.get('name', parent.get('checkpoint'))}, {parent['kind']}"
+  lines = [
+    f"stage     {record['stage']}, step {feed['step']}",
+    f"parent    {origin}",
+    f"data      {', '.join(record['data']) or '–'}",
+    f"task      {record['training']['task']}",
+    f"made with {', '.join(f'{k} {v}' for k, v in record['versions'].items())}",
+  ]
+  lines.insert(2, f"vocabulary {_vocabulary(checkpoint)}")
+  if metrics:
+    shown = ", ".join(f"{key} {value:.4g}" for key, value in metrics.items())
+    lines.append(f"validation {shown}")
+  return lines
+
+
+def _vocabulary(checkpoint: pathlib.Path) -> str:
+  record = initial_parameters.stored_vocabulary(checkpoint)
+  if "size" not in record:
+    return "not recorded"
+  text = f"{record['size']:,} tokens"
+  if record.get("source"):
+    text += f" of {record['source']}"
+  if record.get("kept") is not None:
+    text += f", pruned from {record['full_size']:,}"
+  return text
+
+
+def _lineage_differences(
+  first: pathlib.Path, second: pathlib.Path
+) -> list[str]:
+  old, new = (store.read_json(path, "lineage") for path in (first, second))
+  return [
+    f"~ lineage.{key}: {_short(old.get(key))} -> {_short(new.get(key))}"
+    for key in sorted(old.keys() | new.keys())
+    if old.get(key) != new.get(key)
+  ]
+
+
+def _short(value: Any) -> str:
+  text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+  return text if len(text) <= 60 else text[:57] + "..."

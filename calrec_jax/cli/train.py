@@ -1,0 +1,87 @@
+"""`calrec train`: trains the stages that a recipe chains, or one of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from calrec_jax import config
+from calrec_jax.runtime import distributed, preemption
+from calrec_jax.runtime.preemption import PREEMPTED_STATUS, Notice
+from calrec_jax.train import loop, stages
+
+_EPILOG = f"""\
+A recipe names its stages in the macro STAGES. They are trained one after the
+other, each in MODEL_DIR/<stage>; a stage starts from the checkpoint that the
+one before handed over. Run the same command again after a stop, and it goes
+on where it was. Missing datasets and token caches are built first.
+
+  calrec train --gin_file=recipes/quickstart.gin
+  calrec train --gin_file=recipes/quickstart.gin --gin.target/TRAIN_STEPS=50
+
+Told to leave by SIGTERM, as before a machine is taken away, it finishes its
+step, saves, and exits with status {PREEMPTED_STATUS}. A later SIGTERM kills.
+
+Processes of one job, on one host or several, each run this command with
+CALREC_COORDINATOR=HOST:PORT, CALREC_NUM_PROCESSES and CALREC_PROCESS_ID, or
+with CALREC_DISTRIBUTED=auto on Cloud TPU and Slurm.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the verb.
+
+  Args:
+    argv: the command line without the program's name.
+
+  Returns:
+    The exit status.
+  """
+  parser = argparse.ArgumentParser(
+    prog="calrec train",
+    description=__doc__,
+    epilog=_EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument(
+    "--stage", metavar="NAME", help="only this stage of the chain"
+  )
+  arguments = config.parse_arguments(parser, argv)
+  if not arguments.dry_run:
+    distributed.join()  # First: gin files may already touch a device.
+  configuration = arguments.configuration
+  configuration.apply()
+  chain = stages.names()
+  if arguments.stage is None:
+    stages.refuse_shared_start(chain)
+  names = stages.chosen(arguments.stage)
+  with distributed.failures_explained(), preemption.watch() as notice:
+    try:
+      for name in names:
+        with configuration.stage(name), config.explained():
+          if arguments.dry_run:
+            print(f"# Stage {name}\n{config.text()}")
+            continue
+          train(name, chain, notice)
+    except preemption.Preempted as left:
+      print(
+        f"calrec train: {left} The same command goes on from there.",
+        file=sys.stderr,
+      )
+      return PREEMPTED_STATUS
+  return 0
+
+
+def train(name: str, chain: tuple[str, ...], notice: Notice) -> None:
+  """Trains one stage as the applied configuration says.
+
+  Args:
+    name: of the stage.
+    chain: all stages of the recipe, in order.
+    notice: says when to leave.
+
+  Raises:
+    Preempted: when it was told to leave, and has saved.
+  """
+  loop.run_stage(stages.Stage(), name, chain, notice)

@@ -1,0 +1,1 @@
+"""The token cache: documents as tokens, on disk."""

@@ -1,0 +1,306 @@
+"""The token cache of one domain, readable without TensorFlow.
+
+`write_cache` makes one, `TokenCache.open` reads it. The lengths of all events
+lie in plain arrays, so an epoch is planned without reading a user; users are
+then read one by one. The layout of the folder is in `cache_files`.
+Tested by `tests/unit/data/test_cache.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from calrec_jax.data import records
+from calrec_jax.data.cache import files, joined_splits
+from calrec_jax.data.cache.files import (
+  CacheError,
+  CatalogueRecord,
+  DocumentRecord,
+)
+from calrec_jax.data.cache.purchases import Purchases
+from calrec_jax.data.cache.writer import write_cache
+from calrec_jax.data.domain.splits import ranges
+from calrec_jax.data.vocabulary import trained as vocabulary_lib
+
+__all__ = [
+  "CacheError",
+  "CatalogueRecord",
+  "DocumentRecord",
+  "TokenCache",
+  "write_cache",
+]
+
+_READ_CHUNK = 4096
+
+
+class TokenCache:
+  """A complete cache. Picklable: it travels to worker processes as a path.
+
+  Attributes:
+    path: the folder.
+    name: the domain.
+    fingerprint: sha256 of everything that decides a training byte: items,
+      users, prompt, vocabulary. The card is not part of it.
+    prompt: the pieces every sequence is joined from.
+    card: the description of the dataset.
+  """
+
+  def __init__(self, path: pathlib.Path, manifest: dict[str, Any]):
+    self.path = path
+    self._manifest = manifest
+    self.name: str = manifest["name"]
+    self.fingerprint: str = manifest["fingerprint"]
+    fields = json.loads((path / "prompt.json").read_text("utf-8"))
+    for piece in ("prefix", "first", "next"):
+      fields[piece] = tuple(fields[piece])
+    self.prompt = records.PromptTokens(**fields)
+    self.card: dict[str, Any] = json.loads(
+      (path / "card.json").read_text("utf-8")
+    )
+
+  @classmethod
+  def open(cls, path: str | os.PathLike) -> TokenCache:
+    """Opens a cache and checks that nothing of it is missing or cut.
+
+    The records themselves carry ArrayRecord's checksums; all other files are
+    compared with the hashes of the manifest.
+
+    Raises:
+      CacheError: naming the file that is wrong and the remedy.
+    """
+    path = pathlib.Path(path).absolute()
+    return cls(path, files.check(path))
+
+  def verify(self) -> None:
+    """Compares every file with its hash, the large ones included."""
+    files.check(self.path, thorough=True)
+
+  def __reduce__(self):
+    return TokenCache, (self.path, self._manifest)
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    """The splits that were written."""
+    return tuple(self._manifest["splits"])
+
+  @property
+  def num_items(self) -> int:
+    """Items in the catalogue."""
+    return self._manifest["items"]
+
+  @property
+  def largest_token(self) -> int:
+    """The largest token id in items and prompt; the model must have it."""
+    return self._manifest["largest_token"]
+
+  @property
+  def vocabulary_fingerprint(self) -> str:
+    """Equal for caches whose token ids mean the same."""
+    return self._manifest["vocabulary"]
+
+  def num_documents(self, split: str) -> int:
+    """Users of a split.
+
+    Here and below it may be several joined by "+", the earliest first, such as
+    "train+validation": the last document of every user, see `joined_splits`.
+    """
+    if joined_splits.SIGN in split:
+      return sum(len(part.rows) for part in self._joined(split))
+    return self._split(split)["documents"]
+
+  def document(self, split: str, index: int) -> DocumentRecord:
+    """One user of a split."""
+    return self.documents(split, [index])[0]
+
+  def documents(
+    self, split: str, indices: Sequence[int] | np.ndarray
+  ) -> list[DocumentRecord]:
+    """Several users in one read, which is what makes random access fast."""
+    if joined_splits.SIGN in split:
+      return self._joined_documents(split, indices)
+    self._split(split)
+    reader = self._readers.setdefault(split, files.Records(self.path, split))
+    return [_decode_document(record) for record in reader.read(indices)]
+
+  def event_lengths(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of every event, and where each user's events start.
+
+    Returns:
+      int32[E] lengths with the end marker, and int64[n + 1] offsets: user i
+      has `lengths[offsets[i]:offsets[i + 1]]`.
+    """
+    if joined_splits.SIGN in split:
+      return self._joined_lengths(split)
+    self._split(split)
+    return self._array(f"{split}.lengths"), self._array(f"{split}.offsets")
+
+  def histories(
+    self, split: str, limit: int | None = None, seed: int | None = None
+  ) -> list[records.History]:
+    """The users of an evaluation split: history, and the item that followed.
+
+    Args:
+      split: the last item of each of its users is the target.
+      limit: at most so many users.
+      seed: draws the `limit` users at random, in the cache's order; without
+        it the first ones are taken.
+    """
+    indices = self.sample(split, limit, seed)
+    return [
+      records.History(
+        user.user_id, user.items[:-1], int(user.items[-1]), user.timestamps
+      )
+      for user in self._streamed(split, indices)
+    ]
+
+  def purchases(self, split: str) -> Purchases:
+    """All events of a split, user by user."""
+    users = range(self.num_documents(split))
+    parts = [document.items for document in self._streamed(split, users)]
+    offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+    return Purchases(np.concatenate([np.zeros(0, np.int32), *parts]), offsets)
+
+  def sample(
+    self, split: str, limit: int | None = None, seed: int | None = None
+  ) -> np.ndarray:
+    """The user numbers that `histories` takes, ascending, int64."""
+    users = self.num_documents(split)
+    if limit is None or limit >= users:
+      return np.arange(users)
+    if seed is None:
+      return np.arange(limit)
+    # Raw bits rather than `Generator.choice`: NumPy keeps only these stable.
+    order = np.argsort(np.random.PCG64(seed).random_raw(users), kind="stable")
+    return np.sort(order[:limit])
+
+  @functools.cached_property
+  def item_tokens(self) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids of all items, int32, and where each starts, int64[N + 1]."""
+    lengths = self._array("catalogue.lengths")
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return self._array("catalogue.tokens"), offsets
+
+  @functools.cached_property
+  def twins(self) -> np.ndarray:
+    """Smallest catalogue row that has the same tokens, int32[N]."""
+    return self._array("catalogue.twins")
+
+  @functools.cached_property
+  def catalogue(self) -> records.Catalogue:
+    """The items with their texts; read at first use."""
+    items = [
+      msgpack.unpackb(record)
+      for record in files.Records(self.path, "catalogue").read(None)
+    ]
+    values, offsets = self.item_tokens
+    return records.Catalogue(
+      item_ids=tuple(item["item_id"] for item in items),
+      texts=tuple(item["text"] for item in items),
+      values=values,
+      offsets=offsets,
+      train_counts=self._array("catalogue.train_counts"),
+      train_recent=self._array("catalogue.train_recent"),
+    )
+
+  def item(self, row: int) -> tuple[str, str]:
+    """Id and text of one item, without reading the whole catalogue."""
+    [record] = files.Records(self.path, "catalogue").read([row])
+    item = msgpack.unpackb(record)
+    return item["item_id"], item["text"]
+
+  def _joined(self, split: str) -> tuple[joined_splits.Part, ...]:
+    """What a joined split is made of; reads all users once."""
+    if split not in self._joins:
+      self._joins[split] = joined_splits.join(
+        [(name, self._user_ids(name)) for name in joined_splits.names(split)]
+      )
+    return self._joins[split]
+
+  def _user_ids(self, split: str) -> list[str]:
+    users = range(self.num_documents(split))
+    return [document.user_id for document in self._streamed(split, users)]
+
+  def _streamed(
+    self, split: str, indices: Sequence[int] | np.ndarray
+  ) -> Iterator[DocumentRecord]:
+    """The same as `documents`, without all records in memory at once."""
+    for at in range(0, len(indices), _READ_CHUNK):
+      yield from self.documents(split, indices[at : at + _READ_CHUNK])
+
+  def _joined_documents(
+    self, split: str, indices: Sequence[int] | np.ndarray
+  ) -> list[DocumentRecord]:
+    found: dict[int, DocumentRecord] = {}
+    parts = joined_splits.located(self._joined(split), indices)
+    for name, rows, places in parts:
+      found.update(
+        zip(places.tolist(), self.documents(name, rows), strict=True)
+      )
+    return [found[place] for place in range(len(indices))]
+
+  def _joined_lengths(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+    parts, counts = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
+    for name, rows in self._joined(split):
+      lengths, offsets = self.event_lengths(name)
+      starts, stops = offsets[rows], offsets[rows + 1]
+      parts.append(lengths[ranges(starts, stops)])
+      counts.append(stops - starts)
+    return np.concatenate(parts), np.cumsum(np.concatenate(counts))
+
+  @functools.cached_property
+  def _joins(self) -> dict[str, tuple[joined_splits.Part, ...]]:
+    return {}
+
+  @functools.cached_property
+  def _vocabulary(self) -> vocabulary_lib.Vocabulary:
+    folder = self.path / "vocabulary"
+    try:
+      return vocabulary_lib.load(folder)
+    except (OSError, ValueError) as error:
+      raise CacheError(
+        f"The vocabulary of {self.path} cannot be loaded ({error}). "
+        f"{files.remedy(self.path)}"
+      ) from error
+
+  def vocabulary(self) -> vocabulary_lib.Vocabulary:
+    """The vocabulary that the tokens were made with; needs no TensorFlow.
+
+    Raises:
+      CacheError: if the cache was written without one.
+    """
+    return self._vocabulary
+
+  @functools.cached_property
+  def _readers(self) -> dict[str, files.Records]:
+    return {}
+
+  def _array(self, name: str) -> np.ndarray:
+    # The plain view: slicing a memmap object costs microseconds each time.
+    return np.asarray(np.load(self.path / f"{name}.npy", mmap_mode="r"))
+
+  def _split(self, split: str) -> dict[str, Any]:
+    try:
+      return self._manifest["splits"][split]
+    except KeyError:
+      raise CacheError(
+        f"{self.path} has no split {split!r}; it has {', '.join(self.splits)}."
+      ) from None
+
+
+def _decode_document(record: bytes) -> DocumentRecord:
+  fields = msgpack.unpackb(record)
+  times = fields.get("timestamps")
+  return DocumentRecord(
+    fields["user_id"],
+    np.frombuffer(fields["items"], "<i4"),
+    None if times is None else np.frombuffer(times, "<i8"),
+  )

@@ -1,0 +1,1 @@
+"""A domain: sorted, de-duplicated, filtered and split purchases."""

@@ -1,0 +1,282 @@
+"""The card of a dataset: what it holds, where from, and what is wrong in it.
+
+A card is plain JSON. It is stored with the token cache and with everything
+made from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from calrec_jax.data.domain import domain as domain_lib
+from calrec_jax.data.domain import splits
+from calrec_jax.data.logs import tables
+
+SCHEMA = 1
+_QUANTILES = (("median", 0.5), ("p95", 0.95))
+
+
+def build_card(
+  domain: domain_lib.Domain,
+  prepared: domain_lib.Prepared,
+  *,
+  item_tokens: Sequence[np.ndarray],
+  vocabulary: Mapping[str, Any],
+  leakage_checks: Sequence[str],
+) -> dict[str, Any]:
+  """Describes a prepared domain.
+
+  Args:
+    domain: its configuration.
+    prepared: its documents and catalogue.
+    item_tokens: token ids of every item, end marker included.
+    vocabulary: what `Vocabulary.describe` says.
+    leakage_checks: what the leakage check found in order.
+
+  Returns:
+    The card, fit for JSON.
+  """
+  lengths = np.array([len(tokens) for tokens in item_tokens])
+  events = prepared.events
+  return {
+    "schema": SCHEMA,
+    "domain": domain.name,
+    "fingerprint": domain.fingerprint(),
+    "configuration": {
+      "fields": [
+        f"{field.label} <- {field.column}" for field in prepared.fields
+      ],
+      "dedup": domain.dedup,
+      "min_count": domain.min_count,
+      "split": domain.split,
+      "max_history": domain.max_history,
+      "strict": domain.strict,
+    },
+    "inputs": [
+      {
+        "file": os.path.basename(path),
+        "bytes": os.path.getsize(path),
+        "sha256": tables.sha256(path),
+      }
+      for path in domain.source.files()
+    ],
+    "steps": prepared.steps,
+    "problems": prepared.problems.as_list(),
+    "shares": _rounded(prepared.shares | _repeat_targets(prepared)),
+    "missing_fields": _rounded(prepared.missing),
+    "period": _period(prepared),
+    "tokens_per_item": _summary(lengths),
+    "tokens_per_event": _summary(lengths[events.items]),
+    "words_per_item": _summary(
+      np.array([len(text.split()) for text in prepared.texts])
+    ),
+    "events_per_user": _summary(
+      np.bincount(np.unique(events.users, return_inverse=True)[1])
+    ),
+    "vocabulary": dict(vocabulary),
+    "leakage": {"passed": True, "checks": list(leakage_checks)},
+    "outputs": _outputs(prepared, item_tokens),
+    "example": prepared.texts[0],
+  }
+
+
+_COMPARISONS: list[Callable[[Mapping[str, Any]], list[str]]] = []
+
+
+def compare_with(lines: Callable[[Mapping[str, Any]], list[str]]) -> None:
+  """Lets a rendered card show how it compares with published counts.
+
+  Args:
+    lines: Function from a card to the lines to show; called for every card.
+  """
+  if lines not in _COMPARISONS:
+    _COMPARISONS.append(lines)
+
+
+def render(card: Mapping[str, Any]) -> str:
+  """The card as text for a terminal."""
+  vocabulary = card["vocabulary"]
+  lines = [
+    f"{card['domain']}  (fingerprint {card['fingerprint'][:12]})",
+    f"  an item: {card['example']}",
+    "",
+    f"  {'step':<22}{'users':>10}{'items':>10}{'events':>12}",
+    *map(_step_line, card["steps"]),
+    "",
+    *_comparison_lines(card),
+    "  bad rows" if card["problems"] else "  no bad rows",
+    *map(_problem_line, card["problems"]),
+    "",
+    *(
+      f"  {card['shares'][name]:>8.2%}  {words}"
+      for name, words in _SHARES.items()
+      if name in card["shares"]
+    ),
+    *(
+      f"  {share:>8.2%}  of items without {label}"
+      for label, share in card["missing_fields"].items()
+    ),
+    "",
+    *(_length_line(name, card[name]) for name in _LENGTHS),
+    *_period_lines(card["period"]),
+    f"  {vocabulary_line(vocabulary)}, sha256 {vocabulary['sha256'][:12]}",
+    f"  leakage: {len(card['leakage']['checks'])} checks passed",
+    "",
+    *(f"  in   {row['sha256'][:12]}  {row['file']}" for row in card["inputs"]),
+    *(
+      f"  out  {sha256[:12]}  {name}"
+      for name, sha256 in card["outputs"].items()
+    ),
+  ]
+  return "\n".join(lines)
+
+
+def vocabulary_line(vocabulary: Mapping[str, Any]) -> str:
+  """Size of a card's vocabulary, and what share of a model's own that is."""
+  size, full = vocabulary["size"], vocabulary.get("full_size")
+  line = f"vocabulary: {size:,} tokens"
+  if full is None:
+    return line
+  if full == size:
+    return f"{line}, all of the pretrained model's"
+  return f"{line}, {size / full:.1%} of the pretrained model's {full:,}"
+
+
+def _comparison_lines(card: Mapping[str, Any]) -> list[str]:
+  found = [line for compare in _COMPARISONS for line in compare(card)]
+  return [*found, ""] if found else []
+
+
+def _step_line(step: Mapping[str, Any]) -> str:
+  cells = "".join(
+    f"{step[key]:>{width},}" if key in step else " " * width
+    for key, width in (("users", 10), ("items", 10), ("events", 12))
+  )
+  notes = ", ".join(
+    f"{step[key]:,} {words}" for key, words in _NOTES.items() if key in step
+  )
+  return f"  {step['step']:<22}{cells}  {notes}".rstrip()
+
+
+def _problem_line(row: Mapping[str, Any]) -> str:
+  return (
+    f"  {row['count']:>9,}  {row['kind']:<19} first at {row['first']}"
+    f"  ({row['meaning']})"
+  )
+
+
+def _length_line(name: str, summary: Mapping[str, float]) -> str:
+  return (
+    f"  {name.replace('_', ' '):<18} mean {summary['mean']:g}, median "
+    f"{summary['median']:g}, 95% {summary['p95']:g}, longest "
+    f"{summary['max']:g}"
+  )
+
+
+def _period_lines(period: Mapping[str, str]) -> list[str]:
+  lines = []
+  if period:
+    lines.append(f"  from {period['first']} to {period['last']} (UTC)")
+  if "validation_start" in period:
+    lines.append(
+      f"  validation from {period['validation_start']}, test from "
+      f"{period['test_start']}"
+    )
+  return lines
+
+
+_LENGTHS = (
+  "tokens_per_item",
+  "tokens_per_event",
+  "words_per_item",
+  "events_per_user",
+)
+_NOTES = {
+  "documents": "documents",
+  "passes": "passes",
+  "item_rows": "rows of items",
+}
+_SHARES = {
+  "tied_times": "of events at the same time as the user's event before",
+  "consecutive_repeats": "of events repeat the item before",
+  "consecutive_twins": "of events follow another item of the same text",
+  "consecutive_repeats_left": "of events repeat the item before after k-core",
+  "twin_texts": "of items share their text with an earlier one",
+  "validation_targets_repeated": "of validation targets are in their history",
+  "test_targets_repeated": "of test targets are in their history",
+  "test_targets_cold": "of test targets have no training event",
+}
+
+
+def _repeat_targets(prepared: domain_lib.Prepared) -> dict[str, float]:
+  """Shares of targets bought before, and of those never trained on."""
+  shares = {}
+  items = prepared.events.items
+  for split in ("validation", "test"):
+    part = prepared.documents[split]
+    hits = [
+      items[stop - 1] in items[start : stop - 1]
+      for start, stop in zip(part.starts, part.stops, strict=True)
+    ]
+    shares[f"{split}_targets_repeated"] = float(np.mean(hits)) if hits else 0.0
+  test = items[prepared.documents["test"].stops - 1]
+  cold = ~np.isin(test, prepared.train_items())
+  shares["test_targets_cold"] = float(np.mean(cold)) if len(cold) else 0.0
+  return shares
+
+
+def _period(prepared: domain_lib.Prepared) -> dict[str, str]:
+  events = prepared.events
+  if not events.by_time:
+    return {}
+  period = {
+    "first": splits.day(int(events.timestamps.min())),
+    "last": splits.day(int(events.timestamps.max())),
+  }
+  if prepared.boundaries is not None:
+    period["validation_start"] = splits.day(
+      prepared.boundaries.validation_start
+    )
+    period["test_start"] = splits.day(prepared.boundaries.test_start)
+  return period
+
+
+def _summary(values: np.ndarray) -> dict[str, float]:
+  return {
+    "mean": round(float(np.mean(values)), 2),
+    **{name: float(np.quantile(values, at)) for name, at in _QUANTILES},
+    "max": int(np.max(values)),
+  }
+
+
+def _outputs(
+  prepared: domain_lib.Prepared, item_tokens: Sequence[np.ndarray]
+) -> dict[str, str]:
+  """sha256 of the catalogue, its tokens, and every split's documents."""
+  catalogue = hashlib.sha256()
+  for item_id, text in zip(prepared.item_ids, prepared.texts, strict=True):
+    catalogue.update(f"{item_id}\0{text}\n".encode())
+  tokens = hashlib.sha256()
+  for ids in item_tokens:
+    tokens.update(np.asarray(ids, "<i4").tobytes() + b"\xff\xff\xff\xff")
+  hashes = {"catalogue": catalogue.hexdigest(), "tokens": tokens.hexdigest()}
+  events = prepared.events
+  for split, part in prepared.documents.items():
+    content = hashlib.sha256()
+    rows = part.events()
+    for user in part.users:
+      content.update(f"{events.user_ids[user]}\n".encode())
+    content.update((part.stops - part.starts).astype("<i8").tobytes())
+    content.update(events.items[rows].astype("<i4").tobytes())
+    content.update(events.timestamps[rows].astype("<i8").tobytes())
+    hashes[split] = content.hexdigest()
+  return hashes
+
+
+def _rounded(shares: Mapping[str, float]) -> dict[str, float]:
+  return {name: round(value, 6) for name, value in shares.items()}

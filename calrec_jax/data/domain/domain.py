@@ -1,0 +1,391 @@
+"""A domain: one catalogue and one set of users, from raw files to documents.
+
+The order of operations is fixed: parse, validate, sort, consecutive repeats,
+iterated k-core, split, the last `max_history` events. The split happens
+before any training example exists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+import gin
+import numpy as np
+
+from calrec_jax.data.domain import splits
+from calrec_jax.data.logs import events as events_lib
+from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.data.logs import text as text_lib
+
+_REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
+
+# Part of every fingerprint: raise it when the same configuration and files
+# begin to give other documents.
+SCHEMA = 1
+
+_NAME = re.compile("[a-z][a-z0-9_]*")
+
+
+class Source(Protocol):
+  """Where a domain's events come from.
+
+  Attributes:
+    default_fields: what an item's text says where `Domain.fields` is None.
+  """
+
+  default_fields: ClassVar[tuple[text_lib.Field, ...]]
+
+  def files(self) -> list[str]:
+    """The files that are read."""
+    ...
+
+  def fingerprint(self) -> dict[str, Any]:
+    """What the events depend on, as JSON: options and the files' hashes."""
+    ...
+
+  def read(
+    self, problems: problems_lib.Problems, columns: Sequence[str]
+  ) -> tuple[events_lib.Events, events_lib.Items]:
+    """Reads events and items with the wanted columns; counts bad rows."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prepared:
+  """A domain's documents and catalogue, ready to be written.
+
+  Attributes:
+    name: the domain's name.
+    item_ids: ids of the catalogue's items, by catalogue row.
+    texts: their texts.
+    fields: the fields the texts are made of.
+    missing: share of items without a value, by field label.
+    events: sorted events; items are catalogue rows.
+    documents: ranges of `events` by split.
+    boundaries: the days of a global temporal split.
+    steps: users, items and events after every step.
+    shares: shares of tied times, of repeats and of twin texts.
+    problems: the bad rows by kind.
+  """
+
+  name: str
+  item_ids: Sequence[str]
+  texts: Sequence[str]
+  fields: tuple[text_lib.Field, ...]
+  missing: dict[str, float]
+  events: events_lib.Events
+  documents: dict[str, splits.Documents]
+  boundaries: splits.Boundaries | None
+  steps: list[dict[str, Any]]
+  shares: dict[str, float]
+  problems: problems_lib.Problems
+
+  def train_items(self) -> np.ndarray:
+    """Catalogue rows with at least one training event."""
+    rows = self.documents["train"].events()
+    return np.unique(self.events.items[rows])
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Domain:
+  """One catalogue and one set of users.
+
+  Attributes:
+    name: lower-case name; also the name of the SeqIO task.
+    source: where the events come from, e.g. `@LogFiles()`.
+    fields: what an item's text says, in order: (label, column) or (label,
+      column, max_words) or (label, column, max_words, max_tokens); None takes
+      the source's own choice, as far as it has the columns.
+    dedup: "consecutive_id" leaves one of several purchases of an item in a
+      row, "consecutive_text" one of several with the same text, "none" all.
+    min_count: users and items with fewer events are dropped, again and again
+      until none is left; 1 keeps all.
+    split: "leave_one_out" or "global_temporal".
+    validation_start: first day of validation, ISO 8601 or unix milliseconds.
+    test_start: first day of the test.
+    validation_fraction: share of events in validation where no day is given.
+    test_fraction: share of events in the test where no day is given.
+    max_history: the newest events of a history that are kept; None is all.
+    strict: bad rows are an error instead of being counted and skipped.
+  """
+
+  name: str = _REQUIRED
+  source: Source = _REQUIRED
+  fields: tuple[Any, ...] | None = None
+  dedup: str = "consecutive_id"
+  min_count: int = 5
+  split: str = "leave_one_out"
+  validation_start: str | int | None = None
+  test_start: str | int | None = None
+  validation_fraction: float = 0.1
+  test_fraction: float = 0.1
+  max_history: int | None = None
+  strict: bool = False
+
+  def __post_init__(self) -> None:
+    if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+      raise ValueError(
+        f"Domain.name is {self.name!r}; it must be lower-case letters, digits "
+        "and underscores and begin with a letter."
+      )
+    for name, allowed in (
+      ("dedup", events_lib.DEDUPS),
+      ("split", splits.METHODS),
+    ):
+      if getattr(self, name) not in allowed:
+        raise ValueError(
+          f"Domain.{name} is {getattr(self, name)!r}; it must be one of "
+          f"{', '.join(allowed)}."
+        )
+    if self.min_count < 1:
+      raise ValueError(f"Domain.min_count is {self.min_count}; 1 keeps all.")
+    if self.max_history is not None and self.max_history < 1:
+      raise ValueError(
+        f"Domain.max_history is {self.max_history}; None keeps all events."
+      )
+    if self.fields is not None:
+      fields = tuple(map(text_lib.as_field, self.fields))
+      if not fields or len({f.label for f in fields}) != len(fields):
+        raise ValueError("Domain.fields must hold fields of distinct labels.")
+      object.__setattr__(self, "fields", fields)
+
+  @property
+  def cuts_by_tokens(self) -> bool:
+    """Whether the items' texts depend on a vocabulary."""
+    return any(field.max_tokens for field in self.chosen_fields())
+
+  def chosen_fields(self) -> tuple[text_lib.Field, ...]:
+    """The fields that the texts may hold."""
+    return self.fields or self.source.default_fields
+
+  def fingerprint(self) -> str:
+    """Hash of everything the documents depend on, the files included."""
+    options = {
+      field.name: getattr(self, field.name)
+      for field in dataclasses.fields(self)
+      if field.name not in ("source", "strict")
+    }
+    options["fields"] = [
+      dataclasses.asdict(field) for field in self.chosen_fields()
+    ]
+    options["source"] = {
+      "type": type(self.source).__name__,
+      **self.source.fingerprint(),
+    }
+    return digest({"schema": SCHEMA, "domain": options})
+
+  def prepare(self, tokenizer: text_lib.Tokenizer | None = None) -> Prepared:
+    """Reads, filters and splits the log.
+
+    Args:
+      tokenizer: cuts fields by tokens; None leaves only that out.
+
+    Raises:
+      problems.BadRowsError: if the domain is strict and a row is bad.
+      ValueError: if nothing is left, or a field's column does not exist.
+    """
+    problems = problems_lib.Problems()
+    fields = self.chosen_fields()
+    events, items = self.source.read(problems, [f.column for f in fields])
+    fields = self._present(fields, items)
+    steps = [
+      {"step": "parse", "item_rows": items.num_rows, "events": events.num_rows}
+    ]
+    texts, missing = _texts(fields, items, tokenizer, problems)
+    events = _with_text(events, texts, items, problems)
+    if self.strict:
+      problems.refuse(self.name)
+    steps.append(_count("validate", events))
+    self._refuse_empty(events, problems, "no usable event is in the input")
+
+    events = events_lib.sort(events)
+    keys = _text_keys(texts)
+    rows = np.arange(len(texts))
+    shares = {
+      "tied_times": _share(_tied(events)),
+      "consecutive_repeats": _share(events_lib.repeats(events, rows)),
+      "consecutive_twins": _share(
+        events_lib.repeats(events, keys) & ~events_lib.repeats(events, rows)
+      ),
+    }
+    if self.dedup != "none":
+      by = rows if self.dedup == "consecutive_id" else keys
+      events = events.take(~events_lib.repeats(events, by))
+    steps.append(_count("consecutive repeats", events))
+    events, passes = events_lib.k_core(events, self.min_count)
+    steps.append(_count("k-core", events) | {"passes": passes})
+    self._refuse_empty(
+      events, problems, f"Domain.min_count = {self.min_count} leaves nothing"
+    )
+    kept = np.unique(events.items)
+    rows_kept: list[int] = kept.tolist()
+    events = dataclasses.replace(
+      events, items=np.searchsorted(kept, events.items).astype(np.int32)
+    )
+    # The k-core may bring two purchases of an item together again.
+    shares["consecutive_repeats_left"] = _share(
+      events_lib.repeats(events, np.arange(len(kept)))
+    )
+    shares["twin_texts"] = 1 - len(np.unique(keys[kept])) / len(kept)
+    documents, boundaries = self._split(events)
+    for split, part in documents.items():
+      steps.append(
+        _count(split, events.take(part.events())) | {"documents": len(part)}
+      )
+    return Prepared(
+      name=self.name,
+      item_ids=[items.item_ids[row] for row in rows_kept],
+      texts=[texts[row] for row in rows_kept],
+      fields=fields,
+      missing={
+        label: float(np.mean(mask[kept])) for label, mask in missing.items()
+      },
+      events=events,
+      documents=documents,
+      boundaries=boundaries,
+      steps=steps,
+      shares=shares,
+      problems=problems,
+    )
+
+  def _present(
+    self, fields: tuple[text_lib.Field, ...], items: events_lib.Items
+  ) -> tuple[text_lib.Field, ...]:
+    """The fields whose column exists; all of them where they were chosen."""
+    present = tuple(f for f in fields if f.column in items.columns)
+    absent = [f for f in fields if f.column not in items.columns]
+    if absent and (self.fields is not None or not present):
+      near = difflib.get_close_matches(absent[0].column, items.available, n=1)
+      raise ValueError(
+        f"Domain.fields of {self.name!r} reads the column "
+        f"{absent[0].column!r}, which {items.file} does not have. It has "
+        f"{', '.join(map(repr, items.available))}."
+        + (f" Did you mean {near[0]!r}?" if near else "")
+        + " Set Domain.fields, or LogFiles.text_columns."
+      )
+    return present
+
+  def _split(
+    self, events: events_lib.Events
+  ) -> tuple[dict[str, splits.Documents], splits.Boundaries | None]:
+    boundaries = None
+    if self.split == "leave_one_out":
+      documents = splits.leave_one_out(events)
+    else:
+      boundaries = splits.boundaries(
+        events,
+        validation_start=self.validation_start,
+        test_start=self.test_start,
+        validation_fraction=self.validation_fraction,
+        test_fraction=self.test_fraction,
+      )
+      documents = splits.global_temporal(events, boundaries)
+    return {
+      split: splits.keep_last(part, self.max_history, target=split != "train")
+      for split, part in documents.items()
+    }, boundaries
+
+  def _refuse_empty(
+    self, events: events_lib.Events, problems: problems_lib.Problems, why: str
+  ) -> None:
+    if not len(events):
+      raise ValueError(
+        f"Domain {self.name!r} is empty: {why}."
+        + (f" Bad rows:\n{problems.table()}" if len(problems) else "")
+      )
+
+
+def digest(value: Any) -> str:
+  """sha256 of a value's canonical JSON."""
+  text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def slug(name: str) -> str:
+  """A name as a domain's name: `MEAT-PCKGD` becomes `meat_pckgd`."""
+  return re.sub("[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def _texts(
+  fields: tuple[text_lib.Field, ...],
+  items: events_lib.Items,
+  tokenizer: text_lib.Tokenizer | None,
+  problems: problems_lib.Problems,
+) -> tuple[list[str], dict[str, np.ndarray]]:
+  """Texts of all items, empty where no field has a value; what is missing."""
+  columns = []
+  for field in fields:
+    unreadable: list[int] = []
+    columns.append(
+      text_lib.column_texts(
+        field, items.columns[field.column], tokenizer, unreadable.append
+      )
+    )
+    problems.add_rows("unreadable_price", items.file, items.lines[unreadable])
+  texts = [
+    text_lib.item_text(fields, values) if any(values) else ""
+    for values in zip(*columns, strict=True)
+  ]
+  empty = np.array([not text for text in texts], bool)
+  problems.add_rows("empty_text", items.file, items.lines[empty])
+  missing = {
+    field.label: np.array([not value for value in values], bool)
+    for field, values in zip(fields, columns, strict=True)
+  }
+  return texts, missing
+
+
+def _with_text(
+  events: events_lib.Events,
+  texts: Sequence[str],
+  items: events_lib.Items,
+  problems: problems_lib.Problems,
+) -> events_lib.Events:
+  """The events whose item has a text."""
+  has_text = np.array([bool(text) for text in texts], bool)
+  good = has_text[events.items]
+  if not good.all():
+    item = int(events.items[np.flatnonzero(~good)[0]])
+    problems.add(
+      "event_without_text",
+      problems_lib.place(items.file, int(items.lines[item])),
+      int(np.sum(~good)),
+    )
+  return events.take(good)
+
+
+def _text_keys(texts: Sequence[str]) -> np.ndarray:
+  """The row of the first item with the same text, by item."""
+  first: dict[str, int] = {}
+  return np.array(
+    [first.setdefault(text, row) for row, text in enumerate(texts)], np.int64
+  )
+
+
+def _tied(events: events_lib.Events) -> np.ndarray:
+  """Whether an event has the time of its user's event just before it."""
+  tied = np.zeros(len(events), bool)
+  tied[1:] = (events.users[1:] == events.users[:-1]) & (
+    events.timestamps[1:] == events.timestamps[:-1]
+  )
+  return tied
+
+
+def _share(mask: np.ndarray) -> float:
+  return float(np.mean(mask)) if len(mask) else 0.0
+
+
+def _count(step: str, events: events_lib.Events) -> dict[str, Any]:
+  return {
+    "step": step,
+    "users": int(np.count_nonzero(np.bincount(events.users))),
+    "items": int(np.count_nonzero(np.bincount(events.items))),
+    "events": len(events),
+  }

@@ -1,0 +1,202 @@
+"""The leakage check: nothing that is to be predicted may have been seen.
+
+It reads the documents as they lie in the dataset that SeqIO's tasks read, not
+as the split planned them, so that a mistake anywhere on the way is found.
+Every event has a number, its row in the domain's sorted events, which no
+repeated purchase can disguise.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions at run time.)
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from calrec_jax.data import records
+from calrec_jax.data.domain import domain as domain_lib
+from calrec_jax.data.domain import splits
+
+CHECKS = (
+  "every document is one user's events, in order, as the log has them",
+  "a user has at most one document in a split",
+  "no validation or test target is in a training document",
+  "no test target is in a validation document",
+  "no event of a history is after its target or at it",
+  "all training events are before the target of their user",
+  "training ends before validation begins, and validation before the test",
+)
+
+
+class LeakageError(RuntimeError):
+  """A document shows what is to be predicted."""
+
+
+class Check:
+  """The check of one domain, a split at a time: what is later comes first.
+
+  So only the targets of later splits are kept, not the documents.
+  """
+
+  def __init__(self, prepared: domain_lib.Prepared) -> None:
+    """Prepares to compare documents with the domain's events."""
+    self._prepared = prepared
+    self._user_ids = pa.array(prepared.events.user_ids, pa.large_string())
+    self._later: dict[str, _Targets] = {}
+
+  @property
+  def checks(self) -> tuple[str, ...]:
+    """What is checked, in words."""
+    return CHECKS if self._prepared.boundaries is not None else CHECKS[:-1]
+
+  def add(self, split: str, documents: records.DocumentColumns) -> None:
+    """Checks the documents of a split as they were written.
+
+    Args:
+      split: `test` comes before `validation`, and `train` last.
+      documents: all of its documents.
+
+    Raises:
+      LeakageError: naming the split, the user and the event.
+    """
+    columns = _Columns(self._prepared.name, split, documents)
+    owners = self._check_documents(columns)
+    for later, targets in reversed(self._later.items()):
+      columns.refuse(targets.events[columns.events], f"is a {later} target")
+      # An event of an earlier split may not lie after its user's target.
+      columns.refuse(
+        columns.events >= targets.by_user[owners][columns.documents],
+        f"is not before its user's {later} target",
+      )
+    if self._prepared.boundaries is not None:
+      _check_days(columns, self._prepared.boundaries)
+    if split != "train":
+      self._later[split] = _Targets(self._prepared, columns, owners)
+
+  def _check_documents(self, columns: _Columns) -> np.ndarray:
+    """Compares documents with the log; returns the user of each."""
+    log = self._prepared.events
+    outside = (columns.events < 0) | (columns.events >= len(log))
+    columns.refuse(outside, "is not in the log")
+    owners = pc.fill_null(
+      pc.index_in(
+        pa.array(columns.user_ids, pa.large_string()), value_set=self._user_ids
+      ),
+      -1,
+    ).to_numpy()
+    # A user that the log does not know owns no event, as the next check sees.
+    if np.bincount(owners + 1)[1:].max(initial=0) > 1:
+      raise LeakageError(
+        f"{columns.name} {columns.split}: a user has two documents."
+      )
+    columns.refuse(
+      log.users[columns.events] != owners[columns.documents],
+      "belongs to another user",
+    )
+    columns.refuse(
+      (log.items[columns.events] != columns.items)
+      | (log.timestamps[columns.events] != columns.times),
+      "is not what the log has",
+    )
+    back = np.zeros(len(columns.events), bool)
+    back[1:] = (columns.documents[1:] == columns.documents[:-1]) & (
+      (columns.events[1:] <= columns.events[:-1])
+      | (columns.times[1:] < columns.times[:-1])
+    )
+    columns.refuse(back, "is not after the event before it")
+    return owners
+
+
+def check(
+  prepared: domain_lib.Prepared,
+  documents: Mapping[str, records.DocumentColumns],
+) -> list[str]:
+  """Checks all documents of a domain.
+
+  Args:
+    prepared: the domain's events, to compare the documents with.
+    documents: what was written, by split.
+
+  Returns:
+    What was checked, in words.
+
+  Raises:
+    LeakageError: naming the split, the user and the event.
+  """
+  checking = Check(prepared)
+  for split in reversed(splits.SPLITS):
+    checking.add(split, documents[split])
+  return list(checking.checks)
+
+
+class _Columns:
+  """The documents of one split, with the document of each event."""
+
+  def __init__(self, name: str, split: str, documents: records.DocumentColumns):
+    self.name, self.split = name, split
+    self.user_ids = documents.user_ids
+    self.events, self.items = documents.events, documents.items
+    self.times = documents.timestamps
+    lengths = np.diff(documents.offsets)
+    self.documents = np.repeat(np.arange(len(documents)), lengths)
+    sizes = {len(c) for c in (self.events, self.items, self.times)}
+    if sizes != {len(self.documents)}:
+      raise LeakageError(f"{name} {split}: columns of different lengths.")
+    self.is_target = np.zeros(len(self.events), bool)
+    if split != "train":
+      self.is_target[documents.offsets[1:][lengths > 0] - 1] = True
+
+  def refuse(self, bad: np.ndarray, what: str) -> None:
+    """Raises for the first event of the mask."""
+    if bad.any():
+      row = int(np.argmax(bad))
+      raise LeakageError(
+        f"{self.name} {self.split}: event {self.events[row]} of user "
+        f"{self.user_ids[self.documents[row]]!r} {what} "
+        f"({int(np.sum(bad))} events in all)."
+      )
+
+
+class _Targets:
+  """What a split predicts.
+
+  Attributes:
+    events: bool[E], by event of the log.
+    by_user: int64[U], the event of each user; beyond all where there is none.
+  """
+
+  def __init__(
+    self, prepared: domain_lib.Prepared, columns: _Columns, owners: np.ndarray
+  ):
+    rows = columns.events[columns.is_target]
+    self.events = np.zeros(len(prepared.events), bool)
+    self.events[rows] = True
+    self.by_user = np.full(
+      len(prepared.events.user_ids), np.iinfo(np.int64).max
+    )
+    self.by_user[owners[columns.documents[columns.is_target]]] = rows
+
+
+def _check_days(columns: _Columns, days: splits.Boundaries) -> None:
+  """Checks that a split keeps to its period."""
+  if columns.split == "train":
+    columns.refuse(
+      columns.times >= days.validation_start,
+      "is trained on after validation began",
+    )
+    return
+  low, high = days.test_start, None
+  if columns.split == "validation":
+    low, high = days.validation_start, days.test_start
+  outside = columns.is_target & (columns.times < low)
+  if high is not None:
+    outside |= columns.is_target & (columns.times >= high)
+  columns.refuse(outside, f"is a target outside the {columns.split} period")
+  columns.refuse(
+    ~columns.is_target & (columns.times >= low),
+    f"is in a history after {columns.split} began",
+  )

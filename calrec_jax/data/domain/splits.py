@@ -1,0 +1,226 @@
+"""Training, validation and test documents, as ranges of the sorted events.
+
+A document is a run of one user's events: in `train` the training events, in
+`validation` and `test` a history with the target as its last event. Ranges
+make it impossible to mix users, and `leakage` checks the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from typing import Any
+
+import numpy as np
+
+from calrec_jax.data.logs import events as events_lib
+
+SPLITS = ("train", "validation", "test")
+METHODS = ("leave_one_out", "global_temporal")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Documents:
+  """Documents of one split; document d is `events[starts[d]:stops[d]]`.
+
+  Attributes:
+    users: int32[D], the user of each document.
+    starts: int64[D], first event.
+    stops: int64[D], one past the last event.
+  """
+
+  users: np.ndarray
+  starts: np.ndarray
+  stops: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.users)
+
+  def take(self, rows: np.ndarray) -> Documents:
+    """The documents at `rows`, in that order."""
+    return Documents(self.users[rows], self.starts[rows], self.stops[rows])
+
+  def events(self) -> np.ndarray:
+    """Rows of all events of all documents, int64."""
+    return ranges(self.starts, self.stops)
+
+
+@dataclasses.dataclass(frozen=True)
+class Boundaries:
+  """Where a global temporal split cuts, in unix milliseconds."""
+
+  validation_start: int
+  test_start: int
+
+
+def leave_one_out(events: events_lib.Events) -> dict[str, Documents]:
+  """Last event test, last but one validation, the rest training.
+
+  A user with fewer than three events is not evaluated: all events train.
+
+  Args:
+    events: sorted events.
+  """
+  first, stop, users = _users(events)
+  evaluated = stop - first >= 3
+  train_stop = np.where(evaluated, stop - 2, stop)
+  return {
+    "train": Documents(users, first, train_stop),
+    "validation": _select(users, first, stop - 1, evaluated),
+    "test": _select(users, first, stop, evaluated),
+  }
+
+
+def global_temporal(
+  events: events_lib.Events, boundaries: Boundaries
+) -> dict[str, Documents]:
+  """Training before a day, validation before a later day, test from then on.
+
+  The target is each user's first event of the period, so that its history
+  ends where the period begins. A user without an event before the period, or
+  without one in it, is not evaluated in it.
+
+  Args:
+    events: sorted events.
+    boundaries: the two days.
+  """
+  first, stop, users = _users(events)
+  times = events.timestamps
+  validation = _first_at_or_after(
+    events, first, stop, boundaries.validation_start
+  )
+  test = _first_at_or_after(events, first, stop, boundaries.test_start)
+
+  def document(target: np.ndarray, before: int | None) -> Documents:
+    has_target = target < stop
+    at = np.where(has_target, target, 0)
+    keep = has_target & (target > first)
+    if before is not None:
+      keep &= times[at] < before
+    return _select(users, first, target + 1, keep)
+
+  return {
+    "train": _select(users, first, validation, validation > first),
+    "validation": document(validation, boundaries.test_start),
+    "test": document(test, None),
+  }
+
+
+def boundaries(
+  events: events_lib.Events,
+  *,
+  validation_start: str | int | None,
+  test_start: str | int | None,
+  validation_fraction: float,
+  test_fraction: float,
+) -> Boundaries:
+  """The days of a global temporal split, given or as shares of all events.
+
+  Args:
+    events: the events.
+    validation_start: ISO 8601 text or unix milliseconds; None for the share.
+    test_start: likewise.
+    validation_fraction: share of events between the two days.
+    test_fraction: share of events from the second day on.
+
+  Raises:
+    ValueError: for positions instead of times, or days out of order.
+  """
+  if not events.by_time:
+    raise ValueError(
+      "Domain.split = 'global_temporal' needs times, but the log holds "
+      "positions only (LogFiles.time_unit or LogFiles.time_column). Use "
+      "Domain.split = 'leave_one_out'."
+    )
+  for name, share in (
+    ("validation_fraction", validation_fraction),
+    ("test_fraction", test_fraction),
+  ):
+    if not 0 < share < 0.5:
+      raise ValueError(f"Domain.{name} is {share}; it must be in (0, 0.5).")
+  times = np.sort(events.timestamps)
+
+  def at(share: float) -> int:
+    return int(times[int(len(times) * (1 - share))])
+
+  result = Boundaries(
+    _milliseconds(validation_start, "validation_start")
+    if validation_start is not None
+    else at(validation_fraction + test_fraction),
+    _milliseconds(test_start, "test_start")
+    if test_start is not None
+    else at(test_fraction),
+  )
+  if not times[0] < result.validation_start < result.test_start <= times[-1]:
+    raise ValueError(
+      "Domain.validation_start and Domain.test_start must lie in this order "
+      f"within the log: first event {day(int(times[0]))}, validation "
+      f"{day(result.validation_start)}, test {day(result.test_start)}, last "
+      f"event {day(int(times[-1]))}."
+    )
+  return result
+
+
+def ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+  """The numbers from each start up to its stop, one range after another."""
+  lengths = stops - starts
+  before = np.cumsum(lengths) - lengths
+  return np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
+
+
+def keep_last(
+  documents: Documents, max_history: int | None, *, target: bool
+) -> Documents:
+  """Drops the oldest events beyond `max_history`; a target is kept on top."""
+  if max_history is None:
+    return documents
+  limit = max_history + (1 if target else 0)
+  return dataclasses.replace(
+    documents, starts=np.maximum(documents.starts, documents.stops - limit)
+  )
+
+
+def day(milliseconds: int) -> str:
+  """A time as ISO 8601 text in UTC."""
+  try:
+    time = datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC)
+  except (ValueError, OverflowError, OSError):
+    return f"{milliseconds} ms"
+  return time.isoformat(timespec="seconds").removesuffix("+00:00")
+
+
+def _milliseconds(value: Any, name: str) -> int:
+  if isinstance(value, int):
+    return value
+  try:
+    time = datetime.datetime.fromisoformat(value)
+  except (TypeError, ValueError) as error:
+    raise ValueError(
+      f"Domain.{name} is {value!r}; it must be ISO 8601 text such as "
+      "'2017-11-01', or unix milliseconds."
+    ) from error
+  if time.tzinfo is None:
+    time = time.replace(tzinfo=datetime.UTC)
+  return round(time.timestamp() * 1000)
+
+
+def _users(
+  events: events_lib.Events,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """First event, one past the last event, and row of every user."""
+  offsets = events_lib.starts(events.users)
+  return offsets[:-1], offsets[1:], events.users[offsets[:-1]]
+
+
+def _first_at_or_after(
+  events: events_lib.Events, first: np.ndarray, stop: np.ndarray, time: int
+) -> np.ndarray:
+  """Each user's first event at or after a time; its `stop` if there is none."""
+  earlier = np.concatenate([[0], np.cumsum(events.timestamps < time)])
+  return first + earlier[stop] - earlier[first]
+
+
+def _select(
+  users: np.ndarray, starts: np.ndarray, stops: np.ndarray, keep: np.ndarray
+) -> Documents:
+  return Documents(users, starts, stops).take(keep)

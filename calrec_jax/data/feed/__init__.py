@@ -1,0 +1,1 @@
+"""The feed: a batch of packed rows as a function of the step."""

@@ -1,0 +1,98 @@
+"""From planned rows to arrays: reads the users and writes their documents.
+
+Tested by `tests/unit/data/test_feed.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.data.feed import tokenization
+from calrec_jax.data.feed.batch import Batch
+from calrec_jax.data.feed.plan import Documents
+
+
+class Assembler:
+  """Writes batches from the caches of a mixture."""
+
+  def __init__(
+    self,
+    caches: Sequence[TokenCache],
+    row_tokens: int,
+    row_slots: int,
+    item_segments: bool = True,
+  ):
+    self._caches = tuple(caches)
+    self._item_segments = item_segments
+    self._row_tokens = row_tokens
+    self._row_slots = row_slots
+    self._item_offsets = _offsets(cache.num_items for cache in caches)
+
+  def batch(self, split: str, rows: Sequence[Documents]) -> Batch:
+    """One batch in NumPy.
+
+    Items are numbered through all domains, text twins by the smallest of
+    their rows: no text recommender can tell them apart, so they must not be
+    each other's negatives. Users are numbered likewise.
+
+    Args:
+      split: the split that the documents are of.
+      rows: the documents of each row; a row without any stays empty.
+    """
+    user_offsets = _offsets(
+      cache.num_documents(split) for cache in self._caches
+    )
+    histories = self._read(split, rows)
+    batch = Batch.empty(len(rows), self._row_tokens, self._row_slots)
+    for row, documents in enumerate(rows):
+      cursor = tokenization.Cursor()
+      for domain, user, start, first_target, stop in documents.placed():
+        cache = self._caches[domain]
+        items = histories[domain, user][start:stop]
+        values, at = cache.item_tokens
+        targets = cache.twins[items[first_target - start :]]
+        cursor = tokenization.write_document(
+          batch,
+          row,
+          cursor,
+          cache.prompt,
+          [values[at[item] : at[item + 1]] for item in items.tolist()],
+          first_target=first_target - start,
+          slot_items=self._item_offsets[domain] + targets,
+          slot_user=user_offsets[domain] + user,
+          item_segments=self._item_segments,
+        )
+    return batch
+
+  def _read(
+    self, split: str, rows: Sequence[Documents]
+  ) -> dict[tuple[int, int], np.ndarray]:
+    """Items by (domain, user), in one read a domain."""
+    users: list[set[int]] = [set() for _ in self._caches]
+    for documents in rows:
+      for domain, user, *_ in documents.placed():
+        users[domain].add(user)
+    items = {}
+    for domain, cache in enumerate(self._caches):
+      wanted = sorted(users[domain])
+      if not wanted:
+        continue
+      records = cache.documents(split, wanted)
+      for user, record in zip(wanted, records, strict=True):
+        items[domain, user] = record.items
+    return items
+
+
+def _offsets(counts: Iterable[int]) -> list[int]:
+  """Where each domain starts when all are numbered together."""
+  totals = [0]
+  for count in counts:
+    totals.append(totals[-1] + count)
+  if totals[-1] > np.iinfo(np.int32).max:
+    raise ValueError(
+      f"the mixture numbers {totals[-1]} items or users, more than int32 holds"
+    )
+  return totals[:-1]

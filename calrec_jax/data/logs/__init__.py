@@ -1,0 +1,1 @@
+"""Purchase logs: files, rows, and the bad rows that are counted."""

@@ -1,0 +1,282 @@
+"""Blocks of JSON lines to columns of given types.
+
+PyArrow's parser, made for this and free of the interpreter's lock, takes
+whole blocks and keeps the wanted columns only. It refuses a block for one odd
+row; the block is then halved until the odd rows stand alone, and those are
+read by Python's parser, which takes more, and counted where it cannot either.
+So the fate of a row depends on the row alone.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pa_json
+
+from calrec_jax.data.logs import line_blocks
+
+_FEW = 32  # Rows that Python reads sooner than halving finds the odd one.
+
+
+class Rows(NamedTuple):
+  """Some rows of a file.
+
+  Attributes:
+    table: the wanted columns, in the schema's types; null where missing.
+    lines: int64[n], the line of each row.
+    malformed: int64[m], lines that are no row; they are not in the table.
+    broken: int64[m], lines whose wanted text is not UTF-8; likewise.
+    wrong_type: int64[m], lines with a value that its column's type cannot
+      hold; they are in the table, without the value.
+  """
+
+  table: pa.Table
+  lines: np.ndarray
+  malformed: np.ndarray
+  broken: np.ndarray
+  wrong_type: np.ndarray
+
+  @property
+  def num_rows(self) -> int:
+    """Rows of the file, those that could not be read included."""
+    return len(self.lines) + len(self.malformed) + len(self.broken)
+
+
+def parse(
+  block: line_blocks.Block,
+  schema: pa.Schema,
+  variants: Sequence[pa.Schema] = (),
+) -> Rows:
+  """Reads the rows of a block; blank lines are none.
+
+  Args:
+    block: lines, one JSON object each.
+    schema: the wanted columns and their types.
+    variants: other types that columns may have as a whole, such as numbers
+      where the schema wants text; these blocks are converted.
+
+  Returns:
+    The rows in their order.
+  """
+  data = block.data
+  schemas = (schema, *variants)
+  count = data.count(b"\n") + (not data.endswith(b"\n"))
+  lines = np.arange(block.first_line, block.first_line + count)
+  table = _whole(data, count, schemas)
+  if table is not None:
+    nothing = np.empty(0, np.int64)
+    return Rows(table, lines, nothing, nothing, nothing)
+  texts = [line.strip() for line in data.split(b"\n")]
+  kept = [row for row, text in enumerate(texts) if text]
+  work = _Work(schemas)
+  work.add(
+    [texts[row] for row in kept], [block.first_line + row for row in kept]
+  )
+  return work.rows()
+
+
+class _Work:
+  """The rows of a block that does not pass as a whole."""
+
+  def __init__(self, schemas: Sequence[pa.Schema]) -> None:
+    self._schemas = schemas
+    self._schema = schemas[0]
+    self._tables: list[pa.Table] = []
+    self._lines: list[int] = []
+    self._malformed: list[int] = []
+    self._broken: list[int] = []
+    self._wrong_type: list[int] = []
+
+  def add(self, texts: list[bytes], lines: list[int]) -> None:
+    """Adds rows in their order."""
+    if len(texts) <= _FEW:
+      self._add_one_by_one(texts, lines)
+      return
+    table = _whole(b"\n".join(texts), len(texts), self._schemas)
+    if table is not None:
+      self._tables.append(table)
+      self._lines += lines
+      return
+    half = len(texts) // 2
+    self.add(texts[:half], lines[:half])
+    self.add(texts[half:], lines[half:])
+
+  def _add_one_by_one(self, texts: list[bytes], lines: list[int]) -> None:
+    columns: dict[str, list[Any]] = {name: [] for name in self._schema.names}
+    for text, line in zip(texts, lines, strict=True):
+      row = _row(text, self._schemas)
+      if row is None:
+        self._malformed.append(line)
+        continue
+      values, wrong = coerce(row, self._schema)
+      if not _encodes(values):
+        self._broken.append(line)
+        continue
+      if wrong:
+        self._wrong_type.append(line)
+      self._lines.append(line)
+      for column, value in zip(columns.values(), values, strict=True):
+        column.append(value)
+    self._tables.append(pa.table(columns, schema=self._schema))
+
+  def rows(self) -> Rows:
+    """All that was added."""
+    return Rows(
+      pa.concat_tables(self._tables or [self._schema.empty_table()]),
+      *(
+        np.array(lines, np.int64)
+        for lines in (
+          self._lines,
+          self._malformed,
+          self._broken,
+          self._wrong_type,
+        )
+      ),
+    )
+
+
+def coerce(row: dict[str, Any], schema: pa.Schema) -> tuple[list[Any], bool]:
+  """A row's values in the schema's types.
+
+  Numbers become text and text becomes numbers where that loses nothing; a
+  single value becomes a list of one where a list is wanted.
+
+  Returns:
+    One value a column, None where there is none, and whether a value was
+    there that its type cannot hold.
+  """
+  values, wrong = [], False
+  for name, kind in zip(schema.names, schema.types, strict=True):
+    raw = row.get(name)
+    value = _as_type(raw, kind)
+    wrong |= value is None and raw is not None
+    values.append(value)
+  return values, wrong
+
+
+def _whole(
+  data: bytes, count: int, schemas: Sequence[pa.Schema]
+) -> pa.Table | None:
+  """The rows where every line is a row of one of the schemas, else None."""
+  if b"\r" in data:  # In JSON itself it can only be white space.
+    data = data.replace(b"\r\n", b"\n")
+  # PyArrow also takes several objects in a line, and one over several lines.
+  # A line break between objects cannot stand inside one, so as many of these
+  # as lines mean one object a line.
+  if (
+    not data.startswith(b"{")
+    or not data.endswith((b"}", b"}\n"))
+    or data.count(b"}\n{") != count - 1
+  ):
+    return None
+  for schema in schemas:
+    try:
+      table = pa_json.read_json(
+        io.BytesIO(data),
+        read_options=pa_json.ReadOptions(
+          use_threads=False, block_size=len(data) + 1
+        ),
+        parse_options=pa_json.ParseOptions(
+          explicit_schema=schema, unexpected_field_behavior="ignore"
+        ),
+      )
+      table.validate(full=True)  # PyArrow does not look at the encoding.
+      table = table.select(schemas[0].names).cast(schemas[0])
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+      continue
+    if table.num_rows == count:
+      # PyArrow keeps nulls in lists, which `coerce` leaves out.
+      odd = any(_has_null_parts(column) for column in table.columns)
+      return None if odd else table
+  return None
+
+
+def _has_null_parts(column: pa.ChunkedArray) -> bool:
+  """Whether a list in the column, at any depth, holds a null."""
+  if pa.types.is_struct(column.type):
+    return any(map(_has_null_parts, column.flatten()))
+  if not pa.types.is_list(column.type):
+    return False
+  parts = pc.list_flatten(column)
+  return bool(parts.null_count) or _has_null_parts(parts)
+
+
+def _row(text: bytes, schemas: Sequence[pa.Schema]) -> dict[str, Any] | None:
+  """A line as an object, or None."""
+  try:
+    row = json.loads(text.decode("utf-8", errors="surrogateescape"))
+  except RecursionError:  # PyArrow has no such limit.
+    table = _whole(text, 1, schemas)
+    return table.to_pylist()[0] if table is not None else None
+  except ValueError:
+    return None
+  return row if isinstance(row, dict) else None
+
+
+def _as_type(value: Any, kind: pa.DataType) -> Any:
+  """A value in an Arrow type, None where it has none."""
+  if value is None or isinstance(value, bool):
+    return None
+  if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if isinstance(value, str):
+      return value
+    if isinstance(value, float):
+      whole = math.isfinite(value) and value.is_integer()
+      return str(int(value)) if whole else repr(value)
+    return str(value) if isinstance(value, int) else None
+  if pa.types.is_list(kind):
+    if not isinstance(value, list):
+      value = [value]
+    parts = [_as_type(part, kind.value_type) for part in value]
+    return [part for part in parts if part is not None]
+  if pa.types.is_struct(kind):
+    if isinstance(value, str):  # Parquet files hold objects as their text.
+      value = _object(value)
+    if not isinstance(value, dict):
+      return None
+    return {
+      part.name: _as_type(value.get(part.name), part.type) for part in kind
+    }
+  return _as_number(value, kind)
+
+
+def _object(text: str) -> Any:
+  try:
+    return json.loads(text)
+  except (ValueError, RecursionError):
+    return None
+
+
+def _as_number(value: Any, kind: pa.DataType) -> int | float | None:
+  try:
+    number = float(value)
+  except (TypeError, ValueError, OverflowError):
+    return None
+  if not math.isfinite(number):
+    return None
+  if not pa.types.is_integer(kind):
+    return number
+  # A float holds whole numbers up to 2^53, and ids or times are below.
+  whole = value if isinstance(value, int) else round(number)
+  return whole if abs(whole) < 2**63 else None
+
+
+def _encodes(value: Any) -> bool:
+  """Whether all text in a value can be written as UTF-8."""
+  if isinstance(value, str):
+    try:
+      return value.isascii() or bool(value.encode())
+    except UnicodeEncodeError:
+      return False
+  if isinstance(value, dict):
+    return all(map(_encodes, value.values()))
+  if isinstance(value, list):
+    return all(map(_encodes, value))
+  return True

@@ -1,0 +1,293 @@
+"""Any purchase log as CSV, JSON lines or Parquet, by a mapping of columns."""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions at run time.)
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import gin
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from calrec_jax.data.logs import events as events_lib
+from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.data.logs import tables
+from calrec_jax.data.logs import text as text_lib
+
+_REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
+
+TIME_UNITS = ("s", "ms", "iso", "order")
+# The largest time of each unit, in the year 5138: what is beyond is a time in
+# another unit.
+_LIMITS = {"s": 1e11, "ms": 1e14, "order": 2**53}
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogFiles:
+  """A log of purchases in one or two files, and how their columns are called.
+
+  Attributes:
+    interactions: file of the purchases, one a row.
+    items: file of the items, one a row; None where the purchases' own rows
+      describe their items.
+    folder: where the files are, if their paths are not absolute.
+    user_column: column of the user's id.
+    item_column: column of the item's id in the purchases.
+    item_id_column: column of the item's id in `items`; None is `item_column`.
+    time_column: column of the time; None takes the order of the rows.
+    time_unit: "s" or "ms" since 1970, "iso" for ISO 8601 (without a zone it
+      is UTC), "order" for positions. A Parquet column of times needs none.
+    text_columns: the source's column by field column, where they differ:
+      `{"title": "product_name"}`.
+    delimiter: of CSV files; None is a tab for .tsv and a comma otherwise.
+    encoding: of text files.
+  """
+
+  default_fields: ClassVar[tuple[text_lib.Field, ...]] = text_lib.DEFAULT_FIELDS
+
+  interactions: str = _REQUIRED
+  items: str | None = None
+  folder: str | None = None
+  user_column: str = "user_id"
+  item_column: str = "item_id"
+  item_id_column: str | None = None
+  time_column: str | None = "timestamp"
+  time_unit: str = "s"
+  text_columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  delimiter: str | None = None
+  encoding: str = "utf-8"
+
+  def __post_init__(self) -> None:
+    if self.time_unit not in TIME_UNITS:
+      raise ValueError(
+        f"LogFiles.time_unit is {self.time_unit!r}; it must be one of "
+        f"{', '.join(TIME_UNITS)}."
+      )
+    if self.delimiter is not None and len(self.delimiter) != 1:
+      raise ValueError(
+        f"LogFiles.delimiter is {self.delimiter!r}; it must be one character."
+      )
+
+  @property
+  def by_time(self) -> bool:
+    """Whether events carry times rather than positions."""
+    return self.time_column is not None and self.time_unit != "order"
+
+  def files(self) -> list[str]:
+    """The files that are read."""
+    paths = [self.interactions] + ([self.items] if self.items else [])
+    folder = os.path.expanduser(self.folder or "")
+    return [os.path.join(folder, os.path.expanduser(path)) for path in paths]
+
+  def fingerprint(self) -> dict[str, Any]:
+    """What the events depend on: the mapping, and the files' content."""
+    mapping = dataclasses.asdict(self) | {
+      "text_columns": dict(self.text_columns)
+    }
+    for place in ("interactions", "items", "folder"):
+      del mapping[place]
+    return mapping | {"inputs": [tables.sha256(path) for path in self.files()]}
+
+  def read(
+    self, problems: problems_lib.Problems, columns: Sequence[str]
+  ) -> tuple[events_lib.Events, events_lib.Items]:
+    """Reads the log.
+
+    Args:
+      problems: counts the rows that cannot be used.
+      columns: the items' columns wanted, as fields call them.
+
+    Returns:
+      Events in the order of the file, and the items.
+    """
+    names = {
+      column: self.text_columns.get(column, column) for column in columns
+    }
+    times = [self.time_column] if self.time_column else []
+    wanted = [self.user_column, self.item_column, *times]
+    interactions, *rest = self.files()
+    log = self._read(
+      interactions, wanted if rest else [*wanted, *names.values()], problems
+    )
+    log.require(self.user_column, "LogFiles.user_column")
+    log.require(self.item_column, "LogFiles.item_column")
+    if rest:
+      id_column = self.item_id_column or self.item_column
+      table = self._read(rest[0], [id_column, *names.values()], problems)
+      table.require(id_column, "LogFiles.item_id_column")
+    else:
+      id_column, table = self.item_column, log
+    items = _items(table, id_column, names, problems, own_file=bool(rest))
+    times, readable = self._times(log)
+    events = events_lib.join(
+      users=ids(log.columns[self.user_column]),
+      items=ids(log.columns[self.item_column]),
+      timestamps=times,
+      readable=readable,
+      catalogue=items.item_ids,
+      file=log.file,
+      lines=log.lines,
+      problems=problems,
+      by_time=self.by_time,
+      num_rows=log.num_rows,
+    )
+    return events, items
+
+  def _read(
+    self, path: str, wanted: Sequence[str], problems: problems_lib.Problems
+  ) -> tables.Table:
+    return tables.read(
+      path,
+      wanted,
+      problems,
+      delimiter=self.delimiter,
+      encoding=self.encoding,
+    )
+
+  def _times(self, log: tables.Table) -> tuple[np.ndarray, np.ndarray]:
+    num_rows = len(log.lines)
+    if self.time_column is None:
+      return np.arange(num_rows), np.ones(num_rows, bool)
+    values = log.require(self.time_column, "LogFiles.time_column")
+    unit = "ms" if self.time_column in log.milliseconds else self.time_unit
+    times, readable = timestamps(values, unit)
+    if num_rows and not readable.any():
+      raise ValueError(
+        f"{log.file}:{log.lines[0]}: no time of the column "
+        f"{self.time_column!r} can be read as {unit!r}; the first is "
+        f"{values[0]!r}. Set LogFiles.time_unit to one of "
+        f"{', '.join(TIME_UNITS)}, or LogFiles.time_column."
+      )
+    return times, readable
+
+
+def timestamps(
+  values: Sequence[Any], unit: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """Raw times to unix milliseconds, or to positions for `order`.
+
+  Returns:
+    int64[n], and bool[n]: which could be read.
+  """
+  if unit == "iso":
+    texts = [value if isinstance(value, str) else "" for value in values]
+    known = {text: _iso_milliseconds(text) for text in set(texts)}
+    numbers = np.array([known[text] for text in texts], np.float64)
+    readable = ~np.isnan(numbers)
+  else:
+    numbers = _numbers(values)
+    with np.errstate(invalid="ignore"):
+      readable = np.abs(numbers) < _LIMITS[unit]
+      if unit == "order":
+        readable &= numbers == np.floor(numbers)
+    if unit == "s":
+      numbers = numbers * 1000
+  rounded = np.round(np.where(readable, numbers, 0)).astype(np.int64)
+  return rounded, readable
+
+
+def ids(values: Sequence[Any]) -> pa.StringArray:
+  """Raw ids as strings without outer white space; null where missing."""
+  try:
+    array = pa.array(values, pa.string())
+  except (pa.ArrowTypeError, pa.ArrowInvalid):
+    array = pa.array([_id(value) for value in values], pa.string())
+  array = pc.utf8_trim_whitespace(array)
+  return pc.if_else(pc.equal(array, ""), pa.scalar(None, pa.string()), array)
+
+
+def _id(value: Any) -> str | None:
+  if isinstance(value, str):
+    return value
+  if isinstance(value, float):
+    # Whole numbers become floats where a column also holds missing values.
+    return str(int(value)) if value.is_integer() else None
+  if isinstance(value, int) and not isinstance(value, bool):
+    return str(value)
+  return None
+
+
+def _numbers(values: Sequence[Any]) -> np.ndarray:
+  try:
+    return np.array(values).astype(np.float64)
+  except (TypeError, ValueError, OverflowError):
+    return np.array([_number(value) for value in values], np.float64)
+
+
+def _number(value: Any) -> float:
+  try:
+    return float("nan") if isinstance(value, bool) else float(value)
+  except (TypeError, ValueError, OverflowError):
+    return float("nan")
+
+
+def _iso_milliseconds(text: str) -> float:
+  try:
+    time = datetime.datetime.fromisoformat(text.strip())
+  except ValueError:
+    return float("nan")
+  if time.tzinfo is None:
+    time = time.replace(tzinfo=datetime.UTC)
+  return time.timestamp() * 1000
+
+
+def _items(
+  table: tables.Table,
+  id_column: str,
+  names: Mapping[str, str],
+  problems: problems_lib.Problems,
+  *,
+  own_file: bool,
+) -> events_lib.Items:
+  """The distinct items of a table; the first description of each is kept."""
+  item_ids = ids(table.columns[id_column])
+  missing = item_ids.is_null().to_numpy(zero_copy_only=False)
+  if own_file:  # Elsewhere the missing id is the event's.
+    problems.add_rows("missing_item", table.file, table.lines[missing])
+  raw = {
+    column: table.columns[name]
+    for column, name in names.items()
+    if name in table.columns
+  }
+  rows: dict[str, int] = {}
+  conflicting: dict[str, int] = {}
+  for row, item_id in enumerate(item_ids.to_pylist()):
+    if item_id is None:
+      continue
+    first = rows.setdefault(item_id, row)
+    if first != row and not all(
+      _same(values[first], values[row]) for values in raw.values()
+    ):
+      if own_file:
+        problems.add_rows(
+          "conflicting_item", table.file, table.lines[row : row + 1]
+        )
+      else:
+        conflicting.setdefault(item_id, row)
+  problems.add_rows(
+    "conflicting_item", table.file, table.lines[list(conflicting.values())]
+  )
+  kept = list(rows.values())
+  return events_lib.Items(
+    item_ids=list(rows),
+    columns={
+      column: [values[row] for row in kept] for column, values in raw.items()
+    },
+    file=table.file,
+    lines=table.lines[kept],
+    available=table.available,
+    num_rows=table.num_rows,
+  )
+
+
+def _same(one: Any, other: Any) -> bool:
+  # A missing number is not equal to itself.
+  return one == other or (one != one and other != other)

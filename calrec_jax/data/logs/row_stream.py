@@ -1,0 +1,145 @@
+"""Files of rows, of any size, as a stream of columns with line numbers.
+
+JSON lines are decompressed here and parsed by threads, a few blocks ahead and
+in order; PyArrow's parser lets go of the interpreter's lock. Memory depends
+on the size of a block and the number of cores, not on the file.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from calrec_jax.data.logs import json_blocks, line_blocks, progress
+from calrec_jax.data.logs import problems as problems_lib
+
+_PARQUET = b"PAR1"
+_PARQUET_ROWS = 32768
+
+Convert = Callable[[bytes], bytes]
+
+
+def read(
+  path: str,
+  schema: pa.Schema,
+  problems: problems_lib.Problems,
+  *,
+  variants: Sequence[pa.Schema] = (),
+  convert: Convert | None = None,
+  workers: int | None = None,
+) -> Iterator[json_blocks.Rows]:
+  """Reads a file of JSON lines, plain or gzip, or of Parquet.
+
+  Args:
+    path: the file; its first bytes tell the format, not its name.
+    schema: the wanted columns and their types.
+    problems: counts the lines that are no row, and broken encodings.
+    variants: see `json_blocks.parse`.
+    convert: makes JSON lines of the lines of another format, a block at a
+      time, each line by itself.
+    workers: threads that parse; None is one a core.
+
+  Yields:
+    Rows in the file's order, with their lines (in Parquet: numbers).
+
+  Raises:
+    ValueError: if the file is damaged.
+    OSError: if it cannot be read.
+  """
+  name = os.path.basename(path)
+  with progress.of_bytes(f"read {name}", os.path.getsize(path)) as bar:
+    if _starts_with(path, _PARQUET):
+      stream = _parquet(path, schema, bar.update)
+    else:
+      blocks = line_blocks.read(path, on_bytes=bar.update)
+      stream = _parsed(blocks, schema, variants, convert, workers)
+    for rows in stream:
+      problems.add_rows("malformed_row", path, rows.malformed)
+      problems.add_rows("broken_encoding", path, rows.broken)
+      yield rows
+
+
+def available_cores() -> int:
+  """Cores that this process may use."""
+  return len(os.sched_getaffinity(0))
+
+
+def _parsed(
+  blocks: Iterator[line_blocks.Block],
+  schema: pa.Schema,
+  variants: Sequence[pa.Schema],
+  convert: Convert | None,
+  workers: int | None,
+) -> Iterator[json_blocks.Rows]:
+  def work(block: line_blocks.Block) -> json_blocks.Rows:
+    if convert is not None:
+      block = block._replace(data=convert(block.data))
+    return json_blocks.parse(block, schema, variants)
+
+  workers = workers or available_cores()
+  ahead: collections.deque[concurrent.futures.Future[json_blocks.Rows]]
+  ahead = collections.deque()
+  pool = concurrent.futures.ThreadPoolExecutor(workers)
+  try:
+    for block in blocks:
+      ahead.append(pool.submit(work, block))
+      if len(ahead) > workers:
+        yield ahead.popleft().result()
+    while ahead:
+      yield ahead.popleft().result()
+  finally:  # Also where the reader stops early.
+    pool.shutdown(cancel_futures=True)
+
+
+def _parquet(
+  path: str, schema: pa.Schema, on_bytes: Callable[[int], object]
+) -> Iterator[json_blocks.Rows]:
+  try:
+    file = pq.ParquetFile(path)
+    present = [name for name in schema.names if name in file.schema_arrow.names]
+    per_row = os.path.getsize(path) / max(file.metadata.num_rows, 1)
+    line = 1
+    for batch in file.iter_batches(_PARQUET_ROWS, columns=present):
+      table, wrong = _cast(pa.table(batch), schema)
+      lines = np.arange(line, line + table.num_rows)
+      line += table.num_rows
+      on_bytes(round(per_row * table.num_rows))
+      nothing = np.empty(0, np.int64)
+      yield json_blocks.Rows(table, lines, nothing, nothing, lines[wrong])
+  except (pa.ArrowInvalid, OSError) as error:
+    if isinstance(error, FileNotFoundError):
+      raise
+    raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _cast(table: pa.Table, schema: pa.Schema) -> tuple[pa.Table, np.ndarray]:
+  """A table in the schema's types, and which rows had a value of none."""
+  try:
+    columns = [
+      table[field.name].cast(field.type)
+      if field.name in table.column_names
+      else pa.nulls(table.num_rows, field.type)
+      for field in schema
+    ]
+    return (
+      pa.table(columns, schema=schema),
+      np.zeros(table.num_rows, bool),
+    )
+  except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+    values = [json_blocks.coerce(row, schema) for row in table.to_pylist()]
+    rows = [dict(zip(schema.names, row, strict=True)) for row, _ in values]
+    return (
+      pa.Table.from_pylist(rows, schema=schema),
+      np.array([wrong for _, wrong in values], bool),
+    )
+
+
+def _starts_with(path: str, magic: bytes) -> bool:
+  with open(path, "rb") as stream:
+    return stream.read(len(magic)) == magic

@@ -1,0 +1,1 @@
+"""TFDS and SeqIO: the only room that imports TensorFlow."""

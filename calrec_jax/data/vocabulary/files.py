@@ -1,0 +1,273 @@
+"""The folder of a vocabulary: written at once, checked, loaded.
+
+It holds the tokenizer's own file, a description, and the map of rows where
+the vocabulary was pruned. Loading needs nothing of TensorFlow, so that
+inference can load the vocabulary a cache was written with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from calrec_jax.data.vocabulary import sentencepiece
+
+SCHEMA = 1
+_PRETRAINED_SCHEMA = 2  # Tells older versions that there is more to know.
+SENTENCEPIECE, BYTE_BPE = "sentencepiece", "byte_bpe"
+MODEL_FILE = "sentencepiece.model"
+DESCRIPTION_FILE = "vocabulary.json"
+KEPT_FILE = "kept.npy"
+MODEL_FILES = {SENTENCEPIECE: MODEL_FILE, BYTE_BPE: "tokenizer.json"}
+
+
+class Model(Protocol):
+  """A tokenizer in memory: `SentencePieceModel` or `ByteBpeModel`."""
+
+  size: int
+
+  def encode(self, text: str) -> list[int]:
+    """Token ids of a text."""
+    ...
+
+  def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of several texts."""
+    ...
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """The text of token ids."""
+    ...
+
+  def piece(self, token: int) -> str:
+    """How the tokenizer writes one token."""
+    ...
+
+
+class Origin(NamedTuple):
+  """The vocabulary of the pretrained model that one comes from.
+
+  Attributes:
+    full_size: its number of tokens.
+    full_sha256: hash of its tokenizer's file.
+    kept_sha256: hash of the map of rows; None where nothing was pruned.
+  """
+
+  full_size: int
+  full_sha256: str
+  kept_sha256: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Vocabulary:
+  """A loaded vocabulary.
+
+  Attributes:
+    folder: holds the model and its description.
+    begin: token that begins every segment, or None.
+    sha256: hash of the model's bytes.
+    kind: `SENTENCEPIECE` or `BYTE_BPE`.
+    origin: the pretrained model's vocabulary, or None.
+  """
+
+  folder: str
+  begin: int | None
+  sha256: str
+  kind: str = SENTENCEPIECE
+  origin: Origin | None = None
+
+  @property
+  def model_file(self) -> str:
+    """Path of the tokenizer's file."""
+    return os.path.join(self.folder, MODEL_FILES[self.kind])
+
+  @property
+  def files(self) -> tuple[str, ...]:
+    """The files that make up the vocabulary."""
+    names = [MODEL_FILES[self.kind], DESCRIPTION_FILE]
+    if self.origin is not None and self.origin.kept_sha256 is not None:
+      names.append(KEPT_FILE)
+    return tuple(os.path.join(self.folder, name) for name in names)
+
+  @functools.cached_property
+  def _model(self) -> Model:
+    return open_model(self.kind, pathlib.Path(self.model_file).read_bytes())
+
+  @property
+  def size(self) -> int:
+    """Number of tokens; a pretrained model needs exactly so many rows."""
+    return self._model.size
+
+  @property
+  def pretrained(self) -> bool:
+    """Whether it belongs to a pretrained model."""
+    return self.origin is not None
+
+  @functools.cached_property
+  def kept(self) -> np.ndarray | None:
+    """int32[size]: the full vocabulary's id of each token, ascending.
+
+    None where nothing was pruned.
+    """
+    if self.origin is None or self.origin.kept_sha256 is None:
+      return None
+    return np.load(os.path.join(self.folder, KEPT_FILE))
+
+  @property
+  def full_size(self) -> int:
+    """Number of tokens before pruning."""
+    return self.size if self.origin is None else self.origin.full_size
+
+  @property
+  def full_sha256(self) -> str:
+    """Hash of the tokenizer's file before pruning."""
+    return self.sha256 if self.origin is None else self.origin.full_sha256
+
+  def encode(self, text: str) -> list[int]:
+    """Token ids of a text, without begin or end tokens."""
+    return self._model.encode(text)
+
+  def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of several texts."""
+    return self._model.encode_all(texts)
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """The text of token ids; control tokens and padding write nothing.
+
+    Ids beyond the vocabulary, which a padded embedding table can yield, also
+    write nothing.
+    """
+    size = self.size
+    return self._model.decode([int(i) for i in ids if 0 <= i < size])
+
+  def piece(self, token: int) -> str:
+    """How the vocabulary writes one token."""
+    return self._model.piece(int(token))
+
+  def describe(self) -> dict[str, Any]:
+    """What the card of a dataset says of it."""
+    more = {"full_size": self.full_size} if self.pretrained else {}
+    return {"size": self.size, "sha256": self.sha256} | more
+
+
+def open_model(kind: str, content: bytes) -> Model:
+  """The tokenizer that a file's bytes make."""
+  if kind == SENTENCEPIECE:
+    return sentencepiece.SentencePieceModel(content)
+  # `tokenizers` is asked for only by those who have such a vocabulary.
+  from calrec_jax.data.vocabulary import byte_bpe
+
+  return byte_bpe.ByteBpeModel(content)
+
+
+def load(folder: str | os.PathLike[str]) -> Vocabulary:
+  """Loads a vocabulary that `write` wrote.
+
+  Raises:
+    FileNotFoundError: if the folder holds no vocabulary.
+    ValueError: if the model is not the one described.
+  """
+  folder = os.fspath(folder)
+  try:
+    text = pathlib.Path(folder, DESCRIPTION_FILE).read_text(encoding="utf-8")
+    description = json.loads(text)
+    kind = description.get("kind", SENTENCEPIECE)
+    if description.get("schema") not in (SCHEMA, _PRETRAINED_SCHEMA):
+      raise ValueError(_damaged(folder, DESCRIPTION_FILE))
+    origin = None
+    if "origin" in description:
+      origin = Origin(**description["origin"])
+    _check(folder, MODEL_FILES[kind], description["sha256"])
+    if origin is not None and origin.kept_sha256 is not None:
+      _check(folder, KEPT_FILE, origin.kept_sha256)
+  except FileNotFoundError as error:
+    raise FileNotFoundError(
+      f"{folder} holds no vocabulary ({os.path.basename(error.filename)} is "
+      "missing). Build it again with `calrec data cache`."
+    ) from error
+  return Vocabulary(
+    folder, description["begin"], description["sha256"], kind, origin
+  )
+
+
+def _check(folder: str, name: str, sha256: str) -> None:
+  content = pathlib.Path(folder, name).read_bytes()
+  if hashlib.sha256(content).hexdigest() != sha256:
+    raise ValueError(_damaged(folder, name))
+
+
+def _damaged(folder: str, name: str) -> str:
+  return (
+    f"{folder}: {name} is not the model that {DESCRIPTION_FILE} "
+    "describes. Delete the folder and run `calrec data cache` again."
+  )
+
+
+def write(
+  folder: str,
+  model: bytes,
+  begin: int | None,
+  *,
+  kind: str = SENTENCEPIECE,
+  origin: Origin | None = None,
+  kept: np.ndarray | None = None,
+) -> Vocabulary:
+  """Writes a vocabulary's folder at once, and loads it.
+
+  Args:
+    folder: the folder to make; one that is there is kept.
+    model: content of the tokenizer's file.
+    begin: token that begins every segment, or None.
+    kind: `SENTENCEPIECE` or `BYTE_BPE`.
+    origin: the pretrained model's vocabulary, or None.
+    kept: int32[size], the ids there of a pruned vocabulary's tokens.
+  """
+  description: dict[str, Any] = {
+    "schema": SCHEMA,
+    "begin": begin,
+    "sha256": hashlib.sha256(model).hexdigest(),
+  }
+  files: dict[str, bytes] = {MODEL_FILES[kind]: model}
+  if origin is not None:
+    if kept is not None:
+      stream = io.BytesIO()
+      np.save(stream, kept.astype(np.int32))
+      files[KEPT_FILE] = stream.getvalue()
+      kept_sha256 = hashlib.sha256(files[KEPT_FILE]).hexdigest()
+      origin = origin._replace(kept_sha256=kept_sha256)
+    description |= {
+      "schema": _PRETRAINED_SCHEMA,
+      "kind": kind,
+      "origin": origin._asdict(),
+    }
+  text = json.dumps(description, indent=2) + "\n"
+  _publish(folder, files | {DESCRIPTION_FILE: text.encode()})
+  return load(folder)
+
+
+def _publish(folder: str, files: Mapping[str, bytes]) -> None:
+  parent, name = os.path.split(os.path.abspath(folder))
+  os.makedirs(parent, exist_ok=True)
+  partial = tempfile.mkdtemp(dir=parent, prefix=f".{name}-")
+  try:
+    for name, content in files.items():
+      pathlib.Path(partial, name).write_bytes(content)
+    os.chmod(partial, 0o755)
+    try:
+      os.rename(partial, folder)
+    except OSError:
+      if not os.path.exists(folder):
+        raise
+      # Another process was faster; the content is the same by its address.
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,280 @@
+"""The vocabulary of a pretrained model, whole or pruned to a catalogue.
+
+Tested by `tests/unit/data/test_pretrained_vocabulary.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import gin
+import numpy as np
+
+from calrec_jax.data.domain import domain as domain_lib
+from calrec_jax.data.domain import prompt as prompt_lib
+from calrec_jax.data.vocabulary import files, gguf, pruning, sentencepiece
+from calrec_jax.data.vocabulary import trained as vocabulary_lib
+from calrec_jax.storage import atomic
+from calrec_jax.weights import packages
+
+_REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
+
+# Part of every fingerprint: raise it when the same files begin to give other
+# vocabularies.
+SCHEMA = 1
+_CONFIG = "tokenizer_config.json"
+
+
+class Full(NamedTuple):
+  """A pretrained model's vocabulary before anything is left out.
+
+  Attributes:
+    kind: `SENTENCEPIECE` or `BYTE_BPE` of `vocabulary_files`.
+    content: of the tokenizer's file.
+    begin: its begin token, or None.
+    adds_begin: whether the model wants it before a text.
+  """
+
+  kind: str
+  content: bytes
+  begin: int | None
+  adds_begin: bool
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainedVocabulary:
+  """The vocabulary that comes with a pretrained model.
+
+  Attributes:
+    source: name of a packaged model ("gemma3-270m"), a GGUF file, a folder in
+      Hugging Face's layout, a `tokenizer.model` or a `tokenizer.json`.
+    begin: None begins segments as the model was trained: with its begin token
+      if its files ask for one. True or False decide otherwise.
+    pruned: leaves out what the texts of `domains` do not use; their items and
+      the prompt keep the same tokens.
+    domains: names of the domains to prune to; None is all of the data set.
+  """
+
+  source: str = _REQUIRED
+  begin: bool | None = None
+  pruned: bool = False
+  domains: tuple[str, ...] | None = None
+
+  def reads(
+    self, domains: Sequence[domain_lib.Domain]
+  ) -> tuple[domain_lib.Domain, ...]:
+    """The domains whose text decides on the vocabulary."""
+    if not self.pruned:
+      return ()
+    return vocabulary_lib.choose_domains(
+      domains, self.domains, "PretrainedVocabulary.domains"
+    )
+
+  def fingerprint(
+    self, domains: Sequence[domain_lib.Domain], prompt: prompt_lib.Prompt
+  ) -> str:
+    """Hash of everything the vocabulary depends on."""
+    return domain_lib.digest(
+      {
+        "schema": [files.SCHEMA, SCHEMA],
+        "source": _fingerprint(self.source),
+        "begin": self.begin,
+        "pruned": self.pruned,
+        "domains": [domain.fingerprint() for domain in self.reads(domains)],
+        "prompt": prompt.fingerprint() if self.pruned else None,
+      }
+    )
+
+  def make(
+    self,
+    folder: str,
+    domains: Sequence[domain_lib.Domain],
+    prompt: prompt_lib.Prompt,
+    prepare: vocabulary_lib.Prepare,
+  ) -> files.Vocabulary:
+    """Writes the vocabulary, pruned if it is to be.
+
+    Raises:
+      ValueError: for a tokenizer that is not read, or none that begins texts
+        where `begin` asks for it.
+    """
+    full = read(self.source)
+    begin = self._begin(full)
+    model = files.open_model(full.kind, full.content)
+    origin = files.Origin(model.size, hashlib.sha256(full.content).hexdigest())
+    if not self.pruned:
+      return files.write(
+        folder, full.content, begin, kind=full.kind, origin=origin
+      )
+    seen = pruning.Seen(model)
+    seen.add(prompt.pieces())
+    for domain in self.reads(domains):
+      seen.add(prepare(domain, seen).texts)
+    rules = _rules(full)
+    used = seen.used() if begin is None else np.append(seen.used(), begin)
+    kept = pruning.choose(rules, used)
+    content = rules.select(kept)
+    pruned = files.open_model(full.kind, content)
+    pruning.verify(seen, pruned, kept)
+    return files.write(
+      folder,
+      content,
+      None if begin is None else int(np.searchsorted(kept, begin)),
+      kind=full.kind,
+      origin=origin,
+      kept=kept,
+    )
+
+  def _begin(self, full: Full) -> int | None:
+    if self.begin and full.begin is None:
+      raise ValueError(
+        f"PretrainedVocabulary.begin is True, but {self.source} has no begin "
+        "token. Leave it None."
+      )
+    wanted = full.adds_begin if self.begin is None else self.begin
+    return full.begin if wanted else None
+
+
+def read(source: str | os.PathLike[str]) -> Full:
+  """Reads the vocabulary of a pretrained model.
+
+  Args:
+    source: see `PretrainedVocabulary.source`.
+
+  Raises:
+    packages.WeightsError: if there is no such model, or its tokenizer is of
+      a kind that is not read.
+  """
+  path, config = _find(packages.resolve(source))
+  if _is_gguf(path):
+    found = gguf.read(path)
+    kind = (
+      files.SENTENCEPIECE if found.name == "tokenizer.model" else files.BYTE_BPE
+    )
+    return Full(kind, found.content, found.begin, found.adds_begin)
+  content = path.read_bytes()
+  settings = json.loads(config.read_text("utf-8")) if config else {}
+  try:
+    if path.suffix == ".json":
+      return _from_json(content, settings)
+    return _from_sentencepiece(content, settings)
+  except ValueError as error:
+    raise packages.WeightsError(f"{path}: {error}") from error
+
+
+def _find(path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path | None]:
+  """The tokenizer's file, and the settings beside it in a folder."""
+  if not path.is_dir():
+    return path, None
+  config = path / _CONFIG
+  model, saved = path / "tokenizer.model", path / "tokenizer.json"
+  # Llama 3 calls a file of another format tokenizer.model.
+  if model.is_file() and _is_sentencepiece(model):
+    chosen = model
+  elif saved.is_file():
+    chosen = saved
+  else:
+    raise packages.WeightsError(
+      f"{path} holds neither a SentencePiece tokenizer.model nor a "
+      "tokenizer.json. Set PretrainedVocabulary.source (VOCABULARY_SOURCE) to "
+      "a folder or file that does."
+    )
+  return chosen, config if config.is_file() else None
+
+
+def _from_sentencepiece(content: bytes, settings: Mapping[str, Any]) -> Full:
+  model = sentencepiece.SentencePieceModel(content)
+  begin = _configured(model, settings, model.begin)
+  adds = settings.get("add_bos_token", begin is not None)
+  return Full(files.SENTENCEPIECE, content, begin, bool(adds))
+
+
+def _from_json(content: bytes, settings: Mapping[str, Any]) -> Full:
+  # `tokenizers` is asked for only by those who have such a vocabulary.
+  from calrec_jax.data.vocabulary import byte_bpe
+
+  model = byte_bpe.ByteBpeModel(content)
+  opening = _opening(json.loads(content).get("post_processor"))
+  begin = _configured(model, settings, opening)
+  adds = settings.get("add_bos_token", opening is not None)
+  return Full(files.BYTE_BPE, content, begin, bool(adds))
+
+
+def _configured(model: Any, settings: Mapping[str, Any], default: int | None):
+  """The begin token that the settings name; else the default."""
+  named = settings.get("bos_token")
+  if isinstance(named, dict):
+    named = named.get("content")
+  found = model.token(named) if named else None
+  return default if found is None else found
+
+
+def _opening(part: Any) -> int | None:
+  """The token that a post-processor writes before a text, if any."""
+  if not isinstance(part, dict):
+    return None
+  if part.get("type") == "Sequence":
+    found = [_opening(inner) for inner in part["processors"]]
+    return next((token for token in found if token is not None), None)
+  if part.get("type") != "TemplateProcessing" or not part["single"]:
+    return None
+  special = part["single"][0].get("SpecialToken")
+  return part["special_tokens"][special["id"]]["ids"][0] if special else None
+
+
+def _rules(full: Full) -> pruning.Rules:
+  if full.kind == files.SENTENCEPIECE:
+    from calrec_jax.data.vocabulary import sentencepiece_rules
+
+    return sentencepiece_rules.SentencePieceRules(full.content)
+  from calrec_jax.data.vocabulary import byte_bpe_rules
+
+  return byte_bpe_rules.ByteBpeRules(full.content)
+
+
+def _is_gguf(path: pathlib.Path) -> bool:
+  with path.open("rb") as file:
+    return file.read(4) == b"GGUF"
+
+
+def _is_sentencepiece(path: pathlib.Path) -> bool:
+  try:
+    sentencepiece.SentencePieceModel(path.read_bytes())
+  except ValueError:
+    return False
+  return True
+
+
+def _fingerprint(source: str) -> list[str]:
+  """Hashes of the files that are read; a package's is known."""
+  if source in packages.PACKAGES:
+    return [packages.PACKAGES[source].sha256]
+  path, config = _find(packages.resolve(source))
+  return [_sha256(file) for file in (path, config) if file is not None]
+
+
+def _sha256(path: pathlib.Path) -> str:
+  """Hash of a file; that of a large one is kept beside it while it stays."""
+  status = path.stat()
+  stamp = f"{status.st_size} {status.st_mtime_ns}"
+  record = path.with_name(f"{path.name}.sha256")
+  if not _is_gguf(path):
+    record = None
+  elif record.is_file():
+    sha256, _, found = record.read_text("utf-8").strip().partition(" ")
+    if found == stamp:
+      return sha256
+  with path.open("rb") as file:
+    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+  if record is not None:
+    with contextlib.suppress(OSError):  # A folder that is only read.
+      atomic.write_text(record, f"{sha256} {stamp}\n")
+  return sha256

@@ -1,0 +1,259 @@
+"""Ways to get a vocabulary: trained on the training text, or given.
+
+That of a pretrained model is in `pretrained_vocabulary`, the folder that any
+of them becomes in `vocabulary_files`. Needs nothing of TensorFlow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gin
+import numpy as np
+import sentencepiece
+
+from calrec_jax.data.domain import domain as domain_lib
+from calrec_jax.data.domain import prompt as prompt_lib
+from calrec_jax.data.logs import tables
+from calrec_jax.data.logs import text as text_lib
+from calrec_jax.data.vocabulary.files import (
+  DESCRIPTION_FILE,
+  MODEL_FILE,
+  SCHEMA,
+  Vocabulary,
+  load,
+  write,
+)
+
+__all__ = [
+  "BEGIN",
+  "DESCRIPTION_FILE",
+  "END_OF_TEXT",
+  "MODEL_FILE",
+  "PADDING",
+  "UNKNOWN",
+  "Prepare",
+  "SentencePieceFile",
+  "TrainedSentencePiece",
+  "Vocabulary",
+  "choose_domains",
+  "load",
+  "symbols",
+  "write",
+]
+
+_REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
+
+_MAX_TEXTS = 200_000
+PADDING, BEGIN, END_OF_TEXT, UNKNOWN = range(4)  # Of trained vocabularies.
+_SPACE = "\u2581"  # How SentencePiece writes a blank.
+
+# Reads a domain; fields that are cut by tokens are cut with the tokenizer.
+Prepare = Callable[
+  [domain_lib.Domain, text_lib.Tokenizer | None], domain_lib.Prepared
+]
+
+
+def choose_domains(
+  domains: Sequence[domain_lib.Domain],
+  names: Sequence[str] | None,
+  binding: str,
+) -> tuple[domain_lib.Domain, ...]:
+  """The domains of these names; all of them for None.
+
+  Raises:
+    ValueError: naming the binding, for a name that no domain has.
+  """
+  if names is None:
+    return tuple(domains)
+  known = {domain.name: domain for domain in domains}
+  for name in names:
+    if name not in known:
+      raise ValueError(
+        f"{binding} names {name!r}, which is not in Dataset.domains: "
+        f"{', '.join(known)}."
+      )
+  return tuple(known[name] for name in names)
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainedSentencePiece:
+  """A vocabulary trained on the training text of a data set's domains.
+
+  Only texts of items with a training event are read. The prompt's pieces and
+  the fields' labels are symbols of their own, so that a template costs one
+  token; bytes stand in for characters the training text does not hold.
+  Ids: 0 padding, 1 begin, 2 end of text (unused), 3 unknown.
+
+  Attributes:
+    size: wanted number of tokens; small text may give fewer.
+    model_type: "unigram" or "bpe".
+    domains: names of the domains to read; None is all of the data set.
+    max_texts: distinct texts to train on; of more, so many are drawn at random.
+      Training runs on one core and takes a quarter of a millisecond and some
+      kilobytes of memory a text. None takes all.
+  """
+
+  size: int = 4096
+  model_type: str = "unigram"
+  domains: tuple[str, ...] | None = None
+  max_texts: int | None = _MAX_TEXTS
+
+  def __post_init__(self) -> None:
+    if self.model_type not in ("unigram", "bpe"):
+      raise ValueError(
+        f"TrainedSentencePiece.model_type is {self.model_type!r}; it must be "
+        "'unigram' or 'bpe'."
+      )
+    if self.max_texts is not None and self.max_texts < 1:
+      raise ValueError(
+        f"TrainedSentencePiece.max_texts is {self.max_texts}; it must be at "
+        "least 1, or None for all texts."
+      )
+
+  def reads(
+    self, domains: Sequence[domain_lib.Domain]
+  ) -> tuple[domain_lib.Domain, ...]:
+    """The domains whose text is read."""
+    return choose_domains(domains, self.domains, "TrainedSentencePiece.domains")
+
+  def fingerprint(
+    self, domains: Sequence[domain_lib.Domain], prompt: prompt_lib.Prompt
+  ) -> str:
+    """Hash of everything the vocabulary depends on."""
+    options = {
+      "schema": SCHEMA,
+      "size": self.size,
+      "model_type": self.model_type,
+      "domains": [domain.fingerprint() for domain in self.reads(domains)],
+      "prompt": prompt.fingerprint(),
+    }
+    if self.max_texts != _MAX_TEXTS:  # Vocabularies are older than the limit.
+      options["max_texts"] = self.max_texts
+    return domain_lib.digest(options)
+
+  def make(
+    self,
+    folder: str,
+    domains: Sequence[domain_lib.Domain],
+    prompt: prompt_lib.Prompt,
+    prepare: Prepare,
+  ) -> Vocabulary:
+    """Trains on the texts of items with a training event, and writes it."""
+    texts: dict[str, None] = {}
+    read = self.reads(domains)
+    for domain in read:
+      prepared = prepare(domain, None)
+      rows: list[int] = prepared.train_items().tolist()
+      texts.update(dict.fromkeys(prepared.texts[row] for row in rows))
+    model = self.train(self._sample(list(texts)), symbols(prompt, read))
+    return write(folder, model, begin=BEGIN)
+
+  def _sample(self, texts: Sequence[str]) -> Sequence[str]:
+    """The texts to train on, in their order."""
+    if self.max_texts is None or len(texts) <= self.max_texts:
+      return texts
+    # Raw bits rather than `Generator.choice`: NumPy keeps only these stable.
+    order = np.argsort(np.random.PCG64(0).random_raw(len(texts)), kind="stable")
+    return [texts[row] for row in np.sort(order[: self.max_texts])]
+
+  def train(self, texts: Sequence[str], symbols: Sequence[str]) -> bytes:
+    """Trains the model.
+
+    Args:
+      texts: distinct item texts.
+      symbols: texts that become one token each.
+
+    Returns:
+      The SentencePiece model's bytes.
+    """
+    if not texts:
+      raise ValueError("There is no training text for the vocabulary.")
+    model = io.BytesIO()
+    try:
+      sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        vocab_size=self.size,
+        model_type=self.model_type,
+        pad_id=PADDING,
+        bos_id=BEGIN,
+        eos_id=END_OF_TEXT,
+        unk_id=UNKNOWN,
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        # Text is cleaned already, and decoding must give it back unchanged.
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=False,
+        character_coverage=1.0,
+        max_sentence_length=2**20,
+        user_defined_symbols=[s.replace(" ", _SPACE) for s in symbols],
+        num_threads=1,  # The same bytes on every machine.
+        minloglevel=2,
+      )
+    except RuntimeError as error:
+      raise ValueError(
+        f"TrainedSentencePiece.size = {self.size} does not fit the text "
+        f"({len(texts)} texts): {error}"
+      ) from error
+    return model.getvalue()
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SentencePieceFile:
+  """A given SentencePiece model.
+
+  Attributes:
+    path: the model's file.
+    begin: True takes the model's own begin token; False has none.
+  """
+
+  path: str = _REQUIRED
+  begin: bool = True
+
+  def fingerprint(
+    self, domains: Sequence[domain_lib.Domain], prompt: prompt_lib.Prompt
+  ) -> str:
+    """Hash of the model; neither domains nor prompt change it."""
+    del domains, prompt
+    sha256 = tables.sha256(os.path.expanduser(self.path))
+    return domain_lib.digest(
+      {"schema": SCHEMA, "sha256": sha256, "begin": self.begin}
+    )
+
+  def make(
+    self,
+    folder: str,
+    domains: Sequence[domain_lib.Domain],
+    prompt: prompt_lib.Prompt,
+    prepare: Prepare,
+  ) -> Vocabulary:
+    """Writes a copy of the model."""
+    del domains, prompt, prepare
+    return write(folder, *self.read())
+
+  def read(self) -> tuple[bytes, int | None]:
+    """The model's bytes and its begin token."""
+    model = pathlib.Path(self.path).expanduser().read_bytes()
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    begin = processor.bos_id() if self.begin else -1
+    return model, begin if begin >= 0 else None
+
+
+def symbols(
+  prompt: prompt_lib.Prompt, domains: Sequence[domain_lib.Domain]
+) -> list[str]:
+  """Texts that become one token each: the prompt's pieces and the labels."""
+  labels = []
+  for domain in domains:
+    for at, field in enumerate(domain.chosen_fields()):
+      labels.append(f"{field.label}:" if at == 0 else f". {field.label}:")
+  return list(dict.fromkeys((*prompt.pieces(), *labels)))

@@ -1,0 +1,178 @@
+"""From ranked lists to one number per user.
+
+Full rankings only: every candidate of the catalogue takes part, none are
+sampled. Everything starts from the *expected rank* of the user's target, so
+that a recommender which gives the same score to many items gains nothing from
+the order they happen to be stored in. Tested against loops over all items in
+`tests/reference/test_metrics_reference.py`.
+"""
+
+import re
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from calrec_jax.metrics.ranking import Ranking
+
+RECALL_CUTOFFS = (1, 5, 10, 20, 50)
+NDCG_CUTOFFS = (5, 10, 20)
+METRICS = (
+  *(f"recall@{cutoff}" for cutoff in RECALL_CUTOFFS),
+  *(f"ndcg@{cutoff}" for cutoff in NDCG_CUTOFFS),
+  "mrr",
+  "recall@10_text",
+)
+_NAME = re.compile(r"(?:(recall|ndcg)@([1-9]\d*)|mrr)(_text)?")
+
+
+def expected_ranks(
+  ranking: Ranking, targets: Int[np.ndarray, " B"], horizon: int
+) -> Float[np.ndarray, " B"]:
+  """The rank of each user's target, expected when ties are broken at random.
+
+  With `greater` candidates scored above the target and `equal` candidates
+  scored like it (itself included), the rank is `1 + greater + (equal - 1) / 2`
+  (McSherry & Najork, ECIR 2008). Ties that go on beyond the list count: the
+  ranking says how many there are.
+
+  A target that is not listed is a miss, and that is exact: the list is
+  `2 * horizon` long, so an unlisted item that ties with the last listed one
+  belongs to a group that starts at some g >= 0 and has at least
+  `2 * horizon - g + 1` members; its expected rank is at least
+  `1 + g + (2 * horizon - g) / 2 > horizon`.
+
+  Args:
+    ranking: lists of at least `2 * horizon` places, best first.
+    targets: catalogue row of each user's next item.
+    horizon: ranks beyond this one are not told apart; the largest cutoff.
+
+  Returns:
+    Ranks from 1, in halves; infinity for a miss.
+
+  Raises:
+    ValueError: if the lists are too short for the horizon.
+  """
+  _check_depth(ranking, horizon)
+  return _first_ranks(ranking, _listed(ranking, targets[:, None]), horizon)
+
+
+def text_ranks(
+  ranking: Ranking,
+  targets: Int[np.ndarray, " B"],
+  twins: Int[np.ndarray, " N"],
+  horizon: int,
+) -> Float[np.ndarray, " B"]:
+  """The expected rank of the first item that has the target's text.
+
+  Any twin of the target counts, as in systems that compare strings. Among
+  `equal` tied candidates of which `same` are twins, the first twin is expected
+  at `greater + (equal + 1) / (same + 1)`; with one twin this is the expected
+  rank. Of a tie that goes on beyond the list only listed twins are known, so
+  there the rank is an upper bound: never flattering.
+
+  Args:
+    ranking: lists of at least `2 * horizon` places, best first.
+    targets: catalogue row of each user's next item.
+    twins: the smallest row with the same text, by row.
+    horizon: ranks beyond this one are a miss.
+
+  Returns:
+    Ranks from 1; infinity for a miss.
+
+  Raises:
+    ValueError: if the lists are too short for the horizon.
+  """
+  _check_depth(ranking, horizon)
+  items = np.asarray(ranking.items)
+  groups = np.where(items >= 0, twins[np.maximum(items, 0)], -1)
+  return _first_ranks(ranking, groups == twins[targets][:, None], horizon)
+
+
+def user_values(
+  names: tuple[str, ...],
+  ranks: Float[np.ndarray, " U"],
+  ranks_of_text: Float[np.ndarray, " U"],
+) -> Float[np.ndarray, "U M"]:
+  """Every metric of every user, columns in the order of `names`.
+
+  Recall at k is 1 for a rank of at most k (with one target, recall is the hit
+  rate). NDCG at k is `1 / log2(rank + 1)` for such a rank. MRR is `1 / rank`.
+  Each is 0 for a miss. The suffix `_text` reads the rank of the text.
+
+  Raises:
+    ValueError: for a metric that does not exist.
+  """
+  columns = []
+  for name in names:
+    kind, cutoff, of_text = parse(name)
+    rank = ranks_of_text if of_text else ranks
+    hit = rank <= cutoff if cutoff else np.isfinite(rank)
+    safe = np.where(hit, rank, 1.0)
+    gain = {
+      "recall": np.ones_like(safe),
+      "ndcg": 1.0 / np.log2(safe + 1.0),
+      "mrr": 1.0 / safe,
+    }[kind]
+    columns.append(np.where(hit, gain, 0.0))
+  return np.stack(columns, axis=1).astype(np.float64)
+
+
+def parse(name: str) -> tuple[str, int | None, bool]:
+  """Splits a metric's name into its kind, its cutoff and whether of text.
+
+  Raises:
+    ValueError: for a metric that does not exist.
+  """
+  match = _NAME.fullmatch(name)
+  if not match:
+    raise ValueError(
+      f"Protocol.metrics names {name!r}, which does not exist. Write "
+      "recall@K, ndcg@K or mrr, with _text behind it to let any item with the "
+      "target's text count."
+    )
+  cutoff = int(match[2]) if match[2] else None
+  return match[1] or "mrr", cutoff, bool(match[3])
+
+
+def horizon_of(names: tuple[str, ...]) -> int:
+  """The largest cutoff among metrics; MRR alone looks at ten places."""
+  return max((parse(name)[1] or 10 for name in names), default=10)
+
+
+def coverage(seen: Bool[np.ndarray, " N"]) -> float:
+  """The share of the catalogue that stood in at least one user's list."""
+  return float(np.count_nonzero(seen)) / len(seen)
+
+
+def _listed(ranking: Ranking, targets: Int[np.ndarray, "B 1"]) -> np.ndarray:
+  """Where the list holds the target, bool[B, depth]."""
+  return np.asarray(ranking.items) == targets
+
+
+def _first_ranks(
+  ranking: Ranking, wanted: np.ndarray, horizon: int
+) -> Float[np.ndarray, " B"]:
+  """The expected rank of the first wanted item of each list."""
+  items, scores = np.asarray(ranking.items), np.asarray(ranking.scores)
+  real = items >= 0
+  found = wanted.any(axis=1)
+  rows = np.arange(len(items))
+  score = scores[rows, np.argmax(wanted, axis=1)]
+  last = scores[rows, np.maximum(real.sum(axis=1) - 1, 0)]
+  greater = (real & (scores > score[:, None])).sum(axis=1)
+  tied = real & (scores == score[:, None])
+  equal = tied.sum(axis=1) + np.where(
+    score == last, np.asarray(ranking.tail_ties), 0
+  )
+  same = (tied & wanted).sum(axis=1)
+  ranks = greater + (equal + 1.0) / (same + 1.0)
+  return np.where(found & (ranks <= horizon), ranks, np.inf)
+
+
+def _check_depth(ranking: Ranking, horizon: int) -> None:
+  depth = ranking.items.shape[1]
+  if depth < 2 * horizon:
+    raise ValueError(
+      f"Lists of {depth} places cannot give ranks up to {horizon}: ask the "
+      f"recommender for depth={2 * horizon}."
+    )

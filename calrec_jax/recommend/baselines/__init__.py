@@ -1,0 +1,1 @@
+"""Baselines: popularity, the user's own items, rules, BM25."""

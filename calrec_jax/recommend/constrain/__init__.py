@@ -1,0 +1,1 @@
+"""Decoding along the trie of the catalogue's token sequences."""

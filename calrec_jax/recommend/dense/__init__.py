@@ -1,0 +1,1 @@
+"""Exact top-k of user vectors against item vectors."""

@@ -1,0 +1,116 @@
+"""Trained models of item ids, from their checkpoints, for one domain.
+
+A checkpoint says itself which model it holds and which items its tokens are.
+It may come from another recipe than the one that is evaluated; catalogue,
+users and splits must be the same. Tested by
+`tests/end_to_end/test_sasrec_recipe.py`.
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+
+from calrec_jax.checkpoint import stage_folder, store
+from calrec_jax.checkpoint.store import CheckpointError
+from calrec_jax.data.cache import item_ids
+from calrec_jax.data.cache.item_ids import ItemDomain
+from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.models.sasrec import SASRec, SASRecConfig
+from calrec_jax.recommend import provenance
+from calrec_jax.recommend.dense.sasrec import SASRecRecommender, SASRecSearch
+from calrec_jax.runtime import partitioning
+from calrec_jax.storage import lineage
+
+# Splits whose events must be the same, or a test target may have been trained.
+_SPLITS = ("train", "validation", "test")
+
+
+@gin.configurable
+def trained_sasrec(
+  cache: TokenCache,
+  mesh: jax.sharding.Mesh,
+  checkpoint: str | os.PathLike[str] | None = None,
+) -> SASRecRecommender:
+  """The recommender `sasrec` of a domain.
+
+  Args:
+    cache: of the domain.
+    mesh: where the parameters go.
+    checkpoint: a `checkpoint_<step>` folder, a stage's, or the MODEL_DIR of a
+      recipe without STAGES. In a recipe of another model, bind it.
+
+  Raises:
+    ValueError: without a checkpoint.
+    CheckpointError: if it holds another model, other items or other users.
+  """
+  if checkpoint is None:
+    raise ValueError(
+      "The recommender 'sasrec' needs a trained SASRec. Train one with "
+      "recipes/sasrec_folders.gin or recipes/sasrec_own_log.gin, and bind "
+      "trained_sasrec.checkpoint to its MODEL_DIR."
+    )
+  path = pathlib.Path(checkpoint).expanduser()
+  if (path / stage_folder.SINGLE_STAGE).is_dir():
+    path = path / stage_folder.SINGLE_STAGE
+  folder = store.find(path)
+  record = store.read_json(folder, "lineage")
+  config, domain = _described(folder, record, cache)
+  model = SASRec(config)
+  tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+  boxed = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens, tokens)[
+    "params"
+  ]
+  shardings = partitioning.state_shardings(
+    boxed, mesh, partitioning.logical_axis_rules()
+  )
+  params = store.restore_params(folder, partitioning.unbox(boxed), shardings)
+  return SASRecRecommender(
+    model,
+    params,
+    domain,
+    settings=SASRecSearch(),
+    mesh=mesh,
+    checkpoint=provenance.of_checkpoint(folder),
+    trained_on=lineage.trained_split(record),
+  )
+
+
+def _described(
+  folder: pathlib.Path, record: Mapping[str, Any], cache: TokenCache
+) -> tuple[SASRecConfig, ItemDomain]:
+  """The model, and the domain among its tokens, checked against the cache."""
+  shape = record["training"].get(SASRecConfig.__name__)
+  if shape is None:
+    raise CheckpointError(
+      f"{folder} holds no SASRec (trained_sasrec.checkpoint)."
+    )
+  vocabulary = store.read_json(folder, "vocabulary")
+  digest = item_ids.item_digest(cache)
+  domains = [ItemDomain(**domain) for domain in vocabulary["domains"]]
+  found = [domain for domain in domains if domain.sha256 == digest]
+  if not found:
+    known = ", ".join(f"{at.name} ({at.items} items)" for at in domains)
+    raise CheckpointError(
+      f"{folder} was trained on {known}, not on the {cache.num_items} items of "
+      f"{cache.name}. Use a SASRec of the same data and the same Domain "
+      "settings."
+    )
+  [domain, *_] = found
+  outputs = record["cards"][domain.name]["outputs"]
+  differing = [
+    split
+    for split in _SPLITS
+    if outputs.get(split) != cache.card["outputs"].get(split)
+  ]
+  if differing:
+    raise CheckpointError(
+      f"{folder} was trained with another split of {cache.name}: "
+      f"{', '.join(differing)} differ, so that it may have seen test targets. "
+      "Train it with the same Domain settings."
+    )
+  return SASRecConfig.from_record(shape), domain

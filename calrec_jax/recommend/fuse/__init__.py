@@ -1,0 +1,1 @@
+"""Fusing recommenders, with weights that validation users choose."""

@@ -1,0 +1,262 @@
+"""One list from the lists of several recommenders, by their scores or ranks.
+
+By ranks, reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009, with
+k = 60), members need not know how sure they are:
+
+    score(i) = sum over members of  weight / (k + rank of i)
+
+By scores (CombSUM; Fox and Shaw, TREC-2, 1994) a member that is sure of its
+first item is heard. Each list is brought between 0 at its end and 1 at its
+head, so members need not share a scale:
+
+    score(i) = sum over members of  weight * (s_i - end) / (head - end)
+
+Tied items share their mean rank, and a tie that the end of a member's list cuts
+through counts for none of its items: the order of rows decides nothing, and
+items with the same text keep the same score.
+
+Tested against a loop in `tests/unit/recommend/test_fuse.py`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import gin
+import numpy as np
+
+from calrec_jax.metrics.ranking import Ranking
+from calrec_jax.recommend import protocol
+from calrec_jax.recommend.protocol import Recommender
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fusion:
+  """How lists are fused.
+
+  Attributes:
+    members: names of the recommenders whose lists the recommender "fused"
+      joins. By default what the model says, who buys what after what, what is
+      bought again, and whose words are like the last item's; "sasrec" beside
+      them is better still.
+    by: what is joined, "scores" or "ranks". Scores want members whose scores
+      say how much better an item is, as those of "dense" and "sasrec" do.
+    weights: one for each member, in their order; empty for equal ones. None
+      has them chosen by what validation users bought, see `fusion_weights`; a
+      text is the folder of a stage for which they were, as of the model that
+      was fitted before the last events were known.
+    users: validation users by which they are chosen, at most.
+    k: damps the first ranks; 60 in the paper.
+    places: places of each member's list that count, at least; an item beyond
+      them gets nothing from that member.
+  """
+
+  members: Sequence[str] = (
+    "dense",
+    "sequential_rules",
+    "own_most_frequent",
+    "last_item",
+    "bm25_last_item",
+  )
+  by: str = "scores"
+  weights: Sequence[float] | str | None = None
+  users: int = 2048
+  k: float = 60.0
+  places: int = 200
+
+  def __post_init__(self):
+    if self.by not in ("ranks", "scores"):
+      raise ValueError(f'Fusion.by is {self.by!r}; choose "ranks" or "scores".')
+    if self.k < 0:
+      raise ValueError(f"Fusion.k is {self.k}; it must be at least 0.")
+    for name in ("places", "users"):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f"Fusion.{name} is {getattr(self, name)}; use 1 or more."
+        )
+    if any(not weight > 0 for weight in self.numbers or ()):
+      raise ValueError(
+        f"Fusion.weights is {self.numbers}; all must be above 0."
+      )
+    if isinstance(self.members, str) or len(self.members) < 2:
+      raise ValueError(
+        f"Fusion.members is {self.members!r}; name two recommenders or more."
+      )
+
+  @property
+  def numbers(self) -> tuple[float, ...] | None:
+    """The weights that are given; None where they are chosen."""
+    if self.weights is None or isinstance(self.weights, str):
+      return None
+    return tuple(self.weights)
+
+
+class Chosen(NamedTuple):
+  """Weights that were chosen and not given.
+
+  Attributes:
+    weights: one for each member; 0 leaves it out.
+    how: for people, as in "chosen on 2,048 validation users".
+  """
+
+  weights: tuple[float, ...]
+  how: str
+
+
+class Fused:
+  """Joins the rankings of other recommenders."""
+
+  def __init__(
+    self,
+    members: Sequence[Recommender],
+    *,
+    settings: Fusion | None = None,
+    chosen: Chosen | None = None,
+    name: str = "fused",
+  ):
+    """Takes the recommenders whose lists are joined.
+
+    Args:
+      members: the recommenders.
+      settings: how they are joined.
+      chosen: weights where the settings have no numbers; by default equal
+        ones.
+      name: key in the metrics file.
+
+    Raises:
+      ValueError: for fewer than two members, as many weights as do not fit, or
+        a stage's weights that are not given.
+    """
+    self.name = name
+    self.settings = settings or Fusion()
+    if len(members) < 2:
+      raise ValueError("A fusion needs two recommenders or more.")
+    if isinstance(self.settings.weights, str) and chosen is None:
+      raise ValueError(
+        f"Fusion.weights names {self.settings.weights!r}, but the weights that "
+        "were chosen there are not given."
+      )
+    weights, self._how = self.settings.numbers, ""
+    if weights is None and chosen is not None:
+      weights, self._how = chosen.weights, f"; weights {chosen.how}"
+    weights = weights or (1.0,) * len(members)
+    if len(weights) != len(members):
+      raise ValueError(
+        f"Fusion.weights holds {len(weights)} numbers for {len(members)} "
+        "recommenders."
+      )
+    joined = [pair for pair in zip(members, weights, strict=True) if pair[1]]
+    self._members = [member for member, _ in joined]
+    self._weights = [weight for _, weight in joined]
+
+  def describe(self) -> str:
+    """One line for people: what ranks, and with which settings."""
+    names = [
+      member.name if weight == 1 else f"{weight:g} x {member.name}"
+      for member, weight in zip(self._members, self._weights, strict=True)
+    ]
+    joined = " + ".join(names) + self._how
+    if self.settings.by == "scores":
+      return f"scores, each from the end to the head of its list, of {joined}"
+    return f"reciprocal ranks (k={self.settings.k:g}) of {joined}"
+
+  def fingerprint(self) -> dict[str, Any]:
+    """What decides the members' answers beside data and settings."""
+    return protocol.fingerprints(self._members)
+
+  def recommend(
+    self,
+    histories: Sequence[np.ndarray],
+    *,
+    depth: int,
+    rules: Sequence[str] = ("not_last",),
+  ) -> dict[str, Ranking]:
+    """Ranks what any member lists; see `protocol.Recommender`."""
+    places = max(depth, self.settings.places)
+    rankings = [
+      member.recommend(histories, depth=places, rules=rules)
+      for member in self._members
+    ]
+    return {
+      rule: self._fuse([ranking[rule] for ranking in rankings], depth)
+      for rule in rules
+    }
+
+  def _fuse(self, rankings: Sequence[Ranking], depth: int) -> Ranking:
+    items, scores = [], []
+    for user in range(len(rankings[0].items)):
+      rows, values = [], []
+      for ranking, weight in zip(rankings, self._weights, strict=True):
+        listed, parts = shares(ranking, user, self.settings)
+        rows.append(listed)
+        values.append(weight * parts)
+      distinct, place = np.unique(np.concatenate(rows), return_inverse=True)
+      summed = np.bincount(place, np.concatenate(values), len(distinct))
+      items.append(distinct)
+      scores.append(summed.astype(np.float32))
+    nothing = np.full((len(items), 0), protocol.EMPTY, np.int32)
+    return protocol.top_listed(items, scores, nothing, depth)
+
+
+def shares(
+  ranking: Ranking, user: int, settings: Fusion
+) -> tuple[np.ndarray, np.ndarray]:
+  """The items of one list, and what each gets from it before weighing.
+
+  Returns:
+    int32 rows and float64 shares.
+  """
+  if settings.by == "scores":
+    return scaled_scores(ranking, user)
+  listed, ranks = mean_ranks(ranking, user)
+  return listed, 1.0 / (settings.k + ranks)
+
+
+def mean_ranks(ranking: Ranking, user: int) -> tuple[np.ndarray, np.ndarray]:
+  """The items of one list and their ranks from 1, tied ones sharing the mean.
+
+  Items of a tie that goes on beyond the list are left out.
+
+  Returns:
+    int32 rows and float64 ranks.
+  """
+  items, scores, _ = _whole_ties(ranking, user)
+  _, group, sizes = np.unique(-scores, return_inverse=True, return_counts=True)
+  greater = np.cumsum(sizes) - sizes
+  return items, (greater + (sizes + 1) / 2)[group]
+
+
+def scaled_scores(ranking: Ranking, user: int) -> tuple[np.ndarray, np.ndarray]:
+  """The items of one list and their scores, 1 at its head and 0 at its end.
+
+  Items of a tie that goes on beyond the list are left out; where all are tied
+  they share the head.
+
+  Returns:
+    int32 rows and float64 scores.
+  """
+  items, scores, end = _whole_ties(ranking, user)
+  if not len(items):
+    return items, np.zeros(0)
+  scores = scores.astype(np.float64)
+  reach = scores[0] - end
+  if reach == 0:
+    return items, np.ones(len(items))
+  return items, (scores - end) / reach
+
+
+def _whole_ties(
+  ranking: Ranking, user: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+  """Items and scores of a list without a tie that its end cuts through.
+
+  The last score is that of the list's end, whether its items are in or not.
+  """
+  real = ranking.items[user] >= 0
+  items, scores = ranking.items[user][real], ranking.scores[user][real]
+  end = float(scores[-1]) if len(scores) else 0.0
+  if len(items) and ranking.tail_ties[user]:
+    inside = scores > end
+    items, scores = items[inside], scores[inside]
+  return items, scores, end

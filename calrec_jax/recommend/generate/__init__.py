@@ -1,0 +1,1 @@
+"""Generate and ground: sampled texts matched to the catalogue."""

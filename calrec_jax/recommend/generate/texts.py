@@ -1,0 +1,125 @@
+"""From sampled token ids to the distinct texts that they spell.
+
+Tested in `tests/unit/recommend/test_generate.py`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from calrec_jax.data.records import Catalogue
+from calrec_jax.recommend.generate.sampling import Samples
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratedText:
+  """One distinct text that was written for a user.
+
+  Attributes:
+    text: the words, without the end marker.
+    log_prob: log-probability of the most likely sample that spells it, in
+      nats.
+    samples: how many samples spell it.
+    tokens: of the most likely sample that spells it, end marker included.
+    ended: whether the model closed it by the end marker.
+  """
+
+  text: str
+  log_prob: float
+  samples: int
+  tokens: int
+  ended: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Spelling:
+  """One distinct token sequence that was sampled for a user.
+
+  Attributes:
+    text: the words; several token sequences may spell them.
+    log_prob: log-probability of the sequence, in nats.
+    numbers: of the samples that are this sequence, rising.
+    tokens: end marker included.
+    ended: whether the model closed it by the end marker.
+  """
+
+  text: str
+  log_prob: float
+  numbers: tuple[int, ...]
+  tokens: int
+  ended: bool
+
+
+class TextReader:
+  """Turns samples into texts; an item's tokens into the item's own text."""
+
+  def __init__(self, catalogue: Catalogue, vocabulary: Any):
+    """Takes the items, and what turns token ids into text by `decode`."""
+    self._vocabulary = vocabulary
+    self._items = {
+      _key(catalogue.tokens(int(row))): catalogue.texts[row]
+      for row in np.unique(catalogue.twins)
+    }
+
+  def spellings(self, samples: Samples, row: int) -> tuple[Spelling, ...]:
+    """The distinct sequences that were sampled for one prompt.
+
+    Args:
+      samples: of a batch of prompts, on the host.
+      row: the prompt.
+    """
+    numbers: dict[bytes, list[int]] = {}
+    for number, length in enumerate(samples.lengths[row]):
+      key = _key(samples.tokens[row, number, :length])
+      numbers.setdefault(key, []).append(number)
+    return tuple(
+      Spelling(
+        self._text(key, bool(samples.ended[row, found[0]])),
+        float(samples.log_probs[row, found[0]]),
+        tuple(found),
+        int(samples.lengths[row, found[0]]),
+        bool(samples.ended[row, found[0]]),
+      )
+      for key, found in numbers.items()
+    )
+
+  def _text(self, key: bytes, ended: bool) -> str:
+    if key in self._items:
+      return self._items[key]
+    ids = np.frombuffer(key, np.int32).tolist()
+    return self._vocabulary.decode(ids[:-1] if ended else ids).strip()
+
+
+def distinct_texts(
+  spellings: Sequence[Spelling], samples: int
+) -> tuple[GeneratedText, ...]:
+  """What the first samples of one prompt spell, the likeliest first.
+
+  Args:
+    spellings: of the prompt.
+    samples: how many of its samples count.
+  """
+  found: dict[str, GeneratedText] = {}
+  for spelling in spellings:
+    count = sum(number < samples for number in spelling.numbers)
+    if not count:
+      continue
+    text = GeneratedText(
+      spelling.text, spelling.log_prob, count, spelling.tokens, spelling.ended
+    )
+    known = found.get(spelling.text)
+    if known is not None:
+      likelier = max(known, text, key=lambda one: one.log_prob)
+      text = dataclasses.replace(
+        likelier,
+        samples=known.samples + count,
+        ended=known.ended or text.ended,
+      )
+    found[spelling.text] = text
+  return tuple(sorted(found.values(), key=lambda t: (-t.log_prob, t.text)))
+
+
+def _key(tokens: np.ndarray) -> bytes:
+  return np.asarray(tokens, np.int32).tobytes()

@@ -1,0 +1,82 @@
+"""What decides the answers of a recommender, for jobs that keep answers.
+
+Answers on disk are used again only where all of this is equal; see
+`evaluate.job`. What cannot change an answer, such as the number of processes,
+of data-parallel devices or of users in a call, is left out on purpose.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import pathlib
+from typing import Any
+
+import jax
+
+from calrec_jax import config
+from calrec_jax.checkpoint import store
+from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.recommend.prompts import PromptLimits
+from calrec_jax.recommend.trained_model import TrainedModel
+from calrec_jax.storage import lineage
+
+_CONFIGURED = ("calrec_jax.recommend",)
+_PACKAGES = ("calrec_jax", "jax", "jaxlib", "numpy", "bm25s")
+
+
+def of_answers(
+  cache: TokenCache,
+  model: TrainedModel | None,
+  limits: PromptLimits,
+  mesh: jax.sharding.Mesh,
+) -> dict[str, Any]:
+  """What decides the answers of one recommender, JSON-ready.
+
+  Args:
+    cache: of the domain.
+    model: the trained model; None for a recommender that does not use it.
+    limits: how much of a history is read.
+    mesh: where the model computes.
+  """
+  found: dict[str, Any] = {
+    "data": {"name": cache.name, "fingerprint": cache.fingerprint},
+    "settings": {
+      key: value
+      for module in _CONFIGURED
+      for key, value in config.bindings_of(module).items()
+    },
+    "versions": {
+      package: importlib.metadata.version(package) for package in _PACKAGES
+    },
+  }
+  if model is not None:
+    found["checkpoint"] = of_checkpoint(model.checkpoint)
+    found["limits"] = dataclasses.asdict(limits)
+    found["model"] = dataclasses.asdict(model.decoder.config)
+    # Another kind of device rounds otherwise, and so do sums over a split
+    # width; rows that are spread over more devices do not.
+    found["device"] = jax.devices()[0].device_kind
+    found["tensor"] = mesh.shape["tensor"]
+  return lineage.plain(found)
+
+
+def of_checkpoint(checkpoint: pathlib.Path) -> dict[str, Any]:
+  """What tells one checkpoint from another, without reading its arrays.
+
+  Args:
+    checkpoint: a `checkpoint_<step>` folder; it may be moved and renamed.
+  """
+  stored = store.read_json(checkpoint, "lineage")
+  # The manifest names every chunk by numbers that no other save has drawn.
+  manifests = sorted((checkpoint / "state").rglob("manifest.ocdbt"))
+  digest = hashlib.sha256()
+  for path in manifests or [checkpoint / "state" / "_METADATA"]:
+    digest.update(path.read_bytes())
+  return {
+    "stage": stored.get("stage"),
+    "name": checkpoint.name,
+    "lineage_sha256": lineage.digest(stored),
+    "manifest_sha256": digest.hexdigest(),
+  }

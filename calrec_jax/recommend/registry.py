@@ -1,0 +1,257 @@
+"""Recommenders by name: trained models from checkpoints, and baselines.
+
+The evaluation and the inference job choose from the same names here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from calrec_jax import config
+from calrec_jax.checkpoint import initial_parameters
+from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.recommend import provenance
+from calrec_jax.recommend.baselines import baselines
+from calrec_jax.recommend.baselines.bm25 import CatalogueIndex
+from calrec_jax.recommend.baselines.counted import Counted
+from calrec_jax.recommend.constrain import constrained, rerank
+from calrec_jax.recommend.dense import dense, sasrec_checkpoint
+from calrec_jax.recommend.dense.sasrec import SASRecRecommender
+from calrec_jax.recommend.dense.vector_store import VectorPlace
+from calrec_jax.recommend.fuse import fuse, fusion_record, padded
+from calrec_jax.recommend.generate import generate
+from calrec_jax.recommend.prompts import PromptLimits
+from calrec_jax.recommend.protocol import Recommender
+from calrec_jax.recommend.trained_model import TrainedModel
+from calrec_jax.storage import lineage
+
+MODEL_RECOMMENDERS = ("generate", "constrained", "dense", "fused", "reranked")
+ITEM_MODELS = ("sasrec",)
+BASELINES = (
+  "popularity",
+  "last_item",
+  "own_most_frequent",
+  "bm25_history",
+  "bm25_last_item",
+  "sequential_rules",
+)
+RECOMMENDERS = (*MODEL_RECOMMENDERS, *ITEM_MODELS, *BASELINES)
+
+
+class Workshop:
+  """Makes the recommenders of one domain; shares what they have in common."""
+
+  def __init__(
+    self,
+    cache: TokenCache,
+    model: TrainedModel | None,
+    limits: PromptLimits,
+    mesh: jax.sharding.Mesh,
+    *,
+    counted: str = "train",
+    share: int = 0,
+    shares: int = 1,
+  ):
+    """Takes what the recommenders are made of.
+
+    Args:
+      cache: of the domain.
+      model: a trained model, for those that need one.
+      limits: how much of a history the model reads.
+      mesh: where it runs.
+      counted: the split whose purchases are counted, as `TokenCache` takes it:
+        by popularity, sequential rules and the prior of dense.
+      share: this process's index among those that do one job together.
+      shares: how many there are.
+    """
+    self._cache, self._model = cache, model
+    self._limits, self._mesh = limits, mesh
+    self._share, self._shares = share, shares
+    self._counted = self._counting(counted)
+
+  def make(self, names: Sequence[str]) -> list[Recommender]:
+    """The recommenders of these names, in this order.
+
+    Raises:
+      ValueError: for an unknown name, with the nearest one.
+    """
+    for name in names:
+      if name not in RECOMMENDERS:
+        raise ValueError(
+          f"There is no recommender {name!r}."
+          f"{config.nearest(name, RECOMMENDERS)} "
+          f"Choose from {', '.join(RECOMMENDERS)}."
+        )
+    return [self._make(name) for name in names]
+
+  def _make(self, name: str, counted: Counted | None = None) -> Recommender:
+    counted = counted or self._counted
+    catalogue = self._cache.catalogue
+    makers: dict[str, Callable[[], Recommender]] = {
+      "generate": lambda: self._generate,
+      "dense": lambda: counted.dense,
+      "constrained": lambda: padded.Padded([self._constrained, counted.dense]),
+      "fused": lambda: self._fused,
+      "reranked": lambda: padded.Padded([self._reranked, self._fused]),
+      "sasrec": lambda: self._sasrec,
+      "popularity": lambda: counted.popularity,
+      "last_item": lambda: baselines.LastItem(len(catalogue)),
+      "own_most_frequent": lambda: baselines.OwnMostFrequent(len(catalogue)),
+      "bm25_history": lambda: baselines.BM25History(
+        catalogue.texts, self._index
+      ),
+      "bm25_last_item": lambda: baselines.bm25_last_item(
+        catalogue.texts, self._index
+      ),
+      "sequential_rules": lambda: counted.sequential_rules,
+    }
+    return makers[name]()
+
+  @functools.cached_property
+  def _index(self) -> CatalogueIndex:
+    return CatalogueIndex(self._cache.catalogue.texts)
+
+  def _counting(self, split: str) -> Counted:
+    return Counted(
+      split, self._cache.catalogue, self._cache.purchases, self._dense
+    )
+
+  def _dense(self, recent: Float[np.ndarray, " N"]) -> dense.Dense:
+    model = self._trained("dense")
+    return dense.Dense(
+      model.decoder,
+      model.params,
+      self._cache.catalogue,
+      self._cache.prompt,
+      limits=self._limits,
+      temperature=model.temperature,
+      recent=recent,
+      mesh=self._mesh,
+      place=self._vectors(model),
+      progress=True,
+    )
+
+  def _vectors(self, model: TrainedModel) -> VectorPlace:
+    """Where the items' vectors are kept: in the folder of the stage."""
+    return VectorPlace(
+      folder=model.checkpoint.parent / "vectors",
+      domain=self._cache.name,
+      checkpoint=initial_parameters.CheckpointParent(
+        model.checkpoint
+      ).describe(),
+      share=self._share,
+      shares=self._shares,
+    )
+
+  @functools.cached_property
+  def _generate(self) -> generate.GenerateAndGround:
+    model = self._trained("generate")
+    return generate.GenerateAndGround(
+      model.decoder,
+      model.params,
+      self._cache.catalogue,
+      self._cache.prompt,
+      self._cache.vocabulary(),
+      index=self._index,
+      limits=self._limits,
+      mesh=self._mesh,
+    )
+
+  @functools.cached_property
+  def _constrained(self) -> constrained.ConstrainedItems:
+    model = self._trained("constrained")
+    return constrained.ConstrainedItems(
+      model.decoder,
+      model.params,
+      self._cache.catalogue,
+      self._cache.prompt,
+      limits=self._limits,
+      mesh=self._mesh,
+    )
+
+  @functools.cached_property
+  def _fused(self) -> Recommender:
+    settings = fuse.Fusion()
+    allowed = [
+      name for name in RECOMMENDERS if name not in ("fused", "reranked")
+    ]
+    for name in settings.members:
+      if name not in allowed:
+        raise ValueError(
+          f"Fusion.members names {name!r}.{config.nearest(name, allowed)} "
+          f"Choose from {', '.join(allowed)}."
+        )
+    members = [self._make(name) for name in settings.members]
+    chosen = None
+    if settings.weights is None:
+      chosen = self._chosen_weights(settings)
+    elif isinstance(settings.weights, str):
+      chosen = fusion_record.of_stage(
+        settings.weights,
+        self._cache.name,
+        [member.name for member in members],
+        settings,
+      )
+    fused = fuse.Fused(members, settings=settings, chosen=chosen)
+    return padded.Padded([fused, self._counted.dense])
+
+  def _chosen_weights(self, settings: fuse.Fusion) -> fuse.Chosen:
+    """By validation users, whose targets no member may know."""
+    model = self._trained("fused")
+    for name in settings.members:
+      trained_on = "train"
+      if name in MODEL_RECOMMENDERS:
+        trained_on = lineage.trained_split(model.lineage)
+      elif name in ITEM_MODELS:
+        trained_on = self._sasrec.trained_on
+      if trained_on != "train":
+        raise ValueError(
+          f"{name!r} was trained on the validation targets (Feed.split = "
+          f"{trained_on!r}), so that they cannot choose the weights of a "
+          "fusion. Bind Fusion.weights to the folder of a stage that was not, "
+          "whose weights are taken, or to () for equal ones."
+        )
+    counted = self._counted
+    if counted.split != "train":
+      counted = self._counting("train")
+    return fusion_record.chosen(
+      [self._make(name, counted) for name in settings.members],
+      settings,
+      self._cache,
+      folder=model.checkpoint.parent / fusion_record.FOLDER,
+      origin=provenance.of_answers(
+        self._cache, model, self._limits, self._mesh
+      ),
+    )
+
+  @functools.cached_property
+  def _sasrec(self) -> SASRecRecommender:
+    return sasrec_checkpoint.trained_sasrec(self._cache, self._mesh)
+
+  @functools.cached_property
+  def _reranked(self) -> rerank.Reranked:
+    model = self._trained("reranked")
+    return rerank.Reranked(
+      self._fused,
+      model.decoder,
+      model.params,
+      self._cache.catalogue,
+      self._cache.prompt,
+      limits=self._limits,
+      mesh=self._mesh,
+    )
+
+  def _trained(self, name: str) -> TrainedModel:
+    if self._model is None:
+      raise ValueError(f"The recommender {name!r} needs a checkpoint.")
+    return self._model
+
+
+def needs_model(names: Sequence[str]) -> bool:
+  """Whether any of these recommenders needs a trained model."""
+  return any(name in MODEL_RECOMMENDERS for name in names)

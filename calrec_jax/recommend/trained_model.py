@@ -1,0 +1,90 @@
+"""A trained language model, opened from a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from calrec_jax.checkpoint import initial_parameters, restore, store
+from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.models.decoder import Decoder, DecoderConfig
+from calrec_jax.models.families import ModelConfig
+from calrec_jax.runtime import partitioning
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainedModel:
+  """A decoder with its parameters, as a checkpoint holds them.
+
+  Attributes:
+    decoder: the module.
+    params: on the devices of the active mesh.
+    checkpoint: the folder it came from.
+    lineage: where that checkpoint comes from.
+  """
+
+  decoder: Decoder
+  params: Any
+  checkpoint: pathlib.Path
+  lineage: dict[str, Any]
+
+  @property
+  def temperature(self) -> float | None:
+    """Of the towers' training; None for a model that was not trained here."""
+    objective = self.lineage.get("training", {}).get("Objective", {})
+    return objective.get("temperature")
+
+
+def load_model(
+  checkpoint: pathlib.Path,
+  decoder_config: ModelConfig,
+  mesh: jax.sharding.Mesh,
+) -> TrainedModel:
+  """Reads parameters straight onto the mesh, in the model's own dtype.
+
+  Raises:
+    TypeError: for another model than a language model.
+  """
+  if not isinstance(decoder_config, DecoderConfig):
+    raise TypeError(
+      f"A language model is needed, but Stage.decoder is {decoder_config}. "
+      "Leave recommenders that use one out of Evaluation.recommenders."
+    )
+  decoder = Decoder(decoder_config)
+  tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+  boxed = jax.eval_shape(
+    decoder.init, jax.random.key(0), tokens, tokens, tokens
+  )["params"]
+  shardings = partitioning.state_shardings(
+    boxed, mesh, partitioning.logical_axis_rules()
+  )
+  params = restore.restore_params(
+    checkpoint, decoder_config, partitioning.unbox(boxed), shardings
+  )
+  return TrainedModel(
+    decoder, params, checkpoint, store.read_json(checkpoint, "lineage")
+  )
+
+
+def open_model(
+  path: str | os.PathLike[str],
+  cache: TokenCache,
+  decoder_config: ModelConfig,
+  mesh: jax.sharding.Mesh,
+) -> TrainedModel:
+  """Opens the model that a path means, checked against a cache's vocabulary.
+
+  Args:
+    path: Folder of a checkpoint or of a stage.
+    cache: Token cache whose vocabulary the model must have been trained with.
+    decoder_config: Shape of the model.
+    mesh: Devices that the parameters are placed on.
+  """
+  checkpoint = store.find(path)
+  initial_parameters.require_vocabulary(checkpoint, cache.vocabulary())
+  return load_model(checkpoint, decoder_config, mesh)

@@ -1,0 +1,1 @@
+"""Files that appear whole, resumable blocks, build locks, lineage."""

@@ -1,0 +1,1 @@
+"""Training a stage: the step, the loop, validation, telemetry, saving."""

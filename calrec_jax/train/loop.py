@@ -1,0 +1,400 @@
+"""The loop of one stage: feed, step, telemetry, validation, checkpoints.
+
+Reads top to bottom in the order in which things happen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+
+from calrec_jax import config
+from calrec_jax.checkpoint import initial_parameters, stage_folder, store
+from calrec_jax.checkpoint.initial_parameters import Parent
+from calrec_jax.data.feed.feed import OpenFeed
+from calrec_jax.models import lora as loras
+from calrec_jax.models.families import ModelConfig, family_of
+from calrec_jax.runtime import (
+  compile_cache,
+  distributed,
+  partitioning,
+  placement,
+)
+from calrec_jax.runtime.preemption import Notice, Preempted
+from calrec_jax.storage import atomic, lineage
+from calrec_jax.train import (
+  checkpointing,
+  goodput,
+  stages,
+  telemetry,
+  train_step,
+)
+from calrec_jax.train import state as states
+from calrec_jax.train.early_stopping import EarlyStopping
+from calrec_jax.train.meter import Meter
+from calrec_jax.train.profiling import Profiler
+from calrec_jax.train.stages import Stage
+from calrec_jax.train.validation import Validator
+
+
+def run_stage(
+  stage: Stage, name: str, stage_names: tuple[str, ...], notice: Notice
+) -> None:
+  """Trains one stage to its end, from wherever it stands.
+
+  A stage that is finished is left as it is.
+
+  Args:
+    stage: the configuration of the stage.
+    name: of the stage; its folder in MODEL_DIR.
+    stage_names: of the whole chain, in order.
+    notice: says when to leave.
+
+  Raises:
+    Preempted: when it was told to leave, and has saved.
+  """
+  timeline = goodput.Timeline()
+  folder = stages.folder(stage, name)
+  compile_cache.keep(pathlib.Path(stage.dataset.folder))
+  with distributed.first_before_others("caches are built"):
+    caches = stages.documents_of(stage, stages.open_caches(stage))
+  parent = stages.find_parent(stage, name, stage_names)
+  feed = dataclasses.replace(
+    stage.feed,
+    shard_index=jax.process_index(),
+    shard_count=jax.process_count(),
+  ).open(caches)
+  decoder_config = stages.decoder_for(stage, caches)
+  mesh = partitioning.make_mesh(stage.mesh)
+  partitioning.require_rows(stage.feed.rows, mesh, stage.microbatches)
+  record = lineage.describe(
+    stage=name,
+    parent=parent.describe() if parent is not None else None,
+    data={
+      cache.name: {
+        "fingerprint": cache.fingerprint,
+        "card_sha256": lineage.digest(cache.card),
+      }
+      for cache in caches
+    },
+    training=stages.describe_training(stage, decoder_config, feed.settings()),
+    configuration=config.text(),
+  )
+  done = stage_folder.handover(folder)
+  if done is not None or checkpointing.newest(folder) is not None:
+    # Not to be passed off as a run of another configuration; and before Orbax
+    # tidies up in a folder that is not ours.
+    lineage.refuse_changes(stage_folder.lineage_of(folder), record, folder)
+  if done is not None:
+    print(f"{name}: finished before; {done['checkpoint']} of {folder}")
+    return
+  with partitioning.activate(mesh, partitioning.logical_axis_rules()):
+    loop = _Loop(
+      stage, name, folder, feed, decoder_config, mesh, record, notice, timeline
+    )
+    loop.start(parent)
+    with notice.held():
+      loop.run()
+      loop.finish()
+
+
+class _Loop:
+  """A stage in progress; made inside an active mesh."""
+
+  def __init__(
+    self,
+    stage: Stage,
+    name: str,
+    folder: Any,
+    feed: OpenFeed,
+    decoder_config: ModelConfig,
+    mesh: jax.sharding.Mesh,
+    record: dict[str, Any],
+    notice: Notice,
+    timeline: goodput.Timeline,
+  ):
+    timeline.now("parameters")
+    self.notice, self.timeline = notice, timeline
+    self.stage, self.name, self.folder = stage, name, folder
+    self.feed, self.mesh, self.record = feed, mesh, record
+    self.decoder_config = decoder_config
+    self.decoder = family_of(decoder_config).module(decoder_config)
+    rules = partitioning.logical_axis_rules()
+    boxed = states.abstract_state(self.decoder, stage.optimizer, stage.tuning)
+    self.shardings = partitioning.state_shardings(boxed, mesh, rules)
+    self.abstract = partitioning.unbox(boxed)
+    frozen = stage.tuning.frozen_paths(boxed.params)
+    table = partitioning.parameter_table(boxed.params, mesh, rules, frozen)
+    summary = stage.tuning.summary(
+      self.abstract.params, self.abstract.opt_state, self.shardings.opt_state
+    )
+    self.table = f"{table}\n{summary}"
+    self.vocabulary = initial_parameters.vocabulary_record(
+      feed.caches[0], stage.dataset.vocabulary
+    )
+    self.checkpoints = checkpointing.Checkpoints(folder, stage.checkpoints)
+    self.validator = Validator(
+      stage.validation, feed, self.decoder, stage.objective, mesh
+    )
+    self.early_stopping = EarlyStopping(
+      stage.validation.patience, stage.checkpoints.rank
+    )
+    self.profiler = Profiler(stage.profile, folder)
+
+  def start(self, parent: Parent | None) -> None:
+    """Own checkpoint first, then the parent's parameters, then scratch."""
+    self.meter = Meter(self.decoder_config, self.stage.tuning)
+    newest = checkpointing.newest(self.folder)
+    self.fresh = newest is None
+    # What a step entails is still to be done where the notice cut it, and at
+    # a fresh start.
+    self.closed = False
+    if newest is not None:
+      self._restore(newest)
+      origin = f"goes on from step {self.step}"
+    else:
+      self.step = 0
+      self.state = states.create_state(
+        self.decoder,
+        self.stage.optimizer,
+        self.shardings,
+        self.stage.seed,
+        self.stage.tuning,
+      )
+      origin = "starts from scratch"
+      if parent is not None:
+        self._take_params(parent)
+        origin = f"starts from {parent}"
+    if jax.process_index() == 0:
+      self._write_records()
+      self._introduce(origin)
+      self._note("start")
+
+  def _restore(self, checkpoint: pathlib.Path) -> None:
+    self.closed = checkpoint.parent == self.folder
+    opened = (
+      self.checkpoints if self.closed else checkpointing.preempted(self.folder)
+    )
+    step = store.step_of(checkpoint)
+    self.state, feed_state = opened.restore(step, self.abstract, self.shardings)
+    self.step = self.feed.resume(feed_state)
+    if self.early_stopping.patience is not None:
+      self.early_stopping.resume(opened.early_stopping(step))
+    if not self.closed:
+      self.meter.resume(store.read_json(checkpoint, checkpointing.UNREPORTED))
+      opened.close()
+
+  def _take_params(self, parent: Parent) -> None:
+    # Of the new parameters only LoRA's are needed: two copies of a large model
+    # would not fit.
+    for leaf in jax.tree.leaves(loras.without_lora(self.state.params)):
+      leaf.delete()
+    params = parent.params(
+      self.decoder_config,
+      self.feed.caches[0].vocabulary(),
+      self.abstract.params,
+      self.shardings.params,
+      fresh=loras.lora_leaves(self.state.params),
+    )
+    self.state = self.state._replace(params=params)
+
+  def run(self) -> None:
+    """Steps, until TRAIN_STEPS or until nothing becomes better."""
+    if self.early_stopping.is_over:
+      return  # Killed between its last checkpoint and the handover.
+    stage = self.stage
+    self.timeline.now("first step")
+    step_fn = jax.jit(
+      train_step.make_train_step(
+        self.decoder,
+        stage.objective,
+        stage.optimizer,
+        stage.tuning,
+        stage.microbatches,
+      ),
+      donate_argnums=0,
+    )
+    self.log = telemetry.StageLog(
+      self.folder, self.name, self.step, stage.steps, self.closed
+    )
+    try:
+      if self.fresh:
+        self._close_start()
+      elif not self.closed and self._close_step():
+        return
+      first = self.step + 1
+      for step, batch in self.feed.iterator(self.step, stage.steps):
+        self.profiler.before(step + 1)
+        self.state, metrics = step_fn(
+          self.state, placement.from_local_rows(batch, self.mesh)
+        )
+        self.step = step + 1
+        self.meter.add(metrics)
+        if self.step == first:
+          self.timeline.now(goodput.STEPS)
+          self.log.say(f"first step made after {self.timeline.start_up()}")
+        if (trace := self.profiler.after(self.step, metrics)) is not None:
+          self.log.say(f"profile of steps to {self.step}: {trace}")
+        self.log.advance()
+        if self.notice.leave():
+          raise Preempted
+        if self._close_step():
+          break
+    except Preempted:
+      self._leave()
+      raise Preempted(self._left()) from None
+    finally:
+      self.profiler.close()
+      self.log.close()
+
+  def _close_start(self) -> None:
+    """Step 0 is a candidate too: what a stage begins with may be the best."""
+    if not self.stage.validation.at_start:
+      return
+    validated = self._validate()
+    self.early_stopping.see(validated, self.step)
+    if self.stage.checkpoints.best_metric:
+      self._save(validated)
+
+  def _close_step(self) -> bool:
+    """What a step entails: rows, validation, checkpoint; whether to end.
+
+    Raises:
+      Preempted: in a validation. Nothing of the rest was done then.
+    """
+    stage = self.stage
+    # A row ends where a checkpoint is made: the rows after it must not
+    # depend on whether the run was stopped there.
+    may_save = self._due(stage.checkpoints.period) or (
+      stage.validation.patience is not None
+      and self._due(stage.validation.period)
+    )
+    if self._due(stage.log_period) or may_save:
+      self._report()
+    validated, improved = None, False
+    if self._due(stage.validation.period):
+      validated = self._validate()
+      improved = self.early_stopping.see(validated, self.step)
+    over = self.early_stopping.is_over
+    if self._due(stage.checkpoints.period) or improved or over:
+      self._save(validated)
+    return over
+
+  def finish(self) -> None:
+    """Hands the best checkpoint over; only then is the stage finished."""
+    with self.timeline.during(goodput.CHECKPOINTS):
+      self.checkpoints.wait()
+    best = self.checkpoints.best_step()
+    if jax.process_index() == 0:
+      left = self.folder / checkpointing.PREEMPTED
+      if left.exists():
+        shutil.rmtree(left)
+      lineage.write_json(
+        self.folder / stage_folder.HANDOVER,
+        {"checkpoint": f"checkpoint_{best}", "steps": self.step},
+      )
+      self._note("finished")
+      print(
+        f"{self.name}: finished; checkpoint_{best} is handed over "
+        f"({self.folder})\n  {goodput.summary(self.folder)}"
+      )
+    self.checkpoints.close()
+    # The next stage begins with what the first process wrote here.
+    distributed.together("the stage is handed over")
+
+  def _due(self, period: int) -> bool:
+    return self.step % period == 0 or self.step == self.stage.steps
+
+  def _report(self) -> None:
+    values = self.meter.read()
+    if not math.isfinite(values["loss"]):
+      raise FloatingPointError(
+        f"{self.name}: the loss is {values['loss']} at step {self.step}. "
+        "Lower LEARNING_RATE, or look at the rows of metrics.jsonl "
+        f"before it; {self.folder} holds the last good checkpoint."
+      )
+    self.log.write(self.step, "train", values)
+
+  def _validate(self) -> dict[str, float]:
+    with (
+      self.meter.paused(),
+      self.timeline.during(goodput.VALIDATION),
+      self.notice.interruptible(),
+    ):
+      values = self.validator(self.state.params)
+    self.log.write(self.step, "validation", values)
+    return values
+
+  def _save(self, validated: dict[str, float] | None) -> None:
+    if self.stage.checkpoints.best_metric and validated is None:
+      validated = self._validate()
+    with self.meter.paused(), self.timeline.during(goodput.CHECKPOINTS):
+      self.checkpoints.save(self.state, metrics=validated, **self._records())
+    self._note("saved")
+
+  def _leave(self) -> None:
+    """Saves what it takes to go on as if nothing had been.
+
+    Rows, validation and checkpoint of the step are left to the next run.
+    """
+    self.timeline.now(goodput.CHECKPOINTS)
+    self.checkpoints.close()
+    if self.step == 0:
+      return  # From the start it goes on just as well.
+    opened = checkpointing.preempted(self.folder)
+    if opened.latest_step() != self.step:  # Or told again at once.
+      opened.save(
+        self.state,
+        metrics=None,
+        unreported=self.meter.state(),
+        **self._records(),
+      )
+    opened.close()
+    self._note("left")
+
+  def _note(self, event: str) -> None:
+    if jax.process_index() == 0:
+      goodput.add_row(self.folder, event, self.step, self.timeline)
+
+  def _left(self) -> str:
+    if self.step == 0:
+      return f"{self.name} was told to leave before its first step."
+    return f"{self.name} was told to leave, and has saved step {self.step}."
+
+  def _records(self) -> dict[str, Any]:
+    return {
+      "step": self.step,
+      "feed": self.feed.state(self.step),
+      "lineage": {**self.record, "cards": self._cards()},
+      "vocabulary": self.vocabulary,
+      "early_stopping": self.early_stopping.state(),
+    }
+
+  def _cards(self) -> dict[str, Any]:
+    return {cache.name: cache.card for cache in self.feed.caches}
+
+  def _write_records(self) -> None:
+    self.folder.mkdir(parents=True, exist_ok=True)
+    lineage.copy_files(
+      self.feed.caches[0].vocabulary().files, self.folder / "vocabulary"
+    )
+    lineage.write_json(self.folder / "lineage.json", self.record)
+    atomic.write_text(self.folder / "config.gin", config.text())
+    atomic.write_text(self.folder / "model-info.txt", self.table + "\n")
+
+  def _introduce(self, origin: str) -> None:
+    stats = self.feed.stats
+    users = ", ".join(
+      f"{name} {count:,}" for name, count in stats.users_per_epoch.items()
+    )
+    print(
+      f"{self.name}: {origin}, to step {self.stage.steps}, in {self.folder}\n"
+      f"  users of an epoch: {users}; {stats.steps_per_epoch} steps, rows "
+      f"{stats.fill:.0%} full, {stats.targets_per_row:.1f} targets a row\n"
+      f"{self.table}"
+    )

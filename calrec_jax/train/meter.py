@@ -1,0 +1,117 @@
+"""The figures of a row of the training log: means, and speeds.
+
+What a run that has to leave has summed since the last row is kept in its
+checkpoint (`state`, `resume`), so that the next row is that of a run that was
+never stopped. Tested by `tests/unit/test_meter.py` and
+`tests/contract/test_told_to_leave.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from calrec_jax.metrics.weighted_sum import WeightedSum
+from calrec_jax.models.families import ModelConfig, family_of
+from calrec_jax.models.tuning import Tuning
+from calrec_jax.runtime import chips
+from calrec_jax.train.train_step import Metrics
+
+
+class Meter:
+  """Sums the metrics of the steps since the last report, and their time."""
+
+  def __init__(self, decoder_config: ModelConfig, tuning: Tuning):
+    self._config, self._tuning = decoder_config, tuning
+    self._peak = chips.peak_flops()
+    self._parts: list[Metrics] = []
+    # Sums over how many steps a run before this one left unreported.
+    self._left: tuple[Metrics | None, int] = None, 0
+    self._row = self._left  # The last that was summed.
+    self._since: float | None = None  # The first step compiles.
+    self._timed = 0
+
+  def add(self, metrics: Metrics) -> None:
+    """Takes a step's metrics without waiting for them."""
+    self._parts.append(metrics)
+    if self._since is None:
+      jax.block_until_ready(metrics)
+      self._since = time.perf_counter()
+    else:
+      self._timed += 1
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Leaves out of the speeds what is done inside."""
+    jax.block_until_ready(self._parts)
+    began = time.perf_counter()
+    yield
+    if self._since is not None:
+      self._since += time.perf_counter() - began
+
+  def read(self) -> dict[str, float]:
+    """Means since the last reading, and speeds; waits for the devices."""
+    sums, steps = self._sum()
+    seconds = time.perf_counter() - (self._since or 0.0)
+    values = {key: value.host_mean() for key, value in sums.items()}
+    if self._timed:
+      steps_per_second = self._timed / seconds
+      values["step_seconds"] = seconds / self._timed
+      values["tokens_per_second"] = values["tokens"] * steps_per_second
+      values["examples_per_second"] = values["examples"] * steps_per_second
+      if self._peak:
+        needed = family_of(self._config).train_step_flops(
+          self._config,
+          tokens=values["tokens"],
+          # Not NumPy's float32, which a weight is and JSON does not know.
+          loss_tokens=float(sums["loss_nig_nats"].weight) / steps,
+          attended=values["attended_keys"],
+          trained=self._tuning.trains,
+        )
+        values["model_flop_utilisation"] = (
+          needed * steps_per_second / self._peak
+        )
+    self._parts, self._timed = [], 0
+    self._left = None, 0
+    if self._since is not None:
+      self._since = time.perf_counter()
+    return values
+
+  def state(self) -> dict[str, Any]:
+    """What the row of the last step was or will be made of, fit for JSON."""
+    sums, steps = self._sum() if self._parts else self._row
+    return {
+      "steps": steps,
+      # float32 goes into JSON and comes back without a loss.
+      "sums": {
+        name: [float(value.total), float(value.weight)]
+        for name, value in (sums or {}).items()
+      },
+    }
+
+  def resume(self, state: dict[str, Any]) -> None:
+    """Goes on with what another run left."""
+    sums = {
+      name: WeightedSum(np.float32(total), np.float32(weight))
+      for name, (total, weight) in state["sums"].items()
+    }
+    self._left = self._row = sums, state["steps"]
+
+  def _sum(self) -> tuple[Metrics, int]:
+    """Sums since the last report, and over how many steps; waits for them."""
+    left, steps = self._left
+    parts = ([] if left is None else [left]) + jax.device_get(self._parts)
+    self._row = (
+      functools.reduce(
+        lambda total, part: {key: total[key].merge(part[key]) for key in total},
+        parts,
+      ),
+      steps + len(self._parts),
+    )
+    return self._row

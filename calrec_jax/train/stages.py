@@ -1,0 +1,314 @@
+"""One stage of training, and the chain of stages that a recipe names.
+
+Stage one learns from many domains together, stage two goes on with the
+parameters of stage one on the target domain (CALRec, section on training).
+A chain can be stopped anywhere: finished stages are skipped, the one that was
+cut goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gin
+import optax
+
+from calrec_jax import config
+from calrec_jax.checkpoint import initial_parameters, stage_folder, store
+from calrec_jax.data.cache.item_ids import by_item_ids
+from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.data.dataset import Dataset
+from calrec_jax.data.feed.feed import Feed
+from calrec_jax.models.families import ModelConfig, family_of
+from calrec_jax.models.tuning import EVERYTHING, Tuning
+from calrec_jax.runtime.partitioning import MeshShape
+from calrec_jax.storage import lineage
+from calrec_jax.train import optimizers, profiling
+from calrec_jax.train.checkpointing import CheckpointPolicy
+from calrec_jax.train.profiling import ProfileWindow
+from calrec_jax.train.validation import Validation
+
+_START = "INITIAL_CHECKPOINT_PATH"
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+  """Everything one stage of training needs.
+
+  Attributes:
+    model_dir: MODEL_DIR; the stage writes into a folder of its name there.
+    task: MIXTURE_OR_TASK_NAME of the dataset.
+    steps: TRAIN_STEPS, updates.
+    dataset: domains, mixtures and vocabulary.
+    decoder: shape of the model: a `DecoderConfig` or a `SASRecConfig`.
+    objective: the losses; `Objective` or `NextItem`, as the model needs.
+    optimizer: of the trained parameters.
+    feed: packing, shuffling, batch size.
+    mesh: devices along each axis.
+    checkpoints: when to save.
+    validation: when to validate.
+    tuning: which parameters are trained; by default all.
+    microbatches: MICROBATCHES (t5x: num_microbatches): into how many a batch
+      is split to save memory, with the losses and gradients of the whole one;
+      see `calrec_jax.train.accumulation`.
+    initial_checkpoint: INITIAL_CHECKPOINT_PATH: parameters to start from: a
+      `checkpoint_<step>` folder or a stage's, a t5x checkpoint in Orbax's
+      format, a Hugging Face folder, a GGUF file, or the name of a packaged
+      model; None takes those of the stage before, and the first stage starts
+      from scratch.
+    use_cached: USE_CACHED_TASKS: True refuses to build a missing token cache.
+    seed: RANDOM_SEED of initial parameters and dropout.
+    log_period: steps between rows of the metrics log.
+    profile: steps that JAX's profiler records; by default none.
+  """
+
+  model_dir: str = gin.REQUIRED
+  task: str = gin.REQUIRED
+  steps: int = gin.REQUIRED
+  dataset: Dataset = gin.REQUIRED
+  decoder: ModelConfig = gin.REQUIRED
+  objective: Any = gin.REQUIRED
+  optimizer: optax.GradientTransformation = gin.REQUIRED
+  feed: Feed = gin.REQUIRED
+  mesh: MeshShape = gin.REQUIRED
+  checkpoints: CheckpointPolicy = gin.REQUIRED
+  validation: Validation = gin.REQUIRED
+  tuning: Tuning = EVERYTHING
+  microbatches: int = 1
+  initial_checkpoint: str | None = None
+  use_cached: bool = False
+  seed: int = 0
+  log_period: int = 20
+  profile: ProfileWindow = profiling.NOTHING
+
+  def __post_init__(self):
+    """Refuses stages that train nothing, and places that are no folder."""
+    if "://" in str(self.model_dir):
+      # As a path it would be a folder here, lost with the machine.
+      raise ValueError(
+        f"MODEL_DIR = {self.model_dir!r} is no folder. Mount the bucket and "
+        "give its folder; the launch scripts do so by --bucket=NAME "
+        "(docs/launch.md)."
+      )
+    for name in ("steps", "microbatches", "log_period"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"Stage.{name} must be at least 1.")
+    _refuse_choosing_on_trained_targets(self)
+    family = family_of(self.decoder)
+    if not isinstance(self.objective, family.objective):
+      raise ValueError(
+        f"Stage.objective is a {_kind(self.objective)}, but a model of "
+        f"{_kind(self.decoder)} is trained by a {family.objective.__name__}."
+      )
+    if family.tokens == "ids":
+      _require_item_feed(self)
+
+
+@gin.configurable
+def feature_length(name: str, lengths: Mapping[str, int]) -> int:
+  """One of the lengths in TASK_FEATURE_LENGTHS.
+
+  Args:
+    name: "tokens" of a row or "slots" of a row.
+    lengths: all of them.
+
+  Raises:
+    ValueError: where it is missing.
+  """
+  if name not in lengths:
+    raise ValueError(
+      f"TASK_FEATURE_LENGTHS = {dict(lengths)} lacks {name!r}; it needs "
+      '{"tokens": ..., "slots": ...}.'
+    )
+  return lengths[name]
+
+
+def names() -> tuple[str, ...]:
+  """The stages that the applied configuration chains."""
+  return tuple(config.macro("STAGES", ())) or (stage_folder.SINGLE_STAGE,)
+
+
+def chosen(wanted: str | None) -> tuple[str, ...]:
+  """The stages that `--stage` means; without it the whole chain.
+
+  Raises:
+    ConfigurationError: where the recipe chains no such stage.
+  """
+  chain = names()
+  if wanted is None:
+    return chain
+  if wanted not in chain:
+    raise config.ConfigurationError(
+      f"--stage={wanted}: the recipe chains {', '.join(chain)}."
+      f"{config.nearest(wanted, chain)}"
+    )
+  return (wanted,)
+
+
+def refuse_shared_start(chain: tuple[str, ...]) -> None:
+  """Refuses an INITIAL_CHECKPOINT_PATH from which every stage would start.
+
+  Bound without a stage's name it would throw away what the stages before have
+  learned.
+
+  Raises:
+    ConfigurationError: with the binding that is meant.
+  """
+  path = config.macro(_START, None)
+  unbound = [
+    name
+    for name in chain[1:]
+    if config.macro(f"{name}/{_START}", _START) == _START
+  ]
+  if path is not None and unbound:
+    raise config.ConfigurationError(
+      f"{_START} = {path!r} is set for all stages, so that {unbound[0]!r} "
+      "would not go on from the stage before it. Set it for the first one: "
+      f"{chain[0]}/{_START}. (With --stage it is taken as it is.)"
+    )
+
+
+def folder(stage: Stage, name: str) -> pathlib.Path:
+  """Where a stage writes."""
+  return pathlib.Path(stage.model_dir).expanduser().absolute() / name
+
+
+def open_caches(stage: Stage, progress: bool = True) -> list[TokenCache]:
+  """The stage's token caches, built first where they are missing."""
+  missing = stage.dataset.missing(stage.task)
+  if missing and stage.use_cached:
+    raise FileNotFoundError(
+      "USE_CACHED_TASKS = True, but there is no token cache for "
+      f"{', '.join(domain.name for domain in missing)}. Make it with "
+      "`calrec data cache` and the same gin files and flags."
+    )
+  paths = stage.dataset.build(stage.task, progress=progress)
+  return [TokenCache.open(path) for path in paths.values()]
+
+
+def documents_of(
+  stage: Stage, caches: Sequence[TokenCache]
+) -> Sequence[TokenCache]:
+  """The caches as the stage's model reads them: as texts, or by item ids."""
+  if family_of(stage.decoder).tokens == "ids":
+    return by_item_ids(caches)
+  return caches
+
+
+def vocabulary_size(caches: Sequence[TokenCache]) -> int:
+  """Token ids the model must know: those of the vocabulary and the cache."""
+  return max(
+    max(cache.largest_token + 1, cache.vocabulary().size) for cache in caches
+  )
+
+
+def decoder_for(stage: Stage, caches: Sequence[TokenCache]) -> ModelConfig:
+  """The stage's model with a row for every token of its vocabulary.
+
+  A published model's table gets no rows beyond its tokens: they would take
+  part in every softmax.
+  """
+  return stage.decoder.for_vocabulary(
+    vocabulary_size(caches), exact=caches[0].vocabulary().pretrained
+  )
+
+
+def find_parent(
+  stage: Stage, name: str, stage_names: tuple[str, ...]
+) -> initial_parameters.Parent | None:
+  """What a stage takes its parameters from; None is from scratch."""
+  if stage.initial_checkpoint:
+    return initial_parameters.open_parent(stage.initial_checkpoint)
+  position = stage_names.index(name)
+  if position == 0:
+    return None
+  before = folder(stage, stage_names[position - 1])
+  record = stage_folder.handover(before)
+  if record is None:
+    raise store.CheckpointError(
+      f"The stage {name!r} starts from {stage_names[position - 1]!r}, which "
+      f"has not finished in {before}. Train that one first (without --stage), "
+      "or set INITIAL_CHECKPOINT_PATH."
+    )
+  return initial_parameters.CheckpointParent(before / record["checkpoint"])
+
+
+def describe_training(
+  stage: Stage, decoder: ModelConfig, feed_settings: Mapping[str, Any]
+) -> dict[str, Any]:
+  """What decides the bits of a stage, beside its data and its parent."""
+  described = {
+    "task": stage.task,
+    "steps": stage.steps,
+    "seed": stage.seed,
+    _kind(decoder): lineage.plain(dataclasses.asdict(decoder)),
+    _kind(stage.objective): lineage.plain(dataclasses.asdict(stage.objective)),
+    "Tuning": lineage.plain(dataclasses.asdict(stage.tuning)),
+    "feed": lineage.plain(feed_settings),
+    "optimizer": optimizer_bindings(),
+  }
+  if stage.microbatches > 1 and (decoder.dropout or stage.objective.draws):
+    # Each draws its own masks and items. Without any, only roundings differ,
+    # as on another mesh.
+    described["microbatches"] = stage.microbatches
+  if stage.validation.patience is not None:
+    # Where validations end the stage, when and how they are made decides.
+    described["early_stopping"] = lineage.plain(
+      {
+        "Validation": dataclasses.asdict(stage.validation),
+        "CheckpointPolicy": {
+          name: getattr(stage.checkpoints, name)
+          for name in ("period", "best_metric", "best_is_highest")
+        },
+      }
+    )
+  return described
+
+
+def optimizer_bindings() -> dict[str, Any]:
+  """Which optimizer the stage has, and every bound value of `optimizers`."""
+  bindings = gin.get_bindings("Stage", resolve_references=False)
+  bound = {"Stage.optimizer": config.plain_value(bindings.get("optimizer"))}
+  for function in optimizers.CONFIGURABLES:
+    values = gin.get_bindings(function, resolve_references=False)
+    for key, value in values.items():
+      bound[f"{function.__name__}.{key}"] = config.plain_value(value)
+  return bound
+
+
+def _kind(settings: Any) -> str:
+  """The name under which gin and the lineage know them."""
+  return type(settings).__name__
+
+
+def _refuse_choosing_on_trained_targets(stage: Stage) -> None:
+  if stage.feed.split != "validation":
+    return
+  for binding, chooses in (
+    ("Validation.patience = None", stage.validation.patience is not None),
+    ('CheckpointPolicy.best_metric = ""', stage.checkpoints.best_metric != ""),
+  ):
+    if chooses:
+      raise ValueError(
+        'Feed.split = "validation" trains on the validation targets, so that '
+        f"nothing can be chosen by them. Bind {binding}."
+      )
+
+
+def _require_item_feed(stage: Stage) -> None:
+  """What a model that reads item ids wants of the feed."""
+  longest = getattr(stage.decoder, "max_items", None)
+  if stage.feed.max_history is None or stage.feed.max_history > longest:
+    raise ValueError(
+      f"Feed.max_history = {stage.feed.max_history}, but the model has "
+      f"positions for SASRecConfig.max_items = {longest}. Set MAX_ITEMS."
+    )
+  if stage.feed.item_segments:
+    raise ValueError(
+      "Feed.item_segments = True writes every target a second time for an item "
+      "tower, which a model of item ids does not have. Bind it to False."
+    )

@@ -1,0 +1,122 @@
+"""One update: the objective, its gradient, and the optimizer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from calrec_jax.data.feed.batch import NO_SLOT, PADDING_SEGMENT, Batch
+from calrec_jax.metrics.weighted_sum import WeightedSum
+from calrec_jax.models.row_objective import RowObjective
+from calrec_jax.models.tuning import EVERYTHING, Tuning, join
+from calrec_jax.train import accumulation
+from calrec_jax.train.state import TrainState
+
+Metrics = dict[str, WeightedSum]
+
+
+def make_train_step(
+  decoder: nn.Module,
+  objective: RowObjective,
+  optimizer: optax.GradientTransformation,
+  tuning: Tuning = EVERYTHING,
+  microbatches: int = 1,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  """The update as a pure function of state and batch, ready for `jax.jit`.
+
+  Args:
+    decoder: the model.
+    objective: the losses.
+    optimizer: of the trained parameters.
+    tuning: which parameters are trained; the gradient is taken of them alone,
+      and the metric `gradient_norm` is theirs.
+    microbatches: into how many a batch is split, one computed after another;
+      see `calrec_jax.train.accumulation`.
+  """
+  value_and_grad = _whole
+  if microbatches > 1:
+    value_and_grad = functools.partial(
+      accumulation.value_and_grad, microbatches=microbatches
+    )
+
+  def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    key = jax.random.wrap_key_data(state.rng)
+    # Key 0 made the initial weights.
+    dropout_rng = jax.random.fold_in(key, state.step + 1)
+
+    trained, frozen = tuning.split(state.params)
+    (loss, metrics), gradients = value_and_grad(
+      objective,
+      decoder,
+      lambda trained: join(trained, frozen),
+      trained,
+      batch,
+      dropout_rng=dropout_rng,
+    )
+    updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+    params = join(optax.apply_updates(trained, updates), frozen)
+    one = jnp.ones((), jnp.float32)
+    metrics = {
+      "loss": WeightedSum(loss, one),
+      **metrics,
+      "gradient_norm": WeightedSum(optax.tree.norm(gradients), one),
+      **count(batch),
+    }
+    return TrainState(state.step + 1, params, opt_state, state.rng), metrics
+
+  return train_step
+
+
+def _whole(
+  objective: RowObjective,
+  decoder: nn.Module,
+  params_of: Callable[[Any], Any],
+  trained: Any,
+  batch: Batch,
+  *,
+  dropout_rng: jax.Array,
+) -> tuple[tuple[jax.Array, Metrics], Any]:
+  """The whole batch at once; see `accumulation.value_and_grad`."""
+
+  def loss_of(trained: Any) -> tuple[jax.Array, Metrics]:
+    params = params_of(trained)
+    return objective(decoder, params, batch, dropout_rng=dropout_rng)
+
+  return jax.value_and_grad(loss_of, has_aux=True)(trained)
+
+
+def make_eval_step(
+  decoder: nn.Module, objective: RowObjective
+) -> Callable[..., Metrics]:
+  """The objective alone, without dropout, as weighted sums."""
+
+  def eval_step(params, batch: Batch) -> Metrics:
+    _, metrics = objective(decoder, params, batch)
+    return metrics
+
+  return eval_step
+
+
+def count(batch: Batch) -> Metrics:
+  """What a batch holds.
+
+  Returns:
+    `tokens` that are no padding, `examples` (targets with their history), and
+    `attended_keys`, the keys that a token sees on average.
+  """
+  one = jnp.ones((), jnp.float32)
+  filled = batch.segment_ids != PADDING_SEGMENT
+  tokens = jnp.sum(filled).astype(jnp.float32)
+  examples = jnp.sum(batch.slot_items != NO_SLOT).astype(jnp.float32)
+  keys = jnp.sum(jnp.where(filled, batch.positions + 1, 0))
+  return {
+    "tokens": WeightedSum(tokens, one),
+    "examples": WeightedSum(examples, one),
+    "attended_keys": WeightedSum(keys.astype(jnp.float32), tokens),
+  }

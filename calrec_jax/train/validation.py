@@ -1,0 +1,148 @@
+"""What a stage measures while it trains: validation loss and ranking.
+
+Ranking is over the full catalogue of every domain by the cheapest recommender
+the model has, which is the dense tower of a language model; the evaluation job
+measures the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import gin
+import jax
+import numpy as np
+
+from calrec_jax.data.cache.item_ids import ItemCache
+from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.data.feed.feed import OpenFeed
+from calrec_jax.metrics import ranking_metrics
+from calrec_jax.metrics.weighted_sum import WeightedSum
+from calrec_jax.models.row_objective import RowObjective
+from calrec_jax.recommend.dense.dense import Dense
+from calrec_jax.recommend.dense.sasrec import SASRecRecommender
+from calrec_jax.recommend.prompts import prompt_limits
+from calrec_jax.recommend.protocol import Recommender
+from calrec_jax.runtime import placement
+from calrec_jax.train import train_step
+
+_SPLIT = "validation"
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Validation:
+  """When and how much.
+
+  Attributes:
+    period: steps between validations; the last step is always validated.
+    users: users of each domain, drawn once with `seed`; None takes all.
+    metrics: Names of ranking metrics, as in
+      `calrec_jax.metrics.ranking_metrics`. Without any, only losses are
+      computed and the catalogue is not encoded, which is most of a validation's
+      time (then CheckpointPolicy.best_metric is "loss", and
+      best_is_highest False).
+    rule: candidates: "all", "not_last" or "not_seen".
+    seed: of the draw of users.
+    at_start: whether a stage's start is validated too, as step 0, and saved as
+      a candidate for the best: what a stage hands over is then never worse
+      than what it began with.
+    patience: the stage ends after so many validations in a row that were not
+      the best by CheckpointPolicy.best_metric; each best one is saved, and the
+      best of all is handed over. None goes on to TRAIN_STEPS.
+  """
+
+  period: int = 500
+  users: int | None = 512
+  metrics: Sequence[str] = ("recall@1", "recall@10", "ndcg@10")
+  rule: str = "not_last"
+  seed: int = 0
+  at_start: bool = False
+  patience: int | None = None
+
+  def __post_init__(self):
+    """Refuses a period that never comes, and ends before the start."""
+    if self.period < 1:
+      raise ValueError("Validation.period must be at least 1.")
+    if self.patience is not None and self.patience < 1:
+      raise ValueError("Validation.patience must be at least 1, or None.")
+
+
+class Validator:
+  """Validates parameters on the users of every domain of a stage."""
+
+  def __init__(
+    self,
+    settings: Validation,
+    feed: OpenFeed,
+    decoder: Any,
+    objective: RowObjective,
+    mesh: jax.sharding.Mesh,
+  ):
+    self._settings = settings
+    self._feed = feed
+    self._decoder = decoder
+    self._mesh = mesh
+    self._step = jax.jit(train_step.make_eval_step(decoder, objective))
+    self._objective = objective
+
+  def __call__(self, params: Any) -> dict[str, float]:
+    """Losses in nats and ranking metrics as fractions, over all users.
+
+    A user counts once, whatever the domain.
+    """
+    sums = self._losses(params)
+    for cache in self._feed.caches if self._settings.metrics else ():
+      for name, value in self._ranking(params, cache).items():
+        sums[name] = sums[name].merge(value) if name in sums else value
+    means = {name: value.host_mean() for name, value in sums.items()}
+    means["loss"] = float(self._objective.total(means))
+    return means
+
+  def _losses(self, params: Any) -> dict[str, WeightedSum]:
+    batches = self._feed.eval_batches(
+      _SPLIT, self._settings.users, self._settings.seed
+    )
+    parts = [
+      jax.device_get(
+        self._step(params, placement.from_local_rows(batch, self._mesh))
+      )
+      for batch in batches
+    ]
+    return {
+      name: functools.reduce(WeightedSum.merge, (part[name] for part in parts))
+      for name in parts[0]
+    }
+
+  def _ranking(self, params: Any, cache: TokenCache) -> dict[str, WeightedSum]:
+    settings = self._settings
+    users = cache.histories(_SPLIT, settings.users, settings.seed)
+    names = tuple(settings.metrics)
+    horizon = ranking_metrics.horizon_of(names)
+    recommender = self._recommender(params, cache)
+    [ranking] = recommender.recommend(
+      [user.items for user in users], depth=2 * horizon, rules=(settings.rule,)
+    ).values()
+    ranks = ranking_metrics.expected_ranks(
+      ranking, np.array([user.target for user in users]), horizon
+    )
+    values = ranking_metrics.user_values(names, ranks, ranks)
+    return {
+      name: WeightedSum(float(values[:, column].sum()), float(len(users)))
+      for column, name in enumerate(names)
+    }
+
+  def _recommender(self, params: Any, cache: TokenCache) -> Recommender:
+    if isinstance(cache, ItemCache):
+      return SASRecRecommender(self._decoder, params, cache.domain)
+    return Dense(
+      self._decoder,
+      params,
+      cache.catalogue,
+      cache.prompt,
+      limits=prompt_limits(self._feed.feed),
+      temperature=self._objective.temperature,
+    )

@@ -1,0 +1,202 @@
+"""Column mappings, times, ids, and bad rows of a log."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.data.logs.log_files import LogFiles, ids, timestamps
+
+COLUMNS = ("title", "category", "brand", "price")
+
+
+def read(source):
+  problems = problems_lib.Problems()
+  events, items = source.read(problems, COLUMNS)
+  kinds = {p["kind"]: (p["count"], p["first"]) for p in problems.as_list()}
+  return events, items, kinds
+
+
+@pytest.fixture
+def log(tmp_path):
+  """A log with every kind of bad row."""
+  (tmp_path / "log.csv").write_bytes(
+    b"user_id,item_id,timestamp,note\n"
+    b'u1,a,100,"fine,\nover two lines"\n'
+    b",a,100,no user\n"
+    b"u1,,100,no item\n"
+    b"u1,a,yesterday,no time\n"
+    b"u1,a,nan,no time\n"
+    b"u1,zzz,100,not in the catalogue\n"
+    b"u1,a,100\n"
+    b"u\xff,a,100,broken\n"
+    b" u2 , b ,200.5,blanks\n"
+    b"u1,a,1e300,no time\n"
+  )
+  items = [
+    {"item_id": "a", "title": "A"},
+    {"item_id": "b", "title": "B", "price": 2.5},
+    {"item_id": "a", "title": "another A"},
+    {"item_id": "b", "title": "B", "price": 2.5},
+    {"title": "without an id"},
+  ]
+  (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+  return LogFiles(
+    folder=str(tmp_path), interactions="log.csv", items="items.jsonl"
+  )
+
+
+def test_bad_rows_are_counted_with_their_first_line(log):
+  events, items, kinds = read(log)
+  assert [events.user_ids[u] for u in events.users] == ["u1", "u2"]
+  assert [items.item_ids[i] for i in events.items] == ["a", "b"]
+  assert events.timestamps.tolist() == [100_000, 200_500]
+  assert events.num_rows == 10
+  assert items.columns["title"] == ["A", "B"]  # The first description stays.
+  assert items.lines.tolist() == [1, 2]
+  assert kinds == {
+    "malformed_row": (1, "log.csv:9"),
+    "broken_encoding": (1, "log.csv:10"),
+    "missing_user": (1, "log.csv:4"),
+    "missing_item": (2, "items.jsonl:5"),
+    "bad_timestamp": (3, "log.csv:6"),
+    "unknown_item": (1, "log.csv:8"),
+    "conflicting_item": (1, "items.jsonl:3"),
+  }
+  counted = sum(kinds[kind][0] for kind in kinds) - 2  # Two are item rows.
+  assert counted + len(events) == events.num_rows
+
+
+def test_one_file_describes_its_items_itself(tmp_path):
+  (tmp_path / "log.csv").write_text(
+    "customer,sku,name,when\n"
+    "1,x,Ice,2024-01-02\n"
+    "2,x,Ice,2024-01-01T00:00:00Z\n"
+    "2,y,Tape,2024-01-01T03:00:00+02:00\n"
+    "2,x,Ice cubes,2024-01-03\n"
+    "3,x,Ice cubes,2024-01-04\n"
+  )
+  events, items, kinds = read(
+    LogFiles(
+      interactions=str(tmp_path / "log.csv"),
+      user_column="customer",
+      item_column="sku",
+      time_column="when",
+      time_unit="iso",
+      text_columns={"title": "name"},
+    )
+  )
+  assert items.item_ids == ["x", "y"]
+  assert items.columns == {"title": ["Ice", "Tape"]}
+  day = 86_400_000
+  assert np.diff(events.timestamps).tolist() == [
+    -day,
+    day // 24,
+    2 * day - day // 24,
+    day,
+  ]
+  assert kinds == {"conflicting_item": (1, "log.csv:5")}
+
+
+def test_parquet_times_need_no_unit(tmp_path):
+  table = pa.table(
+    {
+      "user_id": pa.array([1.0, None]),  # A column with holes is of floats.
+      "item_id": [5, 5],
+      "timestamp": pa.array([1_700_000_000_123_456, 0], pa.timestamp("us")),
+      "title": ["t", "t"],
+    }
+  )
+  pq.write_table(table, tmp_path / "log.parquet")
+  events, items, kinds = read(
+    LogFiles(interactions=str(tmp_path / "log.parquet"))
+  )
+  assert events.user_ids == ["1"]
+  assert items.item_ids == ["5"]
+  assert events.timestamps.tolist() == [1_700_000_000_123]
+  assert kinds == {"missing_user": (1, "log.parquet:2")}
+
+
+@pytest.mark.parametrize(
+  ("unit", "values", "expected"),
+  [
+    ("s", ["1503273600", 1503273600, "1503273600.25"], [0, 0, 250]),
+    ("ms", ["1503273600000", 1503273600001], [0, 1]),
+    ("iso", ["2017-08-21", "2017-08-21T00:00:00.500Z"], [0, 500]),
+  ],
+)
+def test_times_are_milliseconds(unit, values, expected):
+  times, readable = timestamps(values, unit)
+  assert readable.all()
+  assert (times - 1_503_273_600_000).tolist() == expected
+
+
+def test_milliseconds_given_as_seconds_are_not_believed():
+  assert not timestamps([1_503_273_600_000], "s")[1].any()
+
+
+def test_positions_are_whole_numbers():
+  times, readable = timestamps(["1", 2, "2.5", None, True, "x"], "order")
+  assert readable.tolist() == [True, True, False, False, False, False]
+  assert times[:2].tolist() == [1, 2]
+
+
+def test_a_wrong_unit_names_the_binding(log, tmp_path):
+  (tmp_path / "log.csv").write_text(
+    "user_id,item_id,timestamp\nu,a,2024-01-01\n"
+  )
+  with pytest.raises(ValueError, match=r"log\.csv:2.*LogFiles\.time_unit"):
+    read(log)
+
+
+def test_without_a_time_column_the_rows_are_in_order(tmp_path):
+  (tmp_path / "log.csv").write_text("user_id,item_id,title\nu,a,A\nu,b,B\n")
+  events, _, _ = read(
+    LogFiles(interactions=str(tmp_path / "log.csv"), time_column=None)
+  )
+  assert events.timestamps.tolist() == [0, 1]
+  assert not events.by_time
+
+
+def test_ids_keep_leading_zeros_and_lose_blanks():
+  assert ids([" 007 ", "", "  ", None]).to_pylist() == ["007", None, None, None]
+  assert ids([7, 7.0, "7", 7.5, True]).to_pylist() == [
+    "7",
+    "7",
+    "7",
+    None,
+    None,
+  ]
+
+
+def test_the_fingerprint_follows_content_and_mapping_not_place(log, tmp_path):
+  first = log.fingerprint()
+  other = tmp_path / "elsewhere"
+  other.mkdir()
+  for name in ("log.csv", "items.jsonl"):
+    (other / name).write_bytes((tmp_path / name).read_bytes())
+  moved = LogFiles(
+    folder=str(other), interactions="log.csv", items="items.jsonl"
+  )
+  assert moved.fingerprint() == first
+  (other / "items.jsonl").write_text('{"item_id": "a", "title": "C"}')
+  assert moved.fingerprint() != first
+  assert (
+    LogFiles(
+      folder=str(tmp_path),
+      interactions="log.csv",
+      items="items.jsonl",
+      time_unit="ms",
+    ).fingerprint()
+    != first
+  )
+
+
+def test_wrong_options_are_refused():
+  with pytest.raises(ValueError, match=r"LogFiles\.time_unit"):
+    LogFiles(interactions="x.csv", time_unit="days")
+  with pytest.raises(ValueError, match=r"LogFiles\.delimiter"):
+    LogFiles(interactions="x.csv", delimiter="||")

@@ -1,0 +1,140 @@
+"""Fusion by ranks and by scores against a loop, and its fairness to ties."""
+
+import numpy as np
+import pytest
+
+from calrec_jax.recommend import protocol
+from calrec_jax.recommend.fuse import fuse
+
+ITEMS = 12
+
+
+class Scored:
+  """A recommender that ranks by given scores, the same for every user."""
+
+  def __init__(self, name, scores):
+    self.name, self.scores = name, np.array(scores, np.float32)
+
+  def describe(self):
+    return self.name
+
+  def recommend(self, histories, *, depth, rules=("not_last",)):
+    scores = np.tile(self.scores, (len(histories), 1))
+    return protocol.rank_scores(scores, histories, depth, rules)
+
+
+def loop_scores(members, excluded, places, by):
+  """Score of every candidate, one member and one item at a time."""
+  fused = {}
+  for member in members:
+    candidates = [row for row in range(ITEMS) if row not in excluded]
+    best_first = sorted(
+      (member.scores[row] for row in candidates), reverse=True
+    )
+    head, end = best_first[0], best_first[:places][-1]
+    for row in candidates:
+      score = member.scores[row]
+      greater = sum(member.scores[other] > score for other in candidates)
+      equal = sum(member.scores[other] == score for other in candidates)
+      if greater + equal <= places:
+        rank = greater + (equal + 1) / 2
+        share = 1 / (60 + rank)
+        if by == "scores":
+          share = (score - end) / (head - end) if head > end else 1.0
+        fused[row] = fused.get(row, 0.0) + share
+  return fused
+
+
+@pytest.mark.parametrize("by", ["ranks", "scores"])
+@pytest.mark.parametrize("places", [4, 7, 40])
+def test_equals_a_plain_loop(places, by):
+  draw = np.random.default_rng(3)
+  for _ in range(20):
+    members = [
+      Scored("a", draw.integers(0, 6, ITEMS)),
+      Scored("b", draw.normal(size=ITEMS)),
+      Scored("c", draw.integers(0, 9, ITEMS)),
+    ]
+    fused = fuse.Fused(members, settings=fuse.Fusion(places=places, by=by))
+    history = draw.integers(0, ITEMS, 3)
+    rankings = fused.recommend([history], depth=4, rules=protocol.RULES)
+    for rule in protocol.RULES:
+      excluded = set(protocol.exclusions([history], rule)[0].tolist())
+      wanted = loop_scores(members, excluded, max(4, places), by)
+      ranking = rankings[rule]
+      listed = [row for row in ranking.items[0].tolist() if row >= 0]
+      assert len(listed) == min(4, len(wanted))
+      for row, score in zip(listed, ranking.scores[0], strict=False):
+        assert score == pytest.approx(wanted.pop(row), rel=1e-6)
+        assert all(score >= np.float32(rest) for rest in wanted.values())
+      last = ranking.scores[0][len(listed) - 1] if listed else 0
+      ties = sum(np.float32(rest) == last for rest in wanted.values())
+      assert ranking.tail_ties[0] == ties
+
+
+def test_twins_keep_the_same_score_at_the_end_of_a_list():
+  # Rows 4 and 5 tie, and a list of two places would show only the first.
+  members = [
+    Scored("a", [9, 0, 0, 0, 5, 5, 0, 0, 0, 0, 0, 0]),
+    Scored("b", range(ITEMS)),
+  ]
+  fused = fuse.Fused(members, settings=fuse.Fusion(places=2))
+  ranking = fused.recommend([np.array([1])], depth=2, rules=["all"])["all"]
+  assert ranking.items.tolist() == [[0, 11]]
+  assert ranking.tail_ties.tolist() == [0]
+
+
+def test_a_member_that_is_sure_of_its_first_is_heard_by_scores():
+  sure = Scored("sure", [50, 4, 3, 2, 1, 0, 0, 0, 0, 0, 0, 0])
+  unsure = Scored("unsure", [7.0, 9.0, 8.9, 8.8, *range(8)])
+  ask = {"depth": 1, "rules": ["all"]}
+  first = {
+    by: fuse.Fused([sure, unsure], settings=fuse.Fusion(by=by))
+    .recommend([np.array([11])], **ask)["all"]
+    .items[0, 0]
+    for by in ("ranks", "scores")
+  }
+  assert first == {"ranks": 1, "scores": 0}
+
+
+def test_weights_count():
+  members = [
+    Scored("a", np.arange(ITEMS)),
+    Scored("b", -np.arange(ITEMS)),
+  ]
+  even = fuse.Fused(members, settings=fuse.Fusion(by="ranks"))
+  first = fuse.Fused(
+    members, settings=fuse.Fusion(by="ranks", weights=(2.0, 1.0))
+  )
+  ask = {"depth": 1, "rules": ["all"]}
+  assert even.recommend([np.array([1])], **ask)["all"].tail_ties[0] == 1
+  assert first.recommend([np.array([1])], **ask)["all"].items[0, 0] == 11
+  assert "2 x a + b" in first.describe()
+  assert isinstance(first, protocol.Recommender)
+
+
+@pytest.mark.parametrize(
+  ("setting", "message"),
+  [
+    ({"k": -1.0}, r"Fusion\.k"),
+    ({"by": "rank"}, r"Fusion\.by"),
+    ({"places": 0}, r"Fusion\.places"),
+    ({"users": 0}, r"Fusion\.users"),
+    ({"weights": (1.0, 0.0)}, r"Fusion\.weights"),
+    ({"members": ("dense",)}, r"Fusion\.members"),
+    ({"members": "dense"}, r"Fusion\.members"),
+  ],
+)
+def test_settings_are_checked(setting, message):
+  with pytest.raises(ValueError, match=message):
+    fuse.Fusion(**setting)
+
+
+def test_members_and_weights_have_to_fit():
+  one = Scored("a", np.arange(ITEMS))
+  with pytest.raises(ValueError, match="two recommenders"):
+    fuse.Fused([one])
+  with pytest.raises(ValueError, match=r"Fusion\.weights"):
+    fuse.Fused([one, one], settings=fuse.Fusion(weights=(1.0,)))
+  with pytest.raises(ValueError, match=r"'runs/other'.*not given"):
+    fuse.Fused([one, one], settings=fuse.Fusion(weights="runs/other"))

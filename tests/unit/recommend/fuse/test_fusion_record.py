@@ -1,0 +1,208 @@
+"""Chosen weights on disk: asked for once, and for no other fusion."""
+
+import types
+
+import numpy as np
+import pytest
+
+from calrec_jax.data.records import History
+from calrec_jax.recommend import protocol, registry
+from calrec_jax.recommend.fuse import fusion_record
+from calrec_jax.recommend.fuse.fuse import Fusion
+from calrec_jax.recommend.prompts import PromptLimits
+from tests.fixtures import recommend_toys as toys
+from tests.fixtures import synthetic_caches
+
+ITEMS, USERS = 20, 30
+
+
+class Shifted:
+  """Puts the item first that lies `shift` rows behind the last one."""
+
+  def __init__(self, name, shift):
+    self.name, self.shift, self.asked = name, shift, 0
+
+  def describe(self):
+    return f"the last item and {self.shift}"
+
+  def recommend(self, histories, *, depth, rules=("not_last",)):
+    self.asked += 1
+    scores = np.zeros((len(histories), ITEMS), np.float32)
+    last = np.array([history[-1] for history in histories])
+    scores[np.arange(len(last)), (last + self.shift) % ITEMS] = 1
+    return protocol.rank_scores(scores, histories, depth, rules)
+
+
+class Kept:
+  """A domain whose validation users buy the third item after the last."""
+
+  name = "shop"
+
+  def __init__(self, users=USERS):
+    self.users = users
+
+  def histories(self, split, limit, seed):
+    assert split == "validation"
+    return [
+      History(
+        str(user),
+        np.array([user % ITEMS], np.int32),
+        (user + 3) % ITEMS,
+        np.zeros(2, np.int64),
+      )
+      for user in range(min(self.users, limit))
+    ]
+
+
+def members(shift=3):
+  return [Shifted("right", shift), Shifted("wrong", 5)]
+
+
+def chosen(folder, given, settings=None, cache=None, **origin):
+  return fusion_record.chosen(
+    given,
+    settings or Fusion(),
+    cache or Kept(),
+    folder=folder / "fusion",
+    origin=origin,
+  )
+
+
+def test_validation_users_are_asked_once(tmp_path):
+  first, again = members(), members()
+  found = chosen(tmp_path, first)
+  assert found.weights[0] > found.weights[1]
+  assert found.how == "chosen by 30 validation users"
+  assert chosen(tmp_path, again) == found
+  assert [member.asked for member in first + again] == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"given": members(4)},
+    {"settings": Fusion(places=7)},
+    {"settings": Fusion(users=9)},
+    {"checkpoint": "another"},
+  ],
+)
+def test_another_fusion_asks_again(tmp_path, change):
+  chosen(tmp_path, members())
+  given = change.pop("given", None) or members()
+  chosen(tmp_path, given, **change)
+  assert given[0].asked == 1
+  assert len(list((tmp_path / "fusion").glob("shop-*.json"))) == 2
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"weights": [1.0]}', "[1, 1]"])
+def test_a_record_that_cannot_be_read_is_written_again(tmp_path, text):
+  found = chosen(tmp_path, members())
+  [record] = (tmp_path / "fusion").iterdir()
+  whole = record.read_text()
+  record.write_text(text)
+  assert chosen(tmp_path, members()) == found
+  assert record.read_text() == whole
+
+
+def test_a_folder_that_takes_no_files_is_no_failure(tmp_path, capsys):
+  (tmp_path / "fusion").write_text("a file")
+  assert chosen(tmp_path, members()).weights[0] > 0
+  assert "are not kept" in capsys.readouterr().err
+
+
+def test_without_validation_users_weights_are_equal(tmp_path):
+  found = chosen(tmp_path, members(), cache=Kept(users=0))
+  assert found.weights == (1.0, 1.0)
+  assert "nobody" in found.how
+  assert not (tmp_path / "fusion").exists()
+
+
+def test_users_without_a_history_are_not_asked(tmp_path):
+  kept = Kept()
+  newcomer = History("new", np.zeros(0, np.int32), 4, np.zeros(1, np.int64))
+  users = kept.histories("validation", USERS, 0)
+  kept.histories = lambda split, limit, seed: [newcomer, *users]
+  assert "30 validation users" in chosen(tmp_path, members(), cache=kept).how
+
+
+def of_stage(stage, domain="shop", names=("right", "wrong"), **settings):
+  return fusion_record.of_stage(stage, domain, names, Fusion(**settings))
+
+
+def test_another_stage_s_weights_are_taken(tmp_path):
+  found = chosen(tmp_path, members())
+  taken = of_stage(tmp_path)
+  assert taken.weights == found.weights != (1.0, 1.0)
+  assert taken.how == f"chosen by 30 validation users for {tmp_path}"
+  # Chosen again by another program, to the same end.
+  chosen(tmp_path, members(), checkpoint="another")
+  assert of_stage(tmp_path).weights == found.weights
+
+
+@pytest.mark.parametrize(
+  "other",
+  [
+    {"domain": "sho"},
+    {"domain": "shop-2"},
+    {"names": ("wrong", "right")},
+    {"names": ("right", "wrong", "third")},
+    {"by": "ranks"},
+    {"places": 7},
+  ],
+)
+def test_weights_of_another_fusion_are_refused(tmp_path, other):
+  chosen(tmp_path, members())
+  with pytest.raises(ValueError, match=r"holds no weights .*calrec eval"):
+    of_stage(tmp_path, **other)
+  with pytest.raises(ValueError, match="holds no weights"):
+    of_stage(tmp_path / "elsewhere")
+
+
+def test_weights_that_differ_are_not_chosen_from(tmp_path):
+  chosen(tmp_path, members())
+  chosen(tmp_path, members(4))  # Nobody is right: equal ones.
+  with pytest.raises(ValueError, match=r"different ones .*1\.0, 1\.0"):
+    of_stage(tmp_path)
+
+
+def test_targets_that_were_trained_on_choose_nothing(tmp_path):
+  lineage = {"training": {"feed": {"Feed.split": "validation"}}}
+  model = types.SimpleNamespace(
+    lineage=lineage, checkpoint=tmp_path / "checkpoint_1"
+  )
+  cache = types.SimpleNamespace(
+    catalogue=toys.catalogue(), purchases=list, name="shop"
+  )
+  limits = PromptLimits(max_tokens=64)
+  workshop = registry.Workshop(cache, model, limits, None)
+  with pytest.raises(ValueError, match=r"'dense' was .*Fusion\.weights"):
+    workshop._chosen_weights(Fusion(members=("last_item", "dense")))
+
+
+def test_members_that_choose_have_not_counted_the_targets(
+  tmp_path, monkeypatch
+):
+  shop = synthetic_caches.write(tmp_path, tested=(0, 1, 2))
+  model = types.SimpleNamespace(
+    lineage={}, checkpoint=tmp_path / "checkpoint_1"
+  )
+  asked = []
+  monkeypatch.setattr(registry.provenance, "of_answers", lambda *_: {})
+  monkeypatch.setattr(
+    registry.fusion_record,
+    "chosen",
+    lambda members, *_, **__: asked.extend(members),
+  )
+  workshop = registry.Workshop(
+    shop,
+    model,
+    PromptLimits(max_tokens=64),
+    None,
+    counted="train+validation+test",
+  )
+  names = ("popularity", "sequential_rules")
+  workshop._chosen_weights(Fusion(members=names))
+  for found, answering in zip(asked, workshop.make(names), strict=True):
+    assert found.name == answering.name
+    assert found.describe() != answering.describe()
+  assert "9 purchases" in asked[0].describe()

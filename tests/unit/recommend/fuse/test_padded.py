@@ -1,0 +1,116 @@
+"""Padding against a loop, its ties, and whom it asks."""
+
+import numpy as np
+import pytest
+
+from calrec_jax.recommend import protocol
+from calrec_jax.recommend.fuse import padded
+
+ITEMS = 14
+
+
+class Listed:
+  """A recommender that lists and scores some items, the same for everybody."""
+
+  def __init__(self, name, scores):
+    self.name, self.scores, self.asked = name, dict(scores), []
+
+  def describe(self):
+    return f"the list {self.name}"
+
+  def recommend(self, histories, *, depth, rules=("not_last",)):
+    self.asked.append((len(histories), depth))
+    items = [np.array(list(self.scores), int)] * len(histories)
+    scores = [np.array(list(self.scores.values()), np.float32)] * len(histories)
+    return {
+      rule: protocol.top_listed(
+        items, scores, protocol.exclusions(histories, rule), depth
+      )
+      for rule in rules
+    }
+
+
+def loop_groups(members, excluded):
+  """Groups of tied candidates, best first, one member after another."""
+  groups, taken = [], set(excluded)
+  for member in members:
+    left = {r: s for r, s in member.scores.items() if r not in taken}
+    for score in sorted(set(left.values()), reverse=True):
+      groups.append(sorted(row for row in left if left[row] == score))
+    taken |= set(left)
+  return groups
+
+
+@pytest.mark.parametrize("depth", [1, 3, 6, 20])
+def test_equals_a_plain_loop(depth):
+  draw = np.random.default_rng(depth)
+  for _ in range(60):
+    members = []
+    for name, count in zip("abc", (3, 6, ITEMS), strict=True):
+      rows = draw.choice(ITEMS, draw.integers(0, count + 1), replace=False)
+      values = draw.integers(-3, 3, len(rows)) * draw.choice([1.0, 1e-3, 1e9])
+      members.append(Listed(name, zip(rows.tolist(), values, strict=True)))
+    history = draw.integers(0, ITEMS, 3)
+    rankings = padded.Padded(members).recommend(
+      [history], depth=depth, rules=protocol.RULES
+    )
+    for rule in protocol.RULES:
+      excluded = protocol.exclusions([history], rule)[0].tolist()
+      groups = loop_groups(members, excluded)
+      order = [row for group in groups for row in group]
+      ranking = rankings[rule]
+      listed = ranking.items[0][ranking.items[0] >= 0].tolist()
+      assert listed == order[:depth]
+      scores = ranking.scores[0, : len(listed)]
+      assert np.all(np.isfinite(scores))
+      of = {row: place for place, group in enumerate(groups) for row in group}
+      for place in range(1, len(listed)):
+        tied = of[listed[place - 1]] == of[listed[place]]
+        step = scores[place - 1] - scores[place]
+        assert step == 0 if tied else step > 0
+      beyond = [of[row] for row in order[depth:]]
+      ties = beyond.count(of[listed[-1]]) if listed else 0
+      assert ranking.tail_ties[0] == ties
+
+
+def test_a_full_list_asks_nobody():
+  first = Listed("a", {2: 5.0, 3: 5.0, 4: 1.0})
+  other = Listed("b", {0: 1.0})
+  model = padded.Padded([first, other])
+  ask = {"depth": 2, "rules": ["not_last"]}
+  wanted = first.recommend([np.array([0])], **ask)["not_last"]
+  found = model.recommend([np.array([0])], **ask)["not_last"]
+  for one, many in zip(found, wanted, strict=True):
+    np.testing.assert_array_equal(one, many)
+  assert not other.asked
+  # Without item 2 the second user's list is short, and only that one.
+  model.recommend([np.array([0]), np.array([2])], depth=3, rules=["not_last"])
+  assert other.asked == [(1, 3)]
+
+
+def test_a_long_tie_is_followed_only_as_far_as_it_is_unclear():
+  first = Listed("a", {13: 1.0})
+  other = Listed("b", {row: 0.0 for row in range(ITEMS)})
+  ranking = padded.Padded([first, other]).recommend(
+    [np.array([0])], depth=3, rules=["all"]
+  )["all"]
+  assert ranking.items.tolist() == [[13, 0, 1]]
+  assert ranking.tail_ties.tolist() == [ITEMS - 3]
+  assert [depth for _, depth in other.asked] == [3, 6, 12, 24]
+
+
+def test_it_tells_what_the_first_one_tells():
+  first, other = Listed("a", {}), Listed("b", {1: 0.0})
+  model = padded.Padded([first, other])
+  assert isinstance(model, protocol.Recommender)
+  assert model.name == "a"
+  assert padded.Padded([first, other], name="full").name == "full"
+  assert model.describe() == "the list a; short lists filled up by b"
+  assert not hasattr(model, "explain")
+  first.explain = lambda place: [{"text": str(place)}]
+  assert model.explain(3) == [{"text": "3"}]
+  assert model.fingerprint() == {}
+  other.fingerprint = lambda: {"weights": "abc"}
+  assert model.fingerprint() == {"b": {"weights": "abc"}}
+  with pytest.raises(ValueError, match="two recommenders"):
+    padded.Padded([first])

@@ -1,0 +1,45 @@
+"""A file is the old one or the new one, whatever happens in between."""
+
+import os
+import stat
+
+import pytest
+
+from calrec_jax.storage import atomic
+
+
+def test_a_file_is_replaced_when_it_is_whole(tmp_path):
+  path = tmp_path / "folder" / "file.txt"
+  atomic.write_text(path, "old")
+  with atomic.replacing(path) as part:
+    part.write_text("ne")
+    assert path.read_text() == "old"
+    assert part.parent == path.parent
+  assert path.read_text() == "ne"
+  assert os.listdir(path.parent) == ["file.txt"]
+
+
+def test_a_failing_write_leaves_the_old_file(tmp_path):
+  path = tmp_path / "file.txt"
+  path.write_text("old")
+
+  def fail():
+    with atomic.replacing(path) as part:
+      part.write_text("half")
+      raise OSError("disk full")
+
+  with pytest.raises(OSError, match="disk full"):
+    fail()
+  assert os.listdir(tmp_path) == ["file.txt"]
+  assert path.read_text() == "old"
+
+
+def test_others_may_read_what_the_umask_allows(tmp_path):
+  before = os.umask(0o027)
+  try:
+    atomic.write_text(tmp_path / "file.txt", "ä")
+  finally:
+    os.umask(before)
+  mode = stat.S_IMODE((tmp_path / "file.txt").stat().st_mode)
+  assert mode == 0o640
+  assert (tmp_path / "file.txt").read_bytes() == "ä".encode()

@@ -1,0 +1,41 @@
+"""The window of steps that JAX's profiler records."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from calrec_jax.train.profiling import Profiler, ProfileWindow
+
+
+def _run(window, folder, steps):
+  profiler = Profiler(window, folder)
+  step_fn = jax.jit(jnp.cos)
+  value, ended = jnp.zeros(()), []
+  for step in range(1, steps + 1):
+    profiler.before(step)
+    value = step_fn(value)
+    if profiler.after(step, value) is not None:
+      ended.append(step)
+  profiler.close()
+  return ended
+
+
+def test_the_window_is_recorded(tmp_path):
+  assert _run(ProfileWindow(first_step=2, steps=2), tmp_path, 5) == [3]
+  assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_a_run_that_leaves_in_the_window_ends_the_recording(tmp_path):
+  assert _run(ProfileWindow(first_step=2, steps=9), tmp_path, 3) == []
+  assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_by_default_nothing_is_recorded(tmp_path):
+  assert _run(ProfileWindow(), tmp_path, 3) == []
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["first_step", "steps"])
+def test_a_window_without_a_step_is_refused(name):
+  with pytest.raises(ValueError, match=f"ProfileWindow.{name}"):
+    ProfileWindow(**{name: 0})
