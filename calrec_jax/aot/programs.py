@@ -22,6 +22,7 @@ from calrec_jax.models.decoder_config import DecoderConfig
 from calrec_jax.recommend import prefix
 from calrec_jax.recommend.dense import dense
 from calrec_jax.recommend.generate import sampling
+from calrec_jax.recommend.prompts import prompt_limits
 from calrec_jax.runtime import partitioning, placement
 from calrec_jax.train import state as states
 from calrec_jax.train import train_step
@@ -155,7 +156,7 @@ def _recommending(
   sampler, search = sampling.Sampler(), dense.DenseSearch()
   prompts = placement.whole_rows(sampler.rows, mesh)
   items = placement.whole_rows(search.item_rows, mesh)
-  limits = prompts.prompt_limits(stage.feed)
+  limits = prompt_limits(stage.feed)
   longest, written = limits.usual_tokens or limits.max_tokens, sizes.item_tokens
   if sampler.max_new_tokens is not None:
     written = sampler.max_new_tokens

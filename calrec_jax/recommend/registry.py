@@ -51,7 +51,7 @@ class Workshop:
     cache: TokenCache,
     model: TrainedModel | None,
     limits: PromptLimits,
-    mesh: jax.sharding.Mesh,
+    mesh: jax.sharding.Mesh | None,
     *,
     counted: str = "train",
     share: int = 0,

@@ -21,8 +21,8 @@ TESTS = pathlib.Path(__file__).parents[1]
 # Run as a program: Grain's worker processes import the main module again.
 _WITH_WORKERS = """
 import pickle, sys
-from calrec_jax.data.cache import TokenCache
-from calrec_jax.data.feed import Feed
+from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.data.feed.feed import Feed
 
 if __name__ == "__main__":
   paths, out = sys.argv[1:-1], sys.argv[-1]

@@ -20,9 +20,10 @@ LONGEST_SECONDS = 900  # Of a hanging process; a busy machine is slow.
 _PROGRAM = """
 import os, pathlib, signal, sys
 from calrec_jax.__main__ import main
-from calrec_jax.data import (
-  building, cache_writer, shards, vocabulary_files
-)
+from calrec_jax.data import building
+from calrec_jax.data.cache import writer as cache_writer
+from calrec_jax.data.seqio import shards
+from calrec_jax.data.vocabulary import files as vocabulary_files
 
 point = sys.argv[1]
 

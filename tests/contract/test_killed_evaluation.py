@@ -23,7 +23,7 @@ BASELINES = "('popularity', 'last_item', 'bm25_history')"
 _PROGRAM = """
 import os, pathlib, signal, sys
 from calrec_jax.__main__ import main
-from calrec_jax.evaluate.job import Parts
+from calrec_jax.storage.blocks import Parts
 
 written, write_part = 0, Parts.write
 

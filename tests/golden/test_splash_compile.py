@@ -16,15 +16,15 @@ pytestmark = [pytest.mark.slow, tpu_compiler.needed]
 PROGRAM = """
 import sys
 
-from calrec_jax.ahead import surroundings  # Before JAX.
-from calrec_jax.ahead import topology
+from calrec_jax.aot import environment  # Before JAX.
+from calrec_jax.aot import topology
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from calrec_jax import partitioning
 from calrec_jax.models import splash
+from calrec_jax.runtime import partitioning
 
 name, features = sys.argv[1], int(sys.argv[2])
 devices = topology.describe(name).devices

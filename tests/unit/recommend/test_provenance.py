@@ -10,11 +10,14 @@ import pytest
 
 from calrec_jax import config
 from calrec_jax.checkpoint import store
+from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.models.decoder_config import DecoderConfig
 from calrec_jax.models.lora import Lora
 from calrec_jax.recommend import provenance
 from calrec_jax.recommend.prompts import PromptLimits
+from calrec_jax.recommend.trained_model import TrainedModel
 from calrec_jax.runtime import partitioning
+from tests.fixtures.stand_ins import stand_in
 
 
 def save(folder, seed=0, stage="target"):
@@ -40,7 +43,7 @@ def test_a_checkpoint_is_known_wherever_it_lies(tmp_path):
 
 @pytest.fixture
 def of_answers(tmp_path):
-  cache = types.SimpleNamespace(name="shop", fingerprint="ab" * 32)
+  cache = stand_in(TokenCache, name="shop", fingerprint="ab" * 32)
   checkpoint = save(tmp_path / "stage")
 
   def known(model=True, tensor=1, limits=None, data=4, **changes):
@@ -51,7 +54,7 @@ def of_answers(tmp_path):
     )
     found = provenance.of_answers(
       cache,
-      types.SimpleNamespace(decoder=decoder, checkpoint=checkpoint)
+      stand_in(TrainedModel, decoder=decoder, checkpoint=checkpoint)
       if model
       else None,
       limits or PromptLimits(),

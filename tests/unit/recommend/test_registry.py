@@ -1,19 +1,19 @@
 """Which recommenders are made, by their names."""
 
-import types
-
 import gin
 import pytest
 
+from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.recommend import registry
 from calrec_jax.recommend.prompts import PromptLimits
 from tests.fixtures import recommend_toys as toys
+from tests.fixtures.stand_ins import stand_in
 
 
 @pytest.fixture
 def workshop():
-  cache = types.SimpleNamespace(
-    catalogue=toys.catalogue(), purchases=list, name="shop"
+  cache = stand_in(
+    TokenCache, catalogue=toys.catalogue(), purchases=list, name="shop"
   )
   yield registry.Workshop(cache, None, PromptLimits(max_tokens=64), None)
   gin.clear_config()

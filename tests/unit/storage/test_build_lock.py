@@ -7,7 +7,6 @@ The processes are programs of their own, which are killed or kill themselves
 import errno
 import hashlib
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
@@ -25,10 +24,10 @@ LONGEST_SECONDS = 120  # Of a hanging process; a busy machine is slow.
 
 _HOLDS_A_LOCK = """
 import pathlib, sys
-from calrec_jax.data import unfinished
+from calrec_jax.storage import build_lock
 
 folder = pathlib.Path(sys.argv[1])
-with unfinished.alone(folder, "thing", leftovers="made/.thing-*"):
+with build_lock.alone(folder, "thing", leftovers="made/.thing-*"):
   (folder / "made" / ".thing-half").mkdir(parents=True)
   (folder / "made" / ".thing-half" / "file").write_text("half")
   print("holds it", flush=True)
@@ -40,7 +39,8 @@ _WRITES_A_CACHE = """
 import os, pathlib, signal, sys
 import numpy as np
 from tests.fixtures import synthetic_caches
-from calrec_jax.data import cache, cache_writer, unfinished
+from calrec_jax.data.cache import writer
+from calrec_jax.storage import build_lock
 
 folder, point = pathlib.Path(sys.argv[1]), sys.argv[2]
 
@@ -54,14 +54,14 @@ def dying_after(function):
   return call
 
 if point == "manifest":
-  cache_writer._publish = die
+  writer._publish = die
 elif point == "split":
-  cache_writer._check_users = die
+  writer._check_users = die
 elif point == "published":
-  cache_writer._publish = dying_after(cache_writer._publish)
+  writer._publish = dying_after(writer._publish)
 elif point.startswith("parts"):
-  cache_writer._write_json = dying_after(cache_writer._write_json)
-with unfinished.alone(folder, "shop", leftovers=".shop-0123456789ab-*"):
+  writer._write_json = dying_after(writer._write_json)
+with build_lock.alone(folder, "shop", leftovers=".shop-0123456789ab-*"):
   synthetic_caches.write(folder)
 """
 
@@ -69,35 +69,36 @@ _FILLS_A_DISK = """
 import pathlib, resource, sys
 import numpy as np
 from tests.fixtures import synthetic_caches
-from calrec_jax.data import cache, unfinished
+from calrec_jax.data.cache import token_cache
+from calrec_jax.storage import build_lock
 
 if sys.argv[2] != "disk":  # The files may not become larger.
   limit = int(sys.argv[2])
   resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 users = (
-  cache.DocumentRecord(f"user {n}", np.array([0, 1]), None)
+  token_cache.DocumentRecord(f"user {n}", np.array([0, 1]), None)
   for n in range(20_000)
 )
 items = [
-  cache.CatalogueRecord(str(n), "x", synthetic_caches.item_tokens(3, n))
+  token_cache.CatalogueRecord(str(n), "x", synthetic_caches.item_tokens(3, n))
   for n in range(2)
 ]
 path = pathlib.Path(sys.argv[1], "d-1")
 try:
-  cache.write_cache(path, items, {"train": users}, synthetic_caches.PROMPT)
-except unfinished.DiskFullError as error:
+  prompt = synthetic_caches.PROMPT
+  token_cache.write_cache(path, items, {"train": users}, prompt)
+except build_lock.DiskFullError as error:
   print(error)
 """
 
 
 def start(program, *arguments):
-  tests = pathlib.Path(synthetic_caches.__file__).parent
   return subprocess.Popen(
     [sys.executable, "-c", program, *map(str, arguments)],
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     text=True,
-    env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), *sys.path])},
+    env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
   )
 
 

@@ -252,7 +252,8 @@ def test_unusable_users_are_refused(tmp_path, items, times, message):
 
 def test_reading_needs_no_tensorflow():
   code = (
-    "import sys; from calrec_jax.data import cache, features; "
+    "import sys; from calrec_jax.data.cache import token_cache; "
+    "from calrec_jax.data.feed import tokenization; "
     "sys.exit('tensorflow' in sys.modules or 'seqio' in sys.modules)"
   )
   assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,17 +1,18 @@
 """Chosen weights on disk: asked for once, and for no other fusion."""
 
-import types
-
 import numpy as np
 import pytest
 
+from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.records import History
 from calrec_jax.recommend import protocol, registry
 from calrec_jax.recommend.fuse import fusion_record
-from calrec_jax.recommend.fuse.fuse import Fusion
+from calrec_jax.recommend.fuse.fuse import Chosen, Fusion
 from calrec_jax.recommend.prompts import PromptLimits
+from calrec_jax.recommend.trained_model import TrainedModel
 from tests.fixtures import recommend_toys as toys
 from tests.fixtures import synthetic_caches
+from tests.fixtures.stand_ins import stand_in
 
 ITEMS, USERS = 20, 30
 
@@ -33,7 +34,7 @@ class Shifted:
     return protocol.rank_scores(scores, histories, depth, rules)
 
 
-class Kept:
+class Kept(TokenCache):
   """A domain whose validation users buy the third item after the last."""
 
   name = "shop"
@@ -167,11 +168,11 @@ def test_weights_that_differ_are_not_chosen_from(tmp_path):
 
 def test_targets_that_were_trained_on_choose_nothing(tmp_path):
   lineage = {"training": {"feed": {"Feed.split": "validation"}}}
-  model = types.SimpleNamespace(
-    lineage=lineage, checkpoint=tmp_path / "checkpoint_1"
+  model = stand_in(
+    TrainedModel, lineage=lineage, checkpoint=tmp_path / "checkpoint_1"
   )
-  cache = types.SimpleNamespace(
-    catalogue=toys.catalogue(), purchases=list, name="shop"
+  cache = stand_in(
+    TokenCache, catalogue=toys.catalogue(), purchases=list, name="shop"
   )
   limits = PromptLimits(max_tokens=64)
   workshop = registry.Workshop(cache, model, limits, None)
@@ -183,15 +184,17 @@ def test_members_that_choose_have_not_counted_the_targets(
   tmp_path, monkeypatch
 ):
   shop = synthetic_caches.write(tmp_path, tested=(0, 1, 2))
-  model = types.SimpleNamespace(
-    lineage={}, checkpoint=tmp_path / "checkpoint_1"
+  model = stand_in(
+    TrainedModel, lineage={}, checkpoint=tmp_path / "checkpoint_1"
   )
-  asked = []
+  asked, equal = [], Chosen((1.0, 1.0), "equal")
   monkeypatch.setattr(registry.provenance, "of_answers", lambda *_: {})
   monkeypatch.setattr(
     registry.fusion_record,
     "chosen",
-    lambda members, *_, **__: asked.extend(members),
+    lambda members, *_, **__: (
+      asked.extend(members) or Chosen((1.0, 1.0), "equal")
+    ),
   )
   workshop = registry.Workshop(
     shop,
