@@ -13,7 +13,7 @@ from calrec_jax import __main__ as calrec
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted(
-  [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("gin/*.md")]
+  [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("gin/*.md")]
 )
 PAGE_IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 README = ROOT / "README.md"
