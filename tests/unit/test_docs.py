@@ -2,9 +2,13 @@
 
 import contextlib
 import io
+import os
 import pathlib
 import re
 import shlex
+import shutil
+import subprocess
+import sysconfig
 
 import gin
 import pytest
@@ -152,3 +156,23 @@ def test_the_table_of_macros_is_complete():
   table = re.findall(r"^\| `([A-Z][A-Z0-9_]*)` \|", page, flags=re.MULTILINE)
   assert len(table) == len(set(table))
   assert set(table) == bound | read
+
+
+def test_spelling():
+  found = shutil.which(
+    "codespell", path=f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
+  )
+  if found is None:
+    pytest.skip("codespell is missing: pip install codespell")
+  # Its settings are in pyproject.toml, which it reads from where it runs.
+  done = subprocess.run(
+    [found], cwd=ROOT, capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_hooks_are_programs_of_the_environment():
+  text = (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
+  hooks = re.findall(r"^ +- id: (.+)$", text, flags=re.MULTILINE)
+  assert set(re.findall(r"^ +- repo: (.+)$", text, re.MULTILINE)) == {"local"}
+  assert text.count("language: system") == len(hooks)
