@@ -33,7 +33,7 @@ class SequentialRules:
   """How rules are counted and asked.
 
   The defaults were chosen on validation users of three categories of Amazon's
-  reviews, see `docs/reproduce.md`.
+  reviews, see `docs/results/amazon.md`.
 
   Attributes:
     reach: farthest distance of two purchases of a rule, 1 for neighbours only.
