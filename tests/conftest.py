@@ -23,6 +23,7 @@ _hook = install_import_hook(
   "beartype.beartype",
 )
 
+import compiled_programs  # noqa: E402
 import gin  # noqa: E402
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
@@ -33,6 +34,7 @@ hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+compiled_programs.share()
 
 
 def pytest_addoption(parser):
@@ -43,12 +45,9 @@ def pytest_addoption(parser):
   )
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _programs_are_compiled_once(tmp_path_factory):
-  """A folder for each process: JAX does not write its entries atomically."""
-  folder = tmp_path_factory.mktemp("compiled")
-  jax.config.update("jax_compilation_cache_dir", str(folder))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+def pytest_sessionfinish(session):
+  if not hasattr(session.config, "workerinput"):  # The others are done.
+    compiled_programs.prune()
 
 
 @pytest.fixture(scope="module", autouse=True)
