@@ -1,6 +1,7 @@
 """Eight fake CPU devices for every test, and strict array arithmetic."""
 
 import os
+import pathlib
 
 # Before JAX is imported anywhere: a mesh needs devices, a CPU has one.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -11,6 +12,7 @@ os.environ["XLA_FLAGS"] = " ".join(
     "--xla_force_host_platform_device_count=8",
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_use_fusion_emitters=false",
   )
 )
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -43,6 +45,15 @@ def pytest_addoption(parser):
     action="store_true",
     help="write the files of tests/golden anew instead of comparing",
   )
+
+
+@pytest.hookimpl(tryfirst=True)  # Before those of no interest are left out.
+def pytest_collection_modifyitems(items):
+  """Only tests of one function on one device may be quick."""
+  folder = pathlib.Path(__file__).parent
+  for item in items:
+    if item.path.relative_to(folder).parts[0] not in ("unit", "golden"):
+      item.add_marker(pytest.mark.heavy)
 
 
 def pytest_sessionfinish(session):

@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-# Where launch/test.sh puts it; else it may be installed.
+# Where `launch/test.sh --tpu` puts it; else it may be installed.
 FOLDER = os.environ.get("CALREC_TPU_COMPILER", "")
 
 needed = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None
   and not pathlib.Path(FOLDER, "libtpu").is_dir(),
-  reason="needs the TPU compiler: pip install 'calrec_jax[tpu]'",
+  reason="needs the TPU compiler: launch/test.sh --tpu",
 )
 
 

@@ -29,6 +29,8 @@ from calrec_jax.models.objective import Objective
 from calrec_jax.models.row_objective import means
 from calrec_jax.tuning import EVERYTHING, Tuning
 
+pytestmark = pytest.mark.heavy
+
 SAME = 1e-5  # Float32, sums in another order; relative to the largest entry.
 OBJECTIVE = Objective(alpha=0.3, beta=0.2, loss_chunk_tokens=16)
 LORA = Tuning(trainable=("lora_[ab]$",), frozen_dtype="bfloat16")

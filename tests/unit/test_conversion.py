@@ -24,6 +24,8 @@ from calrec_jax.models import lora as loras
 from calrec_jax.models.pretrained import loading, sources
 from calrec_jax.weights.packages import WeightsError
 
+pytestmark = pytest.mark.heavy
+
 
 def test_a_folder_becomes_a_checkpoint_and_comes_back(tmp_path, capsys):
   config, params = pretrained_toys.huggingface(tmp_path / "theirs", "llama")

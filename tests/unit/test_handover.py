@@ -17,6 +17,8 @@ from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.lora import Lora
 from calrec_jax.state import TrainState
 
+pytestmark = pytest.mark.heavy
+
 SAME = 1e-5  # Float32, sums in another order.
 TRAINED = Lora(rank=3, alpha=12.0, targets=("value", "wo"))
 

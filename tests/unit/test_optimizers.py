@@ -9,6 +9,8 @@ import pytest
 from calrec_jax import optimizer_axes, optimizers, partitioning, state
 from calrec_jax.models.decoder import Decoder, DecoderConfig
 
+pytestmark = pytest.mark.heavy
+
 PARAMS = {
   "layers": {"norm": {"scale": np.ones(3)}, "mlp": {"kernel": np.ones((3, 2))}},
   "embed": {"embedding": np.ones((4, 3))},

@@ -22,6 +22,8 @@ from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.objective import Objective
 from calrec_jax.tuning import EVERYTHING, Tuning, TuningError, join
 
+pytestmark = pytest.mark.heavy
+
 # Float32; the compiler may fuse the smaller program otherwise.
 SAME = 1e-6
 OBJECTIVE = Objective(alpha=0.3, beta=0.2, loss_chunk_tokens=16)

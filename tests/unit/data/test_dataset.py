@@ -14,6 +14,8 @@ from calrec_jax.data import prompt as prompt_lib
 from calrec_jax.data import vocabulary as vocabulary_lib
 from calrec_jax.data.log_files import LogFiles
 
+pytestmark = pytest.mark.heavy
+
 WORDS = ["red", "blue", "green", "tea", "soap", "rice", "milk", "salt"]
 USERS = {"small": 6, "large": 64}
 

@@ -11,6 +11,8 @@ from launch.launcher.flags import Command
 from launch.launcher.jobset import jobset
 from launch.launcher.preemption import preempted_status
 
+pytestmark = pytest.mark.heavy
+
 WORDS = ("--name=mine", "--topology=v5e:4x4", "--image=i:t")
 GIN = "--gin_file=recipes/quickstart.gin"
 

@@ -1,8 +1,11 @@
 """Runs on one machine with GPUs, behind ssh."""
 
 import launch_stand_ins
+import pytest
 
 from launch.launcher.preemption import preempted_status
+
+pytestmark = pytest.mark.heavy
 
 GIN = "--gin_file=recipes/quickstart.gin"
 NASTY = "--gin.MODEL_DIR='/data/my run; $HOME \"x\"'"

@@ -14,6 +14,8 @@ from calrec_jax import train_step
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.objective import Objective
 
+pytestmark = pytest.mark.heavy
+
 RATE = 0.5
 SAME = 1e-5  # Float32; remat lets the compiler fuse otherwise.
 TOKENS = jnp.arange(8, 24, dtype=jnp.int32).reshape(2, 8)

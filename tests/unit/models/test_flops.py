@@ -12,6 +12,8 @@ from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.lora import Lora
 from calrec_jax.tuning import Tuning, join
 
+pytestmark = pytest.mark.heavy
+
 LENGTH = 32.0  # One block of queries: every query meets every key.
 
 

@@ -17,6 +17,8 @@ from calrec_jax.recommend import (
 )
 from calrec_jax.recommend.catalogue_vectors import VectorPlace, VectorsError
 
+pytestmark = pytest.mark.heavy
+
 LIMITS = prompts.PromptLimits(max_tokens=96, smallest_length=96)
 CHECKPOINT = {"stage": "target", "checkpoint": "checkpoint_7"}
 

@@ -16,6 +16,8 @@ from calrec_jax.recommend import (
   rerank,
 )
 
+pytestmark = pytest.mark.heavy
+
 # One padded length, so that one program serves all prompts.
 LIMITS = prompts.PromptLimits(max_tokens=96, smallest_length=96)
 HYPOTHESES = 4

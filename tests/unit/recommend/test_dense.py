@@ -10,6 +10,8 @@ import recommend_toys as toys
 from calrec_jax.models import two_tower
 from calrec_jax.recommend import dense, prompts, protocol
 
+pytestmark = pytest.mark.heavy
+
 SCORE_TOLERANCE = 1e-5
 LIMITS = prompts.PromptLimits(max_tokens=96, smallest_length=96)
 

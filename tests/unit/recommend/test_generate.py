@@ -13,6 +13,8 @@ from calrec_jax.recommend import (
 )
 from calrec_jax.recommend.texts import GeneratedText, Spelling, distinct_texts
 
+pytestmark = pytest.mark.heavy
+
 # One padded length, so that one program serves all prompts.
 LIMITS = prompts.PromptLimits(max_tokens=96, smallest_length=96)
 SAMPLER = sampling.Sampler(samples=5, temperature=3.0, rows=4)

@@ -11,6 +11,8 @@ from calrec_jax.models.pretrained import export, loading, sources
 from calrec_jax.weights.packages import WeightsError
 from calrec_jax.weights.safetensors_files import SafetensorsFiles
 
+pytestmark = pytest.mark.heavy
+
 
 def test_a_large_model_comes_in_several_files(tmp_path):
   folder = tmp_path / "model"

@@ -14,6 +14,8 @@ from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.pretrained import loading, sources
 from calrec_jax.weights.packages import WeightsError
 
+pytestmark = pytest.mark.heavy
+
 FAMILIES = sorted(pretrained_toys.FAMILIES)
 
 
