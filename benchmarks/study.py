@@ -139,9 +139,11 @@ class Study:
     total = len(waiting)
     print(f"{len(self._runs) - total} of {len(self._runs)} runs are done")
     free, started = list(self._shares), list[_Started]()
-    with _sigterm_raises():
-      try:
+    try:
+      with _stop_requests() as requests:
         while waiting or started:
+          if requests:
+            sys.exit(128 + requests[0])
           ready = [run for run in waiting if all(map(self.done, run.needs))]
           for run in ready[: len(free)]:
             waiting.remove(run)
@@ -155,8 +157,8 @@ class Study:
             self._finish(at, usage)
           if not over:
             time.sleep(_POLL_SECONDS)
-      finally:
-        _stop([at.process for at in started])
+    finally:
+      _stop([at.process for at in started])
     return {name: self.done(name) or {} for name in self._runs}
 
   def _start(self, run: Run, cores: tuple[int, ...]) -> _Started:
@@ -214,20 +216,29 @@ def describe(study: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 @contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-  """Lets SIGTERM end the block as Ctrl-C does, through what tidies up."""
+def _stop_requests() -> Iterator[list[int]]:
+  """Collects the numbers of the signals that request a stop.
+
+  An exception raised by a handler could fall between the start of a run and
+  its record, and leave the run behind. A signal that is ignored stays ignored,
+  as SIGINT is for a background job of a shell.
+  """
+  requests: list[int] = []
   if threading.current_thread() is not threading.main_thread():
-    yield  # Signals belong to the main one.
+    yield requests  # Signals belong to the main one.
     return
-
-  def leave(number: int, frame: object) -> None:
-    sys.exit(128 + number)
-
-  before = signal.signal(signal.SIGTERM, leave)
+  before = {
+    number: handler
+    for number in (signal.SIGINT, signal.SIGTERM)
+    if (handler := signal.getsignal(number)) != signal.SIG_IGN
+  }
+  for number in before:
+    signal.signal(number, lambda number, _: requests.append(number))
   try:
-    yield
+    yield requests
   finally:
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+      signal.signal(number, handler)
 
 
 def _ended(process: subprocess.Popen) -> Any:

@@ -2,34 +2,47 @@
 # Sets up an environment in the checkout and runs the tests.
 #
 #   launch/test.sh                 the default suite, some minutes on 2 cores
+#   launch/test.sh --quick         what takes little time, within 90 seconds
 #   launch/test.sh --slow          the slow tests as well
+#   launch/test.sh --tpu           with the TPU compiler, 640 MB, which CI has as
+#                                  well: other runs skip the tests that need it
 #   launch/test.sh --pretrained    those that need pretrained weights: adds them
 #                                  and PyTorch to the environment, about 1.5 GB
 #   launch/test.sh tests/unit -k text   whatever else pytest understands
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-selection=(-m "not slow and not pretrained")
+selection="not slow and not pretrained"
 pretrained=false
-case "${1:-}" in
-  --slow)
-    selection=(-m "not pretrained")
-    shift
-    ;;
-  --pretrained)
-    selection=(-m "pretrained")
-    pretrained=true
-    shift
-    ;;
-esac
+tpu="${CI:-false}"
+while true; do
+  case "${1:-}" in
+    --quick)
+      selection+=" and not heavy"
+      tpu=false
+      ;;
+    --slow) selection="not pretrained" ;;
+    --tpu) tpu=true ;;
+    --pretrained)
+      selection="pretrained"
+      pretrained=true
+      ;;
+    *) break ;;
+  esac
+  shift
+done
 make_environment
-# The TPU compiler, 640 MB, beside the environment: within it, whatever uses JAX
-# would look for a TPU. There is none for every machine.
-export CALREC_TPU_COMPILER
-CALREC_TPU_COMPILER="$(dirname "$(dirname "$PYTHON")")/tpu_compiler"
-if ! add_to_environment "$ROOT/launch/locks/tpu.txt" \
-  --upgrade --target "$CALREC_TPU_COMPILER"; then
-  say "No TPU compiler could be installed: its tests will be skipped"
+unset CALREC_TPU_COMPILER
+if [ "$tpu" = true ]; then
+  # Beside the environment: within it, whatever uses JAX would look for a TPU.
+  # There is none for every machine.
+  compiler="$(dirname "$(dirname "$PYTHON")")/tpu_compiler"
+  if add_to_environment "$ROOT/launch/locks/tpu.txt" \
+    --upgrade --target "$compiler"; then
+    export CALREC_TPU_COMPILER="$compiler"
+  else
+    say "No TPU compiler could be installed: its tests will be skipped"
+  fi
 fi
 if "$pretrained"; then
   add_to_environment "$ROOT/launch/locks/pretrained.txt"
@@ -46,4 +59,4 @@ say "Style: ruff"
 "$PYTHON" -m ruff format --check .
 say "Tests: pytest"
 exec "$PYTHON" -m pytest --numprocesses=auto --dist=loadscope \
-  "${selection[@]}" "$@"
+  -m "$selection" "$@"

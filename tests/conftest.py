@@ -1,6 +1,7 @@
 """Eight fake CPU devices for every test, and strict array arithmetic."""
 
 import os
+import pathlib
 
 # Before JAX is imported anywhere: a mesh needs devices, a CPU has one.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -11,6 +12,7 @@ os.environ["XLA_FLAGS"] = " ".join(
     "--xla_force_host_platform_device_count=8",
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_use_fusion_emitters=false",
   )
 )
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -28,11 +30,14 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from tests.fixtures import compiled_programs  # noqa: E402
+
 # A busy machine is slow, not wrong.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+compiled_programs.share()
 
 
 def pytest_addoption(parser):
@@ -43,12 +48,18 @@ def pytest_addoption(parser):
   )
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _programs_are_compiled_once(tmp_path_factory):
-  """A folder for each process: JAX does not write its entries atomically."""
-  folder = tmp_path_factory.mktemp("compiled")
-  jax.config.update("jax_compilation_cache_dir", str(folder))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+@pytest.hookimpl(tryfirst=True)  # Before those of no interest are left out.
+def pytest_collection_modifyitems(items):
+  """Only tests of one function on one device may be quick."""
+  folder = pathlib.Path(__file__).parent
+  for item in items:
+    if item.path.relative_to(folder).parts[0] not in ("unit", "golden"):
+      item.add_marker(pytest.mark.heavy)
+
+
+def pytest_sessionfinish(session):
+  if not hasattr(session.config, "workerinput"):  # The others are done.
+    compiled_programs.prune()
 
 
 @pytest.fixture(scope="module", autouse=True)

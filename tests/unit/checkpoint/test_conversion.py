@@ -20,6 +20,8 @@ from calrec_jax.storage import lineage
 from calrec_jax.weights.packages import WeightsError
 from tests.fixtures import pretrained_toys
 
+pytestmark = pytest.mark.heavy
+
 
 def test_a_folder_becomes_a_checkpoint_and_comes_back(tmp_path, capsys):
   config, params = pretrained_toys.huggingface(tmp_path / "theirs", "llama")

@@ -20,6 +20,8 @@ from calrec_jax.train import checkpointing
 from calrec_jax.train.state import TrainState
 from tests.fixtures import model_toys
 
+pytestmark = pytest.mark.heavy
+
 SAME = 1e-5  # Float32, sums in another order.
 TRAINED = Lora(rank=3, alpha=12.0, targets=("value", "wo"))
 

@@ -17,6 +17,8 @@ from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs.log_files import LogFiles
 from calrec_jax.data.vocabulary import trained as vocabulary_lib
 
+pytestmark = pytest.mark.heavy
+
 WORDS = ["red", "blue", "green", "tea", "soap", "rice", "milk", "salt"]
 USERS = {"small": 6, "large": 64}
 

@@ -17,6 +17,8 @@ from calrec_jax.evaluate import (
 from calrec_jax.evaluate.runs import Block, Call, CurveRanks
 from tests.fixtures import evaluation_toys as toys
 
+pytestmark = pytest.mark.heavy
+
 ITEMS = toys.catalogue(twins=[(3, 4)])
 USERS = toys.histories(30)
 

@@ -14,6 +14,8 @@ from launch.launcher.preemption import preempted_status
 from launch.launcher.shell import Answer, LaunchError, Shell
 from tests.fixtures import launch_stand_ins
 
+pytestmark = pytest.mark.heavy
+
 PLACE = ("--name=mine", "--zone=us-west4-a", "--project=p")
 WHERE = ("--zone=us-west4-a", "--project=p")
 GIN = "--gin_file=recipes/quickstart.gin"

@@ -11,6 +11,8 @@ from launch.launcher.jobset import jobset
 from launch.launcher.preemption import preempted_status
 from tests.fixtures import launch_stand_ins
 
+pytestmark = pytest.mark.heavy
+
 WORDS = ("--name=mine", "--topology=v5e:4x4", "--image=i:t")
 GIN = "--gin_file=recipes/quickstart.gin"
 

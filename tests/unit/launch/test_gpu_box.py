@@ -1,7 +1,11 @@
 """Runs on one machine with GPUs, behind ssh."""
 
+import pytest
+
 from launch.launcher.preemption import preempted_status
 from tests.fixtures import launch_stand_ins
+
+pytestmark = pytest.mark.heavy
 
 GIN = "--gin_file=recipes/quickstart.gin"
 NASTY = "--gin.MODEL_DIR='/data/my run; $HOME \"x\"'"

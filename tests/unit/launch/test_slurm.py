@@ -8,6 +8,8 @@ import pytest
 from launch.launcher.preemption import preempted_status
 from tests.fixtures import launch_stand_ins
 
+pytestmark = pytest.mark.heavy
+
 ROOT = launch_stand_ins.ROOT
 GIN = "--gin_file=recipes/quickstart.gin"
 NASTY = "--gin.MODEL_DIR='/shared/my run; $HOME \"x\"'"

@@ -12,6 +12,8 @@ import pytest
 from calrec_jax.models.decoder import Decoder, DecoderConfig
 from tests.fixtures import model_toys
 
+pytestmark = pytest.mark.heavy
+
 SAME = 1e-5  # Float32, sums in another order.
 BFLOAT16 = 0.15  # Of hidden states of size 1 after three layers.
 

@@ -14,6 +14,8 @@ from calrec_jax.train import state as states
 from calrec_jax.train import train_step
 from tests.fixtures import model_toys
 
+pytestmark = pytest.mark.heavy
+
 RATE = 0.5
 SAME = 1e-5  # Float32; remat lets the compiler fuse otherwise.
 TOKENS = jnp.arange(8, 24, dtype=jnp.int32).reshape(2, 8)

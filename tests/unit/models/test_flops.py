@@ -12,6 +12,8 @@ from calrec_jax.models.lora import Lora
 from calrec_jax.models.tuning import Tuning, join
 from tests.fixtures import model_toys
 
+pytestmark = pytest.mark.heavy
+
 LENGTH = 32.0  # One block of queries: every query meets every key.
 
 

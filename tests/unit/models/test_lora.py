@@ -16,6 +16,8 @@ from calrec_jax.models.layers import Projection
 from calrec_jax.models.lora import Lora
 from tests.fixtures import model_toys
 
+pytestmark = pytest.mark.heavy
+
 SAME = 1e-5  # Float32: two products or one.
 LORA = Lora(rank=3, alpha=12.0)
 GEMMA = {**model_toys.GEMMA, "lora": LORA}

@@ -13,6 +13,8 @@ from calrec_jax.models import contrastive, next_token, two_tower
 from calrec_jax.models.objective import Objective
 from tests.fixtures import model_toys
 
+pytestmark = pytest.mark.heavy
+
 SAME = 1e-5  # Float32, sums in another order.
 OBJECTIVE = Objective(alpha=0.3, beta=0.2, loss_chunk_tokens=16)
 

@@ -11,6 +11,8 @@ from calrec_jax.models.next_item import NextItem
 from calrec_jax.models.sasrec import SASRecConfig
 from tests.fixtures import sasrec_toys
 
+pytestmark = pytest.mark.heavy
+
 HISTORY = [3, 1, 4, 1, 5]
 # The same sums in another order.
 TOLERANCE = 1e-5

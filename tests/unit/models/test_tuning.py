@@ -17,6 +17,8 @@ from calrec_jax.runtime import partitioning
 from calrec_jax.train import checkpointing, optimizers, state, train_step
 from tests.fixtures import model_toys
 
+pytestmark = pytest.mark.heavy
+
 # Float32; the compiler may fuse the smaller program otherwise.
 SAME = 1e-6
 OBJECTIVE = Objective(alpha=0.3, beta=0.2, loss_chunk_tokens=16)

@@ -23,6 +23,8 @@ from calrec_jax.runtime import partitioning
 from calrec_jax.train import accumulation, optimizers, state, train_step
 from tests.fixtures import model_toys, sasrec_toys
 
+pytestmark = pytest.mark.heavy
+
 SAME = 1e-5  # Float32, sums in another order; relative to the largest entry.
 OBJECTIVE = Objective(alpha=0.3, beta=0.2, loss_chunk_tokens=16)
 LORA = Tuning(trainable=("lora_[ab]$",), frozen_dtype="bfloat16")

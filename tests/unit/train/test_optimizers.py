@@ -10,6 +10,8 @@ from calrec_jax.models.decoder import Decoder, DecoderConfig
 from calrec_jax.runtime import partitioning
 from calrec_jax.train import optimizer_axes, optimizers, state
 
+pytestmark = pytest.mark.heavy
+
 PARAMS = {
   "layers": {"norm": {"scale": np.ones(3)}, "mlp": {"kernel": np.ones((3, 2))}},
   "embed": {"embedding": np.ones((4, 3))},

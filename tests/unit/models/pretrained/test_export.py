@@ -11,6 +11,8 @@ from calrec_jax.weights.packages import WeightsError
 from calrec_jax.weights.safetensors_files import SafetensorsFiles
 from tests.fixtures import pretrained_toys
 
+pytestmark = pytest.mark.heavy
+
 
 def test_a_large_model_comes_in_several_files(tmp_path):
   folder = tmp_path / "model"

@@ -14,6 +14,8 @@ from calrec_jax.runtime import partitioning
 from calrec_jax.weights.packages import WeightsError
 from tests.fixtures import pretrained_toys
 
+pytestmark = pytest.mark.heavy
+
 FAMILIES = sorted(pretrained_toys.FAMILIES)
 
 

@@ -12,6 +12,8 @@ from calrec_jax.recommend.baselines import baselines
 from calrec_jax.recommend.constrain import constrained, rerank
 from tests.fixtures import recommend_toys as toys
 
+pytestmark = pytest.mark.heavy
+
 # One padded length, so that one program serves all prompts.
 LIMITS = prompts.PromptLimits(max_tokens=96, smallest_length=96)
 HYPOTHESES = 4

@@ -11,6 +11,8 @@ from calrec_jax.recommend import prompts, protocol
 from calrec_jax.recommend.dense import dense
 from tests.fixtures import recommend_toys as toys
 
+pytestmark = pytest.mark.heavy
+
 SCORE_TOLERANCE = 1e-5
 LIMITS = prompts.PromptLimits(max_tokens=96, smallest_length=96)
 

@@ -12,6 +12,8 @@ from calrec_jax.recommend.dense import dense, vector_identity, vector_store
 from calrec_jax.recommend.dense.vector_store import VectorPlace, VectorsError
 from tests.fixtures import recommend_toys as toys
 
+pytestmark = pytest.mark.heavy
+
 LIMITS = prompts.PromptLimits(max_tokens=96, smallest_length=96)
 CHECKPOINT = {"stage": "target", "checkpoint": "checkpoint_7"}
 

@@ -192,9 +192,7 @@ def test_members_that_choose_have_not_counted_the_targets(
   monkeypatch.setattr(
     registry.fusion_record,
     "chosen",
-    lambda members, *_, **__: (
-      asked.extend(members) or Chosen((1.0, 1.0), "equal")
-    ),
+    lambda members, *_, **__: asked.extend(members) or equal,
   )
   workshop = registry.Workshop(
     shop,

@@ -12,6 +12,8 @@ from calrec_jax.recommend.generate.texts import (
 )
 from tests.fixtures import recommend_toys as toys
 
+pytestmark = pytest.mark.heavy
+
 # One padded length, so that one program serves all prompts.
 LIMITS = prompts.PromptLimits(max_tokens=96, smallest_length=96)
 SAMPLER = sampling.Sampler(samples=5, temperature=3.0, rows=4)
