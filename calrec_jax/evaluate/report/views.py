@@ -15,14 +15,14 @@ from calrec_jax.evaluate.report.formats import phrase
 from calrec_jax.evaluate.table import RULE_TEXTS, metric_label
 
 _SLICINGS = {
-  "history_length": "Length of the history",
-  "target_popularity": "Popularity of the target",
-  "target_training": "Has the target a training event",
-  "target_repeat": "Is the target in the history",
+  "history_length": "History length",
+  "target_popularity": "Target popularity",
+  "target_training": "Cold and warm targets",
+  "target_repeat": "Target in the history",
 }
 _LOSSES = {
-  "loss": "Loss, all parts weighed",
-  "loss_nig_nats": "Next item (NIG), nats a token",
+  "loss": "Total loss, weighted",
+  "loss_nig_nats": "Next item (NIG), nats per token",
   "loss_tt_nats": "Item and item in context (TT), nats",
   "loss_ut_nats": "User and item (UT), nats",
 }
@@ -38,7 +38,7 @@ def headline(recommenders: Recommenders, protocol: Record) -> list[Column]:
   compared, reference = protocol["compared"], protocol["reference"]
   metrics = [m for m in (compared, "recall@10") if m in protocol["metrics"]]
   others = {k: v for k, v in recommenders.items() if k != reference}
-  title = f"{metric_label(compared)} against {reference}"
+  title = f"{metric_label(compared)} vs. {reference}"
   return [
     *_metric_columns(recommenders, dict.fromkeys(metrics)),
     _column(others, ("difference", "metrics", compared), title),
@@ -56,7 +56,7 @@ def tables(recommenders: Recommenders, protocol: Record) -> list[Table]:
   ranks = _metric_columns(recommenders, [*ndcg, *mrr])
   found = [
     {"heading": "Hits and coverage", "corner": "", "columns": hits},
-    {"heading": "Places", "corner": "", "columns": ranks},
+    {"heading": "Ranking quality", "corner": "", "columns": ranks},
   ]
   if len(rules) > 1:
     columns = []
@@ -118,7 +118,7 @@ def training(curves: Mapping[str, Sequence[Record]]) -> list[dict[str, Any]]:
     summary = f"{max((row['step'] for row in rows), default=0):,} steps"
     speeds = sorted(v for _, v in _series(rows, "tokens_per_second", "train"))
     if speeds:
-      summary += f", {speeds[len(speeds) // 2]:,.0f} tokens a second"
+      summary += f", {speeds[len(speeds) // 2]:,.0f} tokens per second"
     if any(charts):
       charts = list(filter(None, charts))
       stages.append({"name": stage, "summary": summary, "charts": charts})
@@ -139,7 +139,7 @@ def _series(
 def _column(
   recommenders: Recommenders, path: Sequence[str], label: str, note: str = ""
 ) -> Column:
-  """The column of what stands at a path of keys in each recommender."""
+  """The column of what is at a path of keys in each recommender."""
   entries = {
     name: functools.reduce(operator.getitem, path, recommender)
     for name, recommender in recommenders.items()
