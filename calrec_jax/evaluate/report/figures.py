@@ -44,14 +44,10 @@ def setting_curve(
     x_ticks=settings,
     y_ticks=nice_ticks(min(p[2] for p in points), max(p[3] for p in points)),
   )
-  return figure | {
-    "title": title,
-    "alt": ", ".join(f"{point[0]:g}: {point[1]:.4f}" for point in points),
-    "reading": (
-      f"{first[1]:.4f} at {first[0]:g} → {last[1]:.4f} at {last[0]:g}"
-    ),
-    "dots": figure["line"],
-  }
+  alt = ", ".join(f"{point[0]:g}: {point[1]:.4f}" for point in points)
+  reading = f"{first[1]:.4f} at {first[0]:g} → {last[1]:.4f} at {last[0]:g}"
+  named = {"title": title, "alt": alt, "reading": reading}
+  return figure | named | {"dots": figure["line"]}
 
 
 def training_curve(

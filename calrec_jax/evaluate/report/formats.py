@@ -1,7 +1,6 @@
 """How the report writes numbers and texts: the filters of its templates."""
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from calrec_jax.evaluate import table
@@ -37,11 +36,6 @@ def phrase(key: str) -> str:
   return words[:1].upper() + words[1:]
 
 
-def points(pairs: Sequence[tuple[float, float]]) -> str:
-  """Coordinates as the `points` of an SVG element."""
-  return " ".join(f"{x:g},{y:g}" for x, y in pairs)
-
-
 FILTERS = {
   "fields": _LABEL.split,
   "interval": table.interval,
@@ -50,7 +44,6 @@ FILTERS = {
   "percent": percent,
   "phrase": phrase,
   "plain": plain,
-  "points": points,
   "probability": probability,
   "rate": table.rate,
   "verdict": table.verdict,

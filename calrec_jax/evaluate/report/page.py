@@ -28,11 +28,7 @@ TEMPLATES = jinja2.Environment(
   lstrip_blocks=True,
 )
 TEMPLATES.filters.update(formats.FILTERS)
-TEMPLATES.globals.update(
-  nice_ticks=figures.nice_ticks,
-  scale=figures.scale,
-  setting_curve=figures.setting_curve,
-)
+TEMPLATES.globals["geometry"] = figures
 
 
 def write_report(

@@ -109,18 +109,16 @@ def training(curves: Mapping[str, Sequence[Record]]) -> list[dict[str, Any]]:
     for key in keys:
       if "loss" in key or "accuracy" in key:
         titles.setdefault(key, phrase(key))
-    charts = [
-      figures.training_curve(
-        title, _series(rows, key, "train"), _series(rows, key, "validation")
-      )
-      for key, title in titles.items()
-    ]
+    charts = []
+    for key, title in titles.items():
+      series = (_series(rows, key, split) for split in ("train", "validation"))
+      charts.append(figures.training_curve(title, *series))
+    charts = [chart for chart in charts if chart]
     summary = f"{max((row['step'] for row in rows), default=0):,} steps"
     speeds = sorted(v for _, v in _series(rows, "tokens_per_second", "train"))
     if speeds:
       summary += f", {speeds[len(speeds) // 2]:,.0f} tokens per second"
-    if any(charts):
-      charts = list(filter(None, charts))
+    if charts:
       stages.append({"name": stage, "summary": summary, "charts": charts})
   return stages
 
