@@ -49,7 +49,7 @@ setuptools.setup(
   package_data={
     **{package: ["*.gin"] for package in gin_packages()},
     "calrec_jax": ["py.typed"],
-    "calrec_jax.evaluate.report": ["*.html", "*.css"],
+    "calrec_jax.evaluate.report": ["templates/*"],
   },
   entry_points={"console_scripts": ["calrec = calrec_jax.__main__:main"]},
   install_requires=[
@@ -84,6 +84,8 @@ setuptools.setup(
     # What people look at. TensorFlow no longer brings tensorboard itself.
     "tensorboard>=2.20,<3",
     "tqdm>=4.66",
+    # The report's page. MarkupSafe, which it brings, does all the escaping.
+    "jinja2>=3.1.6,<4",
     # Shapes in signatures; checked in tests only.
     "jaxtyping>=0.3.2",
   ],

@@ -134,9 +134,9 @@ def test_every_part_is_there(page, found):
   _, words = read(page)
   for heading in (
     "Results",
-    "Who is served how well",
+    "Results by group of users",
     "Validity",
-    "Some users",
+    "Example users",
     "Training",
     "Data: toys",
     "Run",
@@ -152,7 +152,7 @@ def test_every_part_is_there(page, found):
     assert f"[{low}, {high}]" in words
 
 
-def test_twins_of_the_truth_are_marked(tmp_path):
+def test_items_with_the_text_of_the_target_are_marked(tmp_path):
   items = toys.catalogue(twins=[(3, 4)])
   results = evaluate(
     [toys.by_distance(items)],
@@ -189,7 +189,7 @@ def test_a_bare_evaluation_makes_a_page(found, tmp_path):
     write_report(tmp_path / "report.html", again, card={}, cases=[])
   )
   assert "Results" in words
-  for absent in ("Training", "Some users", "Bad rows", "Versions"):
+  for absent in ("Training", "Example users", "Bad rows", "Versions"):
     assert absent not in words
 
 
@@ -216,13 +216,13 @@ def luminance(colour):
 
 @pytest.mark.parametrize("scheme", [0, 1])
 def test_text_is_readable_in_both_schemes(scheme):
-  style = (pathlib.Path(report.__file__).parent / "report.css").read_text()
+  style = report.TEMPLATES.get_template("report.css").render()
   blocks = re.findall(r":root \{(.*?)\}", style, flags=re.DOTALL)
   colours = dict(re.findall(r"--([\w-]+): (#\w{6});", blocks[scheme]))
   pairs = [
     *((ink, "paper") for ink in ("ink", "soft", "accent", "good", "bad")),
     *((ink, "good-paper") for ink in ("ink", "soft", "good")),
-    *((ink, "twin-paper") for ink in ("ink", "soft", "twin")),
+    *((ink, "same-paper") for ink in ("ink", "soft", "same")),
   ]
   for ink, paper in pairs:
     light, dark = sorted(

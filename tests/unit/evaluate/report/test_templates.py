@@ -4,38 +4,65 @@ import itertools
 import math
 import xml.etree.ElementTree as ET
 
+import jinja2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calrec_jax.evaluate.report import figures, markup
+from calrec_jax.evaluate.report import figures, page
 
+MACROS = page.TEMPLATES.get_template("macros.html.j2").module
+WIDTH = 132  # Of an interval bar.
+FIGURES = page.TEMPLATES.get_template("figures.html.j2").module
 # XML has no form for most control characters; HTML shows them as they are.
 TEXT = st.text(
-  st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="￾￿")
+  st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="￾￿"),
+  min_size=1,
 )
 
 
 @given(TEXT)
 @settings(max_examples=100, deadline=None)
 def test_any_text_comes_back_as_the_same_text(text):
-  element = ET.fromstring(markup.tag("p", text, title=text))
-  assert (element.text or "") == text
-  assert len(element) == 0
+  note = ET.fromstring(MACROS.what(text))
+  assert (note.text, len(note)) == (text, 0)
+  digest = ET.fromstring(MACROS.digest(text))
+  assert digest.get("title") == text
+  assert (digest.text, len(digest)) == (text[:16], 0)
+  item = ET.fromstring(MACROS.item("li", {"text": text, "match": "target"}))
+  assert (item.tag, item.get("class")) == ("li", "target")
+  assert item.find("span").get("title") == text
 
 
 def test_html_is_not_escaped_twice_and_text_is_escaped_once():
-  inner = markup.tag("b", "a < b & c")
-  assert inner == "<b>a &lt; b &amp; c</b>"
-  assert markup.tag("p", inner, None) == f"<p>{inner}</p>"
-  assert markup.tag("p", class_="x", data_label='"', id=None) == (
-    '<p class="x" data-label="&quot;"></p>'
-  )
+  inner = MACROS.what("a < b & c")
+  assert inner == '<small class="what">a &lt; b &amp; c</small>'
+  assert f"<dt>&lt;</dt><dd>{inner}</dd>" in MACROS.fact("<", inner)
+  assert 'title="&#34;"' in MACROS.digest('"')
+
+
+def test_a_name_that_nobody_set_is_an_error():
+  with pytest.raises(jinja2.UndefinedError, match="'alt'"):
+    FIGURES.chart({"title": "a chart without its text"})
+
+
+def test_labels_of_an_items_fields_are_set_apart():
+  item = ET.fromstring(MACROS.item("p", {"text": "Title: <a>. Brand: B."}))
+  [shown] = item
+  assert [label.text for label in shown] == ["Title", "Brand"]
+  assert "".join(shown.itertext()) == "Title <a>. Brand B."
 
 
 def test_every_cell_names_its_column():
-  head = ["", markup.join("all", markup.tag("small", "3 users"))]
-  table = ET.fromstring(markup.table(head, [["<a>", "<b>"]]))
+  table = ET.fromstring(
+    MACROS.table(
+      "plain",
+      ["", "all"],
+      [["<a>", "<b>"]],
+      ["", "3 users"],
+      caller=lambda row, column: row[column],
+    )
+  )
   cell = table.find(".//td")
   assert cell.get("data-label") == "all, 3 users"
   assert "".join(cell.itertext()) == "<b>"
@@ -43,9 +70,10 @@ def test_every_cell_names_its_column():
 
 
 def test_empty_sections_and_facts_leave_nothing():
-  assert markup.section("Title", "", markup.Html("")) == ""
-  assert markup.facts([("a", None), ("b", "")]) == ""
-  assert "0" in markup.facts([("a", 0)])
+  assert MACROS.section("id", "Title", caller=lambda: " \n") == ""
+  assert MACROS.facts("Heading", caller=lambda: "\n") == ""
+  assert MACROS.fact("a", None) == MACROS.fact("b", "") == ""
+  assert "<dd>0</dd>" in MACROS.fact("a", 0)
 
 
 @pytest.mark.parametrize(
@@ -66,22 +94,26 @@ def circles(svg):
   ]
 
 
+def interval(value, low, high):
+  return {"value": value, "low": low, "high": high}
+
+
 def test_interval_bars_are_drawn_to_scale():
-  bar = figures.interval_bar(0.5, 0.25, 0.75, 0.0, 1.0)
+  bar = FIGURES.interval_bar(interval(0.5, 0.25, 0.75), 0.0, 1.0)
   (rect,) = ET.fromstring(bar).iter("rect")
   ((x, _),) = circles(bar)
-  assert x == figures.BAR_WIDTH / 2
+  assert x == WIDTH / 2
   left, width = float(rect.get("x")), float(rect.get("width"))
   assert left + width / 2 == pytest.approx(x)
-  assert width == pytest.approx((figures.BAR_WIDTH - 10) / 2)
+  assert width == pytest.approx((WIDTH - 10) / 2)
   assert "zero" not in bar
-  assert "zero" in figures.interval_bar(0.1, -0.1, 0.2, -0.1, 0.2)
+  assert "zero" in FIGURES.interval_bar(interval(0.1, -0.1, 0.2), -0.1, 0.2)
 
 
 def test_a_curve_shows_every_validation_point_and_few_training_ones():
   lines = [(step, 1 / step) for step in range(1, 5001)]
   points = [(1000, 0.5), (5000, 0.25)]
-  chart = figures.curve("loss", lines, points)
+  chart = FIGURES.chart(figures.training_curve("loss", lines, points))
   marks = circles(chart)
   assert len(marks) == 2
   assert marks[0][0] < marks[1][0]
@@ -91,14 +123,14 @@ def test_a_curve_shows_every_validation_point_and_few_training_ones():
 
 
 def test_curves_without_finite_values_are_left_out():
-  assert figures.curve("loss", [(1, math.nan)], []) == ""
-  kept = figures.curve("loss", [(1, math.inf), (2, 1.0)], [])
-  assert "inf" not in kept.replace("figure", "")
+  assert figures.training_curve("loss", [(1, math.nan)], []) is None
+  figure = figures.training_curve("loss", [(1, math.inf), (2, 1.0)], [])
+  assert "inf" not in FIGURES.chart(figure)
 
 
 def test_bars_share_an_axis_and_end_at_their_values():
-  rows = [("a", 0.2, 0.1, 0.3), ("b" * 40, 0.1, 0.0, 0.4)]
-  chart = figures.bars("tail", "9 users", rows, 0.4)
+  rows = {"a": interval(0.2, 0.1, 0.3), "b" * 40: interval(0.1, 0.0, 0.4)}
+  chart = FIGURES.bars("tail", "9 users", rows, 0.4)
   svg = ET.fromstring(chart).find("svg")
   first, second = (
     (float(mark.get("x")), float(mark.get("width")))
@@ -118,13 +150,18 @@ def test_bars_share_an_axis_and_end_at_their_values():
   assert all(0 <= float(mark.get("x2")) <= width for mark in svg.iter("line"))
 
 
+def setting_curve(settings, entries):
+  return FIGURES.chart(figures.setting_curve("NDCG", settings, entries))
+
+
 def test_a_curve_over_a_setting_doubles_in_even_steps():
-  points = [(n, n / 64, n / 128, n / 32) for n in (1, 2, 4, 8, 16, 32)]
-  xs = [x for x, _ in circles(figures.setting_curve("NDCG by samples", points))]
+  settings = [1, 2, 4, 8, 16, 32]
+  entries = [interval(n / 64, n / 128, n / 32) for n in settings]
+  xs = [x for x, _ in circles(setting_curve(settings, entries))]
   steps = [after - before for before, after in itertools.pairwise(xs)]
   assert max(steps) - min(steps) < 0.3
-  even = [(n, 0.5, 0.4, 0.6) for n in (2, 3, 4)]
-  xs = [x for x, _ in circles(figures.setting_curve("x", even))]
+  even = setting_curve([2, 3, 4], [interval(0.5, 0.4, 0.6)] * 3)
+  xs = [x for x, _ in circles(even)]
   assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.2)
-  one = figures.setting_curve("x", [(5, 0.5, 0.5, 0.5)])
+  one = setting_curve([5], [interval(0.5, 0.5, 0.5)])
   assert len(circles(one)) == 1
