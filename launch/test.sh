@@ -14,11 +14,13 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 selection="not slow and not pretrained"
 pretrained=false
+quick=false
 tpu="${CI:-false}"
 while true; do
   case "${1:-}" in
     --quick)
       selection+=" and not heavy"
+      quick=true
       tpu=false
       ;;
     --slow) selection="not pretrained" ;;
@@ -57,6 +59,10 @@ cd "$ROOT"
 say "Style: ruff"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
+if [ "$quick" = false ]; then
+  say "Types: pyright"
+  "$PYTHON" -m launch.check_types
+fi
 say "Tests: pytest"
 exec "$PYTHON" -m pytest --numprocesses=auto --dist=loadscope \
   -m "$selection" "$@"
