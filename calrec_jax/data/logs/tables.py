@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from calrec_jax.data.logs import csv_blocks, id_codes
 from calrec_jax.data.logs import problems as problems_lib
 
+_TEXT = pa.large_string()
 _UNPACKED_BYTES = 1 << 18
 _FORMATS = {
   ".csv": "csv",
@@ -185,18 +186,20 @@ def _read_csv(
         f"{path}:1: two columns are called {repeated[0]!r}. Rename one."
       )
     present = [name for name in wanted if name in header]
-    blocks: list[pa.Table] = []
+    values: dict[str, list[pa.Array]] = {name: [] for name in present}
     lines = [np.empty(0, np.int64)]
     num_rows = 0
     for rows in reader.rows(present):
-      blocks.append(rows.table)
+      for name, chunks in values.items():
+        chunks += rows.table[name].chunks
       lines.append(rows.lines)
       num_rows += rows.num_rows
-  empty = pa.schema([(name, pa.large_string()) for name in present])
-  table = pa.concat_tables([empty.empty_table(), *blocks])
   return Table(
     file=path,
-    columns={name: id_codes.Column(table[name]) for name in present},
+    columns={  # Each column's chunks go before the next column is copied.
+      name: id_codes.Column(pa.chunked_array(values.pop(name), _TEXT))
+      for name in present
+    },
     lines=np.concatenate(lines),
     available=header,
     num_rows=num_rows,
