@@ -7,9 +7,6 @@ free of the interpreter's lock, reads those alike; all others go to Python, a
 row at a time. So the fate of a row depends on the row alone.
 """
 
-# pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions at run time.)
-
 from __future__ import annotations
 
 import csv
@@ -163,7 +160,7 @@ class Reader:
           part.malformed.append(line)
           if row is not None:  # Else it is counted already.
             self._problems.add(
-              "malformed_row", problems_lib.place(self._path, line)
+              "malformed_row", problems_lib.location(self._path, line)
             )
         if spills:
           break
@@ -185,7 +182,7 @@ class Reader:
         ) from error
       self._problems.add(
         "malformed_row",
-        problems_lib.place(self._path, first, self._lines.number - 1),
+        problems_lib.location(self._path, first, self._lines.number - 1),
       )
       return None
 

@@ -94,8 +94,8 @@ class LogFiles:
     mapping = dataclasses.asdict(self) | {
       "text_columns": dict(self.text_columns)
     }
-    for place in ("interactions", "items", "folder"):
-      del mapping[place]
+    for path in ("interactions", "items", "folder"):
+      del mapping[path]
     return mapping | {"inputs": [tables.sha256(path) for path in self.files()]}
 
   def read(
@@ -262,7 +262,7 @@ def _items(
   *,
   own_file: bool,
 ) -> events_lib.Items:
-  """The distinct items of a table; the first description of each is kept."""
+  """The distinct items of a table; of each the first description."""
   item_ids = ids(table.columns[id_column])
   missing = item_ids.is_null().to_numpy(zero_copy_only=False)
   if own_file:  # Elsewhere the missing id is the event's.

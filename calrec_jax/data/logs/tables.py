@@ -158,7 +158,7 @@ def _format(path: str) -> str:
 def _open(path: str) -> Any:
   if not path.endswith(".gz"):
     return open(path, "rb")
-  # The module unpacks only as much as it is asked for, so ask for more.
+  # The module unpacks only as much as is requested, so request more.
   return io.BufferedReader(gzip.open(path, "rb"), _UNPACKED_BYTES)
 
 
@@ -170,7 +170,7 @@ def _read_csv(
   encoding: str,
 ) -> Table:
   if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
-    encoding = "utf-8-sig"  # Also takes away the mark some exports begin with.
+    encoding = "utf-8-sig"  # Also removes the mark some exports begin with.
   with (
     _open(path) as raw,
     io.TextIOWrapper(
@@ -225,12 +225,12 @@ def _read_json(
       try:
         row = json.loads(raw.decode(encoding))
       except UnicodeDecodeError:
-        problems.add("broken_encoding", problems_lib.place(path, line))
+        problems.add("broken_encoding", problems_lib.location(path, line))
         continue
       except (ValueError, RecursionError):
         row = None
       if not isinstance(row, dict):
-        problems.add("malformed_row", problems_lib.place(path, line))
+        problems.add("malformed_row", problems_lib.location(path, line))
         continue
       available.update(dict.fromkeys(row))
       lines.append(line)

@@ -26,8 +26,8 @@ def plain_rows(path, stream, delimiter, problems):
     except csv.Error as error:
       if "unexpected end" in str(error) or "field larger" in str(error):
         raise ValueError(f"{path}:{line}: ") from error
-      place = problems_lib.place(path, line, reader.line_num)
-      problems.add("malformed_row", place)
+      location = problems_lib.location(path, line, reader.line_num)
+      problems.add("malformed_row", location)
       row = None
     if row != []:
       yield line, row
@@ -48,13 +48,13 @@ def plain_read(path, data, delimiter, encoding):
   for line, row in rows:
     num_rows += 1
     if row is not None and len(row) != len(header):
-      problems.add("malformed_row", problems_lib.place(path, line))
+      problems.add("malformed_row", problems_lib.location(path, line))
     elif row is not None:
       text = "".join(row[i] for i in at.values())
       is_broken = any("\ud800" <= letter <= "\udfff" for letter in text)
       (broken if is_broken else good).append((line, row))
   if broken:
-    first = problems_lib.place(path, broken[0][0])
+    first = problems_lib.location(path, broken[0][0])
     problems.add("broken_encoding", first, len(broken))
   return (
     {name: [row[i] for _, row in good] for name, i in at.items()},
