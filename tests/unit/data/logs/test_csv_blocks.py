@@ -85,7 +85,7 @@ def outcome(reader, *arguments):
   try:
     return reader(*arguments)
   except ValueError as error:
-    return str(error)[: str(error).index(": ")]
+    return str(error).partition(": ")[0]
 
 
 PLAIN = st.sampled_from(
