@@ -355,7 +355,7 @@ def _with_text(
     item = int(events.items[np.flatnonzero(~good)[0]])
     problems.add(
       "event_without_text",
-      problems_lib.place(items.file, int(items.lines[item])),
+      problems_lib.location(items.file, int(items.lines[item])),
       int(np.sum(~good)),
     )
   return events.take(good)

@@ -29,12 +29,12 @@ class Items:
   """The items of a source, before anything was made of their text.
 
   Attributes:
-    item_ids: the ids in the source, distinct, in the file's order.
-    columns: raw values by column, one an item.
-    file: the file they come from.
+    item_ids: Distinct ids in the source, in the file's order.
+    columns: Raw values by column, one per item.
+    file: Path of the file they come from.
     lines: int64[N], the line each item starts at.
-    available: all columns the source has, for messages.
-    num_rows: rows the source held about items, repeated ones included.
+    available: Names of all columns of the source, for messages.
+    num_rows: Number of rows about items in the source, repeated ones included.
   """
 
   item_ids: Sequence[str]
@@ -53,9 +53,9 @@ class Events:
     users: int32[E], rows of `user_ids`.
     items: int32[E], rows of the items.
     timestamps: int64[E], unix milliseconds, or positions.
-    user_ids: the users' ids in the source.
-    num_rows: rows the source held, bad ones included.
-    by_time: whether `timestamps` are times rather than positions.
+    user_ids: Ids of the users in the source.
+    num_rows: Number of rows in the source, bad ones included.
+    by_time: Whether `timestamps` are times rather than positions.
   """
 
   users: np.ndarray
@@ -94,16 +94,16 @@ def join(
   """Raw columns to events; a row that cannot be one is counted and left out.
 
   Args:
-    users: user ids; null where missing.
-    items: item ids; null where missing.
+    users: Ids of the users; null where missing.
+    items: Ids of the items; null where missing.
     timestamps: int64[n], milliseconds or positions.
     readable: bool[n], whether the time could be read.
-    catalogue: ids of the known items.
-    file: the file's name, for the places of bad rows.
+    catalogue: Ids of the known items.
+    file: Path of the file, for the locations of bad rows.
     lines: int64[n], the line each row starts at.
-    problems: counts the bad rows, one kind a row.
-    by_time: whether `timestamps` are times.
-    num_rows: rows in the file, where some are not among the columns.
+    problems: Counter of the bad rows, one kind per row.
+    by_time: Whether `timestamps` are times.
+    num_rows: Number of rows in the file; None if all are in the columns.
 
   Returns:
     The good rows in their order.
@@ -148,8 +148,8 @@ def repeats(events: Events, keys: np.ndarray) -> np.ndarray:
   """Whether an event has the key of its user's event just before it.
 
   Args:
-    events: sorted events.
-    keys: [N], one key an item; equal keys are the same thing.
+    events: Events, sorted.
+    keys: [N], one key per item; equal keys are the same thing.
 
   Returns:
     bool[E].
@@ -166,8 +166,8 @@ def k_core(events: Events, min_count: int) -> tuple[Events, int]:
   """Drops users and items with few events until none is left.
 
   Args:
-    events: the events.
-    min_count: users and items with fewer events than this go.
+    events: Events in any order.
+    min_count: Number of events below which users and items are dropped.
 
   Returns:
     The remaining events, in their order, and the number of passes that

@@ -11,7 +11,7 @@ from typing import Any, overload
 import numpy as np
 import pyarrow as pa
 
-_PENDING = 1 << 20  # Ids that are kept as text before they become numbers.
+_PENDING = 1 << 20  # Ids held as text before they become numbers.
 _SLICE = 8192  # Values that become Python objects at a time.
 
 
@@ -58,8 +58,8 @@ class IdCodes:
 class Column(Sequence[Any]):
   """An Arrow column as a sequence of Python values, made when they are read.
 
-  Half a million titles take a third of the memory of Python's strings, and
-  only as long as somebody looks at them do they exist twice.
+  Half a million titles take a third of the memory of Python's strings, which
+  exist only while they are read.
   """
 
   def __init__(self, values: pa.Array | pa.ChunkedArray) -> None:

@@ -1,11 +1,14 @@
 """Blocks of JSON lines to columns of given types.
 
 PyArrow's parser, made for this and free of the interpreter's lock, takes
-whole blocks and keeps the wanted columns only. It refuses a block for one odd
-row; the block is then halved until the odd rows stand alone, and those are
-read by Python's parser, which takes more, and counted where it cannot either.
+whole blocks and reads the wanted columns only. It refuses a block for one odd
+row; the block is then halved until the odd rows are alone, and those are read
+by Python's parser, which takes more, and counted where it cannot either.
 So the fate of a row depends on the row alone.
 """
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions at run time.)
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ class Rows(NamedTuple):
   """Some rows of a file.
 
   Attributes:
-    table: the wanted columns, in the schema's types; null where missing.
+    table: Wanted columns, in the schema's types; null where missing.
     lines: int64[n], the line of each row.
     malformed: int64[m], lines that are no row; they are not in the table.
     broken: int64[m], lines whose wanted text is not UTF-8; likewise.
@@ -57,9 +60,9 @@ def parse(
   """Reads the rows of a block; blank lines are none.
 
   Args:
-    block: lines, one JSON object each.
-    schema: the wanted columns and their types.
-    variants: other types that columns may have as a whole, such as numbers
+    block: Lines of the file, one JSON object each.
+    schema: Wanted columns and their types.
+    variants: Other types that columns may have as a whole, such as numbers
       where the schema wants text; these blocks are converted.
 
   Returns:
@@ -74,10 +77,10 @@ def parse(
     nothing = np.empty(0, np.int64)
     return Rows(table, lines, nothing, nothing, nothing)
   texts = [line.strip() for line in data.split(b"\n")]
-  kept = [row for row, text in enumerate(texts) if text]
+  filled = [row for row, text in enumerate(texts) if text]
   work = _Work(schemas)
   work.add(
-    [texts[row] for row in kept], [block.first_line + row for row in kept]
+    [texts[row] for row in filled], [block.first_line + row for row in filled]
   )
   return work.rows()
 
@@ -168,7 +171,7 @@ def _whole(
   if b"\r" in data:  # In JSON itself it can only be white space.
     data = data.replace(b"\r\n", b"\n")
   # PyArrow also takes several objects in a line, and one over several lines.
-  # A line break between objects cannot stand inside one, so as many of these
+  # A line break between objects cannot be inside one, so as many of these
   # as lines mean one object a line.
   if (
     not data.startswith(b"{")

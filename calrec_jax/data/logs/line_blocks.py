@@ -26,8 +26,8 @@ class Block(NamedTuple):
   """Some whole lines of a file.
 
   Attributes:
-    data: their bytes; only the file's last line may lack its line break.
-    first_line: the number of the first of them, from 1.
+    data: Bytes of the lines; only the file's last may have no line break.
+    first_line: Number of the first line, from 1.
   """
 
   data: bytes
@@ -43,10 +43,10 @@ def read(
   """Reads a file in blocks of whole lines.
 
   Args:
-    path: the file.
-    block_bytes: about the size of a block; a longer line is a block alone.
-    on_bytes: told how many bytes of the file itself were read since the last
-      time, for a progress bar.
+    path: Path of the file.
+    block_bytes: Approximate size of a block; a longer line is a block alone.
+    on_bytes: Function called with the number of bytes of the file itself that
+      were read since the last call, for a progress bar.
 
   Yields:
     The blocks in their order, without a mark of the byte order.
@@ -59,7 +59,7 @@ def read(
   line, rest = 1, b""
   with open(path, "rb") as raw:
     pieces = _pieces(raw, block_bytes)
-    told = 0
+    reported = 0
     while True:
       try:
         piece = next(pieces, b"")
@@ -69,8 +69,8 @@ def read(
           f"in this line or soon after it ({error}). Fetch the file again."
         ) from error
       at = raw.tell()
-      on_bytes(at - told)
-      told = at
+      on_bytes(at - reported)
+      reported = at
       if line == 1 and not rest:
         piece = piece.removeprefix(_BYTE_ORDER_MARK)
       end = piece.rfind(b"\n") + 1

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from calrec_jax.data.logs import events as events_lib
+from calrec_jax.data.logs import id_codes, tables
 from calrec_jax.data.logs import problems as problems_lib
-from calrec_jax.data.logs import tables
 from calrec_jax.data.logs import text as text_lib
 
 _REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
@@ -35,20 +35,22 @@ class LogFiles:
   """A log of purchases in one or two files, and how their columns are called.
 
   Attributes:
-    interactions: file of the purchases, one a row.
-    items: file of the items, one a row; None where the purchases' own rows
+    interactions: File of the purchases, one per row.
+    items: File of the items, one per row; None where the purchases' own rows
       describe their items.
-    folder: where the files are, if their paths are not absolute.
-    user_column: column of the user's id.
-    item_column: column of the item's id in the purchases.
-    item_id_column: column of the item's id in `items`; None is `item_column`.
-    time_column: column of the time; None takes the order of the rows.
-    time_unit: "s" or "ms" since 1970, "iso" for ISO 8601 (without a zone it
-      is UTC), "order" for positions. A Parquet column of times needs none.
-    text_columns: the source's column by field column, where they differ:
+    folder: Folder of the files whose paths are not absolute.
+    user_column: Column of the user's id.
+    item_column: Column of the item's id in the purchases.
+    item_id_column: Column of the item's id in `items`; None is `item_column`.
+    time_column: Column of the time; None takes the order of the rows.
+    time_unit: Unit of the time: "s" or "ms" since 1970, "iso" for ISO 8601
+      (without a zone it is UTC), "order" for positions. A Parquet column of
+      times needs none.
+    text_columns: Source's column by field column, where they differ:
       `{"title": "product_name"}`.
-    delimiter: of CSV files; None is a tab for .tsv and a comma otherwise.
-    encoding: of text files.
+    delimiter: Character between fields of CSV files; None is a tab for .tsv
+      and a comma otherwise.
+    encoding: Encoding of text files.
   """
 
   default_fields: ClassVar[tuple[text_lib.Field, ...]] = text_lib.DEFAULT_FIELDS
@@ -92,8 +94,8 @@ class LogFiles:
     mapping = dataclasses.asdict(self) | {
       "text_columns": dict(self.text_columns)
     }
-    for place in ("interactions", "items", "folder"):
-      del mapping[place]
+    for path in ("interactions", "items", "folder"):
+      del mapping[path]
     return mapping | {"inputs": [tables.sha256(path) for path in self.files()]}
 
   def read(
@@ -102,8 +104,8 @@ class LogFiles:
     """Reads the log.
 
     Args:
-      problems: counts the rows that cannot be used.
-      columns: the items' columns wanted, as fields call them.
+      problems: Counter of the rows that cannot be used.
+      columns: Names of the items' columns wanted, as fields call them.
 
     Returns:
       Events in the order of the file, and the items.
@@ -178,9 +180,7 @@ def timestamps(
     int64[n], and bool[n]: which could be read.
   """
   if unit == "iso":
-    texts = [value if isinstance(value, str) else "" for value in values]
-    known = {text: _iso_milliseconds(text) for text in set(texts)}
-    numbers = np.array([known[text] for text in texts], np.float64)
+    numbers = _iso_times(values)
     readable = ~np.isnan(numbers)
   else:
     numbers = _numbers(values)
@@ -194,14 +194,17 @@ def timestamps(
   return rounded, readable
 
 
-def ids(values: Sequence[Any]) -> pa.StringArray:
+def ids(values: Sequence[Any]) -> pa.Array:
   """Raw ids as strings without outer white space; null where missing."""
-  try:
-    array = pa.array(values, pa.string())
-  except (pa.ArrowTypeError, pa.ArrowInvalid):
-    array = pa.array([_id(value) for value in values], pa.string())
+  if isinstance(values, id_codes.Column):
+    array = values.values
+  else:
+    try:
+      array = pa.array(values, pa.string())
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+      array = pa.array([_id(value) for value in values], pa.string())
   array = pc.utf8_trim_whitespace(array)
-  return pc.if_else(pc.equal(array, ""), pa.scalar(None, pa.string()), array)
+  return pc.if_else(pc.equal(array, ""), pa.scalar(None, array.type), array)
 
 
 def _id(value: Any) -> str | None:
@@ -217,8 +220,10 @@ def _id(value: Any) -> str | None:
 
 def _numbers(values: Sequence[Any]) -> np.ndarray:
   try:
+    if isinstance(values, id_codes.Column):
+      return values.values.cast(pa.float64()).to_numpy()
     return np.array(values).astype(np.float64)
-  except (TypeError, ValueError, OverflowError):
+  except (TypeError, ValueError, OverflowError):  # Of PyArrow, too.
     return np.array([_number(value) for value in values], np.float64)
 
 
@@ -227,6 +232,16 @@ def _number(value: Any) -> float:
     return float("nan") if isinstance(value, bool) else float(value)
   except (TypeError, ValueError, OverflowError):
     return float("nan")
+
+
+def _iso_times(values: Sequence[Any]) -> np.ndarray:
+  """float64[n], milliseconds; each distinct text is read once."""
+  if not isinstance(values, id_codes.Column):
+    texts = [value if isinstance(value, str) else "" for value in values]
+    values = id_codes.Column(pa.array(texts, pa.large_string()))
+  encoded = values.values.dictionary_encode()
+  times = [_iso_milliseconds(text) for text in encoded.dictionary.to_pylist()]
+  return np.array(times, np.float64)[encoded.indices.to_numpy()]
 
 
 def _iso_milliseconds(text: str) -> float:
@@ -247,7 +262,7 @@ def _items(
   *,
   own_file: bool,
 ) -> events_lib.Items:
-  """The distinct items of a table; the first description of each is kept."""
+  """The distinct items of a table; of each the first description."""
   item_ids = ids(table.columns[id_column])
   missing = item_ids.is_null().to_numpy(zero_copy_only=False)
   if own_file:  # Elsewhere the missing id is the event's.
@@ -257,35 +272,45 @@ def _items(
     for column, name in names.items()
     if name in table.columns
   }
-  rows: dict[str, int] = {}
-  conflicting: dict[str, int] = {}
-  for row, item_id in enumerate(item_ids.to_pylist()):
-    if item_id is None:
-      continue
-    first = rows.setdefault(item_id, row)
-    if first != row and not all(
-      _same(values[first], values[row]) for values in raw.values()
-    ):
-      if own_file:
-        problems.add_rows(
-          "conflicting_item", table.file, table.lines[row : row + 1]
-        )
-      else:
-        conflicting.setdefault(item_id, row)
-  problems.add_rows(
-    "conflicting_item", table.file, table.lines[list(conflicting.values())]
-  )
-  kept = list(rows.values())
+  rows = np.flatnonzero(~missing)
+  encoded = item_ids.drop_null().dictionary_encode()  # By first appearance.
+  codes = encoded.indices.to_numpy()
+  first = np.empty(len(encoded.dictionary), np.int64)
+  first[codes[::-1]] = rows[::-1]
+  again = first[codes] != rows
+  rows, codes = rows[again], codes[again]
+  differs = np.zeros(len(rows), bool)
+  for values in raw.values():
+    differs |= _differs(values, rows, first[codes])
+  conflicting = rows[differs]
+  if not own_file:  # An item counts once, however often it is bought.
+    conflicting = conflicting[np.unique(codes[differs], return_index=True)[1]]
+  problems.add_rows("conflicting_item", table.file, table.lines[conflicting])
   return events_lib.Items(
-    item_ids=list(rows),
-    columns={
-      column: [values[row] for row in kept] for column, values in raw.items()
-    },
+    item_ids=encoded.dictionary.to_pylist(),
+    columns={column: _take(values, first) for column, values in raw.items()},
     file=table.file,
-    lines=table.lines[kept],
+    lines=table.lines[first],
     available=table.available,
     num_rows=table.num_rows,
   )
+
+
+def _take(values: Sequence[Any], rows: np.ndarray) -> list[Any]:
+  if isinstance(values, id_codes.Column):
+    return values.values.take(pa.array(rows)).to_pylist()
+  return [values[row] for row in rows]
+
+
+def _differs(
+  values: Sequence[Any], rows: np.ndarray, others: np.ndarray
+) -> np.ndarray:
+  """bool[n], whether the values at `rows` are not those at `others`."""
+  if isinstance(values, id_codes.Column):
+    one, other = (values.values.take(pa.array(at)) for at in (rows, others))
+    return pc.not_equal(one, other).to_numpy(zero_copy_only=False)
+  pairs = zip(_take(values, rows), _take(values, others), strict=True)
+  return np.array([not _same(one, other) for one, other in pairs], bool)
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Bad rows, counted by kind with the place of the first of each.
+"""Bad rows, counted by kind with the location of the first of each.
 
 Nothing is dropped in silence: a row that cannot be used is counted here and
 shown on the card, and `Domain.strict` turns any of it into an error.
@@ -37,9 +37,9 @@ class Problem:
   """One kind of bad row.
 
   Attributes:
-    kind: a key of `KINDS`.
-    count: rows of this kind.
-    first: `file:line` of the first one.
+    kind: Key in `KINDS`.
+    count: Number of rows of this kind.
+    first: Location of the first one, `file:line`.
   """
 
   kind: str
@@ -54,7 +54,7 @@ class Problems:
     self._found: dict[str, Problem] = {}
 
   def add(self, kind: str, first: str, count: int = 1) -> None:
-    """Counts `count` rows of a kind; the first place named is kept."""
+    """Counts `count` rows of a kind; the first call's location is saved."""
     if kind not in KINDS:
       raise KeyError(f"unknown kind of problem: {kind!r}")
     if count <= 0:
@@ -67,7 +67,7 @@ class Problems:
   def add_rows(self, kind: str, file: str, lines: np.ndarray) -> None:
     """Counts the rows of a file that start at `lines`."""
     if len(lines):
-      self.add(kind, place(file, int(np.min(lines))), len(lines))
+      self.add(kind, location(file, int(np.min(lines))), len(lines))
 
   def __len__(self) -> int:
     return len(self._found)
@@ -85,7 +85,7 @@ class Problems:
     ]
 
   def table(self) -> str:
-    """One line a kind: count, kind, first place, what became of the rows."""
+    """One line per kind: count, kind, first location, fate of the rows."""
     return "\n".join(
       f"  {row['count']:>9,}  {row['kind']:<19} first {row['first']}"
       f"  ({row['meaning']})"
@@ -101,7 +101,7 @@ class Problems:
       )
 
 
-def place(file: str, line: int, last: int | None = None) -> str:
+def location(file: str, line: int, last: int | None = None) -> str:
   """`file:line`, or `file:line-last` for a row that spans several lines."""
   name = os.path.basename(file)
   return f"{name}:{line}" if last in (None, line) else f"{name}:{line}-{last}"

@@ -27,9 +27,9 @@ def of_bytes(what: str, total: int | None, done: int = 0) -> tqdm.tqdm:
   """A bar that counts bytes; its `update` takes how many more were done.
 
   Args:
-    what: is done.
-    total: bytes in all; None if that is not known.
-    done: bytes that were done before.
+    what: Label of the bar.
+    total: Number of bytes in all; None if that is not known.
+    done: Number of bytes that were done before.
   """
   return tqdm.tqdm(
     total=total,

@@ -1,8 +1,8 @@
 """Files of rows, of any size, as a stream of columns with line numbers.
 
 JSON lines are decompressed here and parsed by threads, a few blocks ahead and
-in order; PyArrow's parser lets go of the interpreter's lock. Memory depends
-on the size of a block and the number of cores, not on the file.
+in order; PyArrow's parser releases the interpreter's lock. Memory depends on
+the size of a block and the number of cores, not on the file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,8 @@ _PARQUET = b"PAR1"
 _PARQUET_ROWS = 32768
 
 Convert = Callable[[bytes], bytes]
+_Input = TypeVar("_Input")
+_Output = TypeVar("_Output")
 
 
 def read(
@@ -37,13 +40,13 @@ def read(
   """Reads a file of JSON lines, plain or gzip, or of Parquet.
 
   Args:
-    path: the file; its first bytes tell the format, not its name.
-    schema: the wanted columns and their types.
-    problems: counts the lines that are no row, and broken encodings.
-    variants: see `json_blocks.parse`.
-    convert: makes JSON lines of the lines of another format, a block at a
-      time, each line by itself.
-    workers: threads that parse; None is one a core.
+    path: Path of the file; its first bytes tell the format, not its name.
+    schema: Wanted columns and their types.
+    problems: Counter of the lines that are no row, and of broken encodings.
+    variants: Other types of whole columns, see `json_blocks.parse`.
+    convert: Function that makes JSON lines of the lines of another format, a
+      block at a time, each line by itself.
+    workers: Number of threads that parse; None is one per core.
 
   Yields:
     Rows in the file's order, with their lines (in Parquet: numbers).
@@ -57,8 +60,14 @@ def read(
     if _starts_with(path, _PARQUET):
       stream = _parquet(path, schema, bar.update)
     else:
+
+      def parse(block: line_blocks.Block) -> json_blocks.Rows:
+        if convert is not None:
+          block = block._replace(data=convert(block.data))
+        return json_blocks.parse(block, schema, variants)
+
       blocks = line_blocks.read(path, on_bytes=bar.update)
-      stream = _parsed(blocks, schema, variants, convert, workers)
+      stream = in_order(parse, blocks, workers)
     for rows in stream:
       problems.add_rows("malformed_row", path, rows.malformed)
       problems.add_rows("broken_encoding", path, rows.broken)
@@ -70,25 +79,29 @@ def available_cores() -> int:
   return len(os.sched_getaffinity(0))
 
 
-def _parsed(
-  blocks: Iterator[line_blocks.Block],
-  schema: pa.Schema,
-  variants: Sequence[pa.Schema],
-  convert: Convert | None,
-  workers: int | None,
-) -> Iterator[json_blocks.Rows]:
-  def work(block: line_blocks.Block) -> json_blocks.Rows:
-    if convert is not None:
-      block = block._replace(data=convert(block.data))
-    return json_blocks.parse(block, schema, variants)
+def in_order(
+  work: Callable[[_Input], _Output],
+  inputs: Iterable[_Input],
+  workers: int | None = None,
+) -> Iterator[_Output]:
+  """Applies a function in threads, a few inputs ahead.
 
+  Args:
+    work: Function of one input; threads only help where it releases the
+      interpreter's lock.
+    inputs: Inputs, taken one by one in the caller's thread.
+    workers: Number of threads; None is one per core.
+
+  Yields:
+    Outputs in the order of the inputs.
+  """
   workers = workers or available_cores()
-  ahead: collections.deque[concurrent.futures.Future[json_blocks.Rows]]
+  ahead: collections.deque[concurrent.futures.Future[_Output]]
   ahead = collections.deque()
   pool = concurrent.futures.ThreadPoolExecutor(workers)
   try:
-    for block in blocks:
-      ahead.append(pool.submit(work, block))
+    for one in inputs:
+      ahead.append(pool.submit(work, one))
       if len(ahead) > workers:
         yield ahead.popleft().result()
     while ahead:

@@ -6,7 +6,6 @@ all is an error. `.gz` files are read as they are.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import difflib
 import functools
@@ -16,15 +15,19 @@ import io
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from calrec_jax.data.logs import csv_blocks, id_codes
 from calrec_jax.data.logs import problems as problems_lib
 
+_TEXT = pa.large_string()
+_UNPACKED_BYTES = 1 << 18
 _FORMATS = {
   ".csv": "csv",
   ".tsv": "csv",
@@ -41,23 +44,24 @@ class Table:
   """Some columns of one file.
 
   Attributes:
-    file: its path.
-    columns: values by column name, missing ones are None.
+    file: Path of the file.
+    columns: Values by column name, missing ones are None; a CSV file's stay
+      in Arrow.
     lines: int64[n], the line a row starts at; the row's number in Parquet.
-    available: every column the file was seen to have.
-    milliseconds: columns that hold times already, as unix milliseconds.
-    num_rows: rows of the file, unreadable ones included.
+    available: Names of all columns of the file.
+    milliseconds: Names of the columns of times, here unix milliseconds.
+    num_rows: Number of rows in the file, unreadable ones included.
   """
 
   file: str
-  columns: dict[str, list[Any]]
+  columns: dict[str, Sequence[Any]]
   lines: np.ndarray
   available: tuple[str, ...]
   num_rows: int
   milliseconds: frozenset[str] = frozenset()
 
-  def require(self, column: str, binding: str) -> list[Any]:
-    """A column that must exist; `binding` is the gin name that chose it."""
+  def require(self, column: str, binding: str) -> Sequence[Any]:
+    """Values of a column that must exist; `binding` is the gin name for it."""
     if column not in self.available:
       near = difflib.get_close_matches(column, self.available, n=1)
       raise ValueError(
@@ -79,11 +83,13 @@ def read(
   """Reads the wanted columns of a file; its suffix tells the format.
 
   Args:
-    path: .csv, .tsv, .txt, .jsonl, .json, .ndjson (each also .gz), .parquet.
-    wanted: columns to keep; absent ones are left out of the result.
-    problems: counts malformed rows and broken encodings.
-    delimiter: of a CSV file; None is a tab for .tsv, else a comma.
-    encoding: of text files.
+    path: Path of a file .csv, .tsv, .txt, .jsonl, .json, .ndjson (each also
+      .gz) or .parquet.
+    wanted: Names of the columns to read; absent ones are left out.
+    problems: Counter of malformed rows and broken encodings.
+    delimiter: Character between fields of CSV; None is a tab for .tsv, else a
+      comma.
+    encoding: Encoding of text files.
 
   Raises:
     ValueError: for an unknown suffix or a file that cannot be read.
@@ -100,7 +106,13 @@ def read(
     if kind == "json":
       return _read_json(path, wanted, problems, encoding)
     return _read_parquet(path, wanted)
-  except (EOFError, gzip.BadGzipFile, pa.ArrowInvalid) as error:
+  except (
+    EOFError,
+    gzip.BadGzipFile,
+    zlib.error,
+    pa.ArrowInvalid,
+    UnicodeError,
+  ) as error:
     raise ValueError(
       f"{path} is damaged or is not what its suffix says: {error}"
     ) from error
@@ -144,7 +156,10 @@ def _format(path: str) -> str:
 
 
 def _open(path: str) -> Any:
-  return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
+  if not path.endswith(".gz"):
+    return open(path, "rb")
+  # The module unpacks only as much as is requested, so request more.
+  return io.BufferedReader(gzip.open(path, "rb"), _UNPACKED_BYTES)
 
 
 def _read_csv(
@@ -154,78 +169,41 @@ def _read_csv(
   delimiter: str,
   encoding: str,
 ) -> Table:
-  # Titles may be longer than the module's default limit for one field.
-  csv.field_size_limit(max(csv.field_size_limit(), 2**24))
   if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
-    encoding = "utf-8-sig"  # Also takes away the mark some exports begin with.
+    encoding = "utf-8-sig"  # Also removes the mark some exports begin with.
   with (
     _open(path) as raw,
     io.TextIOWrapper(
       raw, encoding=encoding, errors="surrogateescape", newline=""
     ) as stream,
   ):
-    rows = _csv_rows(path, stream, delimiter, problems)
-    header = [name.strip() for name in next(rows, (0, []))[1]]
+    dialect = csv_blocks.Dialect(delimiter)
+    reader = csv_blocks.Reader(path, stream, dialect, problems)
+    header = reader.header
     repeated = [name for name in wanted if header.count(name) > 1]
     if repeated:
-      raise ValueError(f"{path}:1: two columns are called {repeated[0]!r}.")
+      raise ValueError(
+        f"{path}:1: two columns are called {repeated[0]!r}. Rename one."
+      )
     present = [name for name in wanted if name in header]
-    at = [header.index(name) for name in present]
-    lines: list[int] = []
-    kept: list[list[str]] = []
+    values: dict[str, list[pa.Array]] = {name: [] for name in present}
+    lines = [np.empty(0, np.int64)]
     num_rows = 0
-    for line, row in rows:
-      num_rows += 1
-      if not row:  # Already counted as malformed.
-        continue
-      if len(row) != len(header):
-        problems.add("malformed_row", problems_lib.place(path, line))
-        continue
-      lines.append(line)
-      kept.append([row[i] for i in at])
-  columns = dict(
-    zip(present, map(list, zip(*kept, strict=True)), strict=True)
-    if kept and present
-    else ((name, []) for name in present)
-  )
-  table = Table(
+    for rows in reader.rows(present):
+      for name, chunks in values.items():
+        chunks += rows.table[name].chunks
+      lines.append(rows.lines)
+      num_rows += rows.num_rows
+  return Table(
     file=path,
-    columns=columns,
-    lines=np.array(lines, np.int64),
-    available=tuple(header),
+    columns={  # Each column's chunks go before the next column is copied.
+      name: id_codes.Column(pa.chunked_array(values.pop(name), _TEXT))
+      for name in present
+    },
+    lines=np.concatenate(lines),
+    available=header,
     num_rows=num_rows,
   )
-  return _without_broken(table, problems)
-
-
-def _csv_rows(
-  path: str,
-  stream: Iterable[str],
-  delimiter: str,
-  problems: problems_lib.Problems,
-) -> Iterator[tuple[int, list[str]]]:
-  """(first line, fields) of every row; no fields where it is malformed."""
-  reader = csv.reader(stream, delimiter=delimiter, strict=True)
-  while True:
-    line = reader.line_num + 1
-    try:
-      row = next(reader)
-    except StopIteration:
-      return
-    except csv.Error as error:
-      if "unexpected end" in str(error) or "field larger" in str(error):
-        raise ValueError(
-          f"{path}:{line}: a quoted field that begins in this row is never "
-          "closed; everything after it would be lost. Close the quote or "
-          "double it."
-        ) from error
-      problems.add(
-        "malformed_row", problems_lib.place(path, line, reader.line_num)
-      )
-      yield line, []
-      continue
-    if row:  # The reader gives blank lines as rows without fields.
-      yield line, row
 
 
 def _read_json(
@@ -247,12 +225,12 @@ def _read_json(
       try:
         row = json.loads(raw.decode(encoding))
       except UnicodeDecodeError:
-        problems.add("broken_encoding", problems_lib.place(path, line))
+        problems.add("broken_encoding", problems_lib.location(path, line))
         continue
       except (ValueError, RecursionError):
         row = None
       if not isinstance(row, dict):
-        problems.add("malformed_row", problems_lib.place(path, line))
+        problems.add("malformed_row", problems_lib.location(path, line))
         continue
       available.update(dict.fromkeys(row))
       lines.append(line)

@@ -43,10 +43,10 @@ class Field:
   """One field of an item's text.
 
   Attributes:
-    label: how the field is called in the text, "Title".
-    column: the source's column that holds it.
-    max_words: longer values are cut after this many words.
-    max_tokens: longer values are cut after this many tokens.
+    label: Name of the field in the text, "Title".
+    column: Column of the source that holds it.
+    max_words: Number of words after which longer values are cut.
+    max_tokens: Number of tokens after which longer values are cut.
   """
 
   label: str
@@ -152,7 +152,7 @@ def cut(text: str, field: Field, tokenizer: Tokenizer | None = None) -> str:
     words = text.split(" ", field.max_words)
     text = " ".join(words[: field.max_words])
   if field.max_tokens is not None and tokenizer is not None:
-    ids = tokenizer.encode(" " + text)  # As it stands behind its label.
+    ids = tokenizer.encode(" " + text)  # As it follows its label.
     if len(ids) > field.max_tokens:
       # A cut inside a character's bytes leaves a replacement character.
       text = clean(tokenizer.decode(ids[: field.max_tokens])).rstrip("\ufffd")
@@ -180,10 +180,10 @@ def column_texts(
   """The cleaned and cut texts of one field for all items.
 
   Args:
-    field: the field.
-    values: raw values, one an item.
-    tokenizer: cuts by tokens; None leaves that cut out.
-    on_unreadable: told the row of every price that cannot be read.
+    field: Field whose texts are made.
+    values: Raw values, one per item.
+    tokenizer: Tokenizer that cuts by tokens; None does not cut by tokens.
+    on_unreadable: Function called with the row of each unreadable price.
 
   Returns:
     One text an item, empty where the value is missing.

@@ -6,8 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from calrec_jax.data.logs import log_files, tables
 from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.data.logs.id_codes import Column
 from calrec_jax.data.logs.log_files import LogFiles, ids, timestamps
 
 COLUMNS = ("title", "category", "brand", "price")
@@ -101,6 +105,45 @@ def test_one_file_describes_its_items_itself(tmp_path):
   assert kinds == {"conflicting_item": (1, "log.csv:5")}
 
 
+@pytest.mark.parametrize("own_file", [True, False])
+@given(
+  st.lists(
+    st.tuples(st.sampled_from(["a", " a", "b", ""]), st.sampled_from("xy")),
+    max_size=9,
+  )
+)
+def test_items_in_arrow_are_those_of_python(own_file, rows):
+  found = []
+  columns = {
+    name: [row[i] for row in rows] for i, name in enumerate(("id", "title"))
+  }
+  for kind in (list, lambda values: Column(pa.array(values, pa.string()))):
+    problems = problems_lib.Problems()
+    table = tables.Table(
+      file="x",
+      columns={name: kind(values) for name, values in columns.items()},
+      lines=np.arange(len(rows)),
+      available=("id", "title"),
+      num_rows=len(rows),
+    )
+    items = log_files._items(
+      table, "id", {"title": "title"}, problems, own_file=own_file
+    )
+    found.append((items.item_ids, items.columns, items.lines.tolist()))
+    found[-1] += (problems.as_list(),)
+  assert found[0] == found[1]
+  item_ids = [item_id.strip() for item_id, _ in rows]
+  assert found[0][0] == list(dict.fromkeys(filter(None, item_ids)))
+  again = [
+    item_id
+    for item_id, row in zip(item_ids, rows, strict=True)
+    if item_id and row[1] != rows[item_ids.index(item_id)][1]
+  ]
+  assert problems.count("conflicting_item") == (
+    len(again) if own_file else len(set(again))
+  )
+
+
 def test_parquet_times_need_no_unit(tmp_path):
   table = pa.table(
     {
@@ -132,6 +175,24 @@ def test_times_are_milliseconds(unit, values, expected):
   times, readable = timestamps(values, unit)
   assert readable.all()
   assert (times - 1_503_273_600_000).tolist() == expected
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "order", "iso"])
+@given(
+  st.lists(
+    st.text("0123456789.eE+-_ \tnaifx", max_size=6)
+    | st.integers(-(2**60), 2**60).map(str)
+    | st.floats().map(repr)
+    | st.datetimes().map(str),
+    max_size=8,
+  )
+)
+def test_times_in_arrow_are_those_of_python(unit, values):
+  column = Column(pa.array(values, pa.large_string()))
+  expected = [timestamps([value], unit) for value in values]
+  times, readable = timestamps(column, unit)
+  assert times.tolist() == [int(time[0]) for time, _ in expected]
+  assert readable.tolist() == [bool(good[0]) for _, good in expected]
 
 
 def test_milliseconds_given_as_seconds_are_not_believed():

@@ -1,5 +1,6 @@
 """Files as columns: formats, line numbers, and what cannot be read."""
 
+import dataclasses
 import gzip
 import json
 
@@ -13,7 +14,9 @@ from calrec_jax.data.logs import tables
 
 def read(path, wanted=("id", "title"), **options):
   problems = problems_lib.Problems()
-  return tables.read(str(path), wanted, problems, **options), problems
+  table = tables.read(str(path), wanted, problems, **options)
+  columns = {name: list(values) for name, values in table.columns.items()}
+  return dataclasses.replace(table, columns=columns), problems
 
 
 def found(problems):
