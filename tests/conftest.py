@@ -19,7 +19,7 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
 os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *_FLAGS))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook  # noqa: E402
 
 # Shapes in annotations are checked while the tests run, and only then.
 _hook = install_import_hook(
