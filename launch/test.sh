@@ -58,5 +58,5 @@ say "Style: ruff"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 say "Tests: pytest"
-exec "$PYTHON" -m pytest --numprocesses=auto --dist=loadscope \
+exec "$PYTHON" -m pytest --numprocesses=auto --dist=worksteal \
   -m "$selection" "$@"
