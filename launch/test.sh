@@ -64,5 +64,5 @@ if [ "$quick" = false ]; then
   "$PYTHON" -m launch.check_types
 fi
 say "Tests: pytest"
-exec "$PYTHON" -m pytest --numprocesses=auto --dist=loadscope \
+exec "$PYTHON" -m pytest --numprocesses=auto --dist=worksteal \
   -m "$selection" "$@"

@@ -42,6 +42,9 @@ import sys
 from calrec_jax.__main__ import main
 
 if __name__ == "__main__":
+  import compiled_programs
+
+  compiled_programs.share()
   status = main(sys.argv[1:])
   print("imported:", sorted({"tensorflow", "seqio"} & set(sys.modules)))
   sys.exit(status)
@@ -54,6 +57,8 @@ class Runs:
   def __init__(self, folder: pathlib.Path):
     self.folder = folder
     self.recipe = planted_log.write_folders(folder)
+    self.program = folder / "program.py"
+    self.program.write_text(_PROGRAM)
     made = main(["data", "cache", "--quiet", *self.flags(folder / "none")])
     assert made == 0
 
@@ -65,15 +70,14 @@ class Runs:
       *more,
     ]
 
-  def start(self, model_dir, *more, program=("-m", "calrec_jax")):
+  def start(self, model_dir, *more):
     """Starts training on one device in a process group of its own."""
     environment = os.environ | {
       "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=8", "count=1"),
-      "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+      "PYTHONPATH": os.pathsep.join(sys.path),
     }
     return subprocess.Popen(
-      [sys.executable, *program, "train", *self.flags(model_dir, *more)],
+      [sys.executable, self.program, "train", *self.flags(model_dir, *more)],
       env=environment,
       cwd=self.folder,
       stdout=subprocess.PIPE,
@@ -82,9 +86,9 @@ class Runs:
       start_new_session=True,
     )
 
-  def finish(self, model_dir, *more, **settings):
+  def finish(self, model_dir, *more):
     """Trains to the end; what was printed."""
-    run = self.start(model_dir, *more, **settings)
+    run = self.start(model_dir, *more)
     printed, _ = run.communicate(timeout=LONGEST_SECONDS)
     assert run.returncode == 0, printed
     return printed
@@ -124,9 +128,7 @@ def runs(tmp_path_factory):
 def straight(runs):
   """The run that is never stopped, and what it printed."""
   model_dir = runs.folder / "straight"
-  program = runs.folder / "program.py"
-  program.write_text(_PROGRAM)
-  return model_dir, runs.finish(model_dir, program=(str(program),))
+  return model_dir, runs.finish(model_dir)
 
 
 @pytest.fixture(scope="module")

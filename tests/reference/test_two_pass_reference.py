@@ -158,7 +158,8 @@ def test_towers_alone_give_the_vectors_of_the_packed_pass(family):
   for _, tokens in items:
     text += [*tokens, *prompt.next]
   padded = np.array([text + [9] * 5], np.int32)  # The filling is not seen.
-  user = two_tower.embed_users(
+  embed_users = jax.jit(two_tower.embed_users, static_argnums=0)
+  user = embed_users(
     decoder, params, jnp.asarray(padded), jnp.array([len(text)])
   )
   wanted = plain_decoder.hidden(decoder.config, plain, text)
@@ -166,7 +167,10 @@ def test_towers_alone_give_the_vectors_of_the_packed_pass(family):
   np.testing.assert_allclose(user[0], wanted, atol=PLAIN, rtol=PLAIN)
   segment = [1, *items[0][1]]
   padded = np.array([segment + [9] * 3], np.int32)
-  item = two_tower.embed_items(
+  embed_items = jax.jit(
+    two_tower.embed_items, static_argnums=0, static_argnames="begins"
+  )
+  item = embed_items(
     decoder, params, jnp.asarray(padded), jnp.array([len(segment)]), begins=True
   )
   wanted = plain_decoder.hidden(decoder.config, plain, segment)[1:].mean(0)

@@ -146,6 +146,7 @@ def test_dropout_needs_a_key_and_changes_the_output():
   decoder, params = model_toys.decoder(dropout=0.5)
   tokens, place = _random(1, 6), jnp.arange(6)[None]
 
+  @jax.jit
   def run(seed):
     return decoder.apply(
       {"params": params},

@@ -28,8 +28,13 @@ def params():
 
 
 def hidden(params, key=None, **changes):
+  return _hidden(Decoder(model_toys.config(**changes)), params, key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _hidden(decoder, params, key):
   rngs = {} if key is None else {"dropout": jax.random.key(key)}
-  return Decoder(model_toys.config(**changes)).apply(
+  return decoder.apply(
     {"params": params},
     TOKENS,
     POSITIONS,

@@ -37,6 +37,7 @@ def batch():
   return model_toys.pack(rows, row_tokens=64, row_slots=6)
 
 
+@functools.cache
 def created(tuning, optimizer=None, **changes):
   """A state on the first device."""
   optimizer = optimizer or optimizers.adamw(optimizers.constant(0.1))

@@ -23,7 +23,8 @@ def updates(gradient, optimizer=optimizers.adamw, **settings):
   optimizer = optimizer(optimizers.constant(0.1), **settings)
   params = jax.tree.map(jnp.asarray, PARAMS)
   gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, gradient), params)
-  result, _ = optimizer.update(gradients, optimizer.init(params), params)
+  state = jax.jit(optimizer.init)(params)
+  result, _ = jax.jit(optimizer.update)(gradients, state, params)
   return result
 
 
