@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from calrec_jax import config
 from calrec_jax.cli import named_datasets
+from calrec_jax.data import building
 from calrec_jax.data import dataset as dataset_lib
 from calrec_jax.data.cache import token_cache
 from calrec_jax.data.domain import card as card_lib
@@ -28,12 +29,12 @@ _EXPECTED = (
 )
 
 _EPILOG = """\
-build   reads and checks the logs, writes the TFDS datasets
-cache   does so and writes the token caches, which training reads
+cache   reads and checks the logs, writes the token caches that training reads
 card    prints what a dataset holds and what is wrong with it
 show    prints one user's prompt as text, and the item that followed
+build   writes TFDS datasets, for trainers that read SeqIO tasks
 
-Each makes first what it needs and what is not there yet. With
+Whatever an action needs and is missing is built first. With
 MIXTURE_OR_TASK_NAME = "all" it is done for every domain.
 
 A dataset that the project knows needs no gin file:
@@ -127,7 +128,10 @@ def _build(
   names: Sequence[str],
   arguments: argparse.Namespace,
 ) -> None:
-  built = dataset.build_tfds(*names, progress=not arguments.quiet)
+  # TensorFlow comes with this import; the other actions do without it.
+  from calrec_jax.data.seqio.building import build_tfds
+
+  built = build_tfds(dataset, *names, progress=not arguments.quiet)
   for domain, tfds_name in built.items():
     print(f"{domain}: {tfds_name}")
 
@@ -137,7 +141,7 @@ def _cache(
   names: Sequence[str],
   arguments: argparse.Namespace,
 ) -> None:
-  folders = dataset.build(*names, progress=not arguments.quiet)
+  folders = building.build(dataset, *names, progress=not arguments.quiet)
   lines = {}
   for domain, folder in folders.items():
     opened = token_cache.TokenCache.open(folder)
@@ -155,7 +159,7 @@ def _card(
   names: Sequence[str],
   arguments: argparse.Namespace,
 ) -> None:
-  folders = dataset.build(*names, progress=not arguments.quiet)
+  folders = building.build(dataset, *names, progress=not arguments.quiet)
   for folder in folders.values():
     print(card_lib.render(token_cache.TokenCache.open(folder).card), end="\n\n")
 
@@ -165,7 +169,7 @@ def _show(
   names: Sequence[str],
   arguments: argparse.Namespace,
 ) -> None:
-  folders = dataset.build(*names, progress=not arguments.quiet)
+  folders = building.build(dataset, *names, progress=not arguments.quiet)
   for folder in folders.values():
     print(
       describe_user(

@@ -1,8 +1,8 @@
 """The dataset of a run: its domains, mixtures, vocabulary and prompt.
 
-Finds the token caches without TensorFlow, and builds those that are missing
-with it. Caches are addressed by their content: a changed option, file or
-vocabulary gives another folder, and nothing is ever overwritten.
+It says which token caches there are; `building` builds those that are missing.
+Caches are addressed by their content: a changed option, file or vocabulary
+gives another folder, and nothing is ever overwritten.
 """
 
 from __future__ import annotations
@@ -153,51 +153,6 @@ class Dataset:
       for domain in self.select(*names)
       if not _is_cached(self.cache_dir(domain), strict=domain.strict)
     )
-
-  def build(self, *names: str, progress: bool = True) -> dict[str, str]:
-    """Makes what is missing: vocabulary, TFDS datasets, token caches.
-
-    Args:
-      names: mixtures and tasks.
-      progress: shows progress bars.
-
-    Returns:
-      The cache folders by domain.
-
-    Raises:
-      problems.BadRowsError: if a strict domain has bad rows.
-      leakage.LeakageError: if a document shows what is to be predicted.
-    """
-    missing = self.missing(*names)
-    if missing:
-      # TensorFlow comes with this import, and only where it is needed.
-      from calrec_jax.data import building
-
-      work = building.Building(self, progress=progress)
-      for domain in missing:
-        work.cache(domain)
-    return {
-      domain.name: self.cache_dir(domain) for domain in self.select(*names)
-    }
-
-  def build_tfds(self, *names: str, progress: bool = True) -> dict[str, str]:
-    """Makes the TFDS datasets and registers the SeqIO tasks and mixtures.
-
-    Args:
-      names: mixtures and tasks.
-      progress: shows progress bars.
-
-    Returns:
-      TFDS's name of each domain's dataset.
-    """
-    from calrec_jax.data import building
-
-    work = building.Building(self, progress=progress)
-    built = {domain.name: work.tfds(domain) for domain in self.select(*names)}
-    for name in names:
-      if name in self.mixtures:
-        work.mixture(name)
-    return built
 
 
 @gin.configurable

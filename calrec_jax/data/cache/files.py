@@ -14,8 +14,8 @@ A cache is a folder that is written once, in one move, and never changed:
     prompt.json  card.json  vocabulary/
     COMPLETED                   the manifest: schema, counts, sizes, hashes
 
-`cache` reads such a folder and `cache_writer` makes one; nothing else opens
-these files. Tested by `tests/unit/data/test_cache.py`.
+`token_cache` reads such a folder and `writer` writes one; nothing else opens
+these files.
 """
 
 from __future__ import annotations

@@ -17,9 +17,12 @@ from typing import Any, ClassVar, Protocol
 
 import gin
 import numpy as np
+import pyarrow as pa
 
+from calrec_jax.data import records
 from calrec_jax.data.domain import splits
 from calrec_jax.data.logs import events as events_lib
+from calrec_jax.data.logs import id_codes
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import text as text_lib
 
@@ -85,6 +88,19 @@ class Prepared:
   steps: list[dict[str, Any]]
   shares: dict[str, float]
   problems: problems_lib.Problems
+
+  def columns(self, split: str) -> records.DocumentColumns:
+    """The documents of a split with all their events, ready to be written."""
+    part = self.documents[split]
+    events = part.events()
+    user_ids = id_codes.strings(self.events.user_ids)
+    return records.DocumentColumns(
+      user_ids=id_codes.Column(user_ids.take(pa.array(part.users))),
+      offsets=np.concatenate([[0], np.cumsum(part.stops - part.starts)]),
+      items=self.events.items[events],
+      timestamps=self.events.timestamps[events],
+      events=events,
+    )
 
   def train_items(self) -> np.ndarray:
     """Catalogue rows with at least one training event."""

@@ -25,10 +25,10 @@ LONGEST_SECONDS = 120  # Of a hanging process; a busy machine is slow.
 
 _HOLDS_A_LOCK = """
 import pathlib, sys
-from calrec_jax.data import unfinished
+from calrec_jax.storage import build_lock
 
 folder = pathlib.Path(sys.argv[1])
-with unfinished.alone(folder, "thing", leftovers="made/.thing-*"):
+with build_lock.alone(folder, "thing", leftovers="made/.thing-*"):
   (folder / "made" / ".thing-half").mkdir(parents=True)
   (folder / "made" / ".thing-half" / "file").write_text("half")
   print("holds it", flush=True)
@@ -40,7 +40,8 @@ _WRITES_A_CACHE = """
 import os, pathlib, signal, sys
 import numpy as np
 from tests.fixtures import synthetic_caches
-from calrec_jax.data import cache, cache_writer, unfinished
+from calrec_jax.data.cache import writer
+from calrec_jax.storage import build_lock
 
 folder, point = pathlib.Path(sys.argv[1]), sys.argv[2]
 
@@ -54,14 +55,14 @@ def dying_after(function):
   return call
 
 if point == "manifest":
-  cache_writer._publish = die
+  writer._publish = die
 elif point == "split":
-  cache_writer._check_users = die
+  writer._check_users = die
 elif point == "published":
-  cache_writer._publish = dying_after(cache_writer._publish)
+  writer._publish = dying_after(writer._publish)
 elif point.startswith("parts"):
-  cache_writer._write_json = dying_after(cache_writer._write_json)
-with unfinished.alone(folder, "shop", leftovers=".shop-0123456789ab-*"):
+  writer._write_json = dying_after(writer._write_json)
+with build_lock.alone(folder, "shop", leftovers=".shop-0123456789ab-*"):
   synthetic_caches.write(folder)
 """
 
@@ -69,7 +70,8 @@ _FILLS_A_DISK = """
 import pathlib, resource, sys
 import numpy as np
 from tests.fixtures import synthetic_caches
-from calrec_jax.data import cache, unfinished
+from calrec_jax.data.cache import token_cache as cache
+from calrec_jax.storage import build_lock
 
 if sys.argv[2] != "disk":  # The files may not become larger.
   limit = int(sys.argv[2])
@@ -85,7 +87,7 @@ items = [
 path = pathlib.Path(sys.argv[1], "d-1")
 try:
   cache.write_cache(path, items, {"train": users}, synthetic_caches.PROMPT)
-except unfinished.DiskFullError as error:
+except build_lock.DiskFullError as error:
   print(error)
 """
 
@@ -127,7 +129,7 @@ def test_a_killed_makers_leftovers_are_removed_and_a_living_ones_are_not(
       tmp_path, "thing", leftovers="made/.thing-*", say=say
     ):
       assert [p.name for p in (tmp_path / "made").iterdir()] == [other.name]
-  assert "another process makes it" in told[0]
+  assert "another process is building it" in told[0]
   assert ".thing-half was left unfinished" in told[1]
   assert process.returncode == -signal.SIGKILL
 

@@ -225,9 +225,9 @@ def test_unusable_items_are_refused(tmp_path, tokens, message):
     )
 
 
-def test_an_item_id_stands_once(tmp_path):
+def test_an_item_id_appears_once(tmp_path):
   items = [token_cache.CatalogueRecord("soap", "x", [5, 3])] * 2
-  with pytest.raises(CacheError, match="'soap' stands twice"):
+  with pytest.raises(CacheError, match="'soap' appears twice"):
     token_cache.write_cache(
       tmp_path / "d-1", items, {}, synthetic_caches.PROMPT
     )
@@ -250,9 +250,9 @@ def test_unusable_users_are_refused(tmp_path, items, times, message):
     )
 
 
-def test_reading_needs_no_tensorflow():
+def test_building_and_reading_need_no_tensorflow():
   code = (
-    "import sys; from calrec_jax.data import cache, features; "
+    "import sys, calrec_jax.data.building, calrec_jax.data.feed.feed; "
     "sys.exit('tensorflow' in sys.modules or 'seqio' in sys.modules)"
   )
   assert subprocess.run([sys.executable, "-c", code]).returncode == 0
