@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,25 +23,6 @@ from calrec_jax.data.seqio.quiet_tensorflow import seqio, tf, tfds
 from calrec_jax.data.vocabulary import trained as vocabulary_lib
 
 
-class _Registered(NamedTuple):
-  """What a domain was registered with."""
-
-  config: str
-  data_dir: str
-  vocabulary: vocabulary_lib.Vocabulary
-  prompt: records.PromptTokens
-
-  @property
-  def identity(self) -> tuple[Any, ...]:
-    """Equal for equal tasks."""
-    return (self.config, self.data_dir, self.vocabulary.sha256, self.prompt)
-
-
-# By name, so that registering again is no error.
-_registered: dict[str, _Registered] = {}
-_registered_mixtures: dict[str, tuple[Any, ...]] = {}
-
-
 def register_domain(
   name: str,
   *,
@@ -51,7 +31,7 @@ def register_domain(
   vocabulary: vocabulary_lib.Vocabulary,
   prompt: records.PromptTokens,
 ) -> None:
-  """Registers a domain's task with SeqIO.
+  """Registers a domain's task with SeqIO, in place of one of the same name.
 
   Args:
     name: Name of the domain.
@@ -60,17 +40,15 @@ def register_domain(
     vocabulary: Vocabulary that tokenises the items.
     prompt: Pieces of the prompt in this vocabulary.
   """
-  registered = _Registered(config, data_dir, vocabulary, prompt)
-  known = _registered.get(name)
-  if known is not None and known.identity == registered.identity:
-    return
   tfds_name = builder.full_name(config)
   written = tfds.builder(tfds_name, data_dir=data_dir).info.splits
   source = seqio.TfdsDataSource(
     tfds_name=tfds_name, tfds_data_dir=data_dir, splits=tuple(written)
   )
   pieces = seqio_vocabulary.for_tasks(vocabulary)
-  _add(
+  if name in seqio.TaskRegistry.names():
+    seqio.TaskRegistry.remove(name)
+  seqio.TaskRegistry.add(
     name,
     source=source,
     preprocessors=[
@@ -84,7 +62,6 @@ def register_domain(
     },
     metric_fns=[exact_text],
   )
-  _registered[name] = registered
 
 
 def register_mixture(
@@ -98,15 +75,10 @@ def register_mixture(
     exponent: Power of the number of users; 0.3 in the paper, 0 samples all
       domains alike.
   """
-  members = tuple((name, _registered[name].identity) for name in domains)
-  identity = (members, exponent)
-  if _registered_mixtures.get(name) == identity:
-    return
   if name in seqio.MixtureRegistry.names():
     seqio.MixtureRegistry.remove(name)
   rate = functools.partial(mixing_rate, exponent=exponent)
   seqio.MixtureRegistry.add(name, [(domain, rate) for domain in domains])
-  _registered_mixtures[name] = identity
 
 
 def mixing_rate(task: seqio.Task, exponent: float) -> float:
@@ -211,9 +183,3 @@ def exact_text(
     for target, prediction in zip(targets, predictions, strict=True)
   ]
   return {"exact_text": float(np.mean(same)) if same else 0.0}
-
-
-def _add(name: str, **task: Any) -> None:
-  if name in seqio.TaskRegistry.names():
-    seqio.TaskRegistry.remove(name)
-  seqio.TaskRegistry.add(name, **task)
