@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the verb.
 
   Args:
-    argv: the command line without the program's name.
+    argv: Arguments of the command line, without the program's name.
 
   Returns:
     The exit status.
@@ -87,33 +87,33 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     "datasets",
     nargs="*",
     metavar="DATASET",
-    help=f"{named_datasets.EXAMPLES}; else what the gin files say",
+    help=f"such as {named_datasets.EXAMPLES}; default: those of the gin files",
   )
   parser.add_argument(
     "--manual_dir",
     metavar="FOLDER",
-    help="where the files of DATASET are, if you fetched them yourself",
+    help="folder of the files of DATASET, if you downloaded them yourself",
   )
   parser.add_argument(
     "--split",
     choices=splits.SPLITS,
     default="validation",
-    help="show: the split the user is taken from",
+    help="show: split of the user",
   )
-  parser.add_argument("--user", help="show: the user's id; else the first")
+  parser.add_argument("--user", help="show: id of the user; default: the first")
   parser.add_argument(
     "--max_tokens",
     type=int,
-    help="show: longest prompt; the oldest items are dropped",
+    help="show: longest prompt in tokens; the oldest items are dropped",
   )
   parser.add_argument(
-    "--quiet", action="store_true", help="no progress, only results"
+    "--quiet", action="store_true", help="show results only, no progress"
   )
   return config.parse_arguments(parser, argv)
 
 
 def _names(dataset: dataset_lib.Dataset) -> tuple[str, ...]:
-  """What MIXTURE_OR_TASK_NAME asks for; without it, every stage's choice."""
+  """The names in MIXTURE_OR_TASK_NAME; without it, those of all stages."""
   plain = config.macro(NAME_MACRO, None)
   chosen = [
     config.macro(f"{stage}/{NAME_MACRO}", plain)
@@ -190,13 +190,13 @@ def describe_user(
   """One user's prompt as text, with token counts and the target.
 
   Args:
-    opened: the domain's cache.
-    split: where the user is looked for.
-    user_id: the user's id in the source; None takes the first user.
-    max_tokens: longest prompt, or None.
+    opened: Cache of the domain.
+    split: Name of the user's split.
+    user_id: Id of the user in the source; None takes the first user.
+    max_tokens: Length of the longest prompt in tokens, or None.
 
   Raises:
-    ValueError: if the split has no such user.
+    ValueError: If the split has no such user.
   """
   document = _find_user(opened, split, user_id)
   catalogue = opened.catalogue

@@ -321,7 +321,7 @@ def _blocks(rows: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 class _Writer:
-  """Packs records into an ArrayRecord file and hashes them on the way."""
+  """Writes records to an ArrayRecord file and hashes them."""
 
   def __init__(self, path: pathlib.Path):
     self.file = array_record_module.ArrayRecordWriter(

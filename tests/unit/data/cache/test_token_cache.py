@@ -201,6 +201,23 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
+def test_the_card_is_made_when_all_documents_were_written(tmp_path):
+  written = []
+
+  def users(split):
+    yield token_cache.DocumentRecord("u", np.array([0, 0]), None)
+    written.append(split)
+
+  path = token_cache.write_cache(
+    tmp_path / "d-1",
+    [token_cache.CatalogueRecord("soap", "x", [5, 3])],
+    {split: users(split) for split in ("test", "train")},
+    synthetic_caches.PROMPT,
+    card=lambda: {"written": list(written)},
+  )
+  assert TokenCache.open(path).card == {"written": ["test", "train"]}
+
+
 def test_writing_again_mends_a_damaged_cache(shop, tmp_path):
   (shop.path / "train.lengths.npy").unlink()
   mended = synthetic_caches.write(tmp_path)
