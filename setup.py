@@ -61,7 +61,7 @@ setuptools.setup(
     "orbax-checkpoint>=0.12.8,<0.13",
     "gin-config==0.5.0",
     "numpy>=2.0",
-    # Tasks, datasets and the feed. TensorFlow is used by the data verbs only.
+    # Tasks, datasets and the feed. Only `calrec data build` uses TensorFlow.
     "seqio==0.0.20",
     "tensorflow>=2.21,<2.22",
     "tensorflow-text>=2.21,<2.22",

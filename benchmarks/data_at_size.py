@@ -31,7 +31,7 @@ from typing import Any
 
 from benchmarks import amazon_files, processor
 
-_PACKAGES = ("calrec_jax", "numpy", "pyarrow", "tensorflow")
+_PACKAGES = ("calrec_jax", "numpy", "pyarrow", "sentencepiece")
 _PERIOD_SECONDS = 0.25
 _GIB = 1 << 30
 
@@ -159,6 +159,7 @@ def _build(arguments: argparse.Namespace) -> dict[str, Any]:
   """Builds the files of one size; runs in a process of its own."""
   steps = _Steps()
   logging.basicConfig(level=logging.INFO, handlers=[steps])
+  from calrec_jax.data import building
   from calrec_jax.data import dataset as dataset_lib
   from calrec_jax.data.domain import domain as domain_lib
   from calrec_jax.data.vocabulary import trained as vocabulary_lib
@@ -180,10 +181,8 @@ def _build(arguments: argparse.Namespace) -> dict[str, Any]:
   )
   dataset.cache_dir(domain)
   steps.end("hash the files")
-  from calrec_jax.data import building  # noqa: F401
-
-  steps.end("start TensorFlow")
-  folder = pathlib.Path(dataset.build(domain.name, progress=False)[domain.name])
+  built = building.build(dataset, domain.name, progress=False)
+  folder = pathlib.Path(built[domain.name])
   card = json.loads((folder / "card.json").read_text("utf-8"))
   kept = next(step for step in card["steps"] if step["step"] == "k-core")
   return {

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from calrec_jax import config
 from calrec_jax.cli import named_datasets
+from calrec_jax.data import building
 from calrec_jax.data import dataset as dataset_lib
 from calrec_jax.data.cache import token_cache
 from calrec_jax.data.domain import card as card_lib
@@ -28,12 +29,12 @@ _EXPECTED = (
 )
 
 _EPILOG = """\
-build   reads and checks the logs, writes the TFDS datasets
-cache   does so and writes the token caches, which training reads
+cache   reads and checks the logs, writes the token caches that training reads
 card    prints what a dataset holds and what is wrong with it
 show    prints one user's prompt as text, and the item that followed
+build   writes TFDS datasets, for trainers that read SeqIO tasks
 
-Each makes first what it needs and what is not there yet. With
+Whatever an action needs and is missing is built first. With
 MIXTURE_OR_TASK_NAME = "all" it is done for every domain.
 
 A dataset that the project knows needs no gin file:
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the verb.
 
   Args:
-    argv: the command line without the program's name.
+    argv: Arguments of the command line, without the program's name.
 
   Returns:
     The exit status.
@@ -86,33 +87,33 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     "datasets",
     nargs="*",
     metavar="DATASET",
-    help=f"{named_datasets.EXAMPLES}; else what the gin files say",
+    help=f"such as {named_datasets.EXAMPLES}; default: those of the gin files",
   )
   parser.add_argument(
     "--manual_dir",
     metavar="FOLDER",
-    help="where the files of DATASET are, if you fetched them yourself",
+    help="folder of the files of DATASET, if you downloaded them yourself",
   )
   parser.add_argument(
     "--split",
     choices=splits.SPLITS,
     default="validation",
-    help="show: the split the user is taken from",
+    help="show: split of the user",
   )
-  parser.add_argument("--user", help="show: the user's id; else the first")
+  parser.add_argument("--user", help="show: id of the user; default: the first")
   parser.add_argument(
     "--max_tokens",
     type=int,
-    help="show: longest prompt; the oldest items are dropped",
+    help="show: longest prompt in tokens; the oldest items are dropped",
   )
   parser.add_argument(
-    "--quiet", action="store_true", help="no progress, only results"
+    "--quiet", action="store_true", help="show results only, no progress"
   )
   return config.parse_arguments(parser, argv)
 
 
 def _names(dataset: dataset_lib.Dataset) -> tuple[str, ...]:
-  """What MIXTURE_OR_TASK_NAME asks for; without it, every stage's choice."""
+  """The names in MIXTURE_OR_TASK_NAME; without it, those of all stages."""
   plain = config.macro(NAME_MACRO, None)
   chosen = [
     config.macro(f"{stage}/{NAME_MACRO}", plain)
@@ -127,7 +128,10 @@ def _build(
   names: Sequence[str],
   arguments: argparse.Namespace,
 ) -> None:
-  built = dataset.build_tfds(*names, progress=not arguments.quiet)
+  # TensorFlow comes with this import; the other actions do without it.
+  from calrec_jax.data.seqio.building import build_tfds
+
+  built = build_tfds(dataset, *names, progress=not arguments.quiet)
   for domain, tfds_name in built.items():
     print(f"{domain}: {tfds_name}")
 
@@ -137,7 +141,7 @@ def _cache(
   names: Sequence[str],
   arguments: argparse.Namespace,
 ) -> None:
-  folders = dataset.build(*names, progress=not arguments.quiet)
+  folders = building.build(dataset, *names, progress=not arguments.quiet)
   lines = {}
   for domain, folder in folders.items():
     opened = token_cache.TokenCache.open(folder)
@@ -155,7 +159,7 @@ def _card(
   names: Sequence[str],
   arguments: argparse.Namespace,
 ) -> None:
-  folders = dataset.build(*names, progress=not arguments.quiet)
+  folders = building.build(dataset, *names, progress=not arguments.quiet)
   for folder in folders.values():
     print(card_lib.render(token_cache.TokenCache.open(folder).card), end="\n\n")
 
@@ -165,7 +169,7 @@ def _show(
   names: Sequence[str],
   arguments: argparse.Namespace,
 ) -> None:
-  folders = dataset.build(*names, progress=not arguments.quiet)
+  folders = building.build(dataset, *names, progress=not arguments.quiet)
   for folder in folders.values():
     print(
       describe_user(
@@ -186,13 +190,13 @@ def describe_user(
   """One user's prompt as text, with token counts and the target.
 
   Args:
-    opened: the domain's cache.
-    split: where the user is looked for.
-    user_id: the user's id in the source; None takes the first user.
-    max_tokens: longest prompt, or None.
+    opened: Cache of the domain.
+    split: Name of the user's split.
+    user_id: Id of the user in the source; None takes the first user.
+    max_tokens: Length of the longest prompt in tokens, or None.
 
   Raises:
-    ValueError: if the split has no such user.
+    ValueError: If the split has no such user.
   """
   document = _find_user(opened, split, user_id)
   catalogue = opened.catalogue

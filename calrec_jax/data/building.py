@@ -1,18 +1,18 @@
-"""Builds what a dataset lacks: vocabulary, TFDS datasets, token caches.
+"""Builds what a dataset is missing: its vocabulary and its token caches.
 
-Imports TensorFlow, so `dataset` imports this module only when something is to
-be built.
+A cache is written straight from the prepared domain; what is written is what
+the leakage checks have seen. TensorFlow is not needed: the second road, to TFDS
+and SeqIO, is `data.seqio.building`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
-import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tqdm
@@ -22,9 +22,39 @@ from calrec_jax.data.cache import token_cache
 from calrec_jax.data.domain import card, leakage, splits
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.logs import text as text_lib
-from calrec_jax.data.seqio import builder, tasks
 from calrec_jax.data.vocabulary import trained as vocabulary_lib
 from calrec_jax.storage import build_lock
+
+_TEXTS = 8192  # Tokenised at once, on all cores.
+# A record's frame, names, ids and lengths take at least this much.
+_RECORD_BYTES = 100
+_EVENT_BYTES = 16  # Item, time and length.
+
+
+def build(
+  dataset: dataset_lib.Dataset, *names: str, progress: bool = True
+) -> dict[str, str]:
+  """Builds the token caches that are missing, and the vocabulary if need be.
+
+  Args:
+    dataset: Dataset whose domains are built.
+    names: Names of mixtures and tasks.
+    progress: Whether progress bars are shown.
+
+  Returns:
+    The cache folder of every domain, by its name.
+
+  Raises:
+    problems.BadRowsError: If a strict domain has bad rows.
+    leakage.LeakageError: If a document shows what is to be predicted.
+    build_lock.DiskFullError: If the disk is full.
+  """
+  work = Building(dataset, progress=progress)
+  for domain in dataset.missing(*names):
+    work.cache(domain)
+  return {
+    domain.name: dataset.cache_dir(domain) for domain in dataset.select(*names)
+  }
 
 
 class Building:
@@ -36,25 +66,25 @@ class Building:
     """Prepares to build.
 
     Args:
-      dataset: says what is to be built and where.
-      progress: shows what is going on.
+      dataset: Dataset that says what is built, and where.
+      progress: Whether progress is shown.
     """
-    self._dataset = dataset
-    self._progress = progress
+    self.dataset = dataset
+    self.progress = progress
     self._prepared: dict[tuple[str, bool], domain_lib.Prepared] = {}
     self._vocabulary: vocabulary_lib.Vocabulary | None = None
 
   def cache(self, domain: domain_lib.Domain) -> str:
-    """Makes the token cache of a domain from its TFDS dataset.
+    """Writes the token cache of a domain, and returns its folder.
 
     Raises:
-      leakage.LeakageError: if a document shows what is to be predicted.
+      leakage.LeakageError: If a document shows what is to be predicted.
     """
-    path = self._dataset.cache_dir(domain)
+    path = self.dataset.cache_dir(domain)
     name = os.path.basename(path)
-    with self._alone(name, f"caches/.{name}-*"):
-      # Another process may have made it meanwhile.
-      if self._dataset.missing(domain.name):
+    with self.lock(name, f"caches/.{name}-*"):
+      # Another process may have written it meanwhile.
+      if self.dataset.missing(domain.name):
         self._write_cache(domain, path)
     # The next domain needs the memory.
     for key in (True, False):
@@ -62,136 +92,91 @@ class Building:
     return path
 
   def _write_cache(self, domain: domain_lib.Domain, path: str) -> None:
-    self.tfds(domain)
-    prepared = self._prepare(domain)
     vocabulary = self.vocabulary()
+    prompt = self.dataset.prompt.tokenise(vocabulary)
+    prepared = self.prepare(domain)
     with (
-      self._step(f"{domain.name}: token cache"),
+      self.step(f"{domain.name}: token cache"),
       build_lock.room(path, _cache_bytes(prepared)),
     ):
-      catalogue = tasks.read_catalogue(
-        domain.name, self._bar(f"tokenise {domain.name}", "batches")
-      )
-      if [item.item_id for item in catalogue] != list(prepared.item_ids):
-        raise RuntimeError(
-          f"{domain.name}: TFDS gives the catalogue in another order; delete "
-          f"its folder in {self._dataset.folder}/tfds and build it again."
+      tokens = list(
+        self._bar(
+          _tokenise(prepared.texts, vocabulary, prompt.end),
+          f"tokenise {domain.name}",
+          "items",
+          len(prepared.texts),
         )
-      checking = leakage.Check(prepared)
-      about = card.build_card(
-        domain,
-        prepared,
-        item_tokens=[item.tokens for item in catalogue],
-        vocabulary=vocabulary.describe(),
-        leakage_checks=checking.checks,
       )
-      items = iter(catalogue)
-      del catalogue  # So that it goes when it is written.
+      checking = leakage.Check(prepared)
       token_cache.write_cache(
         path,
-        items,
+        map(
+          token_cache.CatalogueRecord,
+          prepared.item_ids,
+          prepared.texts,
+          tokens,
+        ),
         {
-          # What is later is checked first.
-          split: self._documents(domain.name, split, checking)
+          # Later splits are checked first.
+          split: self._documents(prepared, split, checking)
           for split in reversed(splits.SPLITS)
         },
-        self._dataset.prompt.tokenise(vocabulary),
+        prompt,
         vocabulary.files,
-        about,
+        lambda: card.build_card(
+          domain,
+          prepared,
+          item_tokens=tokens,
+          vocabulary=vocabulary.describe(),
+          leakage_checks=checking.passed(),
+        ),
         name=domain.name,
       )
 
   def _documents(
-    self, name: str, split: str, checking: leakage.Check
+    self, prepared: domain_lib.Prepared, split: str, checking: leakage.Check
   ) -> Iterator[token_cache.DocumentRecord]:
-    """The checked documents of a split; they are read when the first is."""
-    documents = tasks.read_documents(
-      name, split, self._bar(f"read {name} {split}", "batches")
-    )
+    """The documents of a split, checked before the first one is written."""
+    documents = prepared.columns(split)
     checking.add(split, documents)
     ends = documents.offsets.tolist()
     rows = zip(documents.user_ids, ends, ends[1:], strict=False)
-    bar = self._bar(f"write {name} {split}", "documents", len(documents))
-    for user_id, start, stop in bar(rows):
+    what = f"write {prepared.name} {split}"
+    for user_id, start, stop in self._bar(
+      rows, what, "documents", len(documents)
+    ):
       yield token_cache.DocumentRecord(
         user_id,
         documents.items[start:stop],
         documents.timestamps[start:stop],
       )
 
-  def tfds(self, domain: domain_lib.Domain) -> str:
-    """Makes the TFDS dataset of a domain and registers its SeqIO tasks.
-
-    Returns:
-      TFDS's name of the dataset.
-    """
-    vocabulary = self.vocabulary()
-    parts = [domain.fingerprint()]
-    if domain.cuts_by_tokens:
-      parts.append(vocabulary.sha256)
-    config = f"{domain.name}-{domain_lib.digest(parts)[:12]}"
-    data_dir = os.path.join(self._dataset.folder, "tfds")
-    name = builder.full_name(config)
-    path = pathlib.Path(data_dir, *name.replace(":", "/").split("/"))
-    parent = path.parent.relative_to(self._dataset.folder)
-    if not path.exists():
-      with self._alone(f"tfds-{config}", f"{parent}/incomplete.*"):
-        if not path.exists():  # Another process may have made it meanwhile.
-          self._write_tfds(domain, config, data_dir)
-    tasks.register_domain(
-      domain.name,
-      config=config,
-      data_dir=data_dir,
-      vocabulary=vocabulary,
-      prompt=self._dataset.prompt.tokenise(vocabulary),
-    )
-    return name
-
-  def _write_tfds(
-    self, domain: domain_lib.Domain, config: str, data_dir: str
-  ) -> None:
-    prepared = self._prepare(domain)
-    with self._step(f"{domain.name}: TFDS dataset"):
-      builder.build(
-        prepared,
-        config=config,
-        data_dir=data_dir,
-        progress=self._progress,
-        beam_options=self._dataset.beam_options,
-      )
-
-  def mixture(self, name: str) -> None:
-    """Registers a mixture whose domains are registered."""
-    tasks.register_mixture(
-      name, self._dataset.mixtures[name], self._dataset.mixing_exponent
-    )
-
   def vocabulary(self) -> vocabulary_lib.Vocabulary:
-    """The vocabulary; trained on the training text if it is not there."""
+    """The vocabulary, which is made first if it does not exist."""
     if self._vocabulary is None:
-      folder = self._dataset.vocabulary_dir()
+      folder = self.dataset.vocabulary_dir()
       name = os.path.basename(folder)
       if not os.path.isdir(folder):
-        with self._alone(name, f"vocabularies/.{name}-*"):
+        with self.lock(name, f"vocabularies/.{name}-*"):
           if not os.path.isdir(folder):
             self._make_vocabulary(folder)
       self._vocabulary = vocabulary_lib.load(folder)
     return self._vocabulary
 
   def _make_vocabulary(self, folder: str) -> None:
-    dataset = self._dataset
+    dataset = self.dataset
 
     def prepare(
       domain: domain_lib.Domain, tokenizer: text_lib.Tokenizer | None
     ) -> domain_lib.Prepared:
       if tokenizer is None or not domain.cuts_by_tokens:
-        return self._prepare(domain, cut=False)
+        return self.prepare(domain, cut=False)
       return self._read(domain, tokenizer)
 
-    with self._step("vocabulary"), build_lock.room(folder):
+    with self.step("vocabulary"), build_lock.room(folder):
       dataset.vocabulary.make(folder, dataset.domains, dataset.prompt, prepare)
 
-  def _prepare(
+  def prepare(
     self, domain: domain_lib.Domain, *, cut: bool = True
   ) -> domain_lib.Prepared:
     """The domain's documents; `cut` applies the limits on tokens too."""
@@ -205,47 +190,54 @@ class Building:
   def _read(
     self, domain: domain_lib.Domain, tokenizer: text_lib.Tokenizer | None
   ) -> domain_lib.Prepared:
-    with self._step(f"{domain.name}: reading the log"):
+    with self.step(f"{domain.name}: reading the log"):
       prepared = domain.prepare(tokenizer)
     if len(prepared.problems):
-      self._say(f"{domain.name}: bad rows\n{prepared.problems.table()}")
+      self.say(f"{domain.name}: bad rows\n{prepared.problems.table()}")
     return prepared
 
-  def _alone(
+  def lock(
     self, name: str, leftovers: str
   ) -> contextlib.AbstractContextManager[None]:
+    """The lock on something that is built, see `build_lock.alone`."""
     return build_lock.alone(
-      self._dataset.folder, name, leftovers=leftovers, say=self._say
+      self.dataset.folder, name, leftovers=leftovers, say=self.say
     )
 
   @contextlib.contextmanager
-  def _step(self, what: str) -> Iterator[None]:
+  def step(self, what: str) -> Iterator[None]:
+    """Reports what was done in the block, and the seconds it took."""
     began = time.perf_counter()
     yield
-    self._say(f"{what} ({time.perf_counter() - began:.1f} s)")
+    self.say(f"{what} ({time.perf_counter() - began:.1f} s)")
 
-  def _say(self, text: str) -> None:
-    if self._progress:
+  def say(self, text: str) -> None:
+    """Reports a line: above the progress bars, or to the log."""
+    if self.progress:
       tqdm.tqdm.write(text)
     else:
       logging.info(text)
 
   def _bar(
-    self, what: str, unit: str, total: int | None = None
-  ) -> Callable[[Iterable], Iterable]:
-    return functools.partial(
-      tqdm.tqdm,
+    self, rows: Iterable[Any], what: str, unit: str, total: int
+  ) -> Iterable[Any]:
+    return tqdm.tqdm(
+      rows,
       total=total,
       desc=what,
       unit=f" {unit}",
       leave=False,
-      disable=not self._progress,
+      disable=not self.progress,
     )
 
 
-# Of a record's frame, and of its names, ids and lengths, at least.
-_RECORD_BYTES = 100
-_EVENT_BYTES = 16  # Item, time and length.
+def _tokenise(
+  texts: Sequence[str], vocabulary: vocabulary_lib.Vocabulary, end: int
+) -> Iterator[np.ndarray]:
+  """The token ids of each text, int32[n], closed by the end marker."""
+  for start in range(0, len(texts), _TEXTS):
+    for ids in vocabulary.encode_all(texts[start : start + _TEXTS]):
+      yield np.array([*ids, end], np.int32)
 
 
 def _cache_bytes(prepared: domain_lib.Prepared) -> int:

@@ -1,8 +1,8 @@
 """The dataset of a run: its domains, mixtures, vocabulary and prompt.
 
-Finds the token caches without TensorFlow, and builds those that are missing
-with it. Caches are addressed by their content: a changed option, file or
-vocabulary gives another folder, and nothing is ever overwritten.
+It says which token caches there are; `building` builds those that are missing.
+Caches are addressed by their content: a changed option, file or vocabulary
+gives another folder, and nothing is ever overwritten.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ class Dataset:
   """Domains, and how they are mixed and tokenised.
 
   Attributes:
-    domains: the domains, e.g. `[@grocery/Domain(), @produce/Domain()]`.
-    mixtures: names of domains by mixture name.
-    vocabulary: a `TrainedSentencePiece`, a `SentencePieceFile` or a
-      `PretrainedVocabulary`.
-    prompt: the sentences around the items.
-    mixing_exponent: a domain's weight in SeqIO's mixture is its number of
-      training users to this power (0.3 in the paper).
-    data_dir: where datasets, vocabularies and caches are kept; None is
+    domains: Domains, e.g. `[@grocery/Domain(), @produce/Domain()]`.
+    mixtures: Names of domains by mixture name.
+    vocabulary: Vocabulary, made by `TrainedSentencePiece`, `SentencePieceFile`
+      or `PretrainedVocabulary`.
+    prompt: Sentences around the items.
+    mixing_exponent: Power of a domain's number of training users that is its
+      weight in SeqIO's mixture (0.3 in the paper).
+    data_dir: Folder of datasets, vocabularies and caches; None is
       `$CALREC_DATA_DIR`, or `~/.cache/calrec_jax`.
-    beam_options: flags of an Apache Beam pipeline whose workers write the TFDS
+    beam_options: Flags of an Apache Beam pipeline whose workers write the TFDS
       datasets, such as `["--runner=FlinkRunner"]`; they must see `data_dir`.
       None writes them on this machine.
   """
@@ -67,7 +67,7 @@ class Dataset:
     names = self.names()
     if not names or len(set(names)) != len(names):
       raise ValueError(
-        f"Dataset.domains holds {', '.join(names) or 'nothing'}; it needs "
+        f"Dataset.domains holds {', '.join(names) or 'nothing'}; give it "
         "domains of distinct names (Domain.name, each in a scope of its own)."
       )
     for mixture, members in self.mixtures.items():
@@ -101,10 +101,10 @@ class Dataset:
     """The domains of mixtures and tasks, each once, in the order given.
 
     Args:
-      names: MIXTURE_OR_TASK_NAME, or several such names.
+      names: Names of mixtures and tasks, as in MIXTURE_OR_TASK_NAME.
 
     Raises:
-      ValueError: for an unknown name, with the nearest one.
+      ValueError: If a name is unknown, with the nearest known one.
     """
     known = {domain.name: domain for domain in self.domains}
     chosen: dict[str, None] = {}
@@ -145,59 +145,14 @@ class Dataset:
   def missing(self, *names: str) -> tuple[domain_lib.Domain, ...]:
     """The domains of mixtures and tasks that have no usable cache yet.
 
-    A strict domain whose card shows bad rows is one of them, so that building
-    it refuses them.
+    A strict domain whose card shows bad rows is one of them, so that the build
+    fails for it.
     """
     return tuple(
       domain
       for domain in self.select(*names)
       if not _is_cached(self.cache_dir(domain), strict=domain.strict)
     )
-
-  def build(self, *names: str, progress: bool = True) -> dict[str, str]:
-    """Makes what is missing: vocabulary, TFDS datasets, token caches.
-
-    Args:
-      names: mixtures and tasks.
-      progress: shows progress bars.
-
-    Returns:
-      The cache folders by domain.
-
-    Raises:
-      problems.BadRowsError: if a strict domain has bad rows.
-      leakage.LeakageError: if a document shows what is to be predicted.
-    """
-    missing = self.missing(*names)
-    if missing:
-      # TensorFlow comes with this import, and only where it is needed.
-      from calrec_jax.data import building
-
-      work = building.Building(self, progress=progress)
-      for domain in missing:
-        work.cache(domain)
-    return {
-      domain.name: self.cache_dir(domain) for domain in self.select(*names)
-    }
-
-  def build_tfds(self, *names: str, progress: bool = True) -> dict[str, str]:
-    """Makes the TFDS datasets and registers the SeqIO tasks and mixtures.
-
-    Args:
-      names: mixtures and tasks.
-      progress: shows progress bars.
-
-    Returns:
-      TFDS's name of each domain's dataset.
-    """
-    from calrec_jax.data import building
-
-    work = building.Building(self, progress=progress)
-    built = {domain.name: work.tfds(domain) for domain in self.select(*names)}
-    for name in names:
-      if name in self.mixtures:
-        work.mixture(name)
-    return built
 
 
 @gin.configurable
@@ -209,12 +164,12 @@ def folder_domains(
   """Domains that are folders of `interactions.csv.gz` and `items.jsonl.gz`.
 
   Args:
-    root: the folder above them.
-    names: names of the folders, which become the domains' names.
-    positions: those of them whose timestamps are positions, not times.
+    root: Folder that holds them.
+    names: Names of the folders, which become the domains' names.
+    positions: Names of the folders whose timestamps are positions, not times.
 
   Returns:
-    One domain a folder; further options come from `Domain` and `LogFiles`.
+    One domain a folder; other options come from `Domain` and `LogFiles`.
   """
   for name in positions:
     if name not in names:
@@ -240,7 +195,7 @@ def folder_domains(
 
 
 def default_folder() -> str:
-  """Where datasets are kept unless something else is chosen."""
+  """The folder of datasets where `Dataset.data_dir` is not set."""
   chosen = os.environ.get("CALREC_DATA_DIR")
   return os.path.abspath(
     os.path.expanduser(chosen or os.path.join("~", ".cache", "calrec_jax"))

@@ -17,12 +17,12 @@ class PromptTokens:
   """The pieces of a prompt, tokenised apart and joined as tokens.
 
   Attributes:
-    begin: token every segment starts with, or None where the vocabulary has
-      none.
-    end: the end marker that closes every item.
-    prefix: tokens of the sentence that opens a history.
-    first: tokens before the first item.
-    next: tokens before every further item, and the end of every prompt.
+    begin: Token that every segment starts with, or None where the vocabulary
+      has none.
+    end: Token of the end marker, which closes every item.
+    prefix: Tokens of the sentence that opens a history.
+    first: Tokens before the first item.
+    next: Tokens before every later item, and at the end of every prompt.
   """
 
   begin: int | None
@@ -37,13 +37,13 @@ class Catalogue:
   """The items of one domain, by row.
 
   Attributes:
-    item_ids: the item's id in the source, by row.
-    texts: the item's cleaned text, by row.
-    values: int32, the token ids of all items one after another.
-    offsets: int64[N + 1], item i holds `values[offsets[i]:offsets[i + 1]]`.
+    item_ids: Ids of the items in the source, by row.
+    texts: Cleaned texts of the items, by row.
+    values: int32, token ids of all items one after another.
+    offsets: int64[N + 1], item i has `values[offsets[i]:offsets[i + 1]]`.
     train_counts: int64[N], training events of each item.
     train_recent: float64[N], the same where a user's n-th last event counts
-      1/n: how often the item is bought lately.
+      1/n: how often the item was bought recently.
   """
 
   item_ids: tuple[str, ...]
@@ -74,9 +74,9 @@ class Catalogue:
 
   @functools.cached_property
   def twins(self) -> np.ndarray:
-    """The smallest row that has the same tokens, int32[N].
+    """The smallest row with the same tokens, int32[N].
 
-    Items that share their text cannot be told apart by a text recommender.
+    A text recommender cannot distinguish items with identical text.
     """
     first: dict[bytes, int] = {}
     twins = np.empty(len(self), np.int32)
@@ -90,9 +90,9 @@ class History:
   """One user of an evaluation split: what was bought, and what came next.
 
   Attributes:
-    user_id: the user's id in the source.
+    user_id: Id of the user in the source.
     items: int32[n], catalogue rows, oldest first.
-    target: catalogue row of the item to be predicted.
+    target: Catalogue row of the item to be predicted.
     timestamps: int64[n + 1] of the history and the target, or None.
   """
 
@@ -107,7 +107,7 @@ class DocumentColumns:
   """The documents of one split as columns, one after another.
 
   Attributes:
-    user_ids: the users' ids in the source, one a document.
+    user_ids: Ids of the users in the source, one a document.
     offsets: int64[n + 1], document d has the events `offsets[d]:offsets[d+1]`.
     items: int32[E], catalogue rows, each document's oldest first.
     timestamps: int64[E], unix milliseconds or positions.

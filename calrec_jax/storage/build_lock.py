@@ -1,10 +1,9 @@
-"""One maker at a time, and nothing left of one that was killed.
+"""One builder at a time, and nothing left of one that was killed.
 
-Whatever is built is written beside its place and then moved there, so that
-what stands in its place is whole. A process that is killed in between leaves
-its half behind; the next one that makes the same thing removes it. A lock of
-the operating system tells the dead from the living: it ends with its process.
-Tested by `tests/unit/data/test_unfinished.py`.
+Whatever is built is written beside its path and then moved there, so that what
+is found at its path is complete. A process that is killed in between leaves a
+partial copy behind; the next one that builds the same thing removes it. The
+lock is the operating system's and ends with its process, however that ends.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import IO
 
-# What says that a disk is full, of whatever kind the exception is: TensorFlow
-# and ArrayRecord have kinds of their own.
+# What says that a disk is full, whatever the type of the exception: TensorFlow
+# and ArrayRecord have types of their own.
 _FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL)
 
 
 class DiskFullError(OSError):
-  """There is no room for what is to be written.
+  """The disk is too full for what is to be written.
 
   Attributes:
-    path: what was to be written.
-    needed_bytes: about how much that is, or None.
-    free_bytes: how much was free there.
+    path: Path of what was to be written.
+    needed_bytes: Size of it, about, or None.
+    free_bytes: Bytes that were free there.
   """
 
   def __init__(
@@ -60,13 +59,14 @@ def alone(
   leftovers: str,
   say: Callable[[str], None] = logging.info,
 ) -> Iterator[None]:
-  """Waits until nobody else makes a thing, and clears what was left of it.
+  """Waits until no other process builds something, and removes its leftovers.
 
   Args:
-    folder: of all that is built; the locks lie in it.
-    name: of the thing to be made, a file's name.
-    leftovers: pattern of what an unfinished one is called, within `folder`.
-    say: is told if another process is at it, and what is removed.
+    folder: Folder of all that is built, which holds the locks.
+    name: Name of what is built, fit for a file.
+    leftovers: Glob pattern of unfinished copies, within `folder`.
+    say: Function that reports that another process is building, and what is
+      removed.
   """
   folder = pathlib.Path(folder)
   locks = folder / ".locks"
@@ -74,7 +74,7 @@ def alone(
   with (locks / name).open("w") as file:
     if _lock(file, name, say):
       for path in folder.glob(leftovers):
-        say(f"{path} was left unfinished; it is removed")
+        say(f"{path} was left unfinished; removing it")
         _remove(path)
     yield
 
@@ -84,7 +84,7 @@ def _lock(file: IO[str], name: str, say: Callable[[str], None]) -> bool:
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
-    say(f"{name}: another process makes it; waiting")
+    say(f"{name}: another process is building it; waiting")
     fcntl.flock(file, fcntl.LOCK_EX)
   except OSError as error:
     if error.errno not in _NO_LOCKS:
@@ -104,14 +104,15 @@ def _remove(path: pathlib.Path) -> None:
 def room(
   path: str | os.PathLike[str], needed_bytes: int | None = None
 ) -> Iterator[None]:
-  """Says plainly that a disk is full, beforehand where the need is known.
+  """Says plainly that the disk is full, beforehand where the size is known.
 
   Args:
-    path: what is written.
-    needed_bytes: about how much that is.
+    path: Path of what is written.
+    needed_bytes: Size of it, about.
 
   Raises:
-    DiskFullError: naming the path, what is needed and what is free.
+    DiskFullError: If the disk is full, with the path, what is needed and what
+      is free.
   """
   if needed_bytes is not None and needed_bytes > _free_bytes(path):
     raise DiskFullError(path, needed_bytes, _free_bytes(path))

@@ -18,6 +18,7 @@ import optax
 
 from calrec_jax import config
 from calrec_jax.checkpoint import initial_parameters, stage_folder, store
+from calrec_jax.data import building
 from calrec_jax.data.cache.item_ids import by_item_ids
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.dataset import Dataset
@@ -186,7 +187,7 @@ def open_caches(stage: Stage, progress: bool = True) -> list[TokenCache]:
       f"{', '.join(domain.name for domain in missing)}. Make it with "
       "`calrec data cache` and the same gin files and flags."
     )
-  paths = stage.dataset.build(stage.task, progress=progress)
+  paths = building.build(stage.dataset, stage.task, progress=progress)
   return [TokenCache.open(path) for path in paths.values()]
 
 

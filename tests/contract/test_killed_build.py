@@ -1,4 +1,4 @@
-"""A build that is killed at any point goes on to the same bytes.
+"""A build that is killed at any point ends with what an unbroken one writes.
 
 The processes are programs of their own that kill themselves (SIGKILL) where
 most is half done, one point after another in the same data folder.
@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from tests.fixtures import planted_log
@@ -20,9 +21,7 @@ LONGEST_SECONDS = 900  # Of a hanging process; a busy machine is slow.
 _PROGRAM = """
 import os, pathlib, signal, sys
 from calrec_jax.__main__ import main
-from calrec_jax.data import building
-from calrec_jax.data.cache import writer as cache_writer
-from calrec_jax.data.seqio import shards
+from calrec_jax.data.cache import writer
 from calrec_jax.data.vocabulary import files as vocabulary_files
 
 point = sys.argv[1]
@@ -45,54 +44,67 @@ if point == "vocabulary half":
   vocabulary_files.os.rename = die
 elif point == "vocabulary":
   vocabulary_files._publish = after(0, vocabulary_files._publish)
-elif point == "dataset half":
-  building.builder.shards.write = after(1, shards.write)
-elif point == "dataset in a file":
-  writer = shards.tf.io.TFRecordWriter
-  writer.write = after(20, writer.write)
-elif point == "dataset before its move":
-  building.builder.tfds.core.DatasetInfo.write_to_directory = after(
-    0, building.builder.tfds.core.DatasetInfo.write_to_directory
-  )
-elif point == "dataset":
-  building.builder.build = after(0, building.builder.build)
+elif point.startswith("dataset"):
+  from calrec_jax.data.seqio import builder
+
+  examples, info = builder.examples_lib.Examples, builder.tfds.core.DatasetInfo
+  if point == "dataset half":  # The catalogue has 48 examples, then users come.
+    examples._example = after(60, examples._example)
+  elif point == "dataset before its move":
+    info.write_to_directory = after(0, info.write_to_directory)
+  else:
+    builder.write = after(0, builder.write)
 elif point == "cache half":
-  cache_writer._Writer.__call__ = after(60, cache_writer._Writer.__call__)
+  writer._Writer.__call__ = after(60, writer._Writer.__call__)
 elif point == "cache before its move":
-  cache_writer._publish = die
+  writer._publish = die
 elif point == "cache":
-  cache_writer._publish = after(0, cache_writer._publish)
+  writer._publish = after(0, writer._publish)
 
 if __name__ == "__main__":
   sys.exit(main(sys.argv[2:]))
 """
 
-# Each comes after what the one before has left whole.
+# What builds, and its points; each comes after what the one before has left
+# whole, which is counted after the last point of each thing that is built.
 POINTS = (
-  "vocabulary half",
-  "vocabulary",
-  "dataset half",
-  "dataset in a file",
-  "dataset before its move",
-  "dataset",
-  "cache half",
-  "cache before its move",
-  "cache",
+  ("cache", "vocabulary half"),
+  ("cache", "vocabulary"),
+  ("cache", "cache half"),
+  ("cache", "cache before its move"),
+  ("cache", "cache"),
+  ("build", "dataset half"),
+  ("build", "dataset before its move"),
+  ("build", "dataset"),
 )
-WHOLE = {"vocabulary": 1, "dataset": 2, "cache": 3}  # What stands afterwards.
+WHOLE = {"vocabulary": 1, "cache": 2, "dataset": 3}  # What there is afterwards.
 
 
 def hashes(folder):
-  """Every file but the locks, and TFDS's empty folder of downloads."""
+  """Every file but the locks and TFDS's records, which have no fixed bytes."""
   return {
     str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
     for path in sorted(folder.rglob("*"))
-    if path.is_file() and ".locks" not in path.parts
+    if path.is_file()
+    and ".locks" not in path.parts
+    and ".tfrecord-" not in path.name
+  }
+
+
+def examples(folder):
+  """All examples of the TFDS dataset by split, in their order."""
+  from calrec_jax.data.seqio.quiet_tensorflow import tfds
+
+  [path] = folder.glob("tfds/purchase_histories/*/1.0.0")
+  opened = tfds.builder_from_directory(path)
+  return {
+    split: list(opened.as_dataset(split=split).as_numpy_iterator())
+    for split in opened.info.splits
   }
 
 
 def whole(folder):
-  """How many of vocabulary, dataset and cache stand in their places."""
+  """How many of vocabulary, dataset and cache are complete."""
   places = ("vocabularies/*", "tfds/purchase_histories/*/1.0.0", "caches/*")
   return sum(
     any(not path.name.startswith(".") for path in folder.glob(place))
@@ -110,13 +122,13 @@ def halves(folder):
 
 
 @pytest.mark.slow
-def test_a_build_killed_at_any_point_comes_to_the_same_bytes(tmp_path):
+def test_a_build_killed_at_any_point_ends_the_same(tmp_path):
   recipe = planted_log.write_own_log(tmp_path / "log")
   program = tmp_path / "program.py"
   program.write_text(_PROGRAM)
 
-  def build(folder, point):
-    arguments = ["data", "cache", "--quiet", f"--gin_file={recipe}"]
+  def build(folder, action, point):
+    arguments = ["data", action, "--quiet", f"--gin_file={recipe}"]
     return subprocess.run(
       [
         *(sys.executable, program, point, *arguments),
@@ -128,13 +140,15 @@ def test_a_build_killed_at_any_point_comes_to_the_same_bytes(tmp_path):
     ).returncode
 
   killed, straight = tmp_path / "killed", tmp_path / "straight"
-  stands = 0
-  for point in POINTS:
-    assert build(killed, point) == -signal.SIGKILL, point
-    stands = WHOLE.get(point, stands)
-    assert whole(killed) == stands, point
+  complete = 0
+  for action, point in POINTS:
+    assert build(killed, action, point) == -signal.SIGKILL, point
+    complete = WHOLE.get(point, complete)
+    assert whole(killed) == complete, point
     assert len(halves(killed)) == (0 if point in WHOLE else 1), point
-  assert build(killed, "none") == 0
-  assert build(straight, "none") == 0
+  for action in ("cache", "build"):
+    assert build(killed, action, "none") == 0
+    assert build(straight, action, "none") == 0
   assert halves(killed) == []
   assert hashes(killed) == hashes(straight)
+  np.testing.assert_equal(examples(killed), examples(straight))

@@ -14,8 +14,8 @@ A cache is a folder that is written once, in one move, and never changed:
     prompt.json  card.json  vocabulary/
     COMPLETED                   the manifest: schema, counts, sizes, hashes
 
-`cache` reads such a folder and `cache_writer` makes one; nothing else opens
-these files. Tested by `tests/unit/data/test_cache.py`.
+`token_cache` reads such a folder and `writer` writes one; nothing else opens
+these files.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _READER_OPTIONS = "readahead_buffer_size:0"
 
 
 class CacheError(RuntimeError):
-  """A token cache that cannot be used, with the way to mend it."""
+  """A token cache that cannot be used; the message says how to mend it."""
 
 
 class CatalogueRecord(NamedTuple):
@@ -90,18 +90,18 @@ class Records:
 
 
 def check(path: pathlib.Path, *, thorough: bool = False) -> dict[str, Any]:
-  """Checks that nothing of a cache is missing, cut or altered.
+  """Checks that no file of a cache is missing, cut or altered.
 
   Args:
-    path: the folder.
-    thorough: compares the records with their hashes too. Without it, only
-      their sizes are compared: ArrayRecord has checksums of its own.
+    path: Folder of the cache.
+    thorough: Whether records are compared with their hashes too. Without it,
+      only their sizes are compared: ArrayRecord has checksums of its own.
 
   Returns:
     The manifest.
 
   Raises:
-    CacheError: naming the file that is wrong and the remedy.
+    CacheError: If a file is wrong, with the file and the remedy.
   """
   manifest = _read_manifest(path)
   for name, expected in manifest["files"].items():
@@ -134,7 +134,7 @@ def _check_file(
   file = folder / name
   if not file.is_file():
     raise CacheError(
-      f"The token cache {folder} lacks its file {name}. {remedy(folder)}"
+      f"The token cache {folder} is missing {name}. {remedy(folder)}"
     )
   size = file.stat().st_size
   if size != expected["bytes"]:

@@ -1,9 +1,8 @@
 """Several splits read as one: the last document of every user.
 
-A user's document of a later split holds that of an earlier one and goes on, and
-who is not in the later split has the earlier document. So `train+validation` is
-what is known when the validation is over, and with `+test` all that is known.
-Tested by `tests/unit/data/test_joined_splits.py`.
+A user's document of a later split extends that of an earlier one; users who are
+not in the later split have the earlier document. So `train+validation` is what
+is known at the end of validation, and with `+test` it is all that is known.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ SIGN = "+"
 
 
 class Part(NamedTuple):
-  """What is taken of one split.
+  """The documents taken from one split.
 
   Attributes:
-    split: its name.
-    rows: int64[n], which of its documents.
+    split: Name of the split.
+    rows: int64[n], indices of its documents.
   """
 
   split: str
@@ -37,8 +36,8 @@ def join(users: Sequence[tuple[str, Sequence[str]]]) -> tuple[Part, ...]:
   """The last document of every user; the latest split's come first.
 
   Args:
-    users: name and user ids of each split, the earliest split first. A user
-      has one document in a split at most.
+    users: Name and user ids of each split, the earliest split first. A user
+      has at most one document in a split.
   """
   seen: set[str] = set()
   parts = []
@@ -52,24 +51,24 @@ def join(users: Sequence[tuple[str, Sequence[str]]]) -> tuple[Part, ...]:
 def located(
   parts: Sequence[Part], indices: Sequence[int] | np.ndarray
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-  """Where joined documents lie: of each split the rows that are asked for.
+  """The rows of each split that hold the requested documents.
 
   Args:
-    parts: what is joined.
-    indices: documents, counted through all parts.
+    parts: Parts that are joined.
+    indices: Indices of the documents, counted through all parts.
 
   Yields:
-    The split, int64[m] rows of it, and int64[m] places among `indices`.
+    The split, int64[m] rows of it, and int64[m] positions in `indices`.
 
   Raises:
-    IndexError: for a document that is not there.
+    IndexError: If an index is out of range.
   """
-  asked = np.asarray(indices, np.int64)
+  rows = np.asarray(indices, np.int64)
   ends = np.cumsum([0, *(len(part.rows) for part in parts)])
-  if len(asked) and not 0 <= asked.min() <= asked.max() < ends[-1]:
-    raise IndexError(f"documents {asked} are not all within 0..{ends[-1] - 1}")
-  owner = np.searchsorted(ends, asked, side="right") - 1
+  if len(rows) and not 0 <= rows.min() <= rows.max() < ends[-1]:
+    raise IndexError(f"documents {rows} are not all within 0..{ends[-1] - 1}")
+  owner = np.searchsorted(ends, rows, side="right") - 1
   for number, part in enumerate(parts):
-    [places] = np.nonzero(owner == number)
-    if len(places):
-      yield part.split, part.rows[asked[places] - ends[number]], places
+    [positions] = np.nonzero(owner == number)
+    if len(positions):
+      yield part.split, part.rows[rows[positions] - ends[number]], positions

@@ -1,7 +1,4 @@
-"""The purchases of users, for whoever counts them.
-
-Tested by `tests/unit/data/test_joined_splits.py`.
-"""
+"""The purchases of users, for baselines that count them."""
 
 from typing import NamedTuple
 
@@ -13,8 +10,8 @@ class Purchases(NamedTuple):
   """What users bought, one user after another.
 
   Attributes:
-    items: catalogue rows, each user's oldest first.
-    offsets: user u has `items[offsets[u]:offsets[u + 1]]`.
+    items: int[E], catalogue rows, each user's oldest first.
+    offsets: int[U + 1], user u has `items[offsets[u]:offsets[u + 1]]`.
   """
 
   items: Int[np.ndarray, " E"]
@@ -25,7 +22,7 @@ class Purchases(NamedTuple):
     return np.bincount(self.items, minlength=num_items)
 
   def recent(self, num_items: int) -> Float[np.ndarray, " N"]:
-    """The same where a user's n-th last purchase counts 1/n."""
+    """How often each item was bought, a user's n-th last time counting 1/n."""
     lengths = np.diff(self.offsets)
     ages = np.repeat(self.offsets[1:], lengths) - np.arange(len(self.items))
     return np.bincount(self.items, 1.0 / ages, num_items)

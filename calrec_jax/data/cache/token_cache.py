@@ -1,9 +1,8 @@
-"""The token cache of one domain, readable without TensorFlow.
+"""The token cache of one domain.
 
-`write_cache` makes one, `TokenCache.open` reads it. The lengths of all events
-lie in plain arrays, so an epoch is planned without reading a user; users are
-then read one by one. The layout of the folder is in `cache_files`.
-Tested by `tests/unit/data/test_cache.py`.
+`write_cache` writes one, `TokenCache.open` reads it. The lengths of all events
+are plain arrays, so an epoch is planned without reading a user; users are then
+read one by one. The layout of the folder is in `files`.
 """
 
 from __future__ import annotations
@@ -45,12 +44,12 @@ class TokenCache:
   """A complete cache. Picklable: it travels to worker processes as a path.
 
   Attributes:
-    path: the folder.
-    name: the domain.
-    fingerprint: sha256 of everything that decides a training byte: items,
-      users, prompt, vocabulary. The card is not part of it.
-    prompt: the pieces every sequence is joined from.
-    card: the description of the dataset.
+    path: Folder of the cache.
+    name: Name of the domain.
+    fingerprint: Hash (sha256) of everything that determines a training batch:
+      items, users, prompt, vocabulary. The card is not part of it.
+    prompt: Pieces that every sequence is joined from.
+    card: Description of the dataset.
   """
 
   def __init__(self, path: pathlib.Path, manifest: dict[str, Any]):
@@ -68,13 +67,13 @@ class TokenCache:
 
   @classmethod
   def open(cls, path: str | os.PathLike) -> TokenCache:
-    """Opens a cache and checks that nothing of it is missing or cut.
+    """Opens a cache and checks that no file is missing, cut or altered.
 
     The records themselves carry ArrayRecord's checksums; all other files are
     compared with the hashes of the manifest.
 
     Raises:
-      CacheError: naming the file that is wrong and the remedy.
+      CacheError: If a file is wrong, with the file and the remedy.
     """
     path = pathlib.Path(path).absolute()
     return cls(path, files.check(path))
@@ -98,7 +97,7 @@ class TokenCache:
 
   @property
   def largest_token(self) -> int:
-    """The largest token id in items and prompt; the model must have it."""
+    """The largest token id in items and prompt, which the model must know."""
     return self._manifest["largest_token"]
 
   @property
@@ -107,10 +106,11 @@ class TokenCache:
     return self._manifest["vocabulary"]
 
   def num_documents(self, split: str) -> int:
-    """Users of a split.
+    """The number of users of a split.
 
-    Here and below it may be several joined by "+", the earliest first, such as
-    "train+validation": the last document of every user, see `joined_splits`.
+    Here and below, several splits may be joined by "+", the earliest first: of
+    "train+validation" it is the last document of every user, see
+    `joined_splits`.
     """
     if joined_splits.SIGN in split:
       return sum(len(part.rows) for part in self._joined(split))
@@ -148,10 +148,10 @@ class TokenCache:
     """The users of an evaluation split: history, and the item that followed.
 
     Args:
-      split: the last item of each of its users is the target.
-      limit: at most so many users.
-      seed: draws the `limit` users at random, in the cache's order; without
-        it the first ones are taken.
+      split: Name of the split; the last item of each user is the target.
+      limit: Largest number of users.
+      seed: Seed of the random sample of `limit` users, which are in the cache's
+        order; None takes the first ones.
     """
     indices = self.sample(split, limit, seed)
     return [
@@ -171,7 +171,7 @@ class TokenCache:
   def sample(
     self, split: str, limit: int | None = None, seed: int | None = None
   ) -> np.ndarray:
-    """The user numbers that `histories` takes, ascending, int64."""
+    """The indices of the users that `histories` returns, ascending, int64."""
     users = self.num_documents(split)
     if limit is None or limit >= users:
       return np.arange(users)
@@ -218,7 +218,7 @@ class TokenCache:
     return item["item_id"], item["text"]
 
   def _joined(self, split: str) -> tuple[joined_splits.Part, ...]:
-    """What a joined split is made of; reads all users once."""
+    """The parts of a joined split; all users are read once."""
     if split not in self._joins:
       self._joins[split] = joined_splits.join(
         [(name, self._user_ids(name)) for name in joined_splits.names(split)]
@@ -232,7 +232,7 @@ class TokenCache:
   def _streamed(
     self, split: str, indices: Sequence[int] | np.ndarray
   ) -> Iterator[DocumentRecord]:
-    """The same as `documents`, without all records in memory at once."""
+    """Reads `documents` in chunks, so that memory does not hold all records."""
     for at in range(0, len(indices), _READ_CHUNK):
       yield from self.documents(split, indices[at : at + _READ_CHUNK])
 
@@ -241,11 +241,11 @@ class TokenCache:
   ) -> list[DocumentRecord]:
     found: dict[int, DocumentRecord] = {}
     parts = joined_splits.located(self._joined(split), indices)
-    for name, rows, places in parts:
+    for name, rows, positions in parts:
       found.update(
-        zip(places.tolist(), self.documents(name, rows), strict=True)
+        zip(positions.tolist(), self.documents(name, rows), strict=True)
       )
-    return [found[place] for place in range(len(indices))]
+    return [found[position] for position in range(len(indices))]
 
   def _joined_lengths(self, split: str) -> tuple[np.ndarray, np.ndarray]:
     parts, counts = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
@@ -272,10 +272,10 @@ class TokenCache:
       ) from error
 
   def vocabulary(self) -> vocabulary_lib.Vocabulary:
-    """The vocabulary that the tokens were made with; needs no TensorFlow.
+    """The vocabulary of the tokens.
 
     Raises:
-      CacheError: if the cache was written without one.
+      CacheError: If the cache was written without one.
     """
     return self._vocabulary
 

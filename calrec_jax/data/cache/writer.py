@@ -1,7 +1,6 @@
 """Writes a token cache: complete, checked, and in one move.
 
-The layout of the folder is in `cache_files`. Tested by
-`tests/unit/data/test_cache.py`.
+The layout of the folder is in `files`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import os
 import pathlib
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgpack
@@ -48,31 +47,32 @@ def write_cache(
   documents: Mapping[str, Iterable[DocumentRecord]],
   prompt: records.PromptTokens,
   vocabulary_files: Iterable[str | os.PathLike] = (),
-  card: Mapping[str, Any] | None = None,
+  card: Callable[[], Mapping[str, Any]] = dict,
   *,
   name: str | None = None,
 ) -> pathlib.Path:
   """Writes a cache; it appears under `path` complete or not at all.
 
   Args:
-    path: the folder to make. A usable cache already there is kept and
+    path: Folder to write. A usable cache that is already there is retained and
       returned; one that is damaged is replaced.
-    catalogue_records: the items, in catalogue order.
-    documents: the users of each split, read once and one split after another.
-      In an evaluation split the last item of a user is the target.
-    prompt: the pieces every sequence is joined from.
-    vocabulary_files: files copied to `vocabulary/` under their own names.
-    card: the description of the dataset, stored beside the tokens.
-    name: the domain; by default `path`'s name up to the last hyphen.
+    catalogue_records: Items, in catalogue order.
+    documents: Users of each split, read once and one split after another. In
+      an evaluation split the last item of a user is the target.
+    prompt: Pieces that every sequence is joined from.
+    vocabulary_files: Files copied to `vocabulary/` under their own names.
+    card: Function that describes the dataset, called when all documents have
+      been written; its result is stored beside the tokens.
+    name: Name of the domain; by default `path`'s name up to the last hyphen.
 
   Returns:
     The folder.
 
   Raises:
-    CacheError: for an item without tokens, without the end marker as its
-      last token or with one elsewhere, for a repeated item id, and for a
-      user without items or with items outside the catalogue.
-    unfinished.DiskFullError: if the disk is full.
+    CacheError: If an item has no tokens, does not end with the end marker or
+      holds it elsewhere, if an item id appears twice, and if a user has no
+      items or some outside the catalogue.
+    build_lock.DiskFullError: If the disk is full.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,11 +97,10 @@ def _write_parts(
   documents: Mapping[str, Iterable[DocumentRecord]],
   prompt: records.PromptTokens,
   vocabulary_files: Iterable[str | os.PathLike],
-  card: Mapping[str, Any] | None,
+  card: Callable[[], Mapping[str, Any]],
 ) -> dict[str, Any]:
   """Writes everything but the manifest, and returns that."""
   _write_json(folder / "prompt.json", dataclasses.asdict(prompt))
-  _write_json(folder / "card.json", dict(card or {}))
   vocabulary = folder / "vocabulary"
   vocabulary.mkdir()
   for file in vocabulary_files:
@@ -113,6 +112,7 @@ def _write_parts(
     splits[split], contents[split] = _write_split(
       folder, split, users, lengths, counts
     )
+  _write_json(folder / "card.json", card())
   np.save(folder / "catalogue.train_counts.npy", counts.events)
   np.save(folder / "catalogue.train_recent.npy", counts.recent)
   tokens = np.load(folder / "catalogue.tokens.npy", mmap_mode="r")
@@ -171,7 +171,7 @@ def _write_catalogue(
   if len(set(ids)) != len(ids):
     seen: set[str] = set()
     twice = next(i for i in ids if i in seen or seen.add(i))
-    raise CacheError(f"the item id {twice!r} stands twice in the catalogue")
+    raise CacheError(f"the item id {twice!r} appears twice in the catalogue")
   tokens_by_item = np.frombuffer(lengths, np.int32)
   offsets = np.concatenate([[0], np.cumsum(tokens_by_item, dtype=np.int64)])
   catalogue = records.Catalogue(
@@ -321,7 +321,7 @@ def _blocks(rows: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 class _Writer:
-  """Packs records into an ArrayRecord file and hashes them on the way."""
+  """Writes records to an ArrayRecord file and hashes them."""
 
   def __init__(self, path: pathlib.Path):
     self.file = array_record_module.ArrayRecordWriter(

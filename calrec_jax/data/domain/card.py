@@ -32,11 +32,11 @@ def build_card(
   """Describes a prepared domain.
 
   Args:
-    domain: its configuration.
-    prepared: its documents and catalogue.
-    item_tokens: token ids of every item, end marker included.
-    vocabulary: what `Vocabulary.describe` says.
-    leakage_checks: what the leakage check found in order.
+    domain: Configuration of the domain.
+    prepared: Documents and catalogue of the domain.
+    item_tokens: Token ids of every item, end marker included.
+    vocabulary: Description by `Vocabulary.describe`.
+    leakage_checks: Checks that have passed, of `leakage.Check.passed`.
 
   Returns:
     The card, fit for JSON.
@@ -137,7 +137,7 @@ def render(card: Mapping[str, Any]) -> str:
 
 
 def vocabulary_line(vocabulary: Mapping[str, Any]) -> str:
-  """Size of a card's vocabulary, and what share of a model's own that is."""
+  """Size of a card's vocabulary, and its fraction of the model's own."""
   size, full = vocabulary["size"], vocabulary.get("full_size")
   line = f"vocabulary: {size:,} tokens"
   if full is None:
@@ -214,7 +214,7 @@ _SHARES = {
 
 
 def _repeat_targets(prepared: domain_lib.Prepared) -> dict[str, float]:
-  """Shares of targets bought before, and of those never trained on."""
+  """Fractions of targets bought before, and of those never trained on."""
   shares = {}
   items = prepared.events.items
   for split in ("validation", "test"):

@@ -17,9 +17,12 @@ from typing import Any, ClassVar, Protocol
 
 import gin
 import numpy as np
+import pyarrow as pa
 
+from calrec_jax.data import records
 from calrec_jax.data.domain import splits
 from calrec_jax.data.logs import events as events_lib
+from calrec_jax.data.logs import id_codes
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import text as text_lib
 
@@ -36,7 +39,7 @@ class Source(Protocol):
   """Where a domain's events come from.
 
   Attributes:
-    default_fields: what an item's text says where `Domain.fields` is None.
+    default_fields: Fields of an item's text where `Domain.fields` is None.
   """
 
   default_fields: ClassVar[tuple[text_lib.Field, ...]]
@@ -61,17 +64,17 @@ class Prepared:
   """A domain's documents and catalogue, ready to be written.
 
   Attributes:
-    name: the domain's name.
-    item_ids: ids of the catalogue's items, by catalogue row.
-    texts: their texts.
-    fields: the fields the texts are made of.
-    missing: share of items without a value, by field label.
-    events: sorted events; items are catalogue rows.
-    documents: ranges of `events` by split.
-    boundaries: the days of a global temporal split.
-    steps: users, items and events after every step.
-    shares: shares of tied times, of repeats and of twin texts.
-    problems: the bad rows by kind.
+    name: Name of the domain.
+    item_ids: Ids of the catalogue's items, by catalogue row.
+    texts: Texts of the items, by catalogue row.
+    fields: Fields that the texts are made of.
+    missing: Fraction of items without a value, by field label.
+    events: Sorted events; their items are catalogue rows.
+    documents: Ranges of `events` by split.
+    boundaries: First days of a global temporal split, or None.
+    steps: Numbers of users, items and events after every step.
+    shares: Fractions of tied times, of repeats and of identical texts.
+    problems: Bad rows by kind.
   """
 
   name: str
@@ -86,6 +89,19 @@ class Prepared:
   shares: dict[str, float]
   problems: problems_lib.Problems
 
+  def columns(self, split: str) -> records.DocumentColumns:
+    """The documents of a split with all their events, ready to be written."""
+    part = self.documents[split]
+    events = part.events()
+    user_ids = id_codes.strings(self.events.user_ids)
+    return records.DocumentColumns(
+      user_ids=id_codes.Column(user_ids.take(pa.array(part.users))),
+      offsets=np.concatenate([[0], np.cumsum(part.stops - part.starts)]),
+      items=self.events.items[events],
+      timestamps=self.events.timestamps[events],
+      events=events,
+    )
+
   def train_items(self) -> np.ndarray:
     """Catalogue rows with at least one training event."""
     rows = self.documents["train"].events()
@@ -98,22 +114,24 @@ class Domain:
   """One catalogue and one set of users.
 
   Attributes:
-    name: lower-case name; also the name of the SeqIO task.
-    source: where the events come from, e.g. `@LogFiles()`.
-    fields: what an item's text says, in order: (label, column) or (label,
+    name: Lower-case name; also the name of the SeqIO task.
+    source: Source of the events, e.g. `@LogFiles()`.
+    fields: Fields of an item's text, in order: (label, column) or (label,
       column, max_words) or (label, column, max_words, max_tokens); None takes
-      the source's own choice, as far as it has the columns.
-    dedup: "consecutive_id" leaves one of several purchases of an item in a
-      row, "consecutive_text" one of several with the same text, "none" all.
-    min_count: users and items with fewer events are dropped, again and again
-      until none is left; 1 keeps all.
-    split: "leave_one_out" or "global_temporal".
-    validation_start: first day of validation, ISO 8601 or unix milliseconds.
-    test_start: first day of the test.
-    validation_fraction: share of events in validation where no day is given.
-    test_fraction: share of events in the test where no day is given.
-    max_history: the newest events of a history that are kept; None is all.
-    strict: bad rows are an error instead of being counted and skipped.
+      those of the source for which there are columns.
+    dedup: Rule for consecutive purchases of a user: "consecutive_id" retains
+      one of several of the same item, "consecutive_text" one of several with
+      the same text, "none" all.
+    min_count: Least number of events of a user and of an item; others are
+      dropped repeatedly until none is left (k-core); 1 retains all.
+    split: Method, "leave_one_out" or "global_temporal".
+    validation_start: First day of validation, ISO 8601 or unix milliseconds.
+    test_start: First day of the test, likewise.
+    validation_fraction: Fraction of events in validation where no day is given.
+    test_fraction: Fraction of events in the test where no day is given.
+    max_history: Number of newest events of a history to retain; None retains
+      all.
+    strict: Whether bad rows are an error instead of being counted and skipped.
   """
 
   name: str = _REQUIRED
@@ -185,11 +203,11 @@ class Domain:
     """Reads, filters and splits the log.
 
     Args:
-      tokenizer: cuts fields by tokens; None leaves only that out.
+      tokenizer: Tokenizer that cuts fields by tokens; None does not cut them.
 
     Raises:
-      problems.BadRowsError: if the domain is strict and a row is bad.
-      ValueError: if nothing is left, or a field's column does not exist.
+      problems.BadRowsError: If the domain is strict and a row is bad.
+      ValueError: If nothing is left, or a field's column does not exist.
     """
     problems = problems_lib.Problems()
     fields = self.chosen_fields()

@@ -1,9 +1,9 @@
 """The leakage check: nothing that is to be predicted may have been seen.
 
-It reads the documents as they lie in the dataset that SeqIO's tasks read, not
-as the split planned them, so that a mistake anywhere on the way is found.
-Every event has a number, its row in the domain's sorted events, which no
-repeated purchase can disguise.
+It reads the very documents that are handed to the writer of a dataset, not the
+plan of the split, so that a mistake anywhere on the way is found. Every event
+has a number, its row in the domain's sorted events, which no repeated purchase
+can disguise.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from calrec_jax.data import records
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import splits
+from calrec_jax.data.logs import id_codes
 
 CHECKS = (
   "every document is one user's events, in order, as the log has them",
@@ -37,31 +37,44 @@ class LeakageError(RuntimeError):
 
 
 class Check:
-  """The check of one domain, a split at a time: what is later comes first.
+  """The check of one domain, a split at a time, the latest split first.
 
-  So only the targets of later splits are kept, not the documents.
+  Only the targets of later splits are held in memory, not their documents.
   """
 
   def __init__(self, prepared: domain_lib.Prepared) -> None:
     """Prepares to compare documents with the domain's events."""
     self._prepared = prepared
-    self._user_ids = pa.array(prepared.events.user_ids, pa.large_string())
+    self._user_ids = id_codes.strings(prepared.events.user_ids)
     self._later: dict[str, _Targets] = {}
+    self._passed: set[str] = set()
 
-  @property
-  def checks(self) -> tuple[str, ...]:
-    """What is checked, in words."""
-    return CHECKS if self._prepared.boundaries is not None else CHECKS[:-1]
-
-  def add(self, split: str, documents: records.DocumentColumns) -> None:
-    """Checks the documents of a split as they were written.
-
-    Args:
-      split: `test` comes before `validation`, and `train` last.
-      documents: all of its documents.
+  def passed(self) -> list[str]:
+    """What was checked, in words.
 
     Raises:
-      LeakageError: naming the split, the user and the event.
+      RuntimeError: If a split has not been checked.
+    """
+    missing = set(splits.SPLITS) - self._passed
+    if missing:
+      raise RuntimeError(
+        f"{self._prepared.name}: {', '.join(sorted(missing))} not checked for "
+        "leakage; add every split before its result is used."
+      )
+    by_day = self._prepared.boundaries is not None
+    return list(CHECKS if by_day else CHECKS[:-1])
+
+  def add(self, split: str, documents: records.DocumentColumns) -> None:
+    """Checks the documents of a split.
+
+    Args:
+      split: Name of the split; `test` comes before `validation`, and `train`
+        last.
+      documents: Documents of the split, all of them.
+
+    Raises:
+      LeakageError: If one shows what is to be predicted, with the split, the
+        user and the event.
     """
     columns = _Columns(self._prepared.name, split, documents)
     owners = self._check_documents(columns)
@@ -76,6 +89,7 @@ class Check:
       _check_days(columns, self._prepared.boundaries)
     if split != "train":
       self._later[split] = _Targets(self._prepared, columns, owners)
+    self._passed.add(split)
 
   def _check_documents(self, columns: _Columns) -> np.ndarray:
     """Compares documents with the log; returns the user of each."""
@@ -83,9 +97,7 @@ class Check:
     outside = (columns.events < 0) | (columns.events >= len(log))
     columns.refuse(outside, "is not in the log")
     owners = pc.fill_null(
-      pc.index_in(
-        pa.array(columns.user_ids, pa.large_string()), value_set=self._user_ids
-      ),
+      pc.index_in(id_codes.strings(columns.user_ids), value_set=self._user_ids),
       -1,
     ).to_numpy()
     # A user that the log does not know owns no event, as the next check sees.
@@ -118,19 +130,20 @@ def check(
   """Checks all documents of a domain.
 
   Args:
-    prepared: the domain's events, to compare the documents with.
-    documents: what was written, by split.
+    prepared: Domain whose events the documents are compared with.
+    documents: Documents by split, as they are to be written.
 
   Returns:
     What was checked, in words.
 
   Raises:
-    LeakageError: naming the split, the user and the event.
+    LeakageError: If one shows what is to be predicted, with the split, the
+      user and the event.
   """
   checking = Check(prepared)
   for split in reversed(splits.SPLITS):
     checking.add(split, documents[split])
-  return list(checking.checks)
+  return checking.passed()
 
 
 class _Columns:

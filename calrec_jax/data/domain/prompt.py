@@ -11,7 +11,7 @@ from calrec_jax.data import records
 
 
 class Vocabulary(Protocol):
-  """What tokenising a prompt needs of a vocabulary."""
+  """The part of a vocabulary that tokenises a prompt."""
 
   @property
   def begin(self) -> int | None:
@@ -33,10 +33,11 @@ class Prompt:
   the end marker is this project's).
 
   Attributes:
-    prefix: opens a history.
-    first: stands before the first item.
-    next: stands before every further item and closes a prompt.
-    end: closes every item; it must be one token, and no item may hold it.
+    prefix: Text that opens a history.
+    first: Text before the first item.
+    next: Text before every later item, and at the end of a prompt.
+    end: Text that closes every item; it must be one token, and no item may
+      contain it.
   """
 
   prefix: str = "This is the summary of a user's purchase history. "
@@ -53,7 +54,7 @@ class Prompt:
     return tuple(filter(None, (self.prefix, self.first, self.next, self.end)))
 
   def fingerprint(self) -> dict[str, Any]:
-    """What tokens depend on."""
+    """What the tokens depend on, fit for JSON."""
     return dataclasses.asdict(self)
 
   def tokenise(self, vocabulary: Vocabulary) -> records.PromptTokens:

@@ -59,7 +59,7 @@ def leave_one_out(events: events_lib.Events) -> dict[str, Documents]:
   A user with fewer than three events is not evaluated: all events train.
 
   Args:
-    events: sorted events.
+    events: Sorted events.
   """
   first, stop, users = _users(events)
   evaluated = stop - first >= 3
@@ -81,8 +81,8 @@ def global_temporal(
   without one in it, is not evaluated in it.
 
   Args:
-    events: sorted events.
-    boundaries: the two days.
+    events: Sorted events.
+    boundaries: First days of validation and of the test.
   """
   first, stop, users = _users(events)
   times = events.timestamps
@@ -114,17 +114,19 @@ def boundaries(
   validation_fraction: float,
   test_fraction: float,
 ) -> Boundaries:
-  """The days of a global temporal split, given or as shares of all events.
+  """The days of a global temporal split, given or by fractions of all events.
 
   Args:
-    events: the events.
-    validation_start: ISO 8601 text or unix milliseconds; None for the share.
-    test_start: likewise.
-    validation_fraction: share of events between the two days.
-    test_fraction: share of events from the second day on.
+    events: Events of the log.
+    validation_start: First day of validation as ISO 8601 text or unix
+      milliseconds; None finds it by the fraction.
+    test_start: First day of the test, likewise.
+    validation_fraction: Fraction of events between the two days.
+    test_fraction: Fraction of events from the second day on.
 
   Raises:
-    ValueError: for positions instead of times, or days out of order.
+    ValueError: If the log has positions instead of times, or the days are out
+      of order.
   """
   if not events.by_time:
     raise ValueError(
@@ -132,16 +134,16 @@ def boundaries(
       "positions only (LogFiles.time_unit or LogFiles.time_column). Use "
       "Domain.split = 'leave_one_out'."
     )
-  for name, share in (
+  for name, fraction in (
     ("validation_fraction", validation_fraction),
     ("test_fraction", test_fraction),
   ):
-    if not 0 < share < 0.5:
-      raise ValueError(f"Domain.{name} is {share}; it must be in (0, 0.5).")
+    if not 0 < fraction < 0.5:
+      raise ValueError(f"Domain.{name} is {fraction}; it must be in (0, 0.5).")
   times = np.sort(events.timestamps)
 
-  def at(share: float) -> int:
-    return int(times[int(len(times) * (1 - share))])
+  def at(fraction: float) -> int:
+    return int(times[int(len(times) * (1 - fraction))])
 
   result = Boundaries(
     _milliseconds(validation_start, "validation_start")
@@ -171,7 +173,7 @@ def ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
 def keep_last(
   documents: Documents, max_history: int | None, *, target: bool
 ) -> Documents:
-  """Drops the oldest events beyond `max_history`; a target is kept on top."""
+  """Drops the oldest events beyond `max_history`, not counting the target."""
   if max_history is None:
     return documents
   limit = max_history + (1 if target else 0)

@@ -87,3 +87,10 @@ class Column(Sequence[Any]):
   def values(self) -> pa.Array:
     """The column itself."""
     return self._values
+
+
+def strings(values: Sequence[str]) -> pa.LargeStringArray:
+  """Texts as an Arrow array; those of a `Column` are not copied one by one."""
+  if isinstance(values, Column):
+    return values.values.cast(pa.large_string())
+  return pa.array(values, pa.large_string())

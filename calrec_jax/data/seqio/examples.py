@@ -1,12 +1,7 @@
-"""Documents as serialised `tf.train.Example` messages, by Arrow.
+"""The documents and items of a domain as examples of a TFDS dataset.
 
-TFDS makes one message at a time in Python, which takes a millisecond for a
-long history. A message is its fields' bytes one behind another, so those of
-thousands of documents can be joined at once: texts are encoded once an item,
-numbers once an event. The encoding is protobuf's
-(https://protobuf.dev/programming-guides/encoding).
-Needs nothing of TensorFlow. Tested by `tests/unit/data/test_examples.py`
-against TFDS's own serializer.
+Everything a document needs, texts included, is in its example, so that the
+datasets can be read without this project.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -14,146 +9,136 @@ against TFDS's own serializer.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from etils import epath
 
-_BYTES = pa.large_binary()  # Plain binary arrays end at 2 GiB.
+from calrec_jax.data.domain import domain as domain_lib
+from calrec_jax.data.domain import splits
+from calrec_jax.data.logs import id_codes
 
-# Tags: field number and wire type, of the messages of tensorflow/core/example.
-_FIELD_1, _FIELD_2 = b"\x0a", b"\x12"
-_BYTES_LIST, _INT64_LIST = b"\x0a", b"\x1a"
+CATALOGUE = "catalogue"  # A split of documents of one item, without a user.
+SPLITS = (CATALOGUE, *splits.SPLITS)
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Payloads:
-  """The values of one feature, encoded, one entry a document."""
-
-  tag: bytes
-  content: pa.LargeBinaryArray
+_NUMBER_BYTES = 16  # Of one event's three numbers, about.
+_TABLES = ("items", "events", *splits.SPLITS)
 
 
-class Texts:
-  """Texts that are encoded once and put into many documents."""
+class Examples:
+  """The examples of a prepared domain; any range of them can be made alone.
 
-  def __init__(self, texts: Sequence[str] | pa.LargeStringArray):
-    if not isinstance(texts, pa.LargeStringArray):
-      texts = pa.array(texts, pa.large_string())
-    content = texts.cast(_BYTES)
-    self._pieces = _joined(_FIELD_1, _sizes(content), content)
+  Attributes:
+    tables: Arrow tables of the items, of the events and of each split's
+      documents, which are what examples are made of.
+  """
 
-  def __len__(self) -> int:
-    return len(self._pieces)
+  def __init__(self, tables: dict[str, pa.Table]):
+    self.tables = tables
+    self._item_ids: list[str] = tables["items"]["item_id"].to_pylist()
+    self._texts: list[str] = tables["items"]["text"].to_pylist()
+    self._items: np.ndarray = tables["events"]["item"].to_numpy()
+    self._timestamps: np.ndarray = tables["events"]["timestamp"].to_numpy()
 
-  def lengths(self) -> np.ndarray:
-    """Bytes of each text as a message holds it, int64[N]."""
-    return _lengths(self._pieces)
+  @classmethod
+  def of(cls, prepared: domain_lib.Prepared) -> Examples:
+    """The examples of a prepared domain."""
+    events = prepared.events
+    user_ids = id_codes.strings(events.user_ids)
+    tables = {
+      "items": {"item_id": prepared.item_ids, "text": prepared.texts},
+      "events": {"item": events.items, "timestamp": events.timestamps},
+    }
+    for split, part in prepared.documents.items():
+      tables[split] = {
+        "user_id": user_ids.take(pa.array(part.users)),
+        "start": part.starts,
+        "stop": part.stops,
+      }
+    return cls({name: pa.table(table) for name, table in tables.items()})
 
-  def at(self, rows: np.ndarray, offsets: np.ndarray) -> _Payloads:
-    """A list of texts for each document.
+  def save(self, folder: epath.Path) -> None:
+    """Writes the tables to a folder, from where other machines load them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in self.tables.items():
+      with (
+        (folder / f"{name}.arrow").open("wb") as file,
+        pa.ipc.new_file(file, table.schema) as writer,
+      ):
+        writer.write_table(table)
+
+  @classmethod
+  def load(cls, folder: epath.Path) -> Examples:
+    """Reads what `save` wrote."""
+    tables = {}
+    for name in _TABLES:
+      with (folder / f"{name}.arrow").open("rb") as file:
+        tables[name] = pa.ipc.open_file(file).read_all()
+    return cls(tables)
+
+  def count(self, split: str) -> int:
+    """The number of examples of a split."""
+    return len(self.tables["items" if split == CATALOGUE else split])
+
+  def num_bytes(self) -> int:
+    """About how large the examples of all splits are, in bytes."""
+    items = self.tables["items"]
+    sizes = sum(
+      pc.binary_length(items[name]).to_numpy() for name in items.column_names
+    )
+    before = np.concatenate([[0], np.cumsum(sizes[self._items])])
+    total = sizes.sum()
+    for split in splits.SPLITS:
+      starts, stops = (
+        self.tables[split][name].to_numpy() for name in ("start", "stop")
+      )
+      total += np.sum(before[stops] - before[starts])
+      total += _NUMBER_BYTES * np.sum(stops - starts)
+    return int(total)
+
+  def read(
+    self, split: str, start: int = 0, stop: int | None = None
+  ) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Some examples of a split, each with a key that is unique in it.
 
     Args:
-      rows: int[E], which texts.
-      offsets: int64[D + 1], document d has `rows[offsets[d]:offsets[d + 1]]`.
+      split: Name of the split.
+      start: Index of the first example.
+      stop: Index after the last example; None reads all.
     """
-    pieces = self._pieces.take(pa.array(rows))
-    return _Payloads(_BYTES_LIST, _grouped(pieces, offsets))
+    rows = self.tables["items" if split == CATALOGUE else split].slice(
+      start, None if stop is None else stop - start
+    )
+    if split == CATALOGUE:
+      for item, item_id in enumerate(rows["item_id"].to_pylist(), start):
+        none = np.zeros(0, np.int64)
+        yield item_id, self._example("", np.array([item]), none, none)
+      return
+    columns = (rows[name].to_pylist() for name in ("user_id", "start", "stop"))
+    for user_id, first, end in zip(*columns, strict=True):
+      events = np.arange(first, end)
+      yield (
+        user_id,
+        self._example(
+          user_id, self._items[events], self._timestamps[events], events
+        ),
+      )
 
-
-def numbers(values: np.ndarray, offsets: np.ndarray) -> _Payloads:
-  """A list of whole numbers for each document.
-
-  Args:
-    values: int[E].
-    offsets: int64[D + 1], document d has `values[offsets[d]:offsets[d + 1]]`.
-  """
-  packed = _grouped(_varints(values.astype(np.int64)), offsets)
-  whole = _joined(_FIELD_1, _sizes(packed), packed)
-  empty = pa.array(offsets[1:] == offsets[:-1])
-  return _Payloads(
-    _INT64_LIST, pc.if_else(empty, pa.scalar(b"", _BYTES), whole)
-  )
-
-
-def serialise(features: Mapping[str, _Payloads]) -> pa.LargeBinaryArray:
-  """One message for each document.
-
-  Args:
-    features: `Texts.at` or `numbers` by the feature's name, for the same
-      documents.
-
-  Returns:
-    The messages; the features are in the order of their names.
-  """
-  parts: list[pa.Array | bytes] = []
-  total = np.int64(0)
-  for name in sorted(features):
-    tag, content = features[name].tag, features[name].content
-    lists = _lengths(content)
-    feature = 1 + _varint_lengths(lists) + lists
-    key = _FIELD_1 + bytes([len(name)]) + name.encode() + _FIELD_2
-    entry = len(key) + _varint_lengths(feature) + feature
-    total = total + 1 + _varint_lengths(entry) + entry
-    parts += [_FIELD_1, _varints(entry), key, _varints(feature), tag]
-    parts += [_varints(lists), content]
-  return _joined(_FIELD_1, _varints(np.asarray(total)), *parts)
-
-
-def _joined(*parts: pa.Array | bytes) -> pa.LargeBinaryArray:
-  parts = tuple(
-    pa.scalar(part, _BYTES) if isinstance(part, bytes) else part
-    for part in parts
-  )
-  return pc.binary_join_element_wise(*parts, pa.scalar(b"", _BYTES))
-
-
-def _sizes(content: pa.LargeBinaryArray) -> pa.LargeBinaryArray:
-  """The length of each value, as it stands before the value."""
-  return _varints(_lengths(content))
-
-
-def _lengths(content: pa.LargeBinaryArray) -> np.ndarray:
-  return pc.binary_length(content).to_numpy(zero_copy_only=False)
-
-
-def _grouped(
-  pieces: pa.LargeBinaryArray, offsets: np.ndarray
-) -> pa.LargeBinaryArray:
-  """Neighbouring values as one value; a view of the same bytes."""
-  ends = np.frombuffer(pieces.buffers()[1], np.int64)[pieces.offset :]
-  cuts = np.ascontiguousarray(ends[offsets])
-  return pa.LargeBinaryArray.from_buffers(
-    _BYTES,
-    len(offsets) - 1,
-    [None, pa.py_buffer(cuts), pieces.buffers()[2] or pa.py_buffer(b"")],
-  )
-
-
-def _varint_lengths(values: np.ndarray) -> np.ndarray:
-  """Bytes that each number takes, int64[n]; 7 of its bits go into a byte."""
-  left = np.asarray(values).astype(np.int64).view(np.uint64) >> np.uint64(7)
-  lengths = np.ones(left.shape, np.int64)
-  while left.any():
-    lengths += left > 0
-    left >>= np.uint64(7)
-  return lengths
-
-
-def _varints(values: np.ndarray) -> pa.LargeBinaryArray:
-  """Each number as a varint: its low bits first, all but the last marked."""
-  left = values.astype(np.int64).view(np.uint64)
-  lengths = _varint_lengths(values)
-  width = int(lengths.max(initial=1))
-  text = np.empty((len(values), width), np.uint8)
-  for at in range(width):
-    text[:, at] = (left & np.uint64(127)).astype(np.uint8)
-    text[:, at] |= (lengths > at + 1).astype(np.uint8) << 7
-    left = left >> np.uint64(7)
-  kept = text[np.arange(width) < lengths[:, None]]
-  ends = np.concatenate([[0], np.cumsum(lengths)])
-  return pa.LargeBinaryArray.from_buffers(
-    _BYTES, len(values), [None, pa.py_buffer(ends), pa.py_buffer(kept)]
-  )
+  def _example(
+    self,
+    user_id: str,
+    items: np.ndarray,
+    timestamps: np.ndarray,
+    events: np.ndarray,
+  ) -> dict[str, Any]:
+    return {
+      "user_id": user_id,
+      "items": items.astype(np.int32),
+      "item_ids": [self._item_ids[item] for item in items.tolist()],
+      "texts": [self._texts[item] for item in items.tolist()],
+      "timestamps": timestamps,
+      "events": events,
+    }

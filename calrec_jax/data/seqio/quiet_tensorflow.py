@@ -1,7 +1,7 @@
 """TensorFlow, TFDS and SeqIO without the lines they print when they start.
 
-The only module that imports TensorFlow; `builder` and `tasks` take it from
-here. Training, evaluation and inference never import it.
+The only module that imports TensorFlow; those beside it take it from here.
+Training, evaluation and inference never import it.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""SeqIO tasks and mixtures over the TFDS datasets. Needs TensorFlow.
+"""SeqIO tasks and mixtures over the TFDS datasets.
 
 A domain is an ordinary text-to-text task that any SeqIO trainer can use:
 `inputs` is the prompt, `targets` the last item of the document. The pieces of
-a prompt are tokenised apart and joined as tokens, here as everywhere. The
-token cache is made of the same files by the same preprocessor, but many
-documents at a time.
+a prompt are tokenised apart and joined as tokens, so that the tokens are those
+of the token cache.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -13,43 +12,15 @@ documents at a time.
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from calrec_jax.data import records
-from calrec_jax.data.cache import files
-from calrec_jax.data.domain import splits
 from calrec_jax.data.seqio import builder
 from calrec_jax.data.seqio import vocabulary as seqio_vocabulary
-from calrec_jax.data.seqio.quiet_tensorflow import held_stderr, seqio, tf, tfds
+from calrec_jax.data.seqio.quiet_tensorflow import seqio, tf, tfds
 from calrec_jax.data.vocabulary import trained as vocabulary_lib
-
-_READ_BATCH = 2048  # Documents: some 10 MB.
-
-# Shows how far the batches of a task have been read.
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
-
-
-class _Registered(NamedTuple):
-  """What a domain was registered with."""
-
-  config: str
-  data_dir: str
-  vocabulary: vocabulary_lib.Vocabulary
-  prompt: records.PromptTokens
-
-  @property
-  def identity(self) -> tuple[Any, ...]:
-    """Equal for equal tasks."""
-    return (self.config, self.data_dir, self.vocabulary.sha256, self.prompt)
-
-
-# By name, so that registering again is no error.
-_registered: dict[str, _Registered] = {}
-_registered_mixtures: dict[str, tuple[Any, ...]] = {}
 
 
 def register_domain(
@@ -60,26 +31,24 @@ def register_domain(
   vocabulary: vocabulary_lib.Vocabulary,
   prompt: records.PromptTokens,
 ) -> None:
-  """Registers a domain's task with SeqIO.
+  """Registers a domain's task with SeqIO, in place of one of the same name.
 
   Args:
-    name: the domain's name.
-    config: its TFDS config.
-    data_dir: TFDS's root folder.
-    vocabulary: tokenises the items.
-    prompt: the prompt's pieces in this vocabulary.
+    name: Name of the domain.
+    config: Name of its TFDS config.
+    data_dir: Folder of all TFDS datasets.
+    vocabulary: Vocabulary that tokenises the items.
+    prompt: Pieces of the prompt in this vocabulary.
   """
-  registered = _Registered(config, data_dir, vocabulary, prompt)
-  known = _registered.get(name)
-  if known is not None and known.identity == registered.identity:
-    return
+  tfds_name = builder.full_name(config)
+  written = tfds.builder(tfds_name, data_dir=data_dir).info.splits
   source = seqio.TfdsDataSource(
-    tfds_name=builder.full_name(config),
-    tfds_data_dir=data_dir,
-    splits=("train", "validation", "test", builder.CATALOGUE),
+    tfds_name=tfds_name, tfds_data_dir=data_dir, splits=tuple(written)
   )
   pieces = seqio_vocabulary.for_tasks(vocabulary)
-  _add(
+  if name in seqio.TaskRegistry.names():
+    seqio.TaskRegistry.remove(name)
+  seqio.TaskRegistry.add(
     name,
     source=source,
     preprocessors=[
@@ -93,28 +62,23 @@ def register_domain(
     },
     metric_fns=[exact_text],
   )
-  _registered[name] = registered
 
 
 def register_mixture(
   name: str, domains: Sequence[str], exponent: float
 ) -> None:
-  """Registers a mixture that draws domain c with weight users_c ** exponent.
+  """Registers a mixture that samples domain c with weight users_c ** exponent.
 
   Args:
-    name: the mixture's name.
-    domains: names of registered domains.
-    exponent: 0.3 in the paper; 0 draws all alike, 1 by the number of users.
+    name: Name of the mixture.
+    domains: Names of registered domains.
+    exponent: Power of the number of users; 0.3 in the paper, 0 samples all
+      domains alike.
   """
-  members = tuple((name, _registered[name].identity) for name in domains)
-  identity = (members, exponent)
-  if _registered_mixtures.get(name) == identity:
-    return
   if name in seqio.MixtureRegistry.names():
     seqio.MixtureRegistry.remove(name)
   rate = functools.partial(mixing_rate, exponent=exponent)
   seqio.MixtureRegistry.add(name, [(domain, rate) for domain in domains])
-  _registered_mixtures[name] = identity
 
 
 def mixing_rate(task: seqio.Task, exponent: float) -> float:
@@ -131,13 +95,13 @@ def tokenise(
   """Tokenises every item of a document apart.
 
   Args:
-    dataset: examples of the TFDS builder.
-    vocabulary: tokenises the items' texts.
-    end: the end marker, which closes every item.
+    dataset: Examples of the TFDS builder.
+    vocabulary: Vocabulary that tokenises the items' texts.
+    end: Token that closes every item.
 
   Returns:
-    The examples with `tokens` (all items one after another) and `lengths`
-    (tokens of each item) in place of the texts.
+    The examples with `tokens` (int32, of all items one after another) and
+    `lengths` (int32, tokens of each item).
   """
 
   def convert(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -169,13 +133,13 @@ def join_prompt(
   items, never half an item.
 
   Args:
-    dataset: examples of `tokenise`.
-    sequence_length: SeqIO's limits by feature, or None.
-    prompt: the prompt's pieces.
+    dataset: Examples of `tokenise`.
+    sequence_length: Limits of SeqIO in tokens by feature, or None.
+    prompt: Pieces of the prompt.
 
   Returns:
-    The examples with `inputs`, which ends with the words before the target,
-    and `targets`, the last item's tokens.
+    The examples with `inputs` (int32), which ends with the words before the
+    target, and `targets` (int32), the last item's tokens.
   """
   limit = (sequence_length or {}).get("inputs")
   head = ((prompt.begin,) if prompt.begin is not None else ()) + prompt.prefix
@@ -219,132 +183,3 @@ def exact_text(
     for target, prediction in zip(targets, predictions, strict=True)
   ]
   return {"exact_text": float(np.mean(same)) if same else 0.0}
-
-
-def read_catalogue(
-  domain: str, progress: Progress = iter
-) -> list[files.CatalogueRecord]:
-  """The catalogue of a registered domain by row, tokenised as in its task."""
-  registered = _registered[domain]
-  batches = _batches(
-    registered, builder.CATALOGUE, ("user_id", "items", "item_ids", "texts")
-  )
-  # A document may have any number of items: a batch of one-item documents is
-  # like a long one, and all of it is tokenised at once.
-  batches = tokenise(
-    batches.map(
-      lambda batch: (
-        batch
-        | {name: batch[name].flat_values for name in ("item_ids", "texts")}
-      )
-    ),
-    seqio_vocabulary.for_tasks(registered.vocabulary),
-    registered.prompt.end,
-  )
-  columns = _columns(batches, progress)
-  texts, item_ids = columns["texts"].values, columns["item_ids"].values
-  tokens = columns["tokens"].values
-  stops = np.cumsum(columns["lengths"].values)
-  starts = stops - columns["lengths"].values
-  # The files are in a random order, for those who shuffle them.
-  return [
-    files.CatalogueRecord(
-      item_id=item_ids[row].decode(),
-      text=texts[row].decode(),
-      tokens=tokens[starts[row] : stops[row]],
-    )
-    for row in np.argsort(columns["items"].values).tolist()
-  ]
-
-
-def read_documents(
-  domain: str, split: str, progress: Progress = iter
-) -> records.DocumentColumns:
-  """The documents of a split of a registered domain, from its task's source.
-
-  They are in the order of their events, which is that of the users.
-  """
-  columns = _columns(
-    _batches(
-      _registered[domain], split, ("user_id", "items", "timestamps", "events")
-    ),
-    progress,
-  )
-  offsets = columns["events"].offsets
-  order = np.argsort(columns["events"].values[offsets[:-1]], kind="stable")
-  starts, stops = offsets[order], offsets[order + 1]
-  rows = splits.ranges(starts, stops)
-  return records.DocumentColumns(
-    user_ids=[user.decode() for user in columns["user_id"].values[order]],
-    offsets=np.concatenate([[0], np.cumsum(stops - starts)]),
-    items=columns.pop("items").values[rows].astype(np.int32),
-    timestamps=columns.pop("timestamps").values[rows],
-    events=columns.pop("events").values[rows],
-  )
-
-
-def _batches(
-  registered: _Registered, split: str, features: Sequence[str]
-) -> tf.data.Dataset:
-  """Chosen features of a split, some thousand documents at a time.
-
-  SeqIO and TFDS parse one example after another, all of it.
-  """
-  opened = tfds.builder(
-    builder.full_name(registered.config), data_dir=registered.data_dir
-  )
-  kinds = {
-    name: tf.io.FixedLenFeature((), tf.string)
-    if name == "user_id"
-    else tf.io.RaggedFeature(
-      tf.string if name in ("item_ids", "texts") else tf.int64
-    )
-    for name in features
-  }
-  return (
-    tf.data.TFRecordDataset(opened.info.splits[split].filepaths)
-    .batch(_READ_BATCH)
-    .map(
-      lambda batch: tf.io.parse_example(batch, kinds),
-      num_parallel_calls=tf.data.AUTOTUNE,
-    )
-    .prefetch(tf.data.AUTOTUNE)
-  )
-
-
-def _columns(
-  batches: tf.data.Dataset, progress: Progress
-) -> dict[str, _Column]:
-  """The features of all batches as columns."""
-  iterator = iter(batches)
-  with held_stderr():  # The tokeniser reports that it normalises nothing.
-    first = next(iterator, None)
-  found = {name: [] for name in batches.element_spec}
-  for batch in progress(
-    itertools.chain([] if first is None else [first], iterator)
-  ):
-    for name, values in batch.items():
-      found[name].append(values)
-  return {name: _Column(found.pop(name)) for name in list(found)}
-
-
-class _Column:
-  """One feature of all examples: `values`, and where each begins in them."""
-
-  def __init__(self, batches: Sequence[tf.Tensor | tf.RaggedTensor]):
-    flat, lengths = [], [np.zeros(1, np.int64)]
-    for batch in batches:
-      if isinstance(batch, tf.RaggedTensor):
-        flat.append(batch.flat_values.numpy())
-        lengths.append(batch.row_lengths().numpy())
-      else:
-        flat.append(batch.numpy())
-        lengths.append(np.ones(len(flat[-1]), np.int64))
-    self.values = np.concatenate(flat or [np.zeros(0, np.int64)])
-    self.offsets = np.cumsum(np.concatenate(lengths))
-
-
-def _add(name: str, **task: Any) -> None:
-  if name in seqio.TaskRegistry.names():
-    seqio.TaskRegistry.remove(name)
-  seqio.TaskRegistry.add(name, **task)

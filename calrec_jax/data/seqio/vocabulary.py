@@ -1,7 +1,4 @@
-"""Vocabularies as SeqIO has them. Needs TensorFlow.
-
-Tested by `tests/unit/data/test_seqio_vocabulary.py`.
-"""
+"""Vocabularies as SeqIO has them."""
 
 # pyright: reportAttributeAccessIssue=false
 # (TensorFlow makes its functions at run time.)

@@ -1,4 +1,4 @@
-"""A small log all the way: TFDS, SeqIO tasks, leakage check, token cache."""
+"""A small log all the way: leakage check, token cache, TFDS, SeqIO tasks."""
 
 import json
 import random
@@ -65,7 +65,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def caches(dataset):
-  folders = dataset.build("both", progress=False)
+  folders = building.build(dataset, "both", progress=False)
   return {
     name: token_cache.TokenCache.open(path) for name, path in folders.items()
   }
@@ -73,10 +73,17 @@ def caches(dataset):
 
 @pytest.fixture(scope="module")
 def tasks(dataset):
-  dataset.build_tfds("both", progress=False)
+  build_tfds(dataset, "both", progress=False)
   from calrec_jax.data.seqio import tasks
 
   return tasks
+
+
+def build_tfds(*arguments, **options):
+  # TensorFlow comes with this import.
+  from calrec_jax.data.seqio import building
+
+  return building.build_tfds(*arguments, **options)
 
 
 def task_examples(tasks, name, split, sequence_length=None):
@@ -181,7 +188,7 @@ def test_any_seqio_trainer_can_take_the_task(tasks):
 def test_registering_again_is_no_error_and_another_dataset_takes_over(
   dataset, tasks, tmp_path
 ):
-  dataset.build_tfds("both", progress=False)
+  build_tfds(dataset, "both", progress=False)
   before = len(task_examples(tasks, "small", "train"))
   other = dataset_lib.Dataset(
     domains=[
@@ -196,9 +203,9 @@ def test_registering_again_is_no_error_and_another_dataset_takes_over(
     ),
     data_dir=str(tmp_path / "data"),
   )
-  other.build_tfds("small", progress=False)
+  build_tfds(other, "small", progress=False)
   assert (before, len(task_examples(tasks, "small", "train"))) == (6, 9)
-  dataset.build_tfds("both", progress=False)
+  build_tfds(dataset, "both", progress=False)
   assert len(task_examples(tasks, "small", "train")) == before
 
 
@@ -212,7 +219,7 @@ def test_nothing_is_built_twice(dataset, caches, monkeypatch):
 
   monkeypatch.setattr(domain_lib.Domain, "prepare", refuse)
   assert dataset.missing("both") == ()
-  assert set(dataset.build("both")) == set(caches)
+  assert set(building.build(dataset, "both")) == set(caches)
 
 
 def test_a_changed_option_gives_another_cache(dataset):
@@ -250,7 +257,7 @@ def test_strict_refuses_what_a_cache_already_counted(dataset, caches):
   )
   assert caches["small"].card["problems"][0]["kind"] == "unknown_item"
   with pytest.raises(problems_lib.BadRowsError, match="unknown_item"):
-    strict.build("small", progress=False)
+    building.build(strict, "small", progress=False)
 
 
 def test_a_leak_on_the_way_stops_the_build(dataset, tmp_path, monkeypatch):
@@ -260,16 +267,18 @@ def test_a_leak_on_the_way_stops_the_build(dataset, tmp_path, monkeypatch):
     prompt=prompt_lib.Prompt(prefix="Other. "),
     data_dir=str(tmp_path),
   )
-  honest = building.tasks.read_documents
+  honest = domain_lib.Prepared.columns
 
-  def leaking(name, split, progress):
-    return honest(name, "test" if split == "train" else split, progress)
+  def leaking(prepared, split):
+    return honest(prepared, "test" if split == "train" else split)
 
-  monkeypatch.setattr(building.tasks, "read_documents", leaking)
-  with pytest.raises(leakage.LeakageError, match="target"):
-    other.build("small", progress=False)
+  monkeypatch.setattr(domain_lib.Prepared, "columns", leaking)
+  for build in (building.build, build_tfds):
+    with pytest.raises(leakage.LeakageError, match="target"):
+      build(other, "small", progress=False)
   assert other.missing("small")
   assert list((tmp_path / "caches").iterdir()) == []
+  assert list(tmp_path.glob("tfds/**/*.tfrecord*")) == []
 
 
 def test_a_domain_where_nobody_is_evaluated(dataset, tmp_path):
@@ -288,9 +297,16 @@ def test_a_domain_where_nobody_is_evaluated(dataset, tmp_path):
     data_dir=str(tmp_path / "data"),
   )
   opened = token_cache.TokenCache.open(
-    short.build("short", progress=False)["short"]
+    building.build(short, "short", progress=False)["short"]
   )
   assert [opened.num_documents(s) for s in opened.splits] == [0, 8, 0]
+  build_tfds(short, "short", progress=False)
+  from calrec_jax.data.seqio import tasks
+
+  assert set(tasks.seqio.get_mixture_or_task("short").splits) == {
+    "train",
+    "catalogue",
+  }
 
 
 def test_cutting_by_tokens(dataset, tmp_path):
@@ -307,7 +323,9 @@ def test_cutting_by_tokens(dataset, tmp_path):
     vocabulary=vocabulary_lib.TrainedSentencePiece(size=320),
     data_dir=str(tmp_path),
   )
-  opened = token_cache.TokenCache.open(cut.build("cut", progress=False)["cut"])
+  opened = token_cache.TokenCache.open(
+    building.build(cut, "cut", progress=False)["cut"]
+  )
   # Label, at most three tokens of the title, full stop, end marker.
   assert opened.catalogue.lengths.max() <= 6
   assert opened.card["shares"]["twin_texts"] >= 0

@@ -128,7 +128,7 @@ def test_a_killed_makers_leftovers_are_removed_and_a_living_ones_are_not(
       tmp_path, "thing", leftovers="made/.thing-*", say=say
     ):
       assert [p.name for p in (tmp_path / "made").iterdir()] == [other.name]
-  assert "another process makes it" in told[0]
+  assert "another process is building it" in told[0]
   assert ".thing-half was left unfinished" in told[1]
   assert process.returncode == -signal.SIGKILL
 

@@ -2,53 +2,17 @@
 
 import importlib.util
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_tasks import completejourney
-
-PRODUCTS = [
-  (9, "MEAT-PCKGD", "National", "BACON", "SLICED", "16 OZ"),
-  (5, "GROCERY", "Private", "SOUP", "CANNED", None),
-  (7, "MEAT-PCKGD", "National", "BACON", "SLICED", "16 OZ"),  # Text of 9.
-  (1, "MEAT-PCKGD", "Private", "BACON", None, None),
-]
-TRANSACTIONS = [
-  (20, 9, 4.0, 2, 100),
-  (10, 7, 3.0, 1, 50),
-  (20, 404, 1.0, 1, 120),  # A product that is not described.
-  (20, 5, 1.0, 1, 130),
-  (10, 1, 0.0, 0, 60),
-]
+from tests.fixtures import completejourney_toys
 
 
 @pytest.fixture
 def folder(tmp_path):
-  names = (
-    "product_id",
-    "department",
-    "brand",
-    "product_category",
-    "product_type",
-    "package_size",
-  )
-  columns = zip(*PRODUCTS, strict=True)
-  pq.write_table(
-    pa.table(dict(zip(names, map(list, columns), strict=True))),
-    tmp_path / "products.parquet",
-  )
-  names = ("household_id", "product_id", "sales_value", "quantity")
-  *columns, seconds = map(list, zip(*TRANSACTIONS, strict=True))
-  times = pa.array([s * 10**9 for s in seconds], pa.timestamp("ns"))
-  pq.write_table(
-    pa.table(
-      dict(zip(names, columns, strict=True)) | {"transaction_timestamp": times}
-    ),
-    tmp_path / "transactions.parquet",
-  )
+  completejourney_toys.write(tmp_path)
   return str(tmp_path)
 
 

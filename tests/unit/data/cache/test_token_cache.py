@@ -201,6 +201,23 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
+def test_the_card_is_made_when_all_documents_were_written(tmp_path):
+  written = []
+
+  def users(split):
+    yield token_cache.DocumentRecord("u", np.array([0, 0]), None)
+    written.append(split)
+
+  path = token_cache.write_cache(
+    tmp_path / "d-1",
+    [token_cache.CatalogueRecord("soap", "x", [5, 3])],
+    {split: users(split) for split in ("test", "train")},
+    synthetic_caches.PROMPT,
+    card=lambda: {"written": list(written)},
+  )
+  assert TokenCache.open(path).card == {"written": ["test", "train"]}
+
+
 def test_writing_again_mends_a_damaged_cache(shop, tmp_path):
   (shop.path / "train.lengths.npy").unlink()
   mended = synthetic_caches.write(tmp_path)
@@ -225,9 +242,9 @@ def test_unusable_items_are_refused(tmp_path, tokens, message):
     )
 
 
-def test_an_item_id_stands_once(tmp_path):
+def test_an_item_id_appears_once(tmp_path):
   items = [token_cache.CatalogueRecord("soap", "x", [5, 3])] * 2
-  with pytest.raises(CacheError, match="'soap' stands twice"):
+  with pytest.raises(CacheError, match="'soap' appears twice"):
     token_cache.write_cache(
       tmp_path / "d-1", items, {}, synthetic_caches.PROMPT
     )
@@ -250,10 +267,9 @@ def test_unusable_users_are_refused(tmp_path, items, times, message):
     )
 
 
-def test_reading_needs_no_tensorflow():
+def test_building_and_reading_need_no_tensorflow():
   code = (
-    "import sys; from calrec_jax.data.cache import token_cache; "
-    "from calrec_jax.data.feed import tokenization; "
+    "import sys, calrec_jax.data.building, calrec_jax.data.feed.feed; "
     "sys.exit('tensorflow' in sys.modules or 'seqio' in sys.modules)"
   )
   assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -74,6 +74,15 @@ def test_what_the_splits_make_passes(split):
   assert len(checks) == len(leakage.CHECKS) - (split == "leave_one_out")
 
 
+def test_nothing_has_passed_before_every_split_was_checked():
+  prepared, documents = prepare("leave_one_out")
+  checking = leakage.Check(prepared)
+  for split in ("test", "validation"):
+    checking.add(split, columns(documents[split]))
+  with pytest.raises(RuntimeError, match="train not checked"):
+    checking.passed()
+
+
 def lengthen(name, by):
   def change(prepared, documents):
     one = documents[name][0]

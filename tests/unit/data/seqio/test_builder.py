@@ -1,6 +1,5 @@
-"""Files of TFDS datasets: each document once, the same whoever writes them."""
+"""TFDS datasets: each document once, whoever writes the files."""
 
-import hashlib
 import pathlib
 import shutil
 import subprocess
@@ -63,15 +62,8 @@ def builder():
   return builder
 
 
-@pytest.fixture
-def many_files(builder, monkeypatch):
-  """Every split in several files, and every file in several blocks."""
-  monkeypatch.setattr(builder.shards, "_FILE_BYTES", 20_000)
-  monkeypatch.setattr(builder.shards, "_BLOCK_EVENTS", 50)
-
-
 def build(builder, prepared, folder, **options):
-  builder.build(
+  builder.write(
     prepared, config="c", data_dir=str(folder), progress=False, **options
   )
   return builder.tfds.builder(builder.full_name("c"), data_dir=str(folder))
@@ -81,20 +73,12 @@ def read(opened, split):
   return list(opened.as_dataset(split=split).as_numpy_iterator())
 
 
-def hashes(folder):
-  return {
-    path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-    for path in pathlib.Path(folder).rglob("*tfrecord*")
-  }
-
-
-def test_a_dataset_holds_every_document_once(builder, many_files, tmp_path):
+def test_a_dataset_holds_every_document_once(builder, tmp_path):
   prepared = prepare()
   opened = build(builder, prepared, tmp_path)
   log = prepared.events
   for split, part in prepared.documents.items():
     assert opened.info.splits[split].num_examples == len(part)
-    assert len(opened.info.splits[split].shard_lengths) > 1
     examples = {e["user_id"].decode(): e for e in read(opened, split)}
     assert len(examples) == len(part)
     for user, start, stop in zip(
@@ -113,7 +97,7 @@ def test_a_dataset_holds_every_document_once(builder, many_files, tmp_path):
       assert [text.decode() for text in example["item_ids"]] == [
         prepared.item_ids[item] for item in items
       ]
-  catalogue = read(opened, builder.CATALOGUE)
+  catalogue = read(opened, "catalogue")
   assert sorted(e["items"].item() for e in catalogue) == list(range(30))
   for example in catalogue:
     row = example["items"].item()
@@ -122,36 +106,34 @@ def test_a_dataset_holds_every_document_once(builder, many_files, tmp_path):
     assert len(example["events"]) == len(example["timestamps"]) == 0
 
 
-def test_the_sizes_told_are_those_of_the_messages(
-  builder, many_files, tmp_path
-):
-  opened = build(builder, prepare(), tmp_path)
-  for split, info in opened.info.splits.items():
-    written = sum(pathlib.Path(path).stat().st_size for path in info.filepaths)
-    frames = builder.shards.FRAME_BYTES * info.num_examples
-    assert info.num_bytes == written - frames, split
+def test_the_size_told_beforehand_is_about_that_of_the_files(builder, tmp_path):
+  prepared = prepare()
+  opened = build(builder, prepared, tmp_path)
+  told = builder.examples_lib.Examples.of(prepared).num_bytes()
+  assert 0.5 < told / opened.info.dataset_size < 1
 
 
-def test_a_split_without_documents_is_an_empty_file(builder, tmp_path):
+def test_a_split_without_documents_is_left_out(builder, tmp_path):
   prepared = prepare(users=40, most=2)  # Too few events to be evaluated.
   assert len(prepared.documents["test"]) == 0
   opened = build(builder, prepared, tmp_path)
-  assert opened.info.splits["test"].num_examples == 0
+  assert set(opened.info.splits) == {"catalogue", "train"}
   assert len(read(opened, "train")) == 40
 
 
-def test_stored_columns_give_the_same_files(builder, many_files, tmp_path):
-  shards = builder.shards
-  columns = shards.Columns.of(prepare())
-  folder = epath.Path(tmp_path / "columns")
-  columns.save(folder)
-  stored = shards.Columns.load(folder, columns.documents)
-  for split in (builder.CATALOGUE, *columns.documents):
-    for file in columns.files(split):
-      shards.write(tmp_path / "a", columns, file)
-      shards.write(tmp_path / "b", stored, file)
-      assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert stored.files(split) == columns.files(split)
+def test_blocks_of_stored_tables_are_the_same_examples(builder, tmp_path):
+  examples = builder.examples_lib.Examples.of(prepare())
+  examples.save(epath.Path(tmp_path))
+  stored = builder.examples_lib.Examples.load(epath.Path(tmp_path))
+  for split in builder.examples_lib.SPLITS:
+    count = stored.count(split)
+    assert count == examples.count(split) > 0
+    blocks = [
+      row
+      for start in range(0, count, 7)
+      for row in stored.read(split, start, start + 7)
+    ]
+    np.testing.assert_equal(blocks, list(examples.read(split)))
 
 
 def test_a_full_disk_is_a_clear_error(builder, tmp_path, monkeypatch):
@@ -168,16 +150,15 @@ def test_a_full_disk_is_a_clear_error(builder, tmp_path, monkeypatch):
     monkeypatch.setattr(
       shutil, "disk_usage", lambda path: types.SimpleNamespace(free=10**9)
     )
-    with pytest.raises(build_lock.DiskFullError, match="needs about") as raised:
+    with pytest.raises(build_lock.DiskFullError, match="needs about"):
       build(builder, prepare(), tmp_path)
     left = [path for path in tmp_path.rglob("*") if "incomplete" in path.name]
   finally:
     subprocess.run(["umount", str(tmp_path)], check=True)
-  assert isinstance(raised.value.__cause__, build_lock.DiskFullError)
   assert left == []
 
 
-def test_beam_writes_the_same_files(builder, many_files, tmp_path):
+def test_beam_writes_the_same_examples(builder, tmp_path):
   pytest.importorskip(
     "apache_beam",
     reason="Apache Beam has its own lock, launch/locks/beam-py3.11.txt",
@@ -190,13 +171,15 @@ def test_beam_writes_the_same_files(builder, many_files, tmp_path):
     tmp_path / "there",
     beam_options=["--runner=DirectRunner"],
   )
-  assert hashes(tmp_path / "here") == hashes(tmp_path / "there")
-  assert len(hashes(tmp_path / "there")) == 8
+  assert set(here.info.splits) == set(there.info.splits)
   for split, info in here.info.splits.items():
-    assert there.info.splits[split].shard_lengths == info.shard_lengths
-    assert there.info.splits[split].num_bytes == info.num_bytes
-  left = {path.name for path in pathlib.Path(there.data_dir).iterdir()}
-  assert left == {path.name for path in pathlib.Path(here.data_dir).iterdir()}
+    assert there.info.splits[split].num_examples == info.num_examples
+    # Also in the same order, that of the keys' hashes.
+    np.testing.assert_equal(read(there, split), read(here, split))
+  parents = [pathlib.Path(made.data_dir).parent for made in (here, there)]
+  assert [[p.name for p in parent.iterdir()] for parent in parents] == [
+    ["1.0.0"]
+  ] * 2
 
 
 def test_without_beam_its_options_name_the_remedy(builder, tmp_path):

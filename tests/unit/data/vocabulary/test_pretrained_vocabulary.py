@@ -10,6 +10,7 @@ import types
 import numpy as np
 import pytest
 
+from calrec_jax.data import building
 from calrec_jax.data import dataset as dataset_lib
 from calrec_jax.data.cache import token_cache
 from calrec_jax.data.domain import domain as domain_lib
@@ -228,20 +229,26 @@ def _write_log(folder, seed):
 
 @pytest.fixture(scope="module", params=KINDS)
 def pair(request, dataset, files):
-  """Caches by domain, of the full vocabulary and of the pruned one."""
+  """Caches by domain, of the full vocabulary and of the pruned one.
+
+  The SeqIO tasks are those of the pruned one.
+  """
   source = str(files["gguf" if request.param == "sentencepiece" else "llama"])
   opened = []
   for pruned in (False, True):
     chosen = dataclasses.replace(
       dataset, vocabulary=PretrainedVocabulary(source=source, pruned=pruned)
     )
-    folders = chosen.build("first", "second", progress=False)
+    folders = building.build(chosen, "first", "second", progress=False)
     opened.append(
       {
         name: token_cache.TokenCache.open(path)
         for name, path in folders.items()
       }
     )
+  from calrec_jax.data.seqio import building as seqio_building
+
+  seqio_building.build_tfds(chosen, "first", progress=False)
   return opened
 
 
@@ -339,7 +346,6 @@ def test_the_task_gives_the_prompt_of_inference(pair):
 
   _, pruned = pair
   opened = pruned["first"]
-  # The last of the pair was registered last.
   task = tasks.seqio.get_mixture_or_task("first")
   examples = task.get_dataset(None, split="test", shuffle=False)
   by_user = {e["user_id"].decode(): e for e in examples.as_numpy_iterator()}
@@ -354,8 +360,8 @@ def test_the_task_gives_the_prompt_of_inference(pair):
 def test_inference_imports_neither_tensorflow_nor_jax(pair):
   folder = pair[1]["first"].path / "vocabulary"
   code = (
-    "import sys\nfrom calrec_jax.data.vocabulary import trained\n"
-    f"loaded = trained.load({str(folder)!r})\n"
+    "import sys\nfrom calrec_jax.data.vocabulary import files\n"
+    f"loaded = files.load({str(folder)!r})\n"
     "assert loaded.decode(loaded.encode('tea')) == 'tea'\n"
     "assert len(loaded.kept) == loaded.size\n"
     "bad = {'tensorflow', 'seqio', 'jax', 'gguf'} & set(sys.modules)\n"
