@@ -5,7 +5,8 @@ r"""From raw files to the token cache: time and memory as the data grow.
 
 For each size files in the format of Amazon Reviews 2018 are made up
 (`benchmarks/amazon_files.py`; 2 GB for ten million reviews, which are removed
-in the end) and built in a process of its own, as `calrec data cache` does it.
+in the end) and built in a process of its own, as `calrec data cache` does it,
+with `--tfds` also as `calrec data build` does.
 A row of JSON a size: wall and CPU seconds of each step, child processes
 included, and the peak of resident memory within it, of the process alone and of
 it and all its children together. The last row says how much longer the largest
@@ -68,6 +69,7 @@ def measure(arguments: argparse.Namespace, reviews: int) -> dict[str, Any]:
   command = [sys.executable, "-m", "benchmarks.data_at_size"]
   options = [f"--folder={folder}", f"--one={reviews}"]
   options.append(f"--vocabulary={arguments.vocabulary}")
+  options += ["--tfds"] if arguments.tfds else []
   row = {
     "benchmark": "data_at_size",
     "reviews": reviews,
@@ -183,6 +185,11 @@ def _build(arguments: argparse.Namespace) -> dict[str, Any]:
   steps.end("hash the files")
   built = building.build(dataset, domain.name, progress=False)
   folder = pathlib.Path(built[domain.name])
+  if arguments.tfds:
+    from calrec_jax.data.seqio.building import build_tfds
+
+    steps.end("import TensorFlow")
+    build_tfds(dataset, domain.name, progress=False)
   card = json.loads((folder / "card.json").read_text("utf-8"))
   kept = next(step for step in card["steps"] if step["step"] == "k-core")
   return {
@@ -276,6 +283,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--output", type=pathlib.Path)
   parser.add_argument("--keep", action="store_true", help="keep the files")
+  parser.add_argument(
+    "--tfds", action="store_true", help="write the TFDS dataset, too"
+  )
   parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
   return parser.parse_args(argv)
 
