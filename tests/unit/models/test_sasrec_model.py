@@ -97,7 +97,7 @@ def test_drawn_items_come_from_the_step_s_key_alone():
   assert len({float(loss(seed, some)) for seed in range(4)}) == 4
   # Validation takes all items.
   assert loss(None, some) == loss(None, NextItem())
-  drawn = next_item.draw_items(jax.random.key(0), (400,), sasrec_toys.ITEMS)
+  drawn = next_item.sample_items(jax.random.key(0), (400,), sasrec_toys.ITEMS)
   assert set(np.asarray(drawn)) == set(
     range(FIRST_TOKEN, FIRST_TOKEN + sasrec_toys.ITEMS)
   )

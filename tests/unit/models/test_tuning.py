@@ -183,11 +183,11 @@ def assert_same_bits(tree, other):
   ("settings", "said"),
   [
     ({"trainable": ("atention/qurey",)}, r"'atention/qurey'.*attention/query"),
-    ({"trainable": ("lora_[ab]$",)}, r"'lora_\[ab\]\$' is found in no"),
+    ({"trainable": ("lora_[ab]$",)}, r"'lora_\[ab\]\$' matches no"),
     ({"trainable": ()}, r"train\s+nothing"),
   ],
 )
-def test_patterns_that_find_nothing_are_refused(settings, said):
+def test_patterns_that_match_nothing_are_refused(settings, said):
   with pytest.raises(TuningError, match=said):
     created(Tuning(**settings))
 
