@@ -58,7 +58,7 @@ def test_a_cut_file_is_refused(tmp_path):
 
 def test_pickles_are_refused(tmp_path):
   (tmp_path / "pytorch_model.bin").write_bytes(b"")
-  with pytest.raises(WeightsError, match="pickles"):
+  with pytest.raises(WeightsError, match="pickle files"):
     SafetensorsFiles(tmp_path)
   (tmp_path / "pytorch_model.bin").unlink()
   with pytest.raises(WeightsError, match="no"):

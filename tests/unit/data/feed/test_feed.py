@@ -222,7 +222,7 @@ def test_an_item_that_fits_no_row_is_named(tmp_path):
     tmp_path, item_lengths=(3, 4, 50, 3, 6, 2, 4), histories=((0, 1), (3, 2, 1))
   )
   message = (
-    r"Item 'shop-2' of shop .* the one item 'shop-3' before it, it takes 110 "
+    r"Item 'shop-2' of shop .* only the item 'shop-3' before it, it takes 110 "
     r"tokens \(user 'user-1' of train\), but Feed\.row_tokens = 96"
   )
   with pytest.raises(ValueError, match=message):
@@ -285,7 +285,7 @@ def test_caches_of_different_vocabularies_do_not_mix(tmp_path):
     ValueError, match=r"one and two .* different vocabularies"
   ):
     SMALL.open([one, two])
-  with pytest.raises(ValueError, match="stands twice"):
+  with pytest.raises(ValueError, match="appears twice"):
     SMALL.open([one, one])
 
 

@@ -234,7 +234,7 @@ def test_the_order_is_this_one_on_every_machine():
 
 def test_a_domain_without_any_target_is_an_error():
   lonely = Histories(np.array([3, 3]), np.array([0, 1, 2]))
-  with pytest.raises(ValueError, match="domain 1 has no user with two events"):
+  with pytest.raises(ValueError, match="Domain 1 has no user with two events"):
     _plan(_histories(5), lonely)
 
 

@@ -109,7 +109,7 @@ def test_sources_and_their_begin_tokens(files, name, kind, begin, tmp_path):
   made = chosen.make(str(tmp_path / "v"), [], PROMPT, None)
   assert (made.kind, made.begin) == (kind, begin)
   assert made.pretrained
-  assert made.kept is None
+  assert made.row_map is None
   assert (made.size, made.sha256) == (made.full_size, made.full_sha256)
   assert made.decode(made.encode("green tea\n")) == "green tea\n"
   without = dataclasses.replace(chosen, begin=False)
@@ -130,13 +130,13 @@ def test_what_is_no_tokenizer_is_refused(files, tmp_path):
   with pytest.raises(packages.WeightsError, match="VOCABULARY_SOURCE"):
     pretrained.read(files["empty"])
   (tmp_path / "x.model").write_bytes(b"nothing")
-  with pytest.raises(packages.WeightsError, match="no SentencePiece model"):
+  with pytest.raises(packages.WeightsError, match="not a SentencePiece model"):
     pretrained.read(tmp_path / "x.model")
   wordpiece = toys.tokenizers.Tokenizer(
     toys.tokenizers.models.WordPiece({"a": 0, "[UNK]": 1})
   )
   (tmp_path / "tokenizer.json").write_text(wordpiece.to_str())
-  with pytest.raises(packages.WeightsError, match="no byte-level BPE"):
+  with pytest.raises(packages.WeightsError, match="not byte-level BPE"):
     pretrained.read(tmp_path / "tokenizer.json")
   with pytest.raises(packages.WeightsError, match="mean 'gemma3-270m'"):
     pretrained.read("gemma3-270")
@@ -249,8 +249,8 @@ def test_the_catalogue_keeps_its_tokens(pair):
   full, pruned = pair
   for name, opened in pruned.items():
     vocabulary, before = opened.vocabulary(), full[name].vocabulary()
-    kept = vocabulary.kept
-    assert vocabulary.size == len(kept) < before.size
+    row_map = vocabulary.row_map
+    assert vocabulary.size == len(row_map) < before.size
     assert vocabulary.size % 128 == 0
     assert (vocabulary.full_size, vocabulary.full_sha256) == (
       before.size,
@@ -260,10 +260,10 @@ def test_the_catalogue_keeps_its_tokens(pair):
     assert list(opened.catalogue.texts) == list(full[name].catalogue.texts)
     values, offsets = opened.item_tokens
     expected, expected_offsets = full[name].item_tokens
-    assert kept[values].tolist() == expected.tolist()
+    assert row_map[values].tolist() == expected.tolist()
     assert offsets.tolist() == expected_offsets.tolist()
-    assert kept[opened.prompt.begin] == full[name].prompt.begin
-    assert kept[list(opened.prompt.next)].tolist() == list(
+    assert row_map[opened.prompt.begin] == full[name].prompt.begin
+    assert row_map[list(opened.prompt.next)].tolist() == list(
       full[name].prompt.next
     )
 
@@ -294,8 +294,8 @@ def test_what_only_cutting_by_tokens_encodes_counts(files, dataset, tmp_path):
 
     return chosen.make(str(folder), dataset.domains[:1], PROMPT, prepare)
 
-  assert last not in make(tmp_path / "without").kept
-  assert last in make(tmp_path / "with", word).kept
+  assert last not in make(tmp_path / "without").row_map
+  assert last in make(tmp_path / "with", word).row_map
 
 
 def test_the_cache_speaks_as_the_vocabulary(pair):
@@ -328,8 +328,8 @@ def test_a_changed_map_is_refused(pair, tmp_path):
   _, pruned = pair
   for path in pruned["first"].vocabulary().files:
     shutil.copy(path, tmp_path)
-  assert vocabulary_lib.load(tmp_path).kept is not None
-  np.save(tmp_path / "kept.npy", pruned["first"].vocabulary().kept[::-1])
+  assert vocabulary_lib.load(tmp_path).row_map is not None
+  np.save(tmp_path / "kept.npy", pruned["first"].vocabulary().row_map[::-1])
   with pytest.raises(ValueError, match=r"kept\.npy"):
     vocabulary_lib.load(tmp_path)
 
@@ -357,7 +357,7 @@ def test_inference_imports_neither_tensorflow_nor_jax(pair):
     "import sys\nfrom calrec_jax.data import vocabulary\n"
     f"loaded = vocabulary.load({str(folder)!r})\n"
     "assert loaded.decode(loaded.encode('tea')) == 'tea'\n"
-    "assert len(loaded.kept) == loaded.size\n"
+    "assert len(loaded.row_map) == loaded.size\n"
     "bad = {'tensorflow', 'seqio', 'jax', 'gguf'} & set(sys.modules)\n"
     "sys.exit(f'imported {bad}' if bad else 0)"
   )
