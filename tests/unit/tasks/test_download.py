@@ -115,9 +115,11 @@ def test_it_goes_on_where_it_broke_off(server, tmp_path):
   ]
 
 
-def test_the_next_run_goes_on(server, tmp_path):
+def test_the_next_run_resumes(server, tmp_path):
   server.cut.extend([1000] + [0] * 20)
-  with pytest.raises(download.DownloadError, match="1,000 bytes kept"):
+  with pytest.raises(
+    download.DownloadError, match="1,000 bytes received so far"
+  ):
     download.fetch([f"{server.url}/x.gz"], str(tmp_path))
   assert names(tmp_path) == ["x.gz.part", "x.gz.part.json"]
   server.cut.clear()
@@ -161,7 +163,7 @@ def test_a_server_that_ignores_the_condition(server, tmp_path):
     ("x.json.gz", b"moved", "b'moved'"),
     ("x.json.gz", b"", "b''"),
     ("x.jsonl", b" <html>", "a web page"),
-    ("x.parquet", CONTENT, "where parquet is expected"),
+    ("x.parquet", CONTENT, "expected parquet"),
   ],
 )
 def test_wrong_content_is_refused(server, tmp_path, name, content, what):
@@ -209,7 +211,7 @@ def test_an_alternate_never_goes_on_with_anothers_bytes(server, tmp_path):
 def test_a_cut_file_of_unknown_length(server, tmp_path):
   server.length = False
   server.cut.extend([1000])
-  with pytest.raises(download.DownloadError, match="ends too early"):
+  with pytest.raises(download.DownloadError, match="content is truncated"):
     download.fetch([f"{server.url}/x.gz"], str(tmp_path))
   path = download.fetch([f"{server.url}/x.gz"], str(tmp_path))
   assert pathlib.Path(path).read_bytes() == CONTENT
