@@ -38,7 +38,7 @@ def test_a_slice_of_gke(topology, expected):
   ("topology", "remedy"),
   [
     ("v5litepod:4x4", "Did you mean v5e?"),
-    ("4x4", "must begin with one of"),
+    ("4x4", "must start with one of"),
     ("v5e:2x2x2", "2 sides, as in v5e:4x4"),
     ("v5p:4x4", "3 sides, as in v5p:2x2x2"),
     ("v5e:4x0", "2 sides"),

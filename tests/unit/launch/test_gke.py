@@ -124,9 +124,9 @@ def test_what_was_not_made_here_is_left_alone(tmp_path):
   world = launch_stand_ins.World(tmp_path / "w")
   world.add("jobset", "mine", ["Failed"], team="ours")
   done = world.launch("gke", *WORDS, "--", GIN)
-  assert (done.returncode, "not made here" in done.stderr) == (1, True)
+  assert (done.returncode, "not created here" in done.stderr) == (1, True)
   done = world.launch("gke", "--name=mine", "--stop")
-  assert (done.returncode, "left alone" in done.stderr) == (1, True)
+  assert (done.returncode, "not deleted" in done.stderr) == (1, True)
   assert world.things() == {"jobset/mine"}
   assert not world.calls("kubectl", "--namespace=default", "delete")
   assert not world.calls("kubectl", "--namespace=default", "create")

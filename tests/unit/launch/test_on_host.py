@@ -158,7 +158,7 @@ def test_a_detached_run_is_started_once_and_told_to_leave(host):
     assert "mine" not in host.run("status", "mine")[1]
     assert host.run("status", "mine")[1].endswith(": running\n")
     status, printed = host.run(*words, WAIT="")
-    assert (status, "running already" in printed) == (0, True)
+    assert (status, "already running" in printed) == (0, True)
     status, printed = host.run(*words, "--other")
     assert (status, "another command" in printed) == (2, True)
   finally:
