@@ -1,15 +1,14 @@
-r"""From raw files to the token cache: time and memory as the data grow.
+r"""From raw files to the token cache: time and memory by size of the data.
 
     python -m benchmarks.data_at_size --folder=at_size \
       --reviews=1_000_000,10_000_000 --output=data_at_size.jsonl
 
-For each size files in the format of Amazon Reviews 2018 are made up
-(`benchmarks/amazon_files.py`; 2 GB for ten million reviews, which are removed
-in the end) and built in a process of its own, as `calrec data cache` does it.
-A row of JSON a size: wall and CPU seconds of each step, child processes
-included, and the peak of resident memory within it, of the process alone and of
-it and all its children together. The last row says how much longer the largest
-took than the smallest.
+For each size synthetic files in the format of Amazon Reviews 2018 are written
+(`benchmarks/amazon_files.py`; 2 GB for ten million reviews, removed at the end)
+and built in a separate process, as `calrec data cache` does. Each size has one
+line of JSON: wall and CPU seconds of each step, child processes included, and
+peak resident memory, of the process alone and together with its children. The
+last line compares the largest with the smallest.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(arguments: argparse.Namespace, reviews: int) -> dict[str, Any]:
-  """Makes files of one size, builds them, and says what that took."""
+  """Writes and builds files of one size, and measures it."""
   folder = arguments.folder / f"{reviews}"
   raw, data = folder / "raw", folder / "data"
   size = amazon_files.Size.of(reviews, arguments.seed)
@@ -84,7 +83,7 @@ def measure(arguments: argparse.Namespace, reviews: int) -> dict[str, Any]:
     output = process.communicate()[0]
     watch.join()
   if process.returncode:
-    raise RuntimeError(f"building {reviews:,} reviews failed")
+    raise RuntimeError(f"Building {reviews:,} reviews failed; see above.")
   row |= json.loads(output.splitlines()[-1])
   for step in row["steps"]:
     began, ended = step.pop("began"), step.pop("ended")
@@ -103,7 +102,7 @@ def measure(arguments: argparse.Namespace, reviews: int) -> dict[str, Any]:
 
 
 def growth(small: dict[str, Any], large: dict[str, Any]) -> dict[str, Any]:
-  """How much more the larger size took; linear growth is `reviews`."""
+  """Ratios of the larger to the smaller size; linear growth is `reviews`."""
 
   def ratio(values: Sequence[float]) -> float:
     return round(values[1] / values[0], 2)
@@ -127,7 +126,7 @@ def growth(small: dict[str, Any], large: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Steps(logging.Handler):
-  """Notes when each step of a build ends; a message of it says so."""
+  """Records the end of each step of a build, from its log messages."""
 
   def __init__(self) -> None:
     super().__init__(logging.INFO)
@@ -135,7 +134,7 @@ class _Steps(logging.Handler):
     self._began, self._cpu = time.time(), _cpu_seconds()
 
   def emit(self, record: logging.LogRecord) -> None:
-    """Ends a step that is called like the message up to its seconds."""
+    """Ends the step named in the message, before its seconds."""
     name, found, _ = record.getMessage().rpartition(" (")
     if found and "\n" not in name:
       self.end(name.rpartition(": ")[2])
@@ -156,7 +155,7 @@ class _Steps(logging.Handler):
 
 
 def _build(arguments: argparse.Namespace) -> dict[str, Any]:
-  """Builds the files of one size; runs in a process of its own."""
+  """Builds the files of one size, in a separate process."""
   steps = _Steps()
   logging.basicConfig(level=logging.INFO, handlers=[steps])
   from calrec_jax.data import dataset as dataset_lib
@@ -195,16 +194,16 @@ def _build(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _watch(pid: int, samples: list[tuple[float, int, int]]) -> None:
-  """Notes the memory of a process and its children until it ends."""
+  """Records the memory of a process and its children until it ends."""
   while sizes := [_resident(one) for one in _family(pid)]:
     if not sizes[0]:
-      return  # It has ended and waits to be asked.
+      return  # It has ended and is not yet reaped.
     samples.append((time.time(), sizes[0], sum(sizes)))
     time.sleep(_PERIOD_SECONDS)
 
 
 def _family(pid: int) -> list[int]:
-  """A process and all beneath it."""
+  """A process and its descendants."""
   parents = {}
   for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
     try:
@@ -219,7 +218,7 @@ def _family(pid: int) -> list[int]:
 
 
 def _resident(pid: int) -> int:
-  """Resident bytes of a process; 0 where it has ended."""
+  """Resident bytes of a process; 0 if it has ended."""
   try:
     pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
   except OSError:
@@ -233,7 +232,7 @@ def _cpu_seconds() -> float:
 
 
 def _bytes(folder: pathlib.Path) -> dict[str, int]:
-  """Bytes of what was built, by folder."""
+  """Bytes of the built folders."""
   return {
     part.name: sum(p.stat().st_size for p in part.rglob("*") if p.is_file())
     for part in sorted(folder.iterdir())
@@ -271,12 +270,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     "--reviews",
     type=lambda text: [int(part) for part in text.split(",")],
     default=[100_000, 1_000_000],
-    help="sizes, ascending and separated by commas",
+    help="comma-separated sizes in ascending order",
   )
   parser.add_argument("--vocabulary", type=int, default=32_000)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--output", type=pathlib.Path)
-  parser.add_argument("--keep", action="store_true", help="keep the files")
+  parser.add_argument(
+    "--keep", action="store_true", help="do not delete the files"
+  )
   parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
   return parser.parse_args(argv)
 
