@@ -151,10 +151,10 @@ def measure(
 def computed_chunks(batch: Batch, chunk: int, microbatches: int) -> float:
   """Fraction of the chunks of logits that are computed; see `next_token`."""
   length = batch.tokens.shape[1]
-  asked = (batch.loss_weights[:, :-1] > 0).sum(axis=1)
+  needed = (batch.loss_weights[:, :-1] > 0).sum(axis=1)
   chunk = min(chunk, length)
   computed = [
-    -(-int(asked[part::microbatches].max()) // chunk)
+    -(-int(needed[part::microbatches].max()) // chunk)
     for part in range(microbatches)
   ]
   return statistics.mean(computed) / -(-length // chunk)

@@ -167,7 +167,7 @@ def review_lines(
   num = len(users)
   words = amazon_words.pools(seed)
 
-  def draw(pool: pa.Array) -> pa.Array:
+  def sample(pool: pa.Array) -> pa.Array:
     # Small numbers are more frequent, as short phrases are.
     return pool.take(
       pa.array((random.random(num) ** 2 * len(pool)).astype(int))
@@ -196,11 +196,11 @@ def review_lines(
       ["", *(f', "style": {{"Size:": " {n} Count"}}' for n in range(1, 40))]
     ).take(pa.array(style)),
     ', "reviewerName": "',
-    draw(words.names),
+    sample(words.names),
     '", "reviewText": "',
-    draw(words.reviews),
+    sample(words.reviews),
     '", "summary": "',
-    draw(words.summaries),
+    sample(words.summaries),
     '", "unixReviewTime": ',
     pa.array(seconds).cast(pa.string()),
     "}",
@@ -226,10 +226,10 @@ def metadata_lines(start: int, stop: int, items: int, seed: int) -> pa.Array:
   def some(pool: pa.Array, most: int) -> pa.Array:
     """JSON lists of up to `most` strings."""
     lengths = random.integers(0, most + 1, num)
-    drawn = pool.take(
+    sampled = pool.take(
       pa.array(random.integers(0, len(pool), int(lengths.sum())))
     )
-    quoted = _joined('"', drawn, '"')
+    quoted = _joined('"', sampled, '"')
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     lists = pa.ListArray.from_arrays(pa.array(offsets), quoted)
     return _joined("[", pc.binary_join(lists, ", "), "]")

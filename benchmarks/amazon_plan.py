@@ -171,11 +171,11 @@ def _of_target(
 ) -> Iterator[Run]:
   """What is trained and evaluated for one target and seed."""
 
-  def place(kind: str) -> str:
+  def name(kind: str) -> str:
     return f"{target}_{kind}_{seed}"
 
   def model(kind: str) -> pathlib.Path:
-    return folder / place(kind) / "model"
+    return folder / name(kind) / "model"
 
   def stage_two(kind: str) -> tuple[str, ...]:
     return (
@@ -190,7 +190,7 @@ def _of_target(
   evaluations = {kind: EVALUATIONS[kind] for kind in kinds}
   for kind in dict.fromkeys(at.dense for at in evaluations.values()):
     yield Run(
-      place(kind),
+      name(kind),
       (
         "train",
         *stage_two(kind),
@@ -201,7 +201,7 @@ def _of_target(
     )
   for kind in dict.fromkeys(at.sasrec for at in evaluations.values()):
     yield Run(
-      place(kind),
+      name(kind),
       (
         "train",
         f"--gin_file={_SASREC}",
@@ -215,16 +215,16 @@ def _of_target(
   for kind, measured in evaluations.items():
     sasrec = model(measured.sasrec) / "train"
     yield Run(
-      place(f"eval_{kind}"),
+      name(f"eval_{kind}"),
       (
         "eval",
         *stage_two(measured.dense),
-        f"--gin.EVAL_OUTPUT_DIR={_string(folder / place(f'eval_{kind}'))}",
+        f"--gin.EVAL_OUTPUT_DIR={_string(folder / name(f'eval_{kind}'))}",
         f"--gin.Evaluation.recommenders={_strings(measured.recommenders)}",
         f"--gin.trained_sasrec.checkpoint={_string(sasrec)}",
         *measured.flags(),
       ),
-      (place(measured.dense), place(measured.sasrec)),
+      (name(measured.dense), name(measured.sasrec)),
     )
 
 

@@ -88,9 +88,9 @@ def pools(seed: int) -> Pools:
   def texts(num: int, mean: float, spread: float) -> list[str]:
     lengths = random.lognormal(np.log(mean), spread, num)
     lengths = np.sort(np.clip(lengths, 1, 900).astype(int))
-    drawn = words[random.integers(0, len(words), lengths.sum())]
+    sampled = words[random.integers(0, len(words), lengths.sum())]
     cuts = np.cumsum(lengths)[:-1]
-    return [" ".join(part) for part in np.split(drawn, cuts)]
+    return [" ".join(part) for part in np.split(sampled, cuts)]
 
   def quoted(values: list[str]) -> pa.Array:
     return pa.array([json.dumps(value)[1:-1] for value in values])
@@ -129,10 +129,10 @@ def describe(rows: np.ndarray, seed: int) -> Descriptions:
   adjectives, nouns = np.array(_ADJECTIVES), np.array(_NOUNS)
   num = stop - start
   lengths = np.clip(random.lognormal(2.2, 0.45, num), 2, 60).astype(int)
-  drawn = adjectives[random.integers(0, len(adjectives), lengths.sum())]
+  sampled = adjectives[random.integers(0, len(adjectives), lengths.sum())]
   kinds = random.integers(0, len(nouns), num)
   makers = (random.pareto(1.1, num) * 40).astype(int) % 40_000
-  parts = np.split(drawn, np.cumsum(lengths)[:-1])
+  parts = np.split(sampled, np.cumsum(lengths)[:-1])
   titles, brands, categories, mains = [], [], [], []
   numbers = random.integers(2, 9_999, num).tolist()
   odd = random.random(num).tolist()

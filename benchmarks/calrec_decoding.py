@@ -41,14 +41,14 @@ class Writer:
     """Generates in one of the forms; see `decoding`."""
     if form in ("samples", "beams"):
       columns = self._walked(samples, temperature, beams=form == "beams")
-      return _told([set(row[row >= 0].tolist()) for row in columns], 1.0)
+      return _statistics([set(row[row >= 0].tolist()) for row in columns], 1.0)
     found = np.zeros((len(self._prompts), samples, tokens), np.int32)
     for batch in self._batches:
       write = self._shared if form == "shared" else self._unshared
       drawn = write(batch, samples, tokens, temperature)
       found[batch.places] = drawn[: len(batch.places)]
     np.save(self._folder / f"decoded-{form}.npy", found)
-    return library_job.told(found, self._items)
+    return library_job.statistics(found, self._items)
 
   def _read(self, batch: TokenRows) -> prefix.Prefix:
     return prefix.read(self._decoder, self._params, batch.tokens, batch.lengths)
@@ -125,7 +125,7 @@ class Writer:
     return found
 
 
-def _told(written: list[set[int]], valid: float) -> dict[str, float]:
+def _statistics(written: list[set[int]], valid: float) -> dict[str, float]:
   return {
     "users": len(written),
     "valid_share": valid,

@@ -109,7 +109,7 @@ def language_model_rows(batch: Batch) -> np.ndarray:
   return tokens[: number * length].reshape(number, length)
 
 
-def told(found: np.ndarray, items: Any) -> dict[str, float]:
+def statistics(found: np.ndarray, items: Any) -> dict[str, float]:
   """Statistics of generated texts, for both libraries.
 
   Args:

@@ -128,10 +128,10 @@ def serve(library: Library) -> None:
   answers = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)  # Output of the libraries must not mix with results.
   for line in sys.stdin:
-    asked: Mapping[str, Any] = json.loads(line)
-    arguments = {name: asked[name] for name in asked if name != "do"}
+    request: Mapping[str, Any] = json.loads(line)
+    arguments = {name: request[name] for name in request if name != "do"}
     wall, cpu = time.perf_counter(), time.process_time()
-    answer = getattr(library, asked["do"])(**arguments)
+    answer = getattr(library, request["do"])(**arguments)
     answer = {
       **answer,
       "wall_seconds": time.perf_counter() - wall,

@@ -107,8 +107,8 @@ def pad(examples: Sequence[Example]) -> PlainBatch:
   joint = [example.joint for example in examples]
   lengths = np.array([len(tokens) for tokens in joint])
   targets = np.array([example.target_tokens for example in examples])
-  place = np.arange(lengths.max())[None]
-  inside = place < lengths[:, None]
+  position = np.arange(lengths.max())[None]
+  inside = position < lengths[:, None]
   tokens = _padded(joint)
   # Token t is predicted at position t - 1.
   step = np.arange(targets.max())[None]
@@ -122,9 +122,9 @@ def pad(examples: Sequence[Example]) -> PlainBatch:
   begins = (item_lengths - targets)[:, None]
   return PlainBatch(
     tokens=tokens,
-    positions=np.broadcast_to(place, tokens.shape).astype(np.int32),
+    positions=np.broadcast_to(position, tokens.shape).astype(np.int32),
     segment_ids=inside.astype(np.int32),
-    in_target=inside & (place >= (lengths - targets)[:, None]),
+    in_target=inside & (position >= (lengths - targets)[:, None]),
     queries=queries.astype(np.int32),
     labels=tokens[np.arange(count)[:, None], queries + 1],
     label_weights=real.astype(np.float32),
@@ -226,9 +226,9 @@ def _segment_of(
   batch: Batch, slots: np.ndarray, row: int, slot: int
 ) -> tuple[int, int, int]:
   """Start of the segment, end of the slot's tokens, and their number."""
-  places = np.flatnonzero(slots == slot)
-  start = places[0] - batch.positions[row, places[0]]
-  return int(start), int(places[-1]) + 1, len(places)
+  positions = np.flatnonzero(slots == slot)
+  start = positions[0] - batch.positions[row, positions[0]]
+  return int(start), int(positions[-1]) + 1, len(positions)
 
 
 def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:

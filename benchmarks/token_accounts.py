@@ -49,7 +49,7 @@ def account(
     spent on keys of other segments of the row.
   """
   examples = sum(len(batch.slot_items) for batch in plain)
-  asked = sum(float(batch.label_weights.sum()) for batch in plain)
+  labels = sum(float(batch.label_weights.sum()) for batch in plain)
   asked_padded = sum(batch.label_weights.size for batch in plain)
   once, items, rows = Tokens(), Tokens(), Tokens()
   for batch in packed:
@@ -75,7 +75,7 @@ def account(
   def layers(tokens: Tokens) -> float:
     return _step_flops(config, tokens, 0)
 
-  logits = _step_flops(config, Tokens(), asked)
+  logits = _step_flops(config, Tokens(), labels)
   plain_logits = _step_flops(config, Tokens(), asked_padded)
   plain_flops = layers(padded) + plain_logits
   packed_flops = layers(rows) + logits

@@ -126,7 +126,7 @@ class Library:
       )
       found.append(written[:, prompt_ids.shape[1] :].cpu().numpy())
     items = library_job.arrays(self.folder, "items", 0)
-    return library_job.told(
+    return library_job.statistics(
       np.stack(found).astype(np.int32), types.SimpleNamespace(**items)
     )
 

@@ -143,10 +143,10 @@ def _measure(count: int, arguments: argparse.Namespace) -> dict[str, Any]:
     states: np.ndarray, choose: Callable[..., Any], *more: Any
   ) -> float:
     # Every hypothesis of a user is on its own branch, the worst case.
-    asked = jnp.asarray(states)
+    at_states = jnp.asarray(states)
     return _milliseconds(
       lambda: choose(
-        arrays, logits, asked, branches, asked >= 0, log_probs, *more
+        arrays, logits, at_states, branches, at_states >= 0, log_probs, *more
       ),
       arguments.repetitions,
     )

@@ -134,11 +134,11 @@ def _load(
   """Loads in a separate process each time; imports are not counted."""
   job = library_job.read(folder)
   converted, checkpoint = _convert(folder, job.source)
-  asked = {"huggingface": {"source": str(converted)}}
+  loads = {"huggingface": {"source": str(converted)}}
   if pathlib.Path(job.source).is_file():
-    asked["gguf"] = {"source": job.source}
+    loads["gguf"] = {"source": job.source}
   results = {}
-  for kind, arguments in asked.items():
+  for kind, arguments in loads.items():
     rows = {
       name: _loading(folder, job, module, repetitions, threads, arguments)
       for name, module in MODULES.items()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A run on one machine with GPUs, here or behind ssh. See
+# A run on one machine with GPUs, here or reached by ssh. See
 # launch/gpu_box.sh --help for an example; --dry_run prints every command without
 # running it.
 set -euo pipefail

@@ -57,7 +57,7 @@ def read(
   columns = [name for name in COLUMNS if name in columns]
   code_of = {item_id: code for code, item_id in enumerate(wanted.to_pylist())}
   row_of = np.full(len(wanted), -1, np.int32)
-  kept = _Retained()
+  retained = _Retained()
   num_rows = 0
   schema, variants = _schemas(release, columns)
   for rows in row_stream.read(
@@ -83,15 +83,15 @@ def read(
     new = np.zeros(len(at), bool)
     new[np.unique(codes, return_index=True)[1]] = True
     new &= row_of[codes] < 0
-    row_of[codes[new]] = kept.num_rows + np.arange(np.sum(new))
-    kept.add(ids.take(at[new]), table.filter(new), lines[new])
+    row_of[codes[new]] = retained.num_rows + np.arange(np.sum(new))
+    retained.add(ids.take(at[new]), table.filter(new), lines[new])
     for again in np.flatnonzero(~new):
       if (
-        kept.row(int(row_of[codes[again]]))
+        retained.row(int(row_of[codes[again]]))
         != table.slice(again, 1).to_pylist()[0]
       ):
         problems.add_rows("conflicting_item", path, lines[again : again + 1])
-  return kept.items(path, num_rows), row_of
+  return retained.items(path, num_rows), row_of
 
 
 class _Retained:

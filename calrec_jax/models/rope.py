@@ -52,8 +52,10 @@ def frequencies(
   low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
   wave = 2 * math.pi / plain
   # 0 for long wavelengths (fully scaled), 1 for short ones.
-  kept = np.clip((length / wave - low) / (high - low), 0.0, 1.0)
-  return ((1 - kept) * plain / scaling.factor + kept * plain).astype(np.float32)
+  unscaled = np.clip((length / wave - low) / (high - low), 0.0, 1.0)
+  return ((1 - unscaled) * plain / scaling.factor + unscaled * plain).astype(
+    np.float32
+  )
 
 
 def rotation(

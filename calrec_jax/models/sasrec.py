@@ -160,7 +160,7 @@ class SASRec(nn.Module):
     )
     self.dropout = nn.Dropout(config.dropout)
     self.blocks = [
-      Block(config, name=f"block_{place}") for place in range(config.blocks)
+      Block(config, name=f"block_{block}") for block in range(config.blocks)
     ]
     self.last_norm = _norm(config)
 

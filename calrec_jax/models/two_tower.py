@@ -78,10 +78,10 @@ def history_mask(
   filled = jnp.any(joint, axis=-1)
   start = jnp.argmax(joint, axis=-1)  # [R, S], first token of the target.
   segment = jnp.take_along_axis(segment_ids, start, axis=1)
-  place = jnp.arange(joint.shape[-1])[None, None]
-  before = place < start[..., None]
+  position = jnp.arange(joint.shape[-1])[None, None]
+  before = position < start[..., None]
   if user_tokens is not None:
-    before &= place >= start[..., None] - user_tokens
+    before &= position >= start[..., None] - user_tokens
   same = segment_ids[:, None] == segment[..., None]
   return before & same & filled[..., None]
 
@@ -100,10 +100,10 @@ def embed_users(
     tokens: Right-padded prompts.
     lengths: Tokens of each prompt.
   """
-  place = jnp.arange(tokens.shape[1])[None]
-  inside = pooled = place < lengths[:, None]
+  position = jnp.arange(tokens.shape[1])[None]
+  inside = pooled = position < lengths[:, None]
   if decoder.config.user_tokens is not None:
-    pooled &= place >= lengths[:, None] - decoder.config.user_tokens
+    pooled &= position >= lengths[:, None] - decoder.config.user_tokens
   return _embed(decoder, params, tokens, inside, pooled)
 
 
@@ -124,9 +124,9 @@ def embed_items(
     lengths: Tokens of each segment.
     begins: Whether segments start with a begin token, which is not pooled.
   """
-  place = jnp.arange(tokens.shape[1])[None]
-  inside = place < lengths[:, None]
-  return _embed(decoder, params, tokens, inside, inside & (place >= begins))
+  position = jnp.arange(tokens.shape[1])[None]
+  inside = position < lengths[:, None]
+  return _embed(decoder, params, tokens, inside, inside & (position >= begins))
 
 
 def normalise(vectors: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:

@@ -33,7 +33,7 @@ class ThisMachine:
 
 
 class Box:
-  """A machine behind ssh."""
+  """A machine reached by ssh."""
 
   accelerator = "cuda"
 

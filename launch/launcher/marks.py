@@ -28,24 +28,24 @@ class Marks:
 
   folder: pathlib.Path
 
-  def new_token(self, kind: str, name: str, **told: str) -> str:
+  def new_token(self, kind: str, name: str, **details: str) -> str:
     """Writes and returns a new token for a resource to be created.
 
     Args:
       kind: Kind of resource, such as `queued-resource`.
       name: Unique name of the resource, such as zone and name.
-      **told: Extra information for readers of the file.
+      **details: Extra information for readers of the file.
     """
     token = secrets.token_hex(8)
-    self.write(kind, name, token=token, **told)
+    self.write(kind, name, token=token, **details)
     return token
 
-  def write(self, kind: str, name: str, **told: str) -> None:
+  def write(self, kind: str, name: str, **details: str) -> None:
     """Records that a resource was created here."""
     self.folder.mkdir(parents=True, exist_ok=True)
     path = self._path(kind, name)
     written = path.with_name(f".{path.name}.{os.getpid()}")
-    text = json.dumps({"kind": kind, "name": name, **told}, indent=2)
+    text = json.dumps({"kind": kind, "name": name, **details}, indent=2)
     written.write_text(text + "\n", "utf-8")
     written.replace(path)
 

@@ -77,8 +77,8 @@ def prompt_tokens(
     PromptTooLong: If not even the newest item fits.
   """
   if max_tokens is not None:
-    kept = _newest_that_fit(prompt, item_tokens, max_tokens)
-    item_tokens = item_tokens[len(item_tokens) - kept :]
+    count = _newest_that_fit(prompt, item_tokens, max_tokens)
+    item_tokens = item_tokens[len(item_tokens) - count :]
   return np.concatenate(_joined(prompt, item_tokens))
 
 
@@ -208,15 +208,15 @@ def _newest_that_fit(
   costs = token_costs(prompt)
   lengths = np.array([len(tokens) for tokens in reversed(item_tokens)], int)
   totals = costs.opening + np.cumsum(lengths + costs.between)
-  kept = int(np.searchsorted(totals, max_tokens, side="right"))
-  if costs.opening > max_tokens or (len(lengths) and not kept):
+  count = int(np.searchsorted(totals, max_tokens, side="right"))
+  if costs.opening > max_tokens or (len(lengths) and not count):
     needed = int(totals[0]) if len(lengths) else costs.opening
     raise PromptTooLong(
       f"A prompt with only the newest item takes {needed} tokens, more than "
       f"the {max_tokens} allowed; allow longer prompts or truncate long item "
       "texts in the Domain's fields."
     )
-  return kept
+  return count
 
 
 def _put_segment(

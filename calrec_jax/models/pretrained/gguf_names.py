@@ -62,7 +62,7 @@ def architecture(file: GgufFile) -> str:
 
 
 def tensors(file: GgufFile) -> dict[str, str]:
-  """Stored names by Hugging Face's; tensors without a counterpart are kept."""
+  """Stored names by Hugging Face's; those without a counterpart are omitted."""
   layer_names = _LAYER | _NORMS[architecture(file)]
   names = {}
   for stored in file.tensors:

@@ -81,9 +81,9 @@ def load_params(
   _check_tensors(source, config, chosen, shapes, row_map)
   if shardings is None:
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    places = dict.fromkeys(shapes, device)
+    placements = dict.fromkeys(shapes, device)
   else:
-    places = flax.traverse_util.flatten_dict(shardings, sep="/")
+    placements = flax.traverse_util.flatten_dict(shardings, sep="/")
   bar = tqdm.tqdm(
     desc=f"load {source.path.name}",
     total=sum(_nbytes(shapes[parameter.path]) for parameter in chosen),
@@ -100,7 +100,7 @@ def load_params(
         pool, read_pieces(source, parameter, shape.shape, row_map)
       )
       loaded[parameter.path] = pieces.assemble(
-        shape, places[parameter.path], parts
+        shape, placements[parameter.path], parts
       )
       bar.update(_nbytes(shape))
   return flax.traverse_util.unflatten_dict(loaded, sep="/")

@@ -1,4 +1,4 @@
-"""Two libraries are asked to do the same, and what they did is compared."""
+"""Two libraries do the same job, and their results are compared."""
 
 import dataclasses
 import json

@@ -45,7 +45,7 @@ def test_a_slice_of_gke(topology, expected):
     ("v5e:3x3", "whole hosts of 4"),
   ],
 )
-def test_what_is_no_topology(topology, remedy):
+def test_an_unknown_topology_is_refused(topology, remedy):
   with pytest.raises(LaunchError) as raised:
     gke_slice(topology)
   assert remedy in str(raised.value)

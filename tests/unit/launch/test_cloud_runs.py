@@ -105,7 +105,7 @@ def test_a_queued_resource_is_waited_for(make):
   assert delete[5:] == ["mine", *WHERE, "--quiet", "--force"]
 
 
-def test_hosts_of_slices_share_an_evaluation(make):
+def test_hosts_of_slices_shard_an_evaluation(make):
   world = make(hosts=4, slices=2)
   done = _pod(world, "--slices=2")
   assert done.returncode == 0, done.stdout + done.stderr
@@ -234,7 +234,7 @@ def test_another_of_the_same_name_is_not_deleted(make):
   assert _verbs(world, "tpu-vm") == ["create"]
 
 
-def test_what_was_kept_is_used_again_and_stopped(make):
+def test_a_kept_machine_is_reused_and_stopped(make):
   world = make()
   kept = _vm(world, "--keep")
   assert "costs money" in kept.stdout
@@ -247,14 +247,14 @@ def test_what_was_kept_is_used_again_and_stopped(make):
   assert (gone.returncode, "There is no" in gone.stdout) == (0, True)
 
 
-def test_a_broken_connection_is_made_again(make):
+def test_a_broken_connection_is_reopened(make):
   world = make(broken=[True, True])
   done = _vm(world)
   assert done.returncode == 0, done.stdout + done.stderr
   assert world.calrec() == [["train", GIN], ["eval", GIN]]
 
 
-def test_a_run_that_may_be_going_on_is_not_ended(make):
+def test_a_run_that_may_continue_is_not_ended(make):
   world = make(broken=[True] * 99, unreached=True)
   done = _vm(world)
   assert done.returncode == 1
@@ -346,7 +346,7 @@ def test_a_cloud_that_does_not_answer_is_no_absent_machine(make):
     ((*PLACE, "--", "--gin_file=/etc/passwd"), "outside the checkout"),
   ],
 )
-def test_what_is_wrong_is_said_before_anything_is_made(
+def test_invalid_flags_fail_before_anything_is_created(
   words, remedy, tmp_path, monkeypatch
 ):
   monkeypatch.delenv("CLOUDSDK_COMPUTE_ZONE", raising=False)

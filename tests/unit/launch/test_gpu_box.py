@@ -1,4 +1,4 @@
-"""Runs on one machine with GPUs, behind ssh."""
+"""Runs on one machine with GPUs, reached by ssh."""
 
 from launch.launcher.preemption import preempted_status
 from tests.fixtures import launch_stand_ins

@@ -146,7 +146,7 @@ def test_in_bfloat16_the_dtype_they_are_stored_in_changes_no_bit():
   assert float(found) == float(wanted)
 
 
-def test_a_saved_state_goes_on_to_the_same_bits(tmp_path):
+def test_a_saved_state_resumes_bit_exactly(tmp_path):
   step = step_of(STORED)
   middle, _ = step(created(STORED), batch())
   opened = checkpointing.Checkpoints(

@@ -1,4 +1,4 @@
-"""Published counts beside a card's, and the reasons where they differ."""
+"""Published counts compared with a card's, and reasons for differences."""
 
 import pytest
 

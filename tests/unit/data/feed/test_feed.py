@@ -141,7 +141,7 @@ def test_fill_counts_the_tokens_of_the_batches(shops):
   assert reader.stats.fill == pytest.approx(filled / steps)
 
 
-def test_text_twins_are_one_item_in_the_slots(tmp_path):
+def test_items_with_identical_text_are_one_item_in_the_slots(tmp_path):
   shop = synthetic_caches.write(tmp_path, histories=((0, 1), (2, 3)) * 4)
   shop.__dict__["twins"] = np.array([0, 0, 2, 2, 4, 5, 6], np.int32)
   batch = SMALL.open([shop]).batch(0)

@@ -120,13 +120,13 @@ def test_sources_and_their_begin_tokens(files, name, kind, begin, tmp_path):
     assert begun == (2 if kind == "sentencepiece" else 1)
 
 
-def test_no_begin_token_where_one_is_asked_for(files, tmp_path):
+def test_a_missing_begin_token_is_refused(files, tmp_path):
   chosen = PretrainedVocabulary(source=str(files["json"]), begin=True)
   with pytest.raises(ValueError, match=r"PretrainedVocabulary\.begin"):
     chosen.make(str(tmp_path / "v"), [], PROMPT, None)
 
 
-def test_what_is_no_tokenizer_is_refused(files, tmp_path):
+def test_files_other_than_tokenizers_are_refused(files, tmp_path):
   with pytest.raises(packages.WeightsError, match="VOCABULARY_SOURCE"):
     pretrained.read(files["empty"])
   (tmp_path / "x.model").write_bytes(b"nothing")
@@ -174,7 +174,7 @@ def test_the_fingerprint_follows_file_options_and_texts(files, dataset):
     digest(pruned=True, domains=("third",))
 
 
-def test_the_hash_of_a_large_file_is_kept_until_it_changes(files, tmp_path):
+def test_the_hash_of_a_large_file_is_cached_until_it_changes(files, tmp_path):
   source = tmp_path / "m.gguf"
   source.write_bytes(files["gguf"].read_bytes())
   chosen = PretrainedVocabulary(source=str(source))
@@ -268,7 +268,7 @@ def test_the_catalogue_keeps_its_tokens(pair):
     )
 
 
-def test_texts_cut_by_tokens_are_cut_alike(pair):
+def test_texts_limited_in_tokens_are_truncated_alike(pair):
   _, pruned = pair
   lengths = pruned["second"].catalogue.lengths
   assert lengths.max() <= 6 + len(
@@ -276,7 +276,7 @@ def test_texts_cut_by_tokens_are_cut_alike(pair):
   )
 
 
-def test_what_only_cutting_by_tokens_encodes_counts(files, dataset, tmp_path):
+def test_tokens_needed_for_truncation_are_retained(files, dataset, tmp_path):
   """Fields are cut as the full vocabulary would cut them."""
   chosen = PretrainedVocabulary(source=str(files["gguf"]), pruned=True)
   full = pretrained.read(files["gguf"]).content

@@ -28,7 +28,7 @@ def test_both_forms_give_the_parameters(form):
     np.testing.assert_array_equal(value, params[path])
 
 
-def test_what_has_no_place_is_refused_with_the_reason():
+def test_unexpected_parameters_are_refused_with_the_reason():
   _, params = pretrained_toys.model("llama")
   stored = pretrained_toys.t5x_tree(params)
   stored["decoder/relpos_bias/rel_embedding"] = np.zeros((4, 32))
