@@ -1,1 +1,1 @@
-"""What measures speed; each benchmark writes one line of JSON."""
+"""Benchmarks, each of which writes one line of JSON."""

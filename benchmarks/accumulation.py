@@ -1,13 +1,13 @@
-"""What a training step costs in microbatches: memory, FLOPs and time.
+"""Memory, FLOPs and time of a training step in microbatches.
 
     python -m benchmarks.accumulation --root=FOLDER --output=accumulation.jsonl
 
-FOLDER/NAME holds `interactions.csv.gz` and `items.jsonl.gz` of the domain
-(gin/data/folders.gin). The same step, state and batch, compiled for each number
-of microbatches; all must give the loss and the norm of the gradient of the
-whole batch. Memory is what the compiler reports for one step; the state that
-is updated is in no temporary. FLOPs are those of the matrix products in the
-program; the chunks of logits that it skips are left out.
+FOLDER/NAME has `interactions.csv.gz` and `items.jsonl.gz` of the domain
+(gin/data/folders.gin). The same step, state and batch are compiled for each
+number of microbatches; all must have the whole batch's loss and gradient norm.
+Memory is what the compiler reports for one step; temporaries exclude the
+updated state. FLOPs are those of the program's matrix products, without skipped
+chunks of logits.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
       file.write(json.dumps(row) + "\n")
-    print(f"\nadded to {path}")
+    print(f"\nappended to {path}")
   return 0
 
 
@@ -90,15 +90,15 @@ def measure(
   microbatches: Sequence[int],
   repetitions: int,
 ) -> list[dict[str, float]]:
-  """A step of a stage on one device, in so many microbatches each.
+  """Measures a step of a stage on one device, for each number of microbatches.
 
   Returns:
     For each number: `microbatches`, `temporary_bytes`, `vector_bytes` (of the
-    pooled vectors, which are kept between the passes), `matmul_flops`, medians
-    of `step_seconds` and `cpu_seconds`, `loss` and `gradient_norm`.
+    pooled vectors, stored between the passes), `matmul_flops`, medians of
+    `step_seconds` and `cpu_seconds`, `loss` and `gradient_norm`.
 
   Raises:
-    ValueError: if their losses or gradients differ.
+    ValueError: If losses or gradients differ.
   """
   decoder = family_of(stage.decoder).module(stage.decoder)
   mesh = partitioning.make_mesh(
@@ -149,23 +149,23 @@ def measure(
 
 
 def computed_chunks(batch: Batch, chunk: int, microbatches: int) -> float:
-  """The share of chunks of logits that are not skipped; see `next_token`."""
+  """Fraction of the chunks of logits that are computed; see `next_token`."""
   length = batch.tokens.shape[1]
-  asked = (batch.loss_weights[:, :-1] > 0).sum(axis=1)
+  needed = (batch.loss_weights[:, :-1] > 0).sum(axis=1)
   chunk = min(chunk, length)
   computed = [
-    -(-int(asked[part::microbatches].max()) // chunk)
+    -(-int(needed[part::microbatches].max()) // chunk)
     for part in range(microbatches)
   ]
   return statistics.mean(computed) / -(-length // chunk)
 
 
 def matmul_flops(jaxpr: Any, taken: float) -> float:
-  """FLOPs of the matrix products of a program, with all turns of its loops.
+  """FLOPs of a program's matrix products, over all iterations of its loops.
 
   Args:
-    jaxpr: of the program.
-    taken: how often the dearer branch of a `lax.cond` is taken.
+    jaxpr: Jaxpr of the program.
+    taken: Fraction in which the costlier branch of a `lax.cond` is taken.
   """
   total = 0.0
   for equation in jaxpr.eqns:
@@ -180,7 +180,7 @@ def matmul_flops(jaxpr: Any, taken: float) -> float:
         matmul_flops(_plain(part), taken) for part in given["branches"]
       )
     elif name == "while":
-      raise ValueError("A loop of unknown length has no count of FLOPs.")
+      raise ValueError("FLOPs of a loop with dynamic trip count are unknown.")
     else:
       times = given["length"] if name == "scan" else 1
       inner_parts = (_plain(part) for part in given.values())
@@ -205,13 +205,13 @@ def _refuse_differences(
       if not abs(row[name] / rows[0][name] - 1) <= tolerance:
         raise ValueError(
           f"{name} is {row[name]} in {row['microbatches']} microbatches and "
-          f"{rows[0][name]} in {rows[0]['microbatches']}; what they do cannot "
-          "be compared."
+          f"{rows[0][name]} in {rows[0]['microbatches']}, so their costs "
+          "cannot be compared."
         )
 
 
 def describe(row: Mapping[str, Any]) -> str:
-  """The row as text for people."""
+  """Human-readable text of a row."""
   machine, first = row["machine"], row["steps"][0]
   lines = [
     f"{row['model']} on {', '.join(row['data'])}; {machine['device']}, "
@@ -240,17 +240,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument("--root", required=True, help="folder of the domain")
+  parser.add_argument(
+    "--root", required=True, help="parent of the domain's folder"
+  )
   parser.add_argument("--domain", default="amazon2014_beauty")
   parser.add_argument("--model", default="models/tiny.gin", metavar="GIN_FILE")
-  parser.add_argument("--rows", type=int, default=16, help="of the batch")
+  parser.add_argument("--rows", type=int, default=16, help="rows of the batch")
   parser.add_argument("--row_tokens", type=int, default=1024)
   parser.add_argument("--row_slots", type=int, default=48)
   parser.add_argument(
     "--microbatches", type=int, nargs="+", default=(1, 2, 4, 8)
   )
   parser.add_argument("--repetitions", type=int, default=3)
-  parser.add_argument("--output", help="a line of JSON is added to this file")
+  parser.add_argument("--output", help="file to append a line of JSON to")
   return config.parse_arguments(parser, argv)
 
 

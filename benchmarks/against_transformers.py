@@ -1,20 +1,20 @@
-r"""calrec_jax beside Transformers and PyTorch on the same machine.
+r"""calrec_jax compared with Transformers and PyTorch on the same machine.
 
     python -m benchmarks.against_transformers --root=FOLDER \
       --source=smollm2-135m-instruct --output=against_transformers.jsonl
 
 Three parts, on the same weights, tokens, batch and precision:
 
-- load: a file to parameters that are ready for use;
-- language_model: tokens/s of training, full fine-tuning with AdamW, on rows
-  without padding;
-- objective: examples/s of the three losses of CALRec: packed rows and one pass
-  here, a target a row and two passes there (`transformers_side`).
+- load: from a file to usable parameters;
+- language_model: tokens/s of full fine-tuning with AdamW, on rows without
+  padding;
+- objective: examples/s of CALRec's three losses: packed rows and one pass here,
+  one target per row and two passes there (`transformers_side`).
 
-Each library runs in a process of its own, they take turns, and their losses
-and the norms of their gradients must agree before anything is timed. FOLDER
-holds the domain's logs as for `train_step`. The vocabulary is pruned to them
-in both libraries, or not (--full_vocabulary). Needs PyTorch and Transformers:
+Each library runs in its own process, in turns, and their losses and gradient
+norms must agree before anything is timed. FOLDER has the domain's logs as for
+`train_step`. The vocabulary is pruned to them in both libraries, unless
+--full_vocabulary is given. Needs PyTorch and Transformers:
 pip install 'calrec_jax[reference]'.
 """
 
@@ -79,13 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
       file.write(json.dumps(row) + "\n")
-    print(f"added to {path}\n")
+    print(f"appended to {path}\n")
   print(describe(row))
   return 0
 
 
 def describe(row: Mapping[str, Any]) -> str:
-  """The row as text for people."""
+  """Human-readable text of a row."""
   job = row["job"]
   lines = [
     f"{row['source']}, vocabulary of {job['decoder']['vocab_size']:,}; "
@@ -138,7 +138,7 @@ def _lines(
 def _prepare(
   folder: pathlib.Path, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-  """Writes the job; returns the settings that the row keeps."""
+  """Writes the job; returns the settings recorded in the row."""
   stage = stages.Stage()
   caches = stages.open_caches(stage)
   vocabulary = caches[0].vocabulary()
@@ -153,7 +153,7 @@ def _prepare(
   job = library_job.write(
     folder,
     [feed.batch(step) for step in range(arguments.batches)],
-    kept(vocabulary, source),
+    row_map(vocabulary, source),
     source=str(source.path),
     decoder=dataclasses.asdict(decoder),
     objective=dataclasses.asdict(stage.objective),
@@ -177,17 +177,17 @@ def _prepare(
 
 
 def versions() -> dict[str, str]:
-  """Of Python and of what both libraries stand on."""
+  """Versions of Python and of both libraries' dependencies."""
   return {
     "python": platform.python_version(),
     **{name: importlib.metadata.version(name) for name in _PACKAGES},
   }
 
 
-def kept(vocabulary: Any, source: sources.Source) -> np.ndarray | None:
-  """Rows of the model's table; a table may have more than the vocabulary."""
-  if vocabulary.kept is not None:
-    return vocabulary.kept
+def row_map(vocabulary: Any, source: sources.Source) -> np.ndarray | None:
+  """Used rows of the model's embedding, which may exceed the vocabulary."""
+  if vocabulary.row_map is not None:
+    return vocabulary.row_map
   if vocabulary.size == source.num_tokens:
     return None
   return np.arange(vocabulary.size)
@@ -199,19 +199,21 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument("--root", required=True, help="folder of the domain")
+  parser.add_argument(
+    "--root", required=True, help="parent of the domain's folder"
+  )
   parser.add_argument("--domain", default="amazon2014_beauty")
   parser.add_argument(
     "--source",
     default="smollm2-135m-instruct",
-    help="a packaged model, a GGUF file or a Hugging Face folder",
+    help="packaged model, GGUF file or Hugging Face folder",
   )
   parser.add_argument("--full_vocabulary", action="store_true")
   parser.add_argument(
     "--parts",
     type=lambda text: text.split(","),
     default=list(two_libraries.PARTS),
-    help="of load,language_model,objective",
+    help="comma-separated parts of load,language_model,objective",
   )
   parser.add_argument(
     "--precision", choices=["float32", "bfloat16"], default="float32"
@@ -219,17 +221,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
   parser.add_argument("--threads", type=int, default=2)
   parser.add_argument("--learning_rate", type=float, default=1e-5)
-  parser.add_argument("--rows", type=int, default=2, help="of a packed batch")
+  parser.add_argument(
+    "--rows", type=int, default=2, help="rows of a packed batch"
+  )
   parser.add_argument("--row_tokens", type=int, default=1024)
   parser.add_argument("--row_slots", type=int, default=24)
   parser.add_argument("--batches", type=int, default=1)
   parser.add_argument("--repetitions", type=int, default=3)
-  parser.add_argument("--scratch", help="folder for what is exchanged")
-  parser.add_argument("--output", help="a line of JSON is added to this file")
+  parser.add_argument("--scratch", help="folder of exchanged files")
+  parser.add_argument("--output", help="file to append a line of JSON to")
   arguments = config.parse_arguments(parser, argv)
   unknown = set(arguments.parts) - set(two_libraries.PARTS)
   if unknown:
-    parser.error(f"--parts: there is no {', '.join(sorted(unknown))}")
+    parser.error(f"--parts: unknown {', '.join(sorted(unknown))}")
   return arguments
 
 

@@ -1,17 +1,17 @@
-"""Files in the format of Amazon Reviews 2018, made up, of any size.
+"""Synthetic files of any size in the format of Amazon Reviews 2018.
 
     python -m benchmarks.amazon_files --reviews=1_000_000 --folder=made
 
-Reviews and metadata have the keys, their order and the oddities of the real
-files: reviews by item, newest first; several of a day; prices as text, ranges,
-remains of a web page or nothing; HTML entities; items described twice or not
-at all; reviews that stand twice. The number of reviews of an item follows
-Zipf's law, that of a user a log-normal one. Everything is a function of the
-seed. Blocks are formatted by Arrow and packed by several processes.
+Reviews and metadata have the keys, their order and the irregularities of the
+real files: reviews by item, newest first; several on one day; prices as text,
+ranges, fragments of a web page or nothing; HTML entities; items described twice
+or not at all; duplicate reviews. The number of reviews per item follows Zipf's
+law, that per user is log-normal. Everything is a function of the seed. Blocks
+are formatted by Arrow and compressed by several processes.
 """
 
 # pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions at run time.)
+# (pyarrow.compute defines its functions at run time.)
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ import pyarrow.compute as pc
 
 from benchmarks import amazon_words
 
-# They bear the names of a real category, so that its source finds them.
+# Names of a real category, so that its source finds the files.
 CATEGORY = "Home_and_Kitchen"
 REVIEWS, METADATA = f"{CATEGORY}.json.gz", f"meta_{CATEGORY}.json.gz"
 _BLOCK = 20_000  # Rows formatted at once.
 _DAY = 86_400
-_LAST_DAY = 17_805  # 2018-10-01, where the release ends.
+_LAST_DAY = 17_805  # 2018-10-01, the end of the release.
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-  """How much is made.
+  """Size of the synthetic data.
 
   Attributes:
-    reviews: purchases, without those that stand twice.
-    users: people; a few of them may get no review.
-    items: of the catalogue.
-    seed: of everything.
+    reviews: Number of purchases, without duplicates.
+    users: Number of users; a few of them may have no review.
+    items: Number of items in the catalogue.
+    seed: Seed of everything.
   """
 
   reviews: int
@@ -58,18 +58,18 @@ class Size:
 
   @classmethod
   def of(cls, reviews: int, seed: int = 0) -> Size:
-    """Ten reviews a user and twenty an item."""
+    """Ten reviews per user and twenty per item."""
     return cls(reviews, reviews // 10, reviews // 20, seed)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Purchases:
-  """The reviews as columns, by item and newest first, as the files have them.
+  """The reviews as columns, by item and newest first, as in the files.
 
   Attributes:
-    users: int32[E].
-    items: int32[E].
-    seconds: int64[E], unix time of the day's beginning.
+    users: int32[E], user of each review.
+    items: int32[E], item of each review.
+    seconds: int64[E], Unix time of the start of the day.
   """
 
   users: np.ndarray
@@ -78,7 +78,7 @@ class Purchases:
 
 
 def purchases(size: Size) -> Purchases:
-  """Draws who bought what when."""
+  """Samples the purchases."""
   random = np.random.default_rng(size.seed)
   histories = random.lognormal(0, 1.1, size.users)
   users = random.choice(
@@ -89,8 +89,8 @@ def purchases(size: Size) -> Purchases:
   items = random.permutation(size.items)[
     random.choice(size.items, size.reviews, p=popularity / popularity.sum())
   ].astype(np.int32)
-  # A user comes at some day and then buys for some years, often several
-  # things on one day; sales grow until the end of the release.
+  # A user arrives on some day and then buys for some years, often several items
+  # on one day; sales grow until the end of the release.
   start = _LAST_DAY - random.exponential(900, size.users)
   visit = random.integers(0, 6, size.reviews)
   span = random.exponential(200, size.users)
@@ -116,10 +116,10 @@ def write(
   """Writes both files.
 
   Args:
-    folder: an existing folder.
-    size: how much.
-    processes: that format and pack.
-    level: of gzip.
+    folder: Existing folder.
+    size: Size of the data.
+    processes: Number of processes that format and compress.
+    level: Compression level of gzip.
 
   Returns:
     The files of reviews and of metadata.
@@ -162,13 +162,13 @@ def review_lines(
   items: np.ndarray,
   seconds: np.ndarray,
 ) -> pa.Array:
-  """The lines of a block of reviews; one in a thousand stands twice."""
+  """The lines of a block of reviews; one in a thousand is duplicated."""
   random = np.random.default_rng([seed, 1, block])
   num = len(users)
   words = amazon_words.pools(seed)
 
-  def draw(pool: pa.Array) -> pa.Array:
-    # Small numbers come more often, as short phrases do.
+  def sample(pool: pa.Array) -> pa.Array:
+    # Small numbers are more frequent, as short phrases are.
     return pool.take(
       pa.array((random.random(num) ** 2 * len(pool)).astype(int))
     )
@@ -196,11 +196,11 @@ def review_lines(
       ["", *(f', "style": {{"Size:": " {n} Count"}}' for n in range(1, 40))]
     ).take(pa.array(style)),
     ', "reviewerName": "',
-    draw(words.names),
+    sample(words.names),
     '", "reviewText": "',
-    draw(words.reviews),
+    sample(words.reviews),
     '", "summary": "',
-    draw(words.summaries),
+    sample(words.summaries),
     '", "unixReviewTime": ',
     pa.array(seconds).cast(pa.string()),
     "}",
@@ -212,8 +212,8 @@ def review_lines(
 def metadata_lines(start: int, stop: int, items: int, seed: int) -> pa.Array:
   """The lines that describe some items.
 
-  Three in a thousand are not described, and one in a hundred is twice, the
-  second time with another price.
+  Three in a thousand are missing, and one in a hundred is duplicated with
+  another price.
   """
   random = np.random.default_rng([seed, 2, start])
   rows = np.flatnonzero(random.random(stop - start) >= 0.003) + start
@@ -226,10 +226,10 @@ def metadata_lines(start: int, stop: int, items: int, seed: int) -> pa.Array:
   def some(pool: pa.Array, most: int) -> pa.Array:
     """JSON lists of up to `most` strings."""
     lengths = random.integers(0, most + 1, num)
-    drawn = pool.take(
+    sampled = pool.take(
       pa.array(random.integers(0, len(pool), int(lengths.sum())))
     )
-    quoted = _joined('"', drawn, '"')
+    quoted = _joined('"', sampled, '"')
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     lists = pa.ListArray.from_arrays(pa.array(offsets), quoted)
     return _joined("[", pc.binary_join(lists, ", "), "]")
@@ -274,9 +274,9 @@ def metadata_lines(start: int, stop: int, items: int, seed: int) -> pa.Array:
 
 
 def _ids(numbers: np.ndarray, head: bytes, digits: int, step: int) -> pa.Array:
-  """Numbers as `digits` digits of base 36, multiplied by `step` to stir them.
+  """Numbers as `digits` digits of base 36, multiplied by `step` to mix them.
 
-  The step has no divisor in common with 36, so that ids stay distinct.
+  The step is coprime to 36, so that ids stay distinct.
   """
   left = numbers.astype(np.uint64) * np.uint64(step)
   if digits < 12:
@@ -291,7 +291,7 @@ def _ids(numbers: np.ndarray, head: bytes, digits: int, step: int) -> pa.Array:
 
 
 def _days(seconds: np.ndarray) -> pa.Array:
-  """Days as the reviews write them: `06 2, 2018`."""
+  """Days in the reviews' format: `06 2, 2018`."""
   times = pa.array(seconds, pa.timestamp("s"))
   return _joined(
     pc.strftime(times, "%m "),
@@ -302,7 +302,7 @@ def _days(seconds: np.ndarray) -> pa.Array:
 
 
 def _strings(characters: np.ndarray) -> pa.Array:
-  """Strings of one length, from their bytes by row."""
+  """Strings of equal length, from their bytes by row."""
   rows, width = characters.shape
   offsets = np.arange(0, rows * width + 1, width, dtype=np.int32)
   return pa.StringArray.from_buffers(
@@ -328,7 +328,7 @@ def _in_order(
   jobs: Iterator,
   ahead: int,
 ) -> Iterator[bytes]:
-  """What the jobs return, in their order, a few of them at work."""
+  """Results of the jobs in order, with a few running at a time."""
   waiting: list[concurrent.futures.Future] = []
   for job in jobs:
     waiting.append(pool.submit(function, job))
@@ -344,7 +344,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--reviews", type=int, default=100_000)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--processes", type=int, default=os.cpu_count())
-  parser.add_argument("--level", type=int, default=1, help="of gzip")
+  parser.add_argument("--level", type=int, default=1, help="gzip level")
   options = parser.parse_args(argv)
   options.folder.mkdir(parents=True, exist_ok=True)
   for path in write(

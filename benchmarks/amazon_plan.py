@@ -1,4 +1,4 @@
-"""The runs behind the table of Amazon's reviews; see `amazon_table`.
+"""The runs of the table of Amazon's reviews; see `amazon_table`.
 
 Tested by `tests/unit/evaluate/test_amazon_table.py`.
 """
@@ -20,15 +20,14 @@ _RULES = (
   "popularity",
   "last_item",
 )
-# Four times the users of the others: their validation is no longer cheap.
+# Four times the users of the others, so that validation is no longer cheap.
 _SASREC_OF_TARGET = {
   "amazon2014_beauty": (
     "--gin.Validation.period=500",
     "--gin.Validation.patience=5",
   )
 }
-# Steps of a last fit: those that validation chose with seed 0, of the same
-# schedules.
+# Steps of a final fit, chosen by validation with seed 0 for the same schedules.
 _FINAL_STEPS = {
   "amazon2014_office": {"dense": 1400, "sasrec": 2600},
   "amazon2018_scientific": {"dense": 700, "sasrec": 2500},
@@ -43,14 +42,14 @@ _PASSES = dict(zip(TARGETS, (3, 3, 2), strict=True))
 
 
 class TextModel(NamedTuple):
-  """A CALRec whose two stages are trained.
+  """A CALRec model trained in two stages.
 
   Attributes:
-    recipe: of both stages.
-    label: for people.
-    pass_steps: steps of a pass over each of `TARGETS`, for stages two of
-      `_PASSES`, validated after each; None takes the recipe's stage two.
-    final: whether `_FINAL_STEPS` are this model's.
+    recipe: Recipe of both stages.
+    label: Human-readable name.
+    pass_steps: Steps per pass over each of `TARGETS`, for a stage two of
+      `_PASSES` passes, validated after each; None takes the recipe's.
+    final: Whether `_FINAL_STEPS` apply to this model.
   """
 
   recipe: str
@@ -71,15 +70,15 @@ MODELS = {
 
 
 class Measured(NamedTuple):
-  """What an evaluation of a target and a seed measures.
+  """An evaluation of a target and a seed.
 
   Attributes:
-    recommenders: their names.
-    dense: the training that its text model is of.
-    sasrec: the training that its SASRec is of.
-    trained: the one trained member of its fusion, joined with the rules that
-      the recipe's fusion has; None takes the recipe's members.
-    known: whether the validation events are known to those who count.
+    recommenders: Names of the recommenders.
+    dense: Training run of its text model.
+    sasrec: Training run of its SASRec.
+    trained: The only trained member of its fusion, next to the rules of the
+      recipe's fusion; None takes the recipe's members.
+    known: Whether count-based baselines also use the validation events.
   """
 
   recommenders: tuple[str, ...]
@@ -89,14 +88,14 @@ class Measured(NamedTuple):
   known: bool = False
 
   def flags(self) -> Iterator[str]:
-    """Those of its fusion, and of what is known."""
+    """Flags of its fusion and of the known events."""
     if self.known:
       yield _KNOWN
     if self.trained is not None:
       members = (self.trained, "sequential_rules", "bm25_last_item")
       yield f"--gin.Fusion.members={_strings(members)}"
     if self.dense == "dense_final":
-      # No users are left to choose weights by.
+      # No validation users remain to choose weights.
       yield "--gin.Fusion.weights=()"
 
 
@@ -130,16 +129,16 @@ def plan(
   kinds: Sequence[str] = tuple(EVALUATIONS),
   flags: Sequence[str] = (),
 ) -> Iterator[Run]:
-  """Every run, behind those it needs.
+  """Every run, after those it needs.
 
   Args:
-    folder: of the study.
-    root: of the domains.
-    seeds: of weights and the order of the data.
-    targets: names of domains.
-    model: the text model.
-    kinds: of evaluations.
-    flags: further ones for all runs.
+    folder: Folder of the study.
+    root: Parent of the domains' folders.
+    seeds: Seeds of weights and data order.
+    targets: Names of the target domains.
+    model: Text model.
+    kinds: Kinds of evaluations.
+    flags: Extra flags of all runs.
   """
   for seed in seeds:
     common = (
@@ -172,11 +171,11 @@ def _of_target(
 ) -> Iterator[Run]:
   """What is trained and evaluated for one target and seed."""
 
-  def place(kind: str) -> str:
+  def name(kind: str) -> str:
     return f"{target}_{kind}_{seed}"
 
   def model(kind: str) -> pathlib.Path:
-    return folder / place(kind) / "model"
+    return folder / name(kind) / "model"
 
   def stage_two(kind: str) -> tuple[str, ...]:
     return (
@@ -191,7 +190,7 @@ def _of_target(
   evaluations = {kind: EVALUATIONS[kind] for kind in kinds}
   for kind in dict.fromkeys(at.dense for at in evaluations.values()):
     yield Run(
-      place(kind),
+      name(kind),
       (
         "train",
         *stage_two(kind),
@@ -202,7 +201,7 @@ def _of_target(
     )
   for kind in dict.fromkeys(at.sasrec for at in evaluations.values()):
     yield Run(
-      place(kind),
+      name(kind),
       (
         "train",
         f"--gin_file={_SASREC}",
@@ -216,16 +215,16 @@ def _of_target(
   for kind, measured in evaluations.items():
     sasrec = model(measured.sasrec) / "train"
     yield Run(
-      place(f"eval_{kind}"),
+      name(f"eval_{kind}"),
       (
         "eval",
         *stage_two(measured.dense),
-        f"--gin.EVAL_OUTPUT_DIR={_string(folder / place(f'eval_{kind}'))}",
+        f"--gin.EVAL_OUTPUT_DIR={_string(folder / name(f'eval_{kind}'))}",
         f"--gin.Evaluation.recommenders={_strings(measured.recommenders)}",
         f"--gin.trained_sasrec.checkpoint={_string(sasrec)}",
         *measured.flags(),
       ),
-      (place(measured.dense), place(measured.sasrec)),
+      (name(measured.dense), name(measured.sasrec)),
     )
 
 

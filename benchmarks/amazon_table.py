@@ -2,24 +2,23 @@ r"""The table of the small domains of Amazon's reviews, from one command.
 
     python -m benchmarks.amazon_table --root=FOLDER --output=runs/amazon_table
 
-FOLDER holds amazon2014_office, amazon2018_scientific and amazon2014_beauty
+FOLDER has amazon2014_office, amazon2018_scientific and amazon2014_beauty
 (gin/data/folders.gin). For every seed stage one is trained once, then for every
-target stage two, SASRec with sampled and with full softmax, and all of them are
-evaluated on all test users beside rules and fused with one another. The full
-softmax takes half of the time: --no-full_softmax leaves it out. Then the
-validation events become known: first to those who only count, then to all by a
-last fit, which --no-final_fit leaves out. Runs that are done are not done again
-(`study`); --dry_run shows their commands. Flags --gin.NAME=VALUE go to all
-runs.
+target stage two and SASRec with sampled and full softmax; all are evaluated on
+all test users, together with baselines and their fusions. The full softmax
+takes half of the time; --no-full_softmax omits it. Then the validation events
+are added: first to the count-based baselines, then to all models by a final
+fit, which --no-final_fit omits. Finished runs are not repeated (`study`);
+--dry_run shows the commands. Flags --gin.NAME=VALUE apply to all runs.
 
   python -m benchmarks.amazon_table --root=FOLDER --output=runs/amazon_gemma \
     --model=gemma --seeds=0 --workers=1
 
-has a pretrained model in the place of the small one, and wants a GPU.
+uses a pretrained model instead of the small one, and needs a GPU.
 
-The output gets a folder for every run and `table.md`: the recommenders of each
-target with intervals over users, their differences user by user, and what every
-run took. On one core of a server that is some four hours for one seed.
+The output has a folder for every run and `table.md`: the recommenders of each
+target with intervals over users, paired differences, and the time of every run.
+One seed takes about four hours on one server core.
 """
 
 from __future__ import annotations
@@ -49,9 +48,9 @@ class Shown(NamedTuple):
   """A row of the table.
 
   Attributes:
-    label: for people; {model} is the text model's.
-    evaluation: the kind of evaluation that measured it.
-    recommender: its name there.
+    label: Human-readable name; {model} is the text model's.
+    evaluation: Kind of evaluation that measured it.
+    recommender: Name of the recommender in it.
   """
 
   label: str
@@ -78,12 +77,12 @@ _FINAL_SASREC = _SAMPLED._replace(evaluation="final")
 
 
 class Part(NamedTuple):
-  """A table of a target, and the differences under it.
+  """A table of a target, and the differences below it.
 
   Attributes:
-    heading: what its recommenders know.
-    rows: the recommenders.
-    pairs: those that are compared, user by user.
+    heading: Heading, the events its recommenders use.
+    rows: Recommenders.
+    pairs: Pairs of recommenders to compare.
   """
 
   heading: str
@@ -145,7 +144,7 @@ PARTS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Makes the table, or goes on with it."""
+  """Makes the table, or resumes it."""
   arguments = _parse(argv)
   folder = pathlib.Path(arguments.output).expanduser().absolute()
   root = pathlib.Path(arguments.root).expanduser().absolute()
@@ -199,11 +198,11 @@ def of_target(
   """The tables of one target, as Markdown.
 
   Args:
-    folder: of the study, whose runs are done.
-    target: name of the domain.
-    seeds: that were run.
-    kinds: of evaluations that were.
-    model: what the text model is called.
+    folder: Folder of the finished study.
+    target: Name of the domain.
+    seeds: Seeds of the runs.
+    kinds: Kinds of evaluations.
+    model: Label of the text model.
   """
 
   def side(row: Shown) -> RunSide:
@@ -247,7 +246,7 @@ def _of_rows(
     entries = average_runs(side(row))
     cells = [table.interval(entries[name]) for name in _SHOWN]
     spread = [table.number(run) for run in sorted(entries["ndcg@10"]["runs"])]
-    # Rules know no seeds.
+    # Rules have no seeds.
     cells.append(f"{spread[0]}–{spread[-1]}" if spread[0] < spread[-1] else "")
     yield f"| {row.label} | {' | '.join(cells)} |"
 
@@ -286,37 +285,36 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     "--model",
     choices=MODELS,
     default="small",
-    help="the text model (default: %(default)s); last fits are known of the "
-    "small one only",
+    help="text model (default: %(default)s); only the small one has final fits",
   )
   parser.add_argument(
     "--seeds",
     type=lambda text: [int(part) for part in text.split(",")],
     default=[0, 1, 2],
-    help="joined by commas (default: 0,1,2)",
+    help="comma-separated seeds (default: 0,1,2)",
   )
   parser.add_argument(
     "--targets",
     type=lambda text: text.split(","),
     default=list(TARGETS),
-    help="domains, joined by commas (default: all three)",
+    help="comma-separated domains (default: all three)",
   )
   parser.add_argument(
     "--workers",
     type=int,
-    help="runs at once, which share the cores (default: one for every core)",
+    help="parallel runs, which share the cores (default: one per core)",
   )
   parser.add_argument(
     "--full_softmax",
     action=argparse.BooleanOptionalAction,
     default=True,
-    help="train and show SASRec with the full softmax as well",
+    help="also train and show SASRec with the full softmax",
   )
   parser.add_argument(
     "--final_fit",
     action=argparse.BooleanOptionalAction,
     default=True,
-    help="measure with the validation events known as well",
+    help="also measure with the validation events included",
   )
   parser.add_argument(
     "--dry_run", action="store_true", help="show the commands of the runs"
@@ -327,7 +325,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
       parser.error(f"unknown argument {flag}")
   for target in arguments.targets:
     if target not in TARGETS:
-      parser.error(f"--targets: {target!r} is none of {', '.join(TARGETS)}")
+      parser.error(f"--targets: {target!r} is not one of {', '.join(TARGETS)}")
   return arguments
 
 

@@ -1,8 +1,8 @@
-"""Made-up words of a shop: titles, brands, categories, prices, reviews.
+"""Synthetic texts of a shop: titles, brands, categories, prices, reviews.
 
-Lengths follow what Amazon's files show: a title has about a dozen words, a
-review half a hundred with a long tail. What an item is called depends on its
-number and the seed alone.
+Lengths are as in Amazon's files: a title has about a dozen words, a review
+about fifty with a long tail. An item's texts depend only on its number and the
+seed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _POOL = 20_000
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pools:
-  """Texts to draw from, as JSON would write them inside quotes."""
+  """Texts to sample from, escaped for JSON strings."""
 
   names: pa.Array
   reviews: pa.Array
@@ -71,7 +71,7 @@ class Pools:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Descriptions:
-  """What items are called: texts inside quotes, categories as JSON lists."""
+  """Texts of items: JSON string contents, and categories as JSON lists."""
 
   titles: pa.Array
   brands: pa.Array
@@ -81,16 +81,16 @@ class Descriptions:
 
 @functools.lru_cache(maxsize=2)
 def pools(seed: int) -> Pools:
-  """The pools of a seed; the shorter texts come first."""
+  """The pools of a seed, shorter texts first."""
   random = np.random.default_rng([seed, 3])
   words = np.array([*_LITTLE * 3, *_ADJECTIVES, *_NOUNS])
 
   def texts(num: int, mean: float, spread: float) -> list[str]:
     lengths = random.lognormal(np.log(mean), spread, num)
     lengths = np.sort(np.clip(lengths, 1, 900).astype(int))
-    drawn = words[random.integers(0, len(words), lengths.sum())]
+    sampled = words[random.integers(0, len(words), lengths.sum())]
     cuts = np.cumsum(lengths)[:-1]
-    return [" ".join(part) for part in np.split(drawn, cuts)]
+    return [" ".join(part) for part in np.split(sampled, cuts)]
 
   def quoted(values: list[str]) -> pa.Array:
     return pa.array([json.dumps(value)[1:-1] for value in values])
@@ -118,21 +118,21 @@ def pools(seed: int) -> Pools:
 
 
 def describe(rows: np.ndarray, seed: int) -> Descriptions:
-  """What the items of some numbers are called.
+  """The texts of the items with some numbers.
 
   Args:
-    rows: int[n], ascending, at most a few thousand apart.
-    seed: of the whole.
+    rows: int[n], numbers in ascending order, at most a few thousand apart.
+    seed: Seed of the data.
   """
   start, stop = int(rows[0]), int(rows[-1]) + 1
   random = np.random.default_rng([seed, 4, start])
   adjectives, nouns = np.array(_ADJECTIVES), np.array(_NOUNS)
   num = stop - start
   lengths = np.clip(random.lognormal(2.2, 0.45, num), 2, 60).astype(int)
-  drawn = adjectives[random.integers(0, len(adjectives), lengths.sum())]
+  sampled = adjectives[random.integers(0, len(adjectives), lengths.sum())]
   kinds = random.integers(0, len(nouns), num)
   makers = (random.pareto(1.1, num) * 40).astype(int) % 40_000
-  parts = np.split(drawn, np.cumsum(lengths)[:-1])
+  parts = np.split(sampled, np.cumsum(lengths)[:-1])
   titles, brands, categories, mains = [], [], [], []
   numbers = random.integers(2, 9_999, num).tolist()
   odd = random.random(num).tolist()
@@ -159,7 +159,7 @@ def describe(rows: np.ndarray, seed: int) -> Descriptions:
 
 
 def prices(random: np.random.Generator, num: int) -> pa.Array:
-  """Prices as the metadata write them: amounts, ranges, remains, nothing."""
+  """Prices as in the metadata: amounts, ranges, HTML fragments, nothing."""
   cents = np.exp(random.normal(2.9, 0.9, num)).round(2)
   kinds = random.random(num)
   return pa.array(
@@ -177,7 +177,7 @@ def prices(random: np.random.Generator, num: int) -> pa.Array:
 
 
 def _brand(maker: int) -> str:
-  """A name of syllables, one for each number."""
+  """A unique name made of syllables for each number."""
   syllables = ("ba", "co", "de", "fi", "ga", "lu", "mo", "ne", "ri", "so")
   name = "".join(syllables[int(digit)] for digit in str(maker)).capitalize()
   return f"{name} Inc." if maker % 11 == 0 else name

@@ -14,11 +14,11 @@ from calrec_jax.recommend.constrain import trie, walk
 from calrec_jax.recommend.generate import sampling
 from calrec_jax.recommend.prompts import TokenRows, token_rows
 
-_NO_END = -1  # No token is the end marker: all texts are equally long.
+_NO_END = -1  # No token is an end marker: all texts have the same length.
 
 
 class Writer:
-  """Writes for the users of a job."""
+  """Generates items for the users of a job."""
 
   def __init__(self, folder: pathlib.Path, decoder: Any, params: Any):
     self._folder, self._decoder, self._params = folder, decoder, params
@@ -30,7 +30,7 @@ class Writer:
     self._items = trie.Texts(**library_job.arrays(folder, "items", 0))
 
   def read_prompts(self) -> dict[str, float]:
-    """Reads the prompts, as every form does before it writes."""
+    """Prefills the prompts, as every form does before it generates."""
     for batch in self._batches:
       jax.block_until_ready(self._read(batch))
     return {}
@@ -38,17 +38,17 @@ class Writer:
   def decode(
     self, form: str, samples: int, tokens: int, temperature: float
   ) -> dict[str, float]:
-    """Writes in one of the forms; see `decoding`."""
+    """Generates in one of the forms; see `decoding`."""
     if form in ("samples", "beams"):
       columns = self._walked(samples, temperature, beams=form == "beams")
-      return _told([set(row[row >= 0].tolist()) for row in columns], 1.0)
+      return _statistics([set(row[row >= 0].tolist()) for row in columns], 1.0)
     found = np.zeros((len(self._prompts), samples, tokens), np.int32)
     for batch in self._batches:
       write = self._shared if form == "shared" else self._unshared
       drawn = write(batch, samples, tokens, temperature)
       found[batch.places] = drawn[: len(batch.places)]
     np.save(self._folder / f"decoded-{form}.npy", found)
-    return library_job.told(found, self._items)
+    return library_job.statistics(found, self._items)
 
   def _read(self, batch: TokenRows) -> prefix.Prefix:
     return prefix.read(self._decoder, self._params, batch.tokens, batch.lengths)
@@ -66,7 +66,7 @@ class Writer:
   def _unshared(
     self, batch: TokenRows, samples: int, tokens: int, temperature: float
   ) -> np.ndarray:
-    """A row for every sample, a user at a time."""
+    """One row per sample, one user at a time."""
     return np.stack(
       [
         self._sampled(
@@ -125,7 +125,7 @@ class Writer:
     return found
 
 
-def _told(written: list[set[int]], valid: float) -> dict[str, float]:
+def _statistics(written: list[set[int]], valid: float) -> dict[str, float]:
   return {
     "users": len(written),
     "valid_share": valid,

@@ -42,9 +42,9 @@ class Library:
     """Reads a published model, or a checkpoint of ours.
 
     Args:
-      source: its path.
-      cut: whether the vocabulary is cut to the job's.
-      checkpoint: whether it is a `checkpoint_<step>` folder.
+      source: Path of the model.
+      cut: Whether to prune the vocabulary to the job's.
+      checkpoint: Whether it is a `checkpoint_<step>` folder.
     """
     config = DecoderConfig.from_record(self.job.decoder)
     if checkpoint:
@@ -60,14 +60,14 @@ class Library:
       opened = sources.open_source(source)
       if not cut:
         config = dataclasses.replace(config, vocab_size=opened.num_tokens)
-      kept = library_job.kept(self.folder) if cut else None
-      self.params = loading.load_params(opened, config, kept=kept)
+      row_map = library_job.row_map(self.folder) if cut else None
+      self.params = loading.load_params(opened, config, row_map=row_map)
     jax.block_until_ready(self.params)
     leaves = jax.tree.leaves(self.params)
     return {"parameters": sum(leaf.size for leaf in leaves)}
 
   def begin(self, part: str) -> dict[str, Any]:
-    """Makes the state and the step of a part; nothing is compiled yet."""
+    """Creates the state and the step of a part, without compiling."""
     objective: Any = Objective(**self.job.objective)
     reader = self._packed
     if part == "language_model":
@@ -83,7 +83,7 @@ class Library:
       opt_state=optimizer.init(self.params),
       rng=jax.random.key_data(jax.random.key(0)),
     )
-    self.params = None  # The step takes them over.
+    self.params = None  # Donated to the step.
     decoder = Decoder(DecoderConfig.from_record(self.job.decoder))
     self._step = jax.jit(
       train_step.make_train_step(decoder, objective, optimizer),
@@ -92,7 +92,7 @@ class Library:
     return {}
 
   def step(self, batch: int, check: bool = False) -> dict[str, float]:
-    """One update; the norm of the gradient comes with it in any case."""
+    """One update; always returns the gradient norm."""
     del check
     assert self._step is not None
     mesh = partitioning.make_mesh(
@@ -107,12 +107,12 @@ class Library:
       for name in (*names, "gradient_norm")
     }
 
-  def decode(self, **asked: Any) -> dict[str, float]:
-    """Writes for the users of a job; see `calrec_decoding`."""
-    return self._writer().decode(**asked)
+  def decode(self, **settings: Any) -> dict[str, float]:
+    """Generates for the users of a job; see `calrec_decoding`."""
+    return self._writer().decode(**settings)
 
   def read_prompts(self) -> dict[str, float]:
-    """Reads the prompts of a job and no more."""
+    """Prefills the prompts of a job."""
     return self._writer().read_prompts()
 
   def _writer(self) -> calrec_decoding.Writer:
@@ -123,7 +123,7 @@ class Library:
     return Batch(**library_job.arrays(self.folder, "packed", number))
 
   def _rows(self, number: int) -> Batch:
-    """Every row one segment, every token but the first asked for."""
+    """Rows of one segment each, with all tokens but the first as labels."""
     tokens = library_job.rows(self.folder, number)
     batch = Batch.empty(*tokens.shape, 1)
     batch.positions[:] = range(tokens.shape[1])
@@ -134,10 +134,10 @@ class Library:
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
-  """Called as `Objective` is: the next-token loss alone.
+  """The next-token loss alone, with the interface of `Objective`.
 
   Attributes:
-    loss_chunk_tokens: see `Objective`.
+    loss_chunk_tokens: See `Objective`.
   """
 
   loss_chunk_tokens: int
@@ -145,7 +145,7 @@ class LanguageModel:
   def __call__(
     self, decoder: Decoder, params: Any, batch: Batch, **_: Any
   ) -> tuple[jax.Array, dict[str, WeightedSum]]:
-    """The mean over all tokens but a row's first."""
+    """The mean over all tokens but the first of each row."""
     hidden = decoder.apply(
       {"params": params}, batch.tokens, batch.positions, batch.segment_ids
     )

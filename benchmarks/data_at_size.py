@@ -1,4 +1,4 @@
-r"""From raw files to the token cache: time and memory as the data grow.
+r"""From raw files to the token cache: time and memory by size of the data.
 
     python -m benchmarks.data_at_size --folder=at_size \
       --reviews=1_000_000,10_000_000 --output=data_at_size.jsonl
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(arguments: argparse.Namespace, reviews: int) -> dict[str, Any]:
-  """Makes files of one size, builds them, and says what that took."""
+  """Writes and builds files of one size, and measures it."""
   folder = arguments.folder / f"{reviews}"
   raw, data = folder / "raw", folder / "data"
   size = amazon_files.Size.of(reviews, arguments.seed)
@@ -86,7 +86,7 @@ def measure(arguments: argparse.Namespace, reviews: int) -> dict[str, Any]:
     output = process.communicate()[0]
     watch.join()
   if process.returncode:
-    raise RuntimeError(f"building {reviews:,} reviews failed")
+    raise RuntimeError(f"Building {reviews:,} reviews failed; see above.")
   row |= json.loads(output.splitlines()[-1])
   for step in row["steps"]:
     began, ended = step.pop("began"), step.pop("ended")
@@ -105,7 +105,7 @@ def measure(arguments: argparse.Namespace, reviews: int) -> dict[str, Any]:
 
 
 def growth(small: dict[str, Any], large: dict[str, Any]) -> dict[str, Any]:
-  """How much more the larger size took; linear growth is `reviews`."""
+  """Ratios of the larger to the smaller size; linear growth is `reviews`."""
 
   def ratio(values: Sequence[float]) -> float:
     return round(values[1] / values[0], 2)
@@ -129,7 +129,7 @@ def growth(small: dict[str, Any], large: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Steps(logging.Handler):
-  """Notes when each step of a build ends; a message of it says so."""
+  """Records the end of each step of a build, from its log messages."""
 
   def __init__(self) -> None:
     super().__init__(logging.INFO)
@@ -137,7 +137,7 @@ class _Steps(logging.Handler):
     self._began, self._cpu = time.time(), _cpu_seconds()
 
   def emit(self, record: logging.LogRecord) -> None:
-    """Ends a step that is called like the message up to its seconds."""
+    """Ends the step named in the message, before its seconds."""
     name, found, _ = record.getMessage().rpartition(" (")
     if found and "\n" not in name:
       self.end(name.rpartition(": ")[2])
@@ -158,7 +158,7 @@ class _Steps(logging.Handler):
 
 
 def _build(arguments: argparse.Namespace) -> dict[str, Any]:
-  """Builds the files of one size; runs in a process of its own."""
+  """Builds the files of one size, in a separate process."""
   steps = _Steps()
   logging.basicConfig(level=logging.INFO, handlers=[steps])
   from calrec_jax.data import building
@@ -201,16 +201,16 @@ def _build(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _watch(pid: int, samples: list[tuple[float, int, int]]) -> None:
-  """Notes the memory of a process and its children until it ends."""
+  """Records the memory of a process and its children until it ends."""
   while sizes := [_resident(one) for one in _family(pid)]:
     if not sizes[0]:
-      return  # It has ended and waits to be asked.
+      return  # It has ended and is not yet reaped.
     samples.append((time.time(), sizes[0], sum(sizes)))
     time.sleep(_PERIOD_SECONDS)
 
 
 def _family(pid: int) -> list[int]:
-  """A process and all beneath it."""
+  """A process and its descendants."""
   parents = {}
   for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
     try:
@@ -225,7 +225,7 @@ def _family(pid: int) -> list[int]:
 
 
 def _resident(pid: int) -> int:
-  """Resident bytes of a process; 0 where it has ended."""
+  """Resident bytes of a process; 0 if it has ended."""
   try:
     pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
   except OSError:
@@ -239,7 +239,7 @@ def _cpu_seconds() -> float:
 
 
 def _bytes(folder: pathlib.Path) -> dict[str, int]:
-  """Bytes of what was built, by folder."""
+  """Bytes of the built folders."""
   return {
     part.name: sum(p.stat().st_size for p in part.rglob("*") if p.is_file())
     for part in sorted(folder.iterdir())
@@ -277,7 +277,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     "--reviews",
     type=lambda text: [int(part) for part in text.split(",")],
     default=[100_000, 1_000_000],
-    help="sizes, ascending and separated by commas",
+    help="comma-separated sizes in ascending order",
   )
   parser.add_argument("--vocabulary", type=int, default=32_000)
   parser.add_argument("--seed", type=int, default=0)

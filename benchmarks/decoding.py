@@ -1,19 +1,19 @@
-r"""Writing the next item for users: texts a second, beside Transformers.
+r"""Generation of next items: texts per second, compared with Transformers.
 
     python -m benchmarks.decoding --root=FOLDER \
       --source=smollm2-135m-instruct --output=decoding.jsonl
 
 The same model, prompts, number of samples and precision in every form:
 
-- shared: `sampling.sample`, a prompt is read once for all of its samples;
-- unshared: the same program, a row of its own for every sample;
+- shared: `sampling.sample`, where all samples of a prompt share its prefix;
+- unshared: the same program with one row per sample;
 - transformers: `generate(num_return_sequences=...)` of Transformers;
 - samples, beams: along the trie of the catalogue, see `recommend/walk.py`.
 
-The first three write exactly --tokens tokens (no text ends early), so they do
-the same work; what the first two draw must be equal. The last two stop where an
-item is decided. FOLDER holds the domain's logs as for `train_step`. Needs
-PyTorch and Transformers: pip install 'calrec_jax[reference]'.
+The first three generate exactly --tokens tokens (no text ends early), so they
+do the same work; the samples of the first two must be equal. The last two stop
+where an item is determined. FOLDER has the domain's logs as for `train_step`.
+Needs PyTorch and Transformers: pip install 'calrec_jax[reference]'.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     "VOCABULARY_SOURCE": arguments.source,
     "PRUNE_VOCABULARY": not arguments.full_vocabulary,
   }
-  # Rows are of no use here, but the configuration wants to know them.
+  # Rows are not used here, but the configuration requires them.
   arguments.rows, arguments.row_tokens, arguments.row_slots = 1, 1024, 24
   configuration = train_step.configure(
     arguments, against_transformers.FILES, bindings
@@ -74,13 +74,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
       file.write(json.dumps(row) + "\n")
-    print(f"added to {path}\n")
+    print(f"appended to {path}\n")
   print(describe(row))
   return 0
 
 
 def describe(row: Mapping[str, Any]) -> str:
-  """The row as text for people."""
+  """Human-readable text of a row."""
   lines = [
     f"{row['source']}, float32, {row['threads']} threads: {row['users']} "
     f"users, prompts of {min(row['prompt_tokens'])} to "
@@ -108,7 +108,7 @@ def describe(row: Mapping[str, Any]) -> str:
 def _prepare(
   folder: pathlib.Path, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-  """Writes what all forms read; returns the settings that the row keeps."""
+  """Writes the input of all forms; returns the settings recorded in the row."""
   stage = stages.Stage()
   [cache] = stages.open_caches(stage)
   source = sources.open_source(arguments.source)
@@ -135,9 +135,9 @@ def _prepare(
     offsets=np.cumsum([0, *map(len, written)]),
   )
   np.savez(folder / "items-0.npz", values=texts.values, offsets=texts.offsets)
-  kept = against_transformers.kept(vocabulary, source)
-  if kept is not None:
-    np.save(folder / "kept.npy", kept)
+  row_map = against_transformers.row_map(vocabulary, source)
+  if row_map is not None:
+    np.save(folder / "row_map.npy", row_map)
   job = library_job.Job(
     source=str(source.path),
     decoder=dataclasses.asdict(decoder),
@@ -170,26 +170,26 @@ def _prepare(
 def _measure(
   folder: pathlib.Path, form: str, arguments: argparse.Namespace
 ) -> dict[str, float]:
-  """One form in a process of its own; the first call is not timed."""
+  """Measures one form in a separate process; the first call is not timed."""
   module = MODULES["transformers" if form == "transformers" else "calrec_jax"]
   job = library_job.read(folder)
-  asked = {
+  settings = {
     "form": form,
     "samples": arguments.samples,
     "tokens": arguments.tokens,
     "temperature": arguments.temperature,
   }
   with LibraryProcess(module, folder, arguments.threads, job.device) as process:
-    process.ask("load", source=job.source)
+    process.call("load", source=job.source)
     if form != "transformers":  # Compiles.
-      process.ask("decode", **asked)
+      process.call("decode", **settings)
     answers = [
-      process.ask("decode", **asked) for _ in range(arguments.repetitions)
+      process.call("decode", **settings) for _ in range(arguments.repetitions)
     ]
     prompts_alone = None
     if form not in ("transformers", "unshared"):
-      process.ask("read_prompts")
-      prompts_alone = process.ask("read_prompts")["cpu_seconds"]
+      process.call("read_prompts")
+      prompts_alone = process.call("read_prompts")["cpu_seconds"]
   users = answers[0]["users"]
   cpu = statistics.median(x["cpu_seconds"] for x in answers)
   wall = statistics.median(x["wall_seconds"] for x in answers)
@@ -206,7 +206,7 @@ def _measure(
 
 
 def _equal(folder: pathlib.Path, *forms: str) -> bool | None:
-  """Whether two forms drew the same tokens; None where one did not run."""
+  """Whether two forms sampled the same tokens; None if one did not run."""
   paths = [folder / f"decoded-{form}.npy" for form in forms]
   if not all(path.exists() for path in paths):
     return None
@@ -220,35 +220,41 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument("--root", required=True, help="folder of the domain")
+  parser.add_argument(
+    "--root", required=True, help="parent of the domain's folder"
+  )
   parser.add_argument("--domain", default="amazon2014_beauty")
   parser.add_argument(
     "--source",
     default="smollm2-135m-instruct",
-    help="a packaged model, a GGUF file or a Hugging Face folder",
+    help="packaged model, GGUF file or Hugging Face folder",
   )
   parser.add_argument("--full_vocabulary", action="store_true")
   parser.add_argument(
     "--forms",
     type=lambda text: text.split(","),
     default=list(FORMS),
-    help=f"of {','.join(FORMS)}",
+    help=f"comma-separated forms of {','.join(FORMS)}",
   )
   parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
   parser.add_argument("--threads", type=int, default=2)
   parser.add_argument("--users", type=int, default=4)
-  parser.add_argument("--seed", type=int, default=0, help="of their choice")
-  parser.add_argument("--prompt_tokens", type=int, default=512, help="at most")
+  parser.add_argument("--seed", type=int, default=0, help="seed of the users")
+  parser.add_argument(
+    "--prompt_tokens", type=int, default=512, help="maximum tokens of a prompt"
+  )
   parser.add_argument("--samples", type=int, default=32)
-  parser.add_argument("--tokens", type=int, default=32, help="of each sample")
+  parser.add_argument(
+    "--tokens", type=int, default=32, help="tokens per sample"
+  )
   parser.add_argument("--temperature", type=float, default=0.5)
   parser.add_argument("--repetitions", type=int, default=1)
-  parser.add_argument("--scratch", help="folder for what is exchanged")
-  parser.add_argument("--output", help="a line of JSON is added to this file")
+  parser.add_argument("--scratch", help="folder of exchanged files")
+  parser.add_argument("--output", help="file to append a line of JSON to")
   arguments = config.parse_arguments(parser, argv)
   unknown = set(arguments.forms) - set(FORMS)
   if unknown:
-    parser.error(f"--forms: there is no {', '.join(sorted(unknown))}")
+    parser.error(f"--forms: unknown {', '.join(sorted(unknown))}")
   return arguments
 
 

@@ -1,17 +1,17 @@
-"""The search of the nearest of many vectors: users a second, memory, recall.
+"""Nearest-neighbour search in a catalogue: users per second, memory, recall.
 
     python -m benchmarks.dense_search --output=dense_search.jsonl
 
-For each size of the catalogue random unit vectors are kept as the catalogue's
+For each size of the catalogue random unit vectors are stored as a catalogue's
 are (`calrec_jax/recommend/dense/vector_store.py`), read from disk onto the
-device and searched for users close to some of them. Three figures of time: the
-exact search, the approximate one with its recall (the share of the exact list
-that it finds), and the matrix product alone, which no exact search can do
-without. A search gives the lists of evaluation: `--depth` places.
+device and searched for users close to some of them. Three times are measured:
+the exact search, the approximate one with its recall (the fraction of the exact
+list that it finds), and the matrix product alone, a lower bound of any exact
+search. A search returns the top `--depth` items, as in evaluation.
 
-Each size runs in a process of its own, so that peak memory is its own. On a CPU
+Each size runs in a separate process, for its own peak memory. On a CPU
 `jax.lax.approx_max_k` finds everything and gains nothing; it is made for TPUs,
-where a recall below 1 is to be expected: run this there before using it.
+where recall may be below 1: run this there before using it.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from calrec_jax.recommend.dense.topk import NO_COLUMN, VectorIndex
 from calrec_jax.recommend.dense.vector_store import CatalogueVectors
 
 _PACKAGES = ("calrec_jax", "jax", "jaxlib", "numpy")
-_BLOCK = 16384  # Vectors of a file.
-_NOISE = 0.5  # Of a user, beside the item it is close to; both of length 1.
+_BLOCK = 16384  # Vectors per file.
+_NOISE = 0.5  # Weight of a user's noise relative to its item; unit vectors.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,19 +70,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measure(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
   """The row of one catalogue's size."""
   with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-    vectors = kept_vectors(pathlib.Path(folder), size, arguments.width)
+    vectors = stored_vectors(pathlib.Path(folder), size, arguments.width)
     queries = near(vectors, arguments.users)
-    asked = np.full((arguments.users, 8), NO_COLUMN, np.int32)
+    exclusions = np.full((arguments.users, 8), NO_COLUMN, np.int32)
     sizes = np.ones(size, np.int32)
     start = time.perf_counter()
     index = VectorIndex(vectors, sizes, chunk=arguments.chunk)
     jax.block_until_ready(index._vectors)
     loading_seconds = time.perf_counter() - start
-    other = copy.copy(index)  # One copy of the vectors is enough.
+    other = copy.copy(index)  # Shares the vectors.
     other.recall_target = arguments.recall_target
     searches: dict[str, Callable[[], Any]] = {
-      "exact": lambda: index.search(queries, asked, arguments.depth),
-      "approximate": lambda: other.search(queries, asked, arguments.depth),
+      "exact": lambda: index.search(queries, exclusions, arguments.depth),
+      "approximate": lambda: other.search(queries, exclusions, arguments.depth),
       "product": lambda: _products(index._vectors, queries, index.chunk),
     }
     figures = {
@@ -115,10 +115,10 @@ def measure(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
   }
 
 
-def kept_vectors(
+def stored_vectors(
   folder: pathlib.Path, size: int, width: int
 ) -> CatalogueVectors:
-  """Random unit vectors in files, as a catalogue's are kept."""
+  """Random unit vectors in files, stored as a catalogue's."""
   vectors = CatalogueVectors(folder, {"random": [size, width]}, size, _BLOCK)
 
   def draw(block: slice) -> np.ndarray:
@@ -144,7 +144,7 @@ def near(vectors: CatalogueVectors, users: int) -> jax.Array:
 def timed(
   search: Callable[[], Any], repetitions: int, users: int
 ) -> dict[str, float]:
-  """Medians of a search's time, after one that compiles."""
+  """Median times of a search, after one that compiles."""
   start = time.perf_counter()
   jax.block_until_ready(search())
   first = time.perf_counter() - start
@@ -164,7 +164,7 @@ def timed(
 
 
 def recall(exact: np.ndarray, found: np.ndarray) -> float:
-  """Share of the exact lists, int32[B, K], that other lists hold."""
+  """Fraction of the exact lists, int32[B, K], found in other lists."""
   return float(
     np.mean(
       [np.isin(one, two).mean() for one, two in zip(exact, found, strict=True)]
@@ -173,11 +173,11 @@ def recall(exact: np.ndarray, found: np.ndarray) -> float:
 
 
 def describe(row: Mapping[str, Any]) -> str:
-  """The row as text for people."""
+  """Human-readable text of a row."""
   lines = [
-    f"{row['items']:,} vectors of {row['width']} numbers "
+    f"{row['items']:,} vectors of width {row['width']} "
     f"({row['vectors_mebibytes']:,.0f} MiB), {row['users']} users, "
-    f"{row['depth']} places; {row['machine']['device']}, "
+    f"top {row['depth']}; {row['machine']['device']}, "
     f"{row['machine']['cores']} cores",
     f"read in {row['loading_seconds']:.2f} s; peak memory of the process "
     f"{row['peak_mebibytes']:,.0f} MiB",
@@ -225,18 +225,20 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     type=int,
     nargs="+",
     default=[10_000, 100_000, 1_000_000],
-    help="sizes of the catalogue",
+    help="comma-separated sizes of the catalogue",
   )
-  parser.add_argument("--width", type=int, default=256, help="of a vector")
-  parser.add_argument("--users", type=int, default=64, help="of one search")
-  parser.add_argument("--depth", type=int, default=128, help="places of a list")
+  parser.add_argument(
+    "--width", type=int, default=256, help="width of the vectors"
+  )
+  parser.add_argument("--users", type=int, default=64, help="users per search")
+  parser.add_argument("--depth", type=int, default=128, help="items per user")
   parser.add_argument(
     "--chunk", type=int, default=8192, help="DenseSearch.chunk"
   )
   parser.add_argument("--recall_target", type=float, default=0.95)
   parser.add_argument("--repetitions", type=int, default=5)
-  parser.add_argument("--folder", help="for the vectors while it runs")
-  parser.add_argument("--output", help="a line of JSON a size is added to it")
+  parser.add_argument("--folder", help="temporary folder of the vectors")
+  parser.add_argument("--output", help="file to append a line per size to")
   parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
   return parser.parse_args(argv)
 

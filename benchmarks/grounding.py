@@ -1,13 +1,13 @@
-"""Matching generated texts to items: CPU seconds for a thousand users.
+"""Matching of generated texts to items: CPU seconds for a thousand users.
 
     python -m benchmarks.grounding --items FOLDER/items.jsonl.gz
 
-Takes the texts of a catalogue and makes up what a tuned model writes for each
-user: items drawn by popularity (Zipf), of which a share (`--exact`) is spelled
-as it is and the rest runs on into another item's text. The model itself is not
-run. Then users are ranked under all three candidate rules, as an evaluation
-does: from the best matches of each text, and, for some of the users, from the
-scores of the whole catalogue, which must give the same lists.
+Takes the texts of a catalogue and synthesises a tuned model's output for each
+user: items sampled by popularity (Zipf), of which a fraction (`--exact`) is
+spelled exactly and the rest continues with another item's text. No model is
+run. Then items are ranked under all three candidate rules, as in evaluation:
+from the best matches of each text, and, for some of the users, from the scores
+of the whole catalogue, which must give the same lists.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def compare(
   """Ranks both ways; the lists must be the same.
 
   Raises:
-    AssertionError: if they are not.
+    AssertionError: If they differ.
   """
   grounder, depth = Grounder(index), arguments.depth
   rankings = []
@@ -122,7 +122,7 @@ def compare(
 
 
 def read_texts(paths: Sequence[str]) -> list[str]:
-  """Item texts as the framework writes them, from files of JSON lines."""
+  """Item texts in the framework's format, from files of JSON lines."""
   texts = []
   for path in paths:
     with gzip.open(path, "rt", encoding="utf-8") as lines:
@@ -140,7 +140,7 @@ def read_texts(paths: Sequence[str]) -> list[str]:
 def write(
   texts: Sequence[str], arguments: argparse.Namespace
 ) -> list[list[GeneratedText]]:
-  """Distinct texts of each user, as a tuned model may write them."""
+  """Unique texts of each user, as a tuned model may generate them."""
   numbers = np.random.default_rng(0)
   order = numbers.permutation(len(texts))
   chances = np.arange(1, len(texts) + 1) ** -_ZIPF
@@ -167,15 +167,15 @@ def write(
 
 
 def describe(row: Mapping[str, Any]) -> str:
-  """The row as text for people."""
+  """Human-readable text of a row."""
   return (
     f"{row['users']:,} users with {row['samples']} samples each, "
     f"{row['texts_of_users']:,} texts of which {row['distinct_texts']:,} are "
     f"distinct, against {row['items']:,} items ({row['item_texts']:,} texts), "
-    f"{row['depth']} places under three rules\n"
+    f"top {row['depth']} under three rules\n"
     f"index: {row['index_cpu_seconds']:.2f} CPU s; ranking: "
     f"{row['cpu_seconds']:.2f} CPU s, {row['users_per_cpu_second']:,.0f} users "
-    "a CPU second; from the scores of the whole catalogue "
+    "per CPU second; from the scores of the whole catalogue "
     f"{row['whole_catalogue_users_per_cpu_second']:,.0f}, with the same lists"
   )
 
@@ -190,19 +190,21 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     "--items",
     nargs="+",
     required=True,
-    help="files of items, one JSON object a line (gin/data/folders.gin)",
+    help="files of items as JSON lines (gin/data/folders.gin)",
   )
   parser.add_argument("--num_items", type=int, default=20_000)
   parser.add_argument("--users", type=int, default=1000)
-  parser.add_argument("--samples", type=int, default=32, help="of a user")
   parser.add_argument(
-    "--exact", type=float, default=0.8, help="share that spells an item"
+    "--samples", type=int, default=32, help="samples per user"
   )
-  parser.add_argument("--depth", type=int, default=100, help="places of a list")
   parser.add_argument(
-    "--checked", type=int, default=64, help="users who are ranked both ways"
+    "--exact", type=float, default=0.8, help="fraction that spells an item"
   )
-  parser.add_argument("--output", help="a line of JSON is added to this file")
+  parser.add_argument("--depth", type=int, default=100, help="items per user")
+  parser.add_argument(
+    "--checked", type=int, default=64, help="users ranked both ways"
+  )
+  parser.add_argument("--output", help="file to append a line of JSON to")
   return parser.parse_args(argv)
 
 

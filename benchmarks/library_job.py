@@ -1,4 +1,4 @@
-"""What two libraries are to compute, as files that both of them read."""
+"""The input of two libraries, as files that both read."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ class Job:
   """Settings that both libraries share.
 
   Attributes:
-    source: a Hugging Face folder or a GGUF file.
-    decoder: fields of `DecoderConfig`.
-    objective: fields of `Objective`.
-    learning_rate: of AdamW.
-    precision: "float32" or "bfloat16", of activations; parameters are float32.
-    device: "cpu" or "cuda".
-    batches: how many there are.
-    examples: of each batch.
-    lm_tokens: of each batch's rows for the language model.
+    source: Hugging Face folder or GGUF file.
+    decoder: Fields of `DecoderConfig`.
+    objective: Fields of `Objective`.
+    learning_rate: Learning rate of AdamW.
+    precision: Dtype of activations, "float32" or "bfloat16"; parameters are
+      float32.
+    device: Device, "cpu" or "cuda".
+    batches: Number of batches.
+    examples: Number of examples per batch.
+    lm_tokens: Tokens of each batch's rows for the language model.
   """
 
   source: str
@@ -47,16 +48,16 @@ class Job:
 def write(
   folder: pathlib.Path,
   batches: Sequence[Batch],
-  kept: np.ndarray | None,
+  row_map: np.ndarray | None,
   **settings: Any,
 ) -> Job:
   """Writes the job: its packed batches, their examples, and plain rows.
 
   Args:
-    folder: exists.
-    batches: packed, in NumPy.
-    kept: row of the model's embedding of each token; None is all of them.
-    **settings: the other fields of `Job`.
+    folder: Existing folder.
+    batches: Packed batches of NumPy arrays.
+    row_map: Row of each token in the model's embedding; None is all rows.
+    **settings: Other fields of `Job`.
   """
   rows = [language_model_rows(batch) for batch in batches]
   plain = [plain_two_pass.pad(plain_two_pass.examples_of(b)) for b in batches]
@@ -66,8 +67,8 @@ def write(
     np.savez(folder / f"packed-{number}.npz", **batch._asdict())
     np.savez(folder / f"plain-{number}.npz", **padded._asdict())
     np.save(folder / f"rows-{number}.npy", tokens)
-  if kept is not None:
-    np.save(folder / "kept.npy", kept)
+  if row_map is not None:
+    np.save(folder / "row_map.npy", row_map)
   job = Job(
     batches=len(batches),
     examples=[len(padded.slot_items) for padded in plain],
@@ -84,32 +85,32 @@ def read(folder: pathlib.Path) -> Job:
 
 
 def arrays(folder: pathlib.Path, form: str, number: int) -> dict[str, Any]:
-  """A batch "packed" or "plain", by the name of its fields."""
+  """The fields of a batch, "packed" or "plain", by name."""
   with np.load(folder / f"{form}-{number}.npz") as file:
     return dict(file)
 
 
 def rows(folder: pathlib.Path, number: int) -> np.ndarray:
-  """int32[R, L] without padding."""
+  """Rows without padding, int32[R, L]."""
   return np.load(folder / f"rows-{number}.npy")
 
 
-def kept(folder: pathlib.Path) -> np.ndarray | None:
-  """Row of the model's embedding of each token."""
-  path = folder / "kept.npy"
+def row_map(folder: pathlib.Path) -> np.ndarray | None:
+  """Row of each token in the model's embedding."""
+  path = folder / "row_map.npy"
   return np.load(path) if path.exists() else None
 
 
 def language_model_rows(batch: Batch) -> np.ndarray:
-  """The batch's tokens end to end, as rows without padding, int32[R, L]."""
+  """The batch's tokens concatenated into rows without padding, int32[R, L]."""
   tokens = batch.tokens[batch.segment_ids != PADDING_SEGMENT]
   number = len(batch.tokens)
   length = len(tokens) // number
   return tokens[: number * length].reshape(number, length)
 
 
-def told(found: np.ndarray, items: Any) -> dict[str, float]:
-  """What was written for users, as both libraries tell it.
+def statistics(found: np.ndarray, items: Any) -> dict[str, float]:
+  """Statistics of generated texts, for both libraries.
 
   Args:
     found: int32[users, samples, T], token ids.

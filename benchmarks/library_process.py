@@ -1,12 +1,11 @@
-"""A library in a process of its own, which does one thing at a time.
+"""A library in a separate process, which runs one command at a time.
 
-The parent asks in lines of JSON and reads lines of JSON, so two libraries can
-be measured in turns without sharing threads, memory or their imports. The
-process is
+The parent writes and reads lines of JSON, so two libraries can be measured in
+turns without sharing threads, memory or imports. The process is
 
     python -m benchmarks.library_process MODULE FOLDER CORES
 
-where the module has a class `Library` and CORES are joined by commas.
+where the module has a class `Library` and CORES are comma-separated.
 """
 
 from __future__ import annotations
@@ -29,37 +28,37 @@ class LibraryError(RuntimeError):
 
 
 class Library(Protocol):
-  """What such a process can do."""
+  """The commands of such a process."""
 
   def load(self, source: str, **options: Any) -> dict[str, Any]:
-    """Makes parameters ready for use; returns their number."""
+    """Loads parameters; returns their number."""
     ...
 
   def begin(self, part: str) -> dict[str, Any]:
-    """Gets ready to train on "language_model" or on "objective"."""
+    """Prepares training on "language_model" or "objective"."""
     ...
 
   def step(self, batch: int, check: bool = False) -> dict[str, float]:
     """One update on a batch; returns the losses before it, in nats.
 
     Args:
-      batch: its number.
-      check: whether the norm of the gradient is returned too.
+      batch: Number of the batch.
+      check: Whether to return the gradient norm too.
     """
     ...
 
 
 class LibraryProcess:
-  """The parent's end."""
+  """The parent's side."""
 
   def __init__(self, module: str, job: pathlib.Path, threads: int, device: str):
     """Starts it.
 
     Args:
-      module: where its `Library` is.
-      job: the folder of a `library_job.Job`.
-      threads: cores it may use.
-      device: "cpu" or "cuda".
+      module: Module with its `Library`.
+      job: Folder of a `library_job.Job`.
+      threads: Number of cores that it may use.
+      device: Device, "cpu" or "cuda".
     """
     cores = sorted(os.sched_getaffinity(0))[:threads]
     environment = os.environ | {
@@ -67,7 +66,7 @@ class LibraryProcess:
       "JAX_PLATFORMS": device,
       # Two libraries share the device.
       "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-      # Transformers fetches nothing and does not import TensorFlow.
+      # Transformers must not download anything or import TensorFlow.
       "HF_HUB_OFFLINE": "1",
       "USE_TF": "0",
       "USE_FLAX": "0",
@@ -87,15 +86,15 @@ class LibraryProcess:
       text=True,
     )
 
-  def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-    """Has it do something.
+  def call(self, do: str, **arguments: Any) -> dict[str, Any]:
+    """Runs a command.
 
     Returns:
-      What it returns, with `wall_seconds`, `cpu_seconds` of all its threads,
-      and `peak_bytes` of memory since it was started.
+      Its result, with `wall_seconds`, `cpu_seconds` of all threads, and
+      `peak_bytes` of memory since the start of the process.
 
     Raises:
-      LibraryError: if it failed, with the end of its log.
+      LibraryError: If it failed, with the end of its log.
     """
     assert self._process.stdin is not None
     assert self._process.stdout is not None
@@ -125,14 +124,14 @@ class LibraryProcess:
 
 
 def serve(library: Library) -> None:
-  """The child's end: answers until there are no more questions."""
+  """The child's side: runs commands until the input ends."""
   answers = os.fdopen(os.dup(1), "w")
-  os.dup2(2, 1)  # What the libraries print is no answer.
+  os.dup2(2, 1)  # Output of the libraries must not mix with results.
   for line in sys.stdin:
-    asked: Mapping[str, Any] = json.loads(line)
-    arguments = {name: asked[name] for name in asked if name != "do"}
+    request: Mapping[str, Any] = json.loads(line)
+    arguments = {name: request[name] for name in request if name != "do"}
     wall, cpu = time.perf_counter(), time.process_time()
-    answer = getattr(library, asked["do"])(**arguments)
+    answer = getattr(library, request["do"])(**arguments)
     answer = {
       **answer,
       "wall_seconds": time.perf_counter() - wall,
@@ -143,10 +142,9 @@ def serve(library: Library) -> None:
 
 
 def peak_bytes() -> int:
-  """Most memory that this process has held.
+  """Peak memory of this process.
 
-  Not `getrusage`, whose figure begins with that of the process that started
-  this one.
+  Not `getrusage`, whose value starts from that of the parent process.
   """
   status = pathlib.Path("/proc/self/status").read_text("utf-8")
   [line] = [x for x in status.splitlines() if x.startswith("VmHWM:")]
@@ -154,7 +152,7 @@ def peak_bytes() -> int:
 
 
 def main(module: str, job: str, cores: str) -> None:
-  """Keeps to some cores before a library is imported and counts them all."""
+  """Restricts the process to its cores before a library counts them."""
   os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
   serve(importlib.import_module(module).Library(pathlib.Path(job)))
 

@@ -1,14 +1,13 @@
-"""The same objective computed plainly: one example a row, two passes, padded.
+"""A plain version of the objective: one example per row, two passes, padded.
 
-It is what a direct implementation of CALRec does, and what the packed single
-pass of `calrec_jax.models.objective` is measured against: every target is a
-row of its own with the whole prompt before it, a second forward pass reads
-the target alone, both are padded to the longest of the batch, and the logits
-of all target positions are held at once. The decoder, its parameters and the
-optimizer are the same.
+This is a direct implementation of CALRec, with which the packed single pass of
+`calrec_jax.models.objective` is compared: every target is a row with its whole
+prompt, a second forward pass reads the target alone, both are padded to the
+longest of the batch, and the logits of all target positions are in memory at
+once. Decoder, parameters and optimizer are the same.
 
-The losses are written down again from their formulas, so that equal numbers
-say something. Tested by `tests/unit/test_benchmark_train_step.py`.
+The losses are implemented independently from their formulas. Tested by
+`tests/unit/benchmarks/test_benchmark_train_step.py`.
 """
 
 import dataclasses
@@ -24,7 +23,7 @@ from calrec_jax.metrics.weighted_sum import WeightedSum
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.objective import Objective
 
-# What `PlainObjective.skip` can leave out, to see what it costs.
+# Parts that `PlainObjective.skip` can omit, to measure their cost.
 PARTS = ("item_pass", "logits")
 
 
@@ -32,11 +31,11 @@ class Example(NamedTuple):
   """A target with its history.
 
   Attributes:
-    joint: int32 tokens of the prompt and the target.
-    target_tokens: how many of them, at the end, are the target's.
-    alone: int32 tokens of the target alone, begin token included.
-    item: the target's number in the mixture.
-    user: the user's number in the mixture.
+    joint: int32, tokens of the prompt and the target.
+    target_tokens: Number of the target's tokens, at the end.
+    alone: int32, tokens of the target alone, begin token included.
+    item: Number of the target in the mixture.
+    user: Number of the user in the mixture.
   """
 
   joint: np.ndarray
@@ -47,29 +46,29 @@ class Example(NamedTuple):
 
 
 class PlainBatch(NamedTuple):
-  """B examples, padded on the right to P tokens, targets to T and M tokens.
+  """B examples, right-padded to P tokens, targets to T and M tokens.
 
   Attributes:
-    tokens: int32[B, P], prompt and target.
-    positions: int32[B, P].
-    segment_ids: int32[B, P], 1 where there is a token, 0 where none is.
-    in_target: bool[B, P], the target's tokens.
-    asked: int32[B, T], positions whose next token is one of the target's.
+    tokens: int32[B, P], tokens of prompt and target.
+    positions: int32[B, P], position of each token.
+    segment_ids: int32[B, P], 1 for tokens, 0 for padding.
+    in_target: bool[B, P], whether a token is the target's.
+    queries: int32[B, T], positions whose next token is the target's.
     labels: int32[B, T], that next token.
-    label_weights: float32[B, T], 1 where there is one.
-    item_tokens: int32[B, M], the target alone.
-    item_positions: int32[B, M].
-    item_segment_ids: int32[B, M].
-    in_item: bool[B, M], its tokens but the begin token.
-    slot_items: int32[B].
-    slot_users: int32[B].
+    label_weights: float32[B, T], 1 for labels, 0 for padding.
+    item_tokens: int32[B, M], tokens of the target alone.
+    item_positions: int32[B, M], position of each token.
+    item_segment_ids: int32[B, M], 1 for tokens, 0 for padding.
+    in_item: bool[B, M], its tokens except the begin token.
+    slot_items: int32[B], item of each example.
+    slot_users: int32[B], user of each example.
   """
 
   tokens: np.ndarray | jax.Array
   positions: np.ndarray | jax.Array
   segment_ids: np.ndarray | jax.Array
   in_target: np.ndarray | jax.Array
-  asked: np.ndarray | jax.Array
+  queries: np.ndarray | jax.Array
   labels: np.ndarray | jax.Array
   label_weights: np.ndarray | jax.Array
   item_tokens: np.ndarray | jax.Array
@@ -81,10 +80,10 @@ class PlainBatch(NamedTuple):
 
 
 def examples_of(batch: Batch) -> list[Example]:
-  """The examples that a packed batch trains, taken apart again.
+  """The training examples in a packed batch.
 
   Args:
-    batch: in NumPy.
+    batch: Packed batch of NumPy arrays.
   """
   examples = []
   for row, slot in zip(*np.nonzero(batch.slot_items != NO_SLOT), strict=True):
@@ -103,19 +102,19 @@ def examples_of(batch: Batch) -> list[Example]:
 
 
 def pad(examples: Sequence[Example]) -> PlainBatch:
-  """One row an example, padded to the longest of them."""
+  """One row per example, padded to the longest."""
   count = len(examples)
   joint = [example.joint for example in examples]
   lengths = np.array([len(tokens) for tokens in joint])
   targets = np.array([example.target_tokens for example in examples])
-  place = np.arange(lengths.max())[None]
-  inside = place < lengths[:, None]
+  position = np.arange(lengths.max())[None]
+  inside = position < lengths[:, None]
   tokens = _padded(joint)
-  # Token t is asked for at position t - 1.
+  # Token t is predicted at position t - 1.
   step = np.arange(targets.max())[None]
-  asked = (lengths - targets)[:, None] - 1 + step
+  queries = (lengths - targets)[:, None] - 1 + step
   real = step < targets[:, None]
-  asked = np.where(real, asked, 0)
+  queries = np.where(real, queries, 0)
   alone = _padded([example.alone for example in examples])
   item_lengths = np.array([len(example.alone) for example in examples])
   item_place = np.arange(alone.shape[1])[None]
@@ -123,11 +122,11 @@ def pad(examples: Sequence[Example]) -> PlainBatch:
   begins = (item_lengths - targets)[:, None]
   return PlainBatch(
     tokens=tokens,
-    positions=np.broadcast_to(place, tokens.shape).astype(np.int32),
+    positions=np.broadcast_to(position, tokens.shape).astype(np.int32),
     segment_ids=inside.astype(np.int32),
-    in_target=inside & (place >= (lengths - targets)[:, None]),
-    asked=asked.astype(np.int32),
-    labels=tokens[np.arange(count)[:, None], asked + 1],
+    in_target=inside & (position >= (lengths - targets)[:, None]),
+    queries=queries.astype(np.int32),
+    labels=tokens[np.arange(count)[:, None], queries + 1],
     label_weights=real.astype(np.float32),
     item_tokens=alone,
     item_positions=np.broadcast_to(item_place, alone.shape).astype(np.int32),
@@ -140,12 +139,11 @@ def pad(examples: Sequence[Example]) -> PlainBatch:
 
 @dataclasses.dataclass(frozen=True)
 class PlainObjective:
-  """Called as `Objective` is, on a `PlainBatch`.
+  """The objective on a `PlainBatch`, with the interface of `Objective`.
 
   Attributes:
-    objective: weights, temperature, direction and negatives.
-    skip: parts out of `PARTS` that are left out; the loss is another one
-      then.
+    objective: Weights, temperature, direction and negatives.
+    skip: Parts from `PARTS` to omit, which changes the loss.
   """
 
   objective: Objective
@@ -160,7 +158,7 @@ class PlainObjective:
     dropout_rng: jax.Array | None = None,
   ) -> tuple[jax.Array, dict[str, WeightedSum]]:
     """The loss, and its three parts as weighted sums."""
-    del dropout_rng  # Rows of another shape cannot drop the same units.
+    del dropout_rng  # Rows of different shapes cannot have the same dropout.
     variables = {"params": params}
     hidden = decoder.apply(
       variables, batch.tokens, batch.positions, batch.segment_ids
@@ -178,8 +176,8 @@ class PlainObjective:
       item = _mean(alone, batch.in_item)
     nats, tokens = jnp.zeros(()), jnp.sum(batch.label_weights)
     if "logits" not in self.skip:
-      asked = jnp.take_along_axis(hidden, batch.asked[..., None], axis=1)
-      logits = decoder.apply(variables, asked, method="logits")  # [B, T, V]
+      queries = jnp.take_along_axis(hidden, batch.queries[..., None], axis=1)
+      logits = decoder.apply(variables, queries, method="logits")  # [B, T, V]
       log_p = jnp.take_along_axis(
         jax.nn.log_softmax(logits), batch.labels[..., None], axis=-1
       )
@@ -213,7 +211,7 @@ class PlainObjective:
       vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
       for vectors in (queries, items)
     )
-    # Row i holds the queries that item i picks from.
+    # Row i has the candidates of anchor item i.
     cosine = jnp.matmul(items, queries.T, precision="highest")
     logits = jnp.where(compared, cosine / self.objective.temperature, -jnp.inf)
     axes = {"item_to_user": (1,), "user_to_item": (0,), "both": (0, 1)}
@@ -228,9 +226,9 @@ def _segment_of(
   batch: Batch, slots: np.ndarray, row: int, slot: int
 ) -> tuple[int, int, int]:
   """Start of the segment, end of the slot's tokens, and their number."""
-  places = np.flatnonzero(slots == slot)
-  start = places[0] - batch.positions[row, places[0]]
-  return int(start), int(places[-1]) + 1, len(places)
+  positions = np.flatnonzero(slots == slot)
+  start = positions[0] - batch.positions[row, positions[0]]
+  return int(start), int(positions[-1]) + 1, len(positions)
 
 
 def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:

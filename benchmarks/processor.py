@@ -1,11 +1,11 @@
-"""The processor that something was measured on."""
+"""The name of the processor."""
 
 import pathlib
 import platform
 
 
 def name() -> str:
-  """As its maker calls it, where the system tells; else its architecture."""
+  """The model name if the system has it, else the architecture."""
   try:
     lines = pathlib.Path("/proc/cpuinfo").read_text("utf-8").splitlines()
   except OSError:

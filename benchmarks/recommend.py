@@ -1,13 +1,12 @@
-r"""All recommenders side by side: how fast, how valid, how good.
+r"""All recommenders side by side: speed, validity and quality.
 
     python -m benchmarks.recommend --gin_file=recipes/quickstart.gin \
       --users=512 --output=recommend.jsonl
 
-Takes the model that the last stage of a recipe has handed over (or
-CHECKPOINT_PATH) and the first users of a draw. Every recommender answers alone
-and afresh: what one has written is not there for the next, other than in
-`calrec eval`, so the seconds are each one's own. The first call, which
-compiles, is not timed. Choose with Evaluation.recommenders.
+Uses the exported checkpoint of the last stage of a recipe (or CHECKPOINT_PATH)
+and a random sample of users. Every recommender runs in isolation: unlike in
+`calrec eval` they share no generated texts, so times are independent. The first
+call, which compiles, is not timed. Select with Evaluation.recommenders.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument("--users", type=int, default=512)
-  parser.add_argument("--output", help="a line of JSON is added to this file")
+  parser.add_argument("--output", help="file to append a line of JSON to")
   arguments = config.parse_arguments(parser, argv)
   configuration = arguments.configuration
   configuration.apply()
@@ -64,13 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
       file.write(json.dumps(row) + "\n")
-    print(f"added to {path}\n")
+    print(f"appended to {path}\n")
   print(describe(row))
   return 0
 
 
 def describe(row: Mapping[str, Any]) -> str:
-  """The row as text for people."""
+  """Human-readable text of a row."""
   titles = (
     "users/s", "users/CPU s", "peak GB", "valid", "distinct@10", *_SHOWN
   )  # fmt: skip
@@ -98,8 +97,8 @@ def measure(stage_name: str, users: int) -> dict[str, Any]:
   """Measures the recommenders of the applied configuration.
 
   Args:
-    stage_name: whose model recommends.
-    users: at most so many.
+    stage_name: Stage of the model.
+    users: Maximum number of users.
   """
   evaluation, stage = Evaluation(), stages.Stage()
   mesh = partitioning.make_mesh(stage.mesh, jax.local_devices())
@@ -140,9 +139,9 @@ def _measure_one(
   histories: Sequence[History],
   cache: TokenCache,
 ) -> dict[str, Any]:
-  """One recommender: quality over all users, cost over all but the first.
+  """Measures a recommender: quality over all users, cost without the first.
 
-  Building it, and its first users, compile.
+  Building it and the first users include compilation.
   """
   [recommender] = workshop.make([name])
   warm = min(len(histories) // 4, Protocol().batch_users)

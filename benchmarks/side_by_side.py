@@ -1,4 +1,4 @@
-"""Both forms of the training step over the same parameters, timed in turns."""
+"""Both forms of the training step on the same parameters, timed in turns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from calrec_jax.runtime import partitioning
 from calrec_jax.train import state as states
 from calrec_jax.train import train_step
 
-# Relative difference of two sums in another order, over some layers.
+# Relative difference of sums in different order, over several layers.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 3e-2}
 _COMPARED = (
   "loss",
@@ -30,17 +30,17 @@ _COMPARED = (
 
 
 class DisagreementError(ValueError):
-  """The two forms do not compute the same."""
+  """The two forms do not compute the same results."""
 
 
 class Bench:
-  """Both forms of the step over the same parameters.
+  """Both forms of the step on the same parameters.
 
   Attributes:
-    config: of the decoder.
-    batches: packed batches in NumPy.
-    plain_batches: their examples, one a row.
-    state: parameters and optimizer, before and after every step.
+    config: Shape of the decoder.
+    batches: Packed batches of NumPy arrays.
+    plain_batches: Their examples, one per row.
+    state: Parameters and optimizer state, restored after every step.
   """
 
   def __init__(
@@ -51,11 +51,11 @@ class Bench:
     batches: Sequence[Batch],
     seed: int = 0,
   ):
-    """Takes packed batches in NumPy; the examples are taken from them."""
+    """Takes packed batches of NumPy arrays, and extracts their examples."""
     if decoder_config.dropout:
       raise ValueError(
-        "DecoderConfig.dropout must be 0: rows of two shapes cannot drop the "
-        "same units, so the losses could not be compared."
+        "DecoderConfig.dropout must be 0: rows of different shapes cannot have "
+        "the same dropout, so the losses could not be compared."
       )
     self.config = decoder_config
     self.batches = list(batches)
@@ -79,10 +79,10 @@ class Bench:
     """Runs both forms on every batch, which also compiles them.
 
     Returns:
-      The largest relative difference of each loss and of the gradient's norm.
+      The largest relative difference of each loss and of the gradient norm.
 
     Raises:
-      DisagreementError: where one is beyond the tolerance.
+      DisagreementError: If one exceeds the tolerance.
     """
     worst = dict.fromkeys(_COMPARED, 0.0)
     for batch, plain_batch in zip(
@@ -98,8 +98,8 @@ class Bench:
     for name, difference in worst.items():
       if not difference <= tolerance:
         raise DisagreementError(
-          f"{name} of the two forms differs by {difference:.2g} of its value, "
-          f"more than {tolerance}; what they do cannot be compared."
+          f"{name} of the two forms differs by a relative {difference:.2g}, "
+          f"more than {tolerance}, so their costs cannot be compared."
         )
     return worst
 
@@ -107,7 +107,7 @@ class Bench:
     """Times both forms in turns.
 
     Returns:
-      By form, medians over batches and repetitions: `step_seconds`,
+      Medians over batches and repetitions for each form: `step_seconds`,
       `cpu_seconds` of all threads, `examples_per_second`.
     """
     forms = {
@@ -137,7 +137,7 @@ class Bench:
     }
 
   def measure_parts(self, repetitions: int) -> dict[str, float]:
-    """Shares of a step's time, from steps that leave a part out.
+    """Fractions of a step's time, from steps that omit a part.
 
     Measured on the first batch. A packed batch without loss weights runs the
     same program, which skips all logits.
@@ -182,7 +182,7 @@ class Bench:
     return run
 
   def _time(self, step: Callable, batch: Any) -> tuple[float, float]:
-    """Wall and CPU seconds of one step; the state stays as it was."""
+    """Wall and CPU seconds of one step; the state is unchanged."""
     placed = jax.block_until_ready(jax.device_put(batch))
     wall, cpu = time.perf_counter(), time.process_time()
     jax.block_until_ready(step(placed))
@@ -190,14 +190,14 @@ class Bench:
 
 
 def compare(bench: Bench, repetitions: int) -> dict[str, Any]:
-  """Checks, measures and accounts.
+  """Checks and measures both forms.
 
   Args:
-    bench: the two forms.
-    repetitions: of every batch.
+    bench: Both forms.
+    repetitions: Repetitions of every batch.
 
   Returns:
-    What `train_step.main` writes, but for the settings and the machine.
+    The row of `train_step.main`, without settings and machine.
   """
   differences = bench.check()
   timed = bench.measure(repetitions)

@@ -1,10 +1,10 @@
-"""Many runs of `calrec` that need one another, each done once.
+"""Dependent runs of `calrec`, each run once.
 
-A run is a command line and the runs it needs. Runs whose needs are done start
-side by side, each on cores of its own. A finished run leaves `done.json` in
-its folder and is not started again, so a study that was stopped goes on when
-it is asked for again; at Ctrl-C or SIGTERM what trains is told to save first.
-Tested by `tests/unit/test_benchmark_study.py`.
+A run is a command line and the runs it depends on. Runs whose dependencies are
+finished start in parallel, each on its own cores. A finished run leaves
+`done.json` in its folder and is not repeated, so a stopped study resumes when
+it is started again; on Ctrl-C or SIGTERM training runs save first.
+Tested by `tests/unit/benchmarks/test_benchmark_study.py`.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from calrec_jax.evaluate.results import write_json
 
 ROOT = pathlib.Path(__file__).parents[1]
 _DONE, _LOG = "done.json", "log.txt"
-_SHOWN_LINES = 15  # Of the log of a run that failed.
+_SHOWN_LINES = 15  # Lines shown of a failed run's log.
 _POLL_SECONDS = 0.2
 
 
 class StudyError(RuntimeError):
-  """A run failed, or was done with another command."""
+  """A run failed, or was made by another command."""
 
 
 class Run(NamedTuple):
   """One run of `calrec`.
 
   Attributes:
-    name: of its folder in the study.
-    arguments: behind `calrec`.
-    needs: names of the runs that have to be done before.
+    name: Name, also of its folder in the study.
+    arguments: Arguments of `calrec`.
+    needs: Names of the runs it depends on.
   """
 
   name: str
@@ -49,7 +49,7 @@ class Run(NamedTuple):
   needs: tuple[str, ...] = ()
 
   def command(self) -> str:
-    """The line that makes it, for people."""
+    """The command line, human-readable."""
     return shlex.join(["calrec", *self.arguments])
 
 
@@ -64,7 +64,7 @@ class Study:
   """Runs in a folder.
 
   Attributes:
-    folder: holds a folder for every run.
+    folder: Folder with a subfolder for every run.
   """
 
   def __init__(
@@ -74,25 +74,25 @@ class Study:
     workers: int | None = None,
     program: Sequence[str] = (sys.executable, "-m", "calrec_jax"),
   ):
-    """Takes the runs, each of which stands behind those it needs.
+    """Takes the runs, each after those it depends on.
 
     Args:
-      folder: made when needed.
-      runs: all of the study.
-      workers: how many at once, which share the cores that this process may
-        use; by default one for every core.
-      program: what the arguments go to.
+      folder: Folder of the study, created if missing.
+      runs: All runs of the study.
+      workers: Number of parallel runs, which share the cores available to this
+        process; by default one per core.
+      program: Program that takes the arguments.
 
     Raises:
-      ValueError: if a run needs one that does not stand before it, or for too
-        many workers.
+      ValueError: If a run precedes one it depends on, or there are too many
+        workers.
     """
     known: set[str] = set()
     for run in runs:
       missing = [name for name in run.needs if name not in known]
       if missing or run.name in known:
         raise ValueError(
-          f"The run {run.name} stands twice, or before {missing}."
+          f"The run {run.name} appears twice, or before {missing}."
         )
       known.add(run.name)
     self.folder = folder
@@ -107,10 +107,10 @@ class Study:
     self._shares = [tuple(cores[at::workers]) for at in range(workers)]
 
   def done(self, name: str) -> dict[str, Any] | None:
-    """What a finished run left; None where it is not finished.
+    """The record of a finished run; None if it is not finished.
 
     Raises:
-      StudyError: if it was done with another command.
+      StudyError: If it was made by another command.
     """
     path = self.folder / name / _DONE
     if not path.exists():
@@ -125,15 +125,15 @@ class Study:
     return record
 
   def work(self) -> dict[str, dict[str, Any]]:
-    """Does what is not done.
+    """Runs what is not finished.
 
     Returns:
-      What every run left: `command`, `commit`, `machine`, `finished`, `seconds`
-      and `cpu_seconds`, by its name. Seconds are those of the process that
-      finished it: one that went on counts its own alone.
+      The record of every run by name: `command`, `commit`, `machine`,
+      `finished`, `seconds` and `cpu_seconds`. Seconds are those of the process
+      that finished it, without those before it was resumed.
 
     Raises:
-      StudyError: if a run fails; what is under way is stopped first.
+      StudyError: If a run fails; the others are stopped first.
     """
     waiting = [run for run in self._runs.values() if not self.done(run.name)]
     total = len(waiting)
@@ -173,10 +173,10 @@ class Study:
         stderr=subprocess.STDOUT,
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": str(len(cores))},
-        # A Ctrl-C is for the study, which tells its runs to save.
+        # Ctrl-C must reach only the study, which then stops its runs.
         start_new_session=True,
       )
-    # Before it has made threads, which would stay on all cores.
+    # Before it creates threads, which would stay on all cores.
     os.sched_setaffinity(process.pid, cores)
     return _Started(run, process, cores, time.monotonic())
 
@@ -242,7 +242,7 @@ def _stop_requests() -> Iterator[list[int]]:
 
 
 def _ended(process: subprocess.Popen) -> Any:
-  """The resources that a process took with its children; None if it runs."""
+  """Resource usage of a process and its children; None while it runs."""
   pid, status, usage = os.wait4(process.pid, os.WNOHANG)
   if not pid:
     return None
@@ -251,7 +251,7 @@ def _ended(process: subprocess.Popen) -> Any:
 
 
 def _stop(processes: Sequence[subprocess.Popen]) -> None:
-  """Tells them to save and leave, and waits until they have."""
+  """Makes processes save and exit, and waits for them."""
   for process in processes:
     process.send_signal(signal.SIGTERM)
   for process in processes:
@@ -259,7 +259,7 @@ def _stop(processes: Sequence[subprocess.Popen]) -> None:
 
 
 def _commit() -> str:
-  """Of the checkout, with a + where files differ; "unknown" outside one."""
+  """Commit of the checkout, with a + if modified; "unknown" outside one."""
   try:
     found = subprocess.run(
       ["git", "describe", "--always", "--dirty=+"],

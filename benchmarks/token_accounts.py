@@ -1,7 +1,7 @@
-"""What the tokens and FLOPs of the two forms of a step are spent on.
+"""Breakdown of the tokens and FLOPs of the two forms of a step.
 
 FLOPs are those of matrix products in forward and backward pass
-(`calrec_jax.models.flops`). A padded position costs as much as another; its
+(`calrec_jax.models.flops`). A padding position costs as much as any other; its
 attention is counted up to the diagonal, as both forms compute it.
 """
 
@@ -19,13 +19,13 @@ from calrec_jax.models.decoder_config import DecoderConfig
 
 
 class Tokens(NamedTuple):
-  """A number of tokens, and the keys that all of them see together."""
+  """A number of tokens, and the total number of their keys."""
 
   count: int = 0
   keys: int = 0
 
   def plus(self, count: int, keys: int) -> Tokens:
-    """With further ones."""
+    """Adds tokens."""
     return Tokens(self.count + int(count), self.keys + int(keys))
 
 
@@ -34,22 +34,22 @@ def account(
   packed: Sequence[Batch],
   plain: Sequence[PlainBatch],
 ) -> dict[str, dict[str, Any]]:
-  """Tokens and FLOPs per example, and shares of the FLOPs.
+  """Tokens and FLOPs per example, and fractions of the FLOPs.
 
   Args:
-    config: of the decoder.
-    packed: batches in NumPy.
-    plain: the same examples, one a row.
+    config: Shape of the decoder.
+    packed: Packed batches of NumPy arrays.
+    plain: The same examples, one per row.
 
   Returns:
     For `packed` and `plain`: `tokens_per_example`, `real_tokens_per_example`,
-    `padding` (a share) and `flops_per_example`. In `share_of_plain_flops`,
-    `repeated_history` is what a user's examples have in common, which the
-    packed form computes once. In `share_of_packed_flops`,
-    `masked_attention` is spent on keys of other segments of the row.
+    `padding` (a fraction) and `flops_per_example`. In `share_of_plain_flops`,
+    `repeated_history` is the history shared by a user's examples, which the
+    packed form computes once. In `share_of_packed_flops`, `masked_attention` is
+    spent on keys of other segments of the row.
   """
   examples = sum(len(batch.slot_items) for batch in plain)
-  asked = sum(float(batch.label_weights.sum()) for batch in plain)
+  labels = sum(float(batch.label_weights.sum()) for batch in plain)
   asked_padded = sum(batch.label_weights.size for batch in plain)
   once, items, rows = Tokens(), Tokens(), Tokens()
   for batch in packed:
@@ -75,7 +75,7 @@ def account(
   def layers(tokens: Tokens) -> float:
     return _step_flops(config, tokens, 0)
 
-  logits = _step_flops(config, Tokens(), asked)
+  logits = _step_flops(config, Tokens(), labels)
   plain_logits = _step_flops(config, Tokens(), asked_padded)
   plain_flops = layers(padded) + plain_logits
   packed_flops = layers(rows) + logits
@@ -86,7 +86,7 @@ def account(
     "logits": logits,
     "once_per_user": layers(once),
   }
-  # Real tokens with the keys that are computed and then masked.
+  # Real tokens, with the keys that are computed and then masked.
   filled = once.count + items.count
   unmasked = Tokens(filled, round(filled * rows.keys / rows.count))
   packed_parts = {
@@ -139,7 +139,7 @@ def _rectangle(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _in_item_segment(batch: Batch) -> np.ndarray:
-  """bool[R, L]: the segments that hold an item alone, begin token included."""
+  """Whether a token is in an item segment, begin token included, bool[R, L]."""
   found = np.zeros(batch.tokens.shape, bool)
   for row, segments in enumerate(batch.segment_ids):
     own = np.unique(segments[batch.item_slots[row] >= 0])

@@ -1,11 +1,11 @@
-"""What production recipes cost on TPU slices, by the TPU compiler.
+"""Costs of production recipes on TPU slices, from the TPU compiler.
 
     python -m benchmarks.tpu_costs --output=tpu_costs.jsonl
 
-No TPU is needed, but its compiler is: pip install 'calrec_jax[tpu]'. Compiles
-the training step of each of `RECIPES` by `calrec compile`, some minutes each on
-one core, and prints the table of docs/sharding.md. What was compiled before
-with the same versions is remembered.
+Needs no TPU, but its compiler: pip install 'calrec_jax[tpu]'. Compiles the
+training step of each of `RECIPES` by `calrec compile`, a few minutes each on
+one core, and prints the table of docs/sharding.md. Results are cached for the
+same versions.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class Recipe(NamedTuple):
   """One row of the table.
 
   Attributes:
-    model: file of gin/models.
-    topology: of `calrec compile`.
-    data: devices along the mesh axis `data`.
-    fsdp: devices along `fsdp`.
-    rows: BATCH_SIZE.
-    slices: of the topology.
-    remat: of the decoder.
+    model: File of gin/models.
+    topology: Topology for `calrec compile`.
+    data: Devices along the mesh axis `data`.
+    fsdp: Devices along `fsdp`.
+    rows: Rows of the global batch, BATCH_SIZE.
+    slices: Number of slices.
+    remat: Remat setting of the decoder.
   """
 
   model: str
@@ -49,12 +49,12 @@ class Recipe(NamedTuple):
 
   @property
   def name(self) -> str:
-    """For people and for tests."""
+    """Human-readable name."""
     several = f"{self.slices} × " if self.slices > 1 else ""
     return f"{self.model} on {several}{self.topology}"
 
   def flags(self) -> list[str]:
-    """Of `calrec compile`."""
+    """Flags of `calrec compile`."""
     return [
       "--gin_file=recipes/gemma3_270m_beauty.gin",
       f"--gin_file=models/{self.model}.gin",
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   parser.add_argument(
     "--recipes",
-    help="only those in whose name this is found, such as 4b or v6e",
+    help="select recipes by a part of the name, such as 4b or v6e",
     default="",
   )
   parser.add_argument(
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   chosen = [one for one in RECIPES if arguments.recipes in one.name]
   if not chosen:
     parser.error(
-      f"--recipes={arguments.recipes}: there are "
+      f"--recipes={arguments.recipes} matches none of "
       f"{', '.join(one.name for one in RECIPES)}."
     )
   print(_HEAD)
@@ -119,7 +119,7 @@ def measure(recipe: Recipe) -> dict[str, Any]:
   """The record of `calrec compile` for the training step.
 
   Raises:
-    RuntimeError: where the verb fails, with what it said.
+    RuntimeError: If the verb fails, with its output.
   """
   with tempfile.TemporaryDirectory() as folder:
     output = pathlib.Path(folder, "compile.json")

@@ -1,16 +1,16 @@
-"""One optimizer step: the packed single pass beside plain two-pass training.
+"""One optimizer step: packed single pass against plain two-pass training.
 
     python -m benchmarks.train_step --root=FOLDER --output=train_step.jsonl
 
-FOLDER/NAME holds `interactions.csv.gz` and `items.jsonl.gz` of the domain
+FOLDER/NAME has `interactions.csv.gz` and `items.jsonl.gz` of the domain
 (gin/data/folders.gin). Packed rows come from the feed; the plain form
-(`plain_two_pass`) gets the very same targets with the very same histories, one
-a row, padded to the longest of the batch. Same model, parameters, optimizer.
+(`plain_two_pass`) gets the same targets and histories, one per row, padded to
+the longest of the batch, with the same model, parameters and optimizer.
 
-First both forms must agree on the losses and on the norm of the gradient.
-Then they are timed in turns, and medians are reported. Padding to the longest
-of the batch, logits at target positions only, and attention without the upper
-triangle are all granted to the plain form; real code often has none of them.
+First both forms must agree on the losses and the gradient norm. Then they are
+timed in turns, and medians are reported. The plain form already pads to the
+longest of the batch only, computes logits at target positions only, and skips
+attention above the diagonal; real code often does none of this.
 """
 
 from __future__ import annotations
@@ -82,12 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
       file.write(json.dumps(row) + "\n")
-    print(f"\nadded to {path}")
+    print(f"\nappended to {path}")
   return 0
 
 
 def describe(row: Mapping[str, Any]) -> str:
-  """The row as text for people."""
+  """Human-readable text of a row."""
   machine, ratio = row["machine"], row["packed_over_plain"]
   lines = [
     f"{row['model']} on {', '.join(row['data'])}; {machine['device']}, "
@@ -135,44 +135,48 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument("--root", required=True, help="folder of the domain")
+  parser.add_argument(
+    "--root", required=True, help="parent of the domain's folder"
+  )
   parser.add_argument("--domain", default="amazon2014_beauty")
   parser.add_argument("--model", default="models/tiny.gin", metavar="GIN_FILE")
-  parser.add_argument("--rows", type=int, default=4, help="of a packed batch")
+  parser.add_argument(
+    "--rows", type=int, default=4, help="rows of a packed batch"
+  )
   parser.add_argument("--row_tokens", type=int, default=1024)
   parser.add_argument("--row_slots", type=int, default=48)
   parser.add_argument("--batches", type=int, default=3)
   parser.add_argument("--repetitions", type=int, default=5)
-  parser.add_argument("--output", help="a line of JSON is added to this file")
+  parser.add_argument("--output", help="file to append a line of JSON to")
   return config.parse_arguments(parser, argv)
 
 
 def configure(
   arguments: argparse.Namespace,
   files: Sequence[str],
-  further: Mapping[str, Any] | None = None,
+  extra: Mapping[str, Any] | None = None,
 ) -> config.Configuration:
-  """A stage on the domain that the command line names.
+  """Configures a stage on the domain of the command line.
 
   Args:
-    arguments: `root`, `domain`, `rows`, `row_tokens`, `row_slots` and, given
-      by the user, `configuration`.
-    files: gin files, before the user's.
-    further: more bindings.
+    arguments: Arguments `root`, `domain`, `rows`, `row_tokens`, `row_slots` and
+      the user's `configuration`.
+    files: Gin files, before the user's.
+    extra: Extra bindings.
   """
   given = arguments.configuration
   lengths = {"tokens": arguments.row_tokens, "slots": arguments.row_slots}
   bindings = {
     "ROOT": arguments.root,
     "DOMAINS": (arguments.domain,),
-    # Only the order of the events counts here.
+    # Only the order of the events matters here.
     "POSITIONS": (arguments.domain,),
     "MIXTURE_OR_TASK_NAME": arguments.domain,
     "MODEL_DIR": "unused",
     "TRAIN_STEPS": 1000,
     "BATCH_SIZE": arguments.rows,
     "TASK_FEATURE_LENGTHS": lengths,
-    **(further or {}),
+    **(extra or {}),
   }
   return dataclasses.replace(
     given,
@@ -185,7 +189,7 @@ def configure(
 
 
 def machine() -> dict[str, Any]:
-  """What a row of figures was measured on."""
+  """The machine of the measurement."""
   return {
     "device": jax.devices()[0].device_kind,
     "platform": jax.default_backend(),

@@ -1,8 +1,8 @@
 """Transformers' and PyTorch's side of `against_transformers`.
 
-Written as one would write it by hand: a target a row, padded to the longest,
-a second pass for the items. Attention is PyTorch's fused one, the optimizer is
-its fused AdamW, and logits are computed at target positions only.
+A typical hand-written implementation: one target per row, padded to the
+longest, and a second pass for the items. It uses PyTorch's fused attention and
+fused AdamW, and computes logits at target positions only.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ class Library:
     """Reads a folder or a GGUF file.
 
     Args:
-      source: its path.
-      cut: whether the vocabulary is cut to the job's.
+      source: Path of the model.
+      cut: Whether to prune the vocabulary to the job's.
     """
     path = pathlib.Path(source)
     given = {"gguf_file": path.name} if path.is_file() else {}
     self.model = transformers.AutoModelForCausalLM.from_pretrained(
       path.parent if given else path, dtype=torch.float32, **given
     )
-    kept = library_job.kept(self.folder) if cut else None
-    if kept is not None:
-      self._cut(torch.from_numpy(kept.astype("int64")))
+    row_map = library_job.row_map(self.folder) if cut else None
+    if row_map is not None:
+      self._cut(torch.from_numpy(row_map.astype("int64")))
     self.model.to(self.job.device)
     count = sum(parameter.numel() for parameter in self.model.parameters())
     return {"parameters": count}
 
   def begin(self, part: str) -> dict[str, Any]:
-    """Makes the optimizer, and reads the batches."""
+    """Creates the optimizer and reads the batches."""
     self.model.train()
     self._optimizer = torch.optim.AdamW(
       self.model.parameters(),
@@ -101,20 +101,20 @@ class Library:
   def decode(
     self, form: str, samples: int, tokens: int, temperature: float
   ) -> dict[str, float]:
-    """Writes for the users of a job one by one, as the library offers it."""
+    """Generates for the users of a job one by one, by the library's method."""
     del form
     self.model.eval()
     with np.load(self.folder / "prompts-0.npz") as file:
       prompts = np.split(file["values"], file["offsets"][1:-1])
     found = []
     for prompt in prompts:
-      asked = self._tensor(prompt)[None]
+      prompt_ids = self._tensor(prompt)[None]
       written = self.model.generate(
-        input_ids=asked,
-        attention_mask=torch.ones_like(asked),
+        input_ids=prompt_ids,
+        attention_mask=torch.ones_like(prompt_ids),
         do_sample=True,
         temperature=temperature,
-        # What the model's own settings would narrow.
+        # Overrides restrictions in the model's own settings.
         top_k=0,
         top_p=1.0,
         repetition_penalty=1.0,
@@ -124,14 +124,14 @@ class Library:
         eos_token_id=None,
         pad_token_id=0,
       )
-      found.append(written[:, asked.shape[1] :].cpu().numpy())
+      found.append(written[:, prompt_ids.shape[1] :].cpu().numpy())
     items = library_job.arrays(self.folder, "items", 0)
-    return library_job.told(
+    return library_job.statistics(
       np.stack(found).astype(np.int32), types.SimpleNamespace(**items)
     )
 
   def _language_model(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-    """As the library offers it."""
+    """The loss of the library's own model class."""
     loss = self.model(input_ids=tokens, labels=tokens, use_cache=False).loss
     return {"loss": loss, "loss_nig_nats": loss}
 
@@ -144,8 +144,8 @@ class Library:
     joint = _mean(hidden, batch["in_target"])
     user = _mean(hidden, filled & ~batch["in_target"])
     item = _mean(alone, batch["in_item"])
-    asked = batch["asked"][..., None].expand(-1, -1, hidden.shape[-1])
-    logits = self.model.lm_head(hidden.gather(1, asked))
+    queries = batch["queries"][..., None].expand(-1, -1, hidden.shape[-1])
+    logits = self.model.lm_head(hidden.gather(1, queries))
     weights = batch["label_weights"]
     nats = F.cross_entropy(
       logits.flatten(0, 1).float(), batch["labels"].flatten(), reduction="none"
@@ -180,7 +180,7 @@ class Library:
   def _info_nce(
     self, queries: torch.Tensor, items: torch.Tensor, compared: torch.Tensor
   ) -> torch.Tensor:
-    """Row i holds the queries that item i picks from."""
+    """InfoNCE; row i has the candidates of anchor item i."""
     queries, items = F.normalize(queries, dim=-1), F.normalize(items, dim=-1)
     with torch.autocast(self.job.device, enabled=False):
       cosine = items @ queries.T
@@ -193,19 +193,19 @@ class Library:
     ]
     return torch.stack(sums).mean()
 
-  def _cut(self, kept: torch.Tensor) -> None:
-    """Keeps some rows of the vocabulary."""
+  def _cut(self, row_map: torch.Tensor) -> None:
+    """Prunes the vocabulary to some rows."""
     tied = self.model.config.tie_word_embeddings
     modules = [self.model.get_input_embeddings()]
     if not tied:
       modules.append(self.model.get_output_embeddings())
     for module in modules:
-      rows = module.weight.detach()[kept].clone()
+      rows = module.weight.detach()[row_map].clone()
       module.weight = torch.nn.Parameter(rows)
-    # The number of another row now.
+    # The id now belongs to another row.
     modules[0].padding_idx = None
-    modules[0].num_embeddings = len(kept)
-    self.model.config.vocab_size = self.model.vocab_size = len(kept)
+    modules[0].num_embeddings = len(row_map)
+    self.model.config.vocab_size = self.model.vocab_size = len(row_map)
     if tied:
       self.model.tie_weights()
 

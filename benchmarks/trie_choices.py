@@ -1,12 +1,12 @@
-r"""What it costs that everything written is an item of the catalogue.
+r"""Costs of constraining generation to items of the catalogue.
 
     python -m benchmarks.trie_choices --items=10000,100000,1000000
 
-For catalogues of made-up texts (`texts_like_titles`): time to
-build the trie, its memory, how soon texts are decided, and the time of one
-choice for all hypotheses of a batch, by samples and by beams, at the root, the
-widest state, and at states as a walk meets them; beside the free draw from the
-whole vocabulary (`sampling.draw`). The model's own work is not in it.
+For catalogues of synthetic texts (`texts_like_titles`): time to build the trie,
+its memory, the depth at which texts are determined, and the time of one choice
+for all hypotheses of a batch, by sampling and by beam search, at the root, the
+widest state, and at states as a walk meets them; compared with unconstrained
+sampling from the whole vocabulary (`sampling.draw`). The model is not included.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmarks import train_step
 from calrec_jax.recommend.constrain import choices, trie
 from calrec_jax.recommend.generate import sampling
 
-_WORDS = 5  # Of the shortest text.
+_WORDS = 5  # Words of the shortest text.
 _END = 2
 _FIRST_WORD = 10
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def describe(row: Mapping[str, Any]) -> str:
-  """The row as text for people."""
+  """Human-readable text of a row."""
   columns = (
     ("items", "items", ",d"),
     ("states", "states", ",d"),
@@ -91,11 +91,11 @@ def describe(row: Mapping[str, Any]) -> str:
 def texts_like_titles(
   count: int, vocabulary: int, tokens: int, seed: int
 ) -> trie.Texts:
-  """Distinct texts of about so many tokens.
+  """Unique texts of about the given number of tokens.
 
-  The first word is drawn by Zipf's law, each further one from those that
-  follow the word before, the first few of them far more often, as in titles of
-  one brand or one series.
+  The first word is sampled by Zipf's law, each later one from the successors of
+  the word before, the first few of them far more often, as in titles of one
+  brand or series.
   """
   numbers = np.random.default_rng(seed)
   lengths = _WORDS + numbers.poisson(tokens - _WORDS, count)
@@ -142,11 +142,11 @@ def _measure(count: int, arguments: argparse.Namespace) -> dict[str, Any]:
   def timed(
     states: np.ndarray, choose: Callable[..., Any], *more: Any
   ) -> float:
-    # All hypotheses of a user stand on their own branch, the worst case.
-    asked = jnp.asarray(states)
+    # Every hypothesis of a user is on its own branch, the worst case.
+    at_states = jnp.asarray(states)
     return _milliseconds(
       lambda: choose(
-        arrays, logits, asked, branches, asked >= 0, log_probs, *more
+        arrays, logits, at_states, branches, at_states >= 0, log_probs, *more
       ),
       arguments.repetitions,
     )
@@ -175,7 +175,7 @@ def _measure(count: int, arguments: argparse.Namespace) -> dict[str, Any]:
 def _states_of_walks(
   built: trie.Trie, arguments: argparse.Namespace
 ) -> tuple[np.ndarray, float]:
-  """States below the root as they are met on the way to random texts."""
+  """States below the root, as met on the way to random texts."""
   arrays = built.arrays
   parents = np.full(len(arrays.depths), -1)
   owners = np.repeat(np.arange(len(arrays.depths)), np.diff(arrays.starts))
@@ -218,15 +218,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     "--items",
     type=lambda text: [int(part) for part in text.split(",")],
     default=[10_000, 100_000, 1_000_000],
-    help="sizes of the catalogues",
+    help="comma-separated sizes of the catalogues",
   )
   parser.add_argument("--users", type=int, default=16)
-  parser.add_argument("--hypotheses", type=int, default=32, help="of each user")
+  parser.add_argument(
+    "--hypotheses", type=int, default=32, help="hypotheses per user"
+  )
   parser.add_argument("--vocabulary", type=int, default=20_000)
-  parser.add_argument("--tokens", type=int, default=16, help="of a text")
+  parser.add_argument(
+    "--tokens", type=int, default=16, help="mean tokens of a text"
+  )
   parser.add_argument("--repetitions", type=int, default=20)
   parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument("--output", help="a line of JSON is added to this file")
+  parser.add_argument("--output", help="file to append a line of JSON to")
   return parser.parse_args(argv)
 
 

@@ -1,4 +1,4 @@
-"""The same job done by two libraries in turns."""
+"""The same job run by two libraries in turns."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def compare(
   """Measures parts of a job.
 
   Args:
-    folder: of a job that was written.
-    parts: out of `PARTS`.
-    repetitions: of every batch, or of loading.
-    threads: cores that either library may use.
+    folder: Folder of a written job.
+    parts: Parts from `PARTS`.
+    repetitions: Repetitions of every batch, or of loading.
+    threads: Number of cores that each library may use.
 
   Returns:
-    By part: the figures of both libraries.
+    The figures of both libraries for each part.
 
   Raises:
-    DisagreementError: where they do not compute the same.
+    DisagreementError: If their results differ.
   """
   results = {}
   for part in parts:
@@ -51,7 +51,7 @@ def compare(
 def _train(
   folder: pathlib.Path, part: str, repetitions: int, threads: int
 ) -> dict[str, Any]:
-  """Steps in turns, after one on every batch whose losses must agree."""
+  """Steps in turns, after a check that the losses on every batch agree."""
   job = library_job.read(folder)
   units = job.examples if part == "objective" else job.lm_tokens
   unit = "examples" if part == "objective" else "tokens"
@@ -63,14 +63,14 @@ def _train(
   ):
     processes = {"calrec_jax": ours, "transformers": theirs}
     for process in processes.values():
-      process.ask("load", source=job.source)
-      process.ask("begin", part=part)
+      process.call("load", source=job.source)
+      process.call("begin", part=part)
     differences: dict[str, float] = {}
     first = dict.fromkeys(processes, 0.0)
     for batch in range(job.batches):
       found = {}
       for name, process in processes.items():
-        found[name] = process.ask("step", batch=batch, check=True)
+        found[name] = process.call("step", batch=batch, check=True)
         first[name] += found[name]["cpu_seconds"]
       _agree(found, job.precision, differences)
     timed: dict[str, list[tuple[dict[str, Any], int]]] = {
@@ -79,7 +79,7 @@ def _train(
     for _ in range(repetitions):
       for batch in range(job.batches):
         for name, process in processes.items():
-          answer = process.ask("step", batch=batch)
+          answer = process.call("step", batch=batch)
           timed[name].append((answer, units[batch]))
   rows = {
     name: {
@@ -93,7 +93,7 @@ def _train(
       f"{unit}_per_cpu_second": statistics.median(
         size / x["cpu_seconds"] for x, size in answers
       ),
-      # For calrec_jax this is mostly compiling.
+      # For calrec_jax this is mostly compilation.
       "first_steps_cpu_seconds": first[name],
       "peak_bytes": answers[-1][0]["peak_bytes"],
     }
@@ -112,7 +112,7 @@ def _agree(
   precision: str,
   worst: dict[str, float],
 ) -> None:
-  """Refuses different losses; `worst` keeps the largest differences."""
+  """Refuses different losses; `worst` records the largest differences."""
   ours, theirs = found["calrec_jax"], found["transformers"]
   names = [x for x in theirs if x.startswith("loss") or x == "gradient_norm"]
   tolerance = side_by_side.TOLERANCES[precision]
@@ -123,22 +123,22 @@ def _agree(
     if not difference <= tolerance:
       raise side_by_side.DisagreementError(
         f"{name} is {one:.6g} with calrec_jax and {other:.6g} with "
-        f"Transformers, {difference:.2g} of its value apart and more than "
-        f"{tolerance}; what they do cannot be compared."
+        f"Transformers, a relative difference of {difference:.2g}, more than "
+        f"{tolerance}, so their speed cannot be compared."
       )
 
 
 def _load(
   folder: pathlib.Path, repetitions: int, threads: int
 ) -> dict[str, Any]:
-  """Every loading in a process of its own; the imports are not counted."""
+  """Loads in a separate process each time; imports are not counted."""
   job = library_job.read(folder)
   converted, checkpoint = _convert(folder, job.source)
-  asked = {"huggingface": {"source": str(converted)}}
+  loads = {"huggingface": {"source": str(converted)}}
   if pathlib.Path(job.source).is_file():
-    asked["gguf"] = {"source": job.source}
+    loads["gguf"] = {"source": job.source}
   results = {}
-  for kind, arguments in asked.items():
+  for kind, arguments in loads.items():
     rows = {
       name: _loading(folder, job, module, repetitions, threads, arguments)
       for name, module in MODULES.items()
@@ -168,7 +168,7 @@ def _loading(
   answers = []
   for _ in range(repetitions):
     with LibraryProcess(module, folder, threads, job.device) as process:
-      answers.append(process.ask("load", cut=False, **arguments))
+      answers.append(process.call("load", cut=False, **arguments))
   cpu = statistics.median(x["cpu_seconds"] for x in answers)
   return {
     "wall_seconds": statistics.median(x["wall_seconds"] for x in answers),
@@ -182,7 +182,7 @@ def _loading(
 def _convert(
   folder: pathlib.Path, source: str
 ) -> tuple[pathlib.Path, pathlib.Path]:
-  """The model as a Hugging Face folder, and as a checkpoint of ours."""
+  """The model as a Hugging Face folder and as an Orbax checkpoint."""
   model = conversion.open_model(source)
   checkpoint = conversion.to_checkpoint(
     model, folder / "checkpoint", progress=False
@@ -198,7 +198,7 @@ def _convert(
 def _ratios(
   rows: Mapping[str, Mapping[str, float]], *names: str
 ) -> dict[str, float]:
-  """calrec_jax over Transformers: above 1, calrec_jax is faster."""
+  """Ratios of calrec_jax to Transformers; above 1, calrec_jax is faster."""
   return {
     name: rows["calrec_jax"][name] / rows["transformers"][name]
     for name in names

@@ -1,1 +1,1 @@
-"""Scripts that take a recipe from a laptop to TPU pods; see docs/launch.md."""
+"""Scripts that run recipes from a laptop to TPU pods; see docs/launch.md."""

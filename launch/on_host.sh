@@ -1,27 +1,28 @@
 #!/usr/bin/env bash
-# What the launch scripts ask of a machine: of every host of a TPU slice, of a
-# GPU box, of a container. People need it only to look around on a host.
+# Runs on every machine of a launch: a host of a TPU slice, a GPU box, a
+# container. Call it directly only to inspect a host.
 #
-#   setup LOCKS [BUCKET]            environment; mounts the bucket at /mnt/BUCKET
-#   setup_docker LOCKS              the image of launch/Dockerfile instead
-#   work VERBS -- FLAGS             `calrec VERB FLAGS`, one verb after the other
+#   setup LOCKS [BUCKET]            create the environment; mount the bucket at
+#                                   /mnt/BUCKET
+#   setup_docker LOCKS              build the image of launch/Dockerfile instead
+#   work VERBS -- FLAGS             run `calrec VERB FLAGS` for each verb
 #   work_docker VOLUMES VERBS -- FLAGS      the same in that image
-#   start NAME work VERBS -- FLAGS  the same, and lives on when the caller leaves
-#   follow NAME [all|new]           shows its log until it ends
+#   start NAME work VERBS -- FLAGS  the same, detached from the caller
+#   follow NAME [all|new]           show its log until it ends
 #   status NAME                     running, ended STATUS, lost or absent
-#   stop NAME                       tells it to save and leave, and waits
-#   pack FILE PATHS                 results into one archive
+#   stop NAME                       make it save and exit, and wait
+#   pack FILE PATHS                 pack results into one archive
 #
-# LOCKS are those of launch/locks/ beside the Python's own, first of them tpu,
-# cuda or cpu (which has none). They are separated by commas, as are VERBS:
-# train,eval or 'data cache,train'. Flags of one verb stand in its words, without
-# spaces in them, and come last: 'train,eval --gin_file=mesh/gpu.gin'. Example:
+# LOCKS are files of launch/locks/ in addition to the Python's own, starting with
+# tpu, cuda or cpu (which has none), separated by commas, as are VERBS:
+# train,eval or 'data cache,train'. Flags of a single verb follow it, without
+# spaces in them: 'train,eval --gin_file=mesh/gpu.gin'. Example:
 #   launch/on_host.sh work train,eval -- --gin_file=recipes/quickstart.gin
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-# Detached runs: log, status and process of each.
+# Log, status and process of each detached run.
 RUNS="${CALREC_RUNS:-$HOME/.calrec_runs}"
-SHOW_SECONDS=0.3 # Between two looks at a log.
+SHOW_SECONDS=0.3 # Interval between polls of a log.
 IMAGE=calrec_jax
 METADATA="http://${GCE_METADATA_IP:-metadata.google.internal}"
 METADATA+=/computeMetadata/v1/instance/attributes
@@ -33,12 +34,12 @@ fail() {
 
 # --- the environment
 
-# Images of TPU VMs have an older Python than calrec_jax needs; uv brings one.
+# The Python of TPU VM images is too old; uv installs a newer one.
 bring_python() {
   if find_python > /dev/null 2>&1; then
     return
   fi
-  say "No Python 3.11 to 3.13 with venv here: uv brings 3.12"
+  say "No Python 3.11 to 3.13 with venv found: uv installs 3.12"
   if ! command -v uv > /dev/null; then
     python3 -m pip install --user --quiet uv
     export PATH="$HOME/.local/bin:$PATH"
@@ -58,25 +59,25 @@ mount_bucket() {
   fi
   sudo mkdir -p "$folder"
   sudo chown "$(id -u):$(id -g)" "$folder"
-  # Folders that other tools made have no object of their own; and a host must
-  # see at once what another one wrote.
+  # Folders created by other tools have no object of their own; and a host must
+  # immediately see what another one wrote.
   gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 \
     --metadata-cache-negative-ttl-secs=0 "$bucket" "$folder"
 }
 
-# As https://cloud.google.com/storage/docs/cloud-storage-fuse/install says.
+# Source: https://cloud.google.com/storage/docs/cloud-storage-fuse/install.
 install_gcsfuse() {
   local key=/usr/share/keyrings/gcsfuse.asc release
   local packages=https://packages.cloud.google.com/apt
   if ! command -v apt-get > /dev/null; then
-    fail "gcsfuse is not on this machine, and there is no apt-get to bring it."
+    fail "gcsfuse is not installed, and there is no apt-get to install it."
   fi
   release="$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)"
   curl --fail --silent --show-error "$packages/doc/apt-key.gpg" |
     sudo tee "$key" > /dev/null
   echo "deb [signed-by=$key] $packages gcsfuse-$release main" |
     sudo tee /etc/apt/sources.list.d/gcsfuse.list > /dev/null
-  # A machine that has just started may be busy with its own updates.
+  # A new machine may be busy with its own updates.
   sudo apt-get update --quiet --option DPkg::Lock::Timeout=300
   sudo apt-get install --quiet --yes --option DPkg::Lock::Timeout=300 gcsfuse
 }
@@ -102,7 +103,8 @@ setup_docker() {
     --file "$ROOT/launch/Dockerfile" "$ROOT"
 }
 
-# The environment of this checkout, or what is installed, as in a container.
+# The calrec of this checkout's environment, or the installed one, as in a
+# container.
 find_calrec() {
   local folder
   for folder in "$ROOT"/.venv-py3.1[123]; do
@@ -114,22 +116,22 @@ find_calrec() {
   command -v calrec || fail "calrec is not installed here; run setup first."
 }
 
-# --- which of how many processes this is
+# --- index and number of processes
 
 metadata() {
   curl --fail --silent --max-time 5 --header "Metadata-Flavor: Google" \
     "$METADATA/$1"
 }
 
-# megascale KEY OTHERWISE: of several slices, from a TPU VM's environment file.
+# megascale KEY DEFAULT: a multislice setting from a TPU VM's environment file.
 megascale() {
   local value
   value="$(metadata tpu-env | sed -n "s/^$1: *'\(.*\)'/\1/p" || true)"
   echo "${value:-$2}"
 }
 
-# Sets PROCESS and PROCESSES, by whoever started the processes. The order is
-# that of the slices, then of the hosts in each, as JAX counts them.
+# Sets PROCESS and PROCESSES, as the launching system defines them. Processes are
+# ordered by slice, then by host, as in JAX.
 find_process() {
   local hosts worker slice slices
   if [ -n "${CALREC_NUM_PROCESSES:-}" ]; then
@@ -155,9 +157,9 @@ find_process() {
 
 # --- the work
 
-# Runs a command that is told to leave when this script is: a container and a
-# job of Slurm tell only the first process.
-run_told() {
+# Runs a command and forwards SIGTERM to it: a container and a Slurm job signal
+# only the first process.
+forward_term() {
   local child status=0
   "$@" &
   child=$!
@@ -171,10 +173,10 @@ run_told() {
   return "$status"
 }
 
-# Every verb of a list; processes that share nothing but files get a share each.
+# Runs every verb of a list; verbs without collectives get a shard per process.
 work() {
   local list="${1:?VERBS}" calrec verb word flag
-  local -a verbs split words own share
+  local -a verbs split words own shard
   shift
   [ "${1:-}" = -- ] || fail "work VERBS -- FLAGS: -- is missing."
   shift
@@ -185,24 +187,24 @@ work() {
   fi
   IFS=, read -ra verbs <<< "$list"
   for verb in "${verbs[@]}"; do
-    words=() own=() share=()
+    words=() own=() shard=()
     read -ra split <<< "$verb"
     for word in "${split[@]}"; do
       if [[ $word == -* ]]; then own+=("$word"); else words+=("$word"); fi
     done
     if [ "$PROCESSES" -gt 1 ] && [[ ${words[0]} == @(eval|infer) ]]; then
-      share=("--shard=$PROCESS/$PROCESSES")
+      shard=("--shard=$PROCESS/$PROCESSES")
       for flag in "$@" "${own[@]}"; do
-        [[ $flag != --shard* ]] || share=()
+        [[ $flag != --shard* ]] || shard=()
       done
     fi
     say "calrec $verb (process $PROCESS of $PROCESSES)"
-    run_told "$calrec" "${words[@]}" "$@" "${own[@]}" "${share[@]}" ||
+    forward_term "$calrec" "${words[@]}" "$@" "${own[@]}" "${shard[@]}" ||
       return $?
   done
 }
 
-# VOLUMES are those of `docker run`, separated by commas; may be empty.
+# VOLUMES are those of `docker run`, separated by commas, possibly none.
 work_docker() {
   local volume
   local -a volumes options=(--rm --gpus all --user "$(id -u):$(id -g)")
@@ -215,10 +217,10 @@ work_docker() {
     options+=(--volume "$volume")
   done
   options+=(--entrypoint launch/on_host.sh "$IMAGE:cuda")
-  run_told docker run "${options[@]}" work "$@"
+  forward_term docker run "${options[@]}" work "$@"
 }
 
-# --- runs that live on
+# --- detached runs
 
 this_boot() { cat /proc/sys/kernel/random/boot_id; }
 
@@ -229,17 +231,17 @@ running() {
   [ "$boot" = "$(this_boot)" ] && kill -0 "$process" 2> /dev/null
 }
 
-# Asked twice, it starts once: tools ask again when a connection breaks.
+# Idempotent: tools retry when a connection breaks.
 start() {
   local folder="$RUNS/${1:?NAME}"
   shift
   mkdir -p "$folder"
   if running "$folder"; then
     if [ "$(printf '%q ' "$@")" = "$(cat "$folder/command")" ]; then
-      echo "It is running already."
+      echo "It is already running."
       return
     fi
-    fail "another command of this name is running here: $(cat "$folder/command")"
+    fail "another command of this name is running: $(cat "$folder/command")"
   fi
   if [ -e "$folder/log" ]; then
     mv "$folder/log" "$folder/log.previous"
@@ -260,9 +262,9 @@ record() {
 }
 
 # The same script in a process of its own, so that `set -e` holds in it.
-bash_run() { run_told bash "${BASH_SOURCE[0]}" "$@"; }
+bash_run() { forward_term bash "${BASH_SOURCE[0]}" "$@"; }
 
-# show LOG SHOWN: prints what LOG holds beyond its first SHOWN bytes; sets SIZE.
+# show LOG SHOWN: prints LOG after its first SHOWN bytes; sets SIZE.
 show() {
   SIZE="$(stat --format=%s "$1")"
   if [ "$SIZE" -gt "$2" ]; then
@@ -270,9 +272,9 @@ show() {
   fi
 }
 
-# The first host shows its log; the others are silent unless they fail. What
-# ends it is the status file: in a container nobody may take note of a process
-# that ended, which `tail --pid` would wait for.
+# The first host shows its log, the others only if they fail. It ends with the
+# status file, as `tail --pid` would not end in a container where ended processes
+# are not reaped.
 follow() {
   local folder="$RUNS/${1:?NAME}" shown=0
   [ -e "$folder/process" ] || fail "nothing of this name was started here."
@@ -314,7 +316,7 @@ stop() {
   fi
   read -r _ process < "$folder/process"
   kill -TERM "$process"
-  echo "Told to save and leave; waiting."
+  echo "Waiting for it to save and exit."
   while running "$folder"; do
     sleep "$SHOW_SECONDS"
   done

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# From nothing to a trained and evaluated recommender, on a CPU, in minutes:
+# From scratch to a trained and evaluated recommender, on a CPU, in minutes:
 # environment, data from the package index, both training stages, evaluation,
-# report. Run again, it goes on where it was stopped, or shows the result.
+# report. Run again, it resumes, or shows the result.
 #
 #   launch/quickstart.sh                       writes to runs/quickstart
 #   launch/quickstart.sh --gin.target/TRAIN_STEPS=400   any flag of calrec

@@ -9,10 +9,10 @@ source launch/preemption.sh
 max_preemptions="$1" max_retries="$2" locks="$3"
 shift 3
 
-# Once, before any host needs it: the folder is shared.
+# Once, as all hosts share the folder.
 bash launch/on_host.sh setup "$locks"
 status=0
-# One host that leaves first must not end the others while they save.
+# The first host to exit must not end the others while they save.
 srun --kill-on-bad-exit=0 --wait=600 \
   bash launch/on_host.sh work "$@" || status=$?
 restarts="${SLURM_RESTART_COUNT:-0}"
@@ -20,10 +20,10 @@ if [ "$status" -eq 0 ]; then
   exit 0
 elif [ "$status" -eq "$PREEMPTED_STATUS" ]; then
   most="$max_preemptions"
-  echo "== It saved and left; restart $restarts of at most $most."
+  echo "== Preempted, state saved; restart $restarts of at most $most."
 else
   most="$max_retries"
-  echo "== It failed with status $status; restart $restarts of at most $most."
+  echo "== Failed with status $status; restart $restarts of at most $most."
 fi
 if [ "$restarts" -lt "$most" ]; then
   scontrol requeue "$SLURM_JOB_ID"

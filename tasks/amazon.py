@@ -1,8 +1,7 @@
-"""Amazon's reviews of 2014, 2018 and 2023 as purchases, a domain a category.
+"""Amazon's reviews of 2014, 2018 and 2023 as purchases, a domain per category.
 
-The publisher's files are read as they are. A domain is called
-`amazon2018_video_games`; the order and meaning of the steps behind are those
-of every domain.
+The publisher's files are read unmodified. Domains have names such as
+`amazon2018_video_games`; all later steps are those of any domain.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from calrec_tasks import (
   published,
 )
 
-_REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
+_REQUIRED: Any = gin.REQUIRED  # Gin refuses it where it is used.
 _ALL = "all"
 card.compare_with(published.lines)
 _SUFFIXES = (".json.gz", ".jsonl.gz", ".json", ".jsonl", ".parquet")
@@ -45,13 +44,13 @@ class AmazonReviews:
   `price`.
 
   Attributes:
-    release: "amazon2014", "amazon2018" or "amazon2023".
-    category: as the release calls it, "Video_Games".
-    manual_dir: folder with the release's files, under the publisher's names,
-      or with a folder of the release's name that has them; None fetches them
-      to `$CALREC_DATA_DIR/downloads`.
-    core: reads the file that the publisher reduced to users and items of five
-      reviews, where the release has one; False reads all reviews.
+    release: Release, "amazon2014", "amazon2018" or "amazon2023".
+    category: Category in the release's spelling, such as "Video_Games".
+    manual_dir: Folder with the release's files under the publisher's names, or
+      with a subfolder named after the release that has them; None downloads
+      them to `$CALREC_DATA_DIR/downloads`.
+    core: Whether to read the publisher's 5-core file, where the release has
+      one; False reads all reviews.
   """
 
   default_fields: ClassVar[tuple[text_lib.Field, ...]] = text_lib.DEFAULT_FIELDS
@@ -67,11 +66,11 @@ class AmazonReviews:
     object.__setattr__(self, "category", category)
 
   def files(self) -> list[str]:
-    """The files of the reviews and of the metadata; fetches what is missing.
+    """The files of reviews and metadata; missing ones are downloaded.
 
     Raises:
-      FileNotFoundError: if `manual_dir` lacks one.
-      download.DownloadError: if one cannot be fetched.
+      FileNotFoundError: If one is missing in `manual_dir`.
+      download.DownloadError: If one cannot be downloaded.
     """
     release = amazon_releases.find(self.release)
     if self.core and release.core_file:
@@ -81,7 +80,7 @@ class AmazonReviews:
     return [reviews, self._file(release.items_file, release.items_urls)]
 
   def fingerprint(self) -> dict[str, Any]:
-    """What the events depend on."""
+    """Everything that the events depend on."""
     return {
       "release": self.release,
       "inputs": [tables.sha256(path) for path in self.files()],
@@ -90,10 +89,9 @@ class AmazonReviews:
   def read(
     self, problems: problems_lib.Problems, columns: Sequence[str]
   ) -> tuple[events_lib.Events, events_lib.Items]:
-    """Reads the reviews, and the metadata of the items that have one.
+    """Reads the reviews, and the metadata of the reviewed items.
 
-    A review that is there again, for the same user, item and time, is one
-    purchase.
+    Several reviews of the same user, item and time are one purchase.
     """
     release = amazon_releases.find(self.release)
     reviews_file, items_file = self.files()
@@ -119,7 +117,7 @@ class AmazonReviews:
     return events, items
 
   def _file(self, stem: str, urls: Sequence[str]) -> str:
-    """The path of a file, whatever its suffix."""
+    """The path of a file with any of the suffixes."""
     stem = stem.format(category=self.category)
     urls = [url.format(category=self.category) for url in urls]
     if self.manual_dir is None:
@@ -130,8 +128,8 @@ class AmazonReviews:
         urls,
         folder,
         sha256=amazon_releases.checksums(self.release),
-        remedy=f"Fetch {stem} by hand and name its folder: "
-        "AmazonReviews.manual_dir (--manual_dir).",
+        remedy=f"Download {stem} manually and set AmazonReviews.manual_dir "
+        "(--manual_dir) to its folder.",
       )
     folder = os.path.expanduser(self.manual_dir)
     path = _find(folder, stem) or _find(
@@ -139,9 +137,10 @@ class AmazonReviews:
     )
     if path is None:
       raise FileNotFoundError(
-        f"There is no {stem}{{{','.join(_SUFFIXES)}}} in {folder} or in its "
-        f"folder {self.release} (AmazonReviews.manual_dir, --manual_dir). The "
-        f"publisher has it at {urls[0]}; without the folder it is fetched."
+        f"There is no {stem}{{{','.join(_SUFFIXES)}}} in {folder} or its "
+        f"subfolder {self.release} (AmazonReviews.manual_dir, --manual_dir). "
+        f"Download it from {urls[0]}, or leave out the folder for an automatic "
+        "download."
       )
     return path
 
@@ -153,12 +152,12 @@ def categories(
   """Domains of categories, for `Dataset.domains`.
 
   Args:
-    names: release and category, `("amazon2018/Video_Games", …)`;
+    names: Release and category, such as `("amazon2018/Video_Games", …)`;
       `amazon2018/all` is every category of the release.
 
   Returns:
-    One domain a category, called `amazon2018_video_games`; further options
-    come from `Domain` and `AmazonReviews`.
+    One domain per category, with names such as `amazon2018_video_games`; other
+    options come from `Domain` and `AmazonReviews`.
   """
   return tuple(
     domain_lib.Domain(name=domain_name(name), source=_source(name))
@@ -173,7 +172,7 @@ def mixtures(
   """The mixture "stage_one", for `Dataset.mixtures`.
 
   Args:
-    stage_one: release and category of its domains.
+    stage_one: Release and category of its domains.
   """
   return {"stage_one": tuple(map(domain_name, _every(stage_one)))}
 
@@ -184,7 +183,7 @@ def _find(folder: str, stem: str) -> str | None:
 
 
 def domain_name(name: str) -> str:
-  """The domain of a category: `amazon2018_gift_cards`."""
+  """The domain name of a category, such as `amazon2018_gift_cards`."""
   release, category = _parts(name)
   return domain_lib.slug(f"{release.name}_{category}")
 
@@ -195,7 +194,7 @@ def _source(name: str) -> AmazonReviews:
 
 
 def _every(names: Sequence[str]) -> list[str]:
-  """Names with those that mean all categories of a release written out."""
+  """Names, with `RELEASE/all` expanded to all categories."""
   every = []
   for name in names:
     release, _, category = name.partition("/")
@@ -211,7 +210,7 @@ def _parts(name: str) -> tuple[amazon_releases.Release, str]:
   release, slash, category = name.partition("/")
   if not slash:
     raise ValueError(
-      f"CATEGORIES holds {name!r}; a name is a release and a category, such as "
+      f"CATEGORIES has {name!r}; a name is a release and a category, such as "
       "amazon2018/Video_Games."
     )
   found = amazon_releases.find(release)

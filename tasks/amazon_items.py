@@ -1,7 +1,7 @@
 """Amazon's product metadata: title, category, brand and price by item."""
 
 # pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions at run time.)
+# (pyarrow.compute defines its functions at run time.)
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ COLUMNS = ("title", "category", "brand", "price")
 
 # A tag, unlike `<3` or `size < 5`.
 _TAG = "</?[a-zA-Z][^<>]*>|<!--[^<>]*-->"
-# Pages whose program the crawl took for the title: the publisher's own notebook
-# of 2018 finds them by this word and drops them.
+# Pages of which the crawl took JavaScript for the title: the publisher's
+# notebook of 2018 finds them by this word and drops them.
 _PROGRAM = "getTime"
 _NO_PRICE = pa.array(["none", "null", "nan", "n/a", "-", "\u2013", "\u2014"])
 
@@ -35,29 +35,29 @@ def read(
   wanted: pa.Array,
   problems: problems_lib.Problems,
 ) -> tuple[events_lib.Items, np.ndarray]:
-  """Reads the metadata of the items that were bought.
+  """Reads the metadata of the purchased items.
 
-  Items that nobody bought can be in no catalogue; they are read past, so that
-  their number costs no memory.
+  Other items cannot be in a catalogue; they are skipped, so that they take no
+  memory.
 
   Args:
-    path: JSON lines, Python literals or Parquet.
-    release: whose columns they are.
-    columns: of `COLUMNS`, those wanted.
-    wanted: ids of the items that were bought.
-    problems: counts what cannot be used.
+    path: File of JSON lines, Python literals or Parquet.
+    release: Release that defines the columns.
+    columns: Columns to read, from `COLUMNS`.
+    wanted: Ids of the purchased items.
+    problems: Counter of unusable values.
 
   Returns:
-    The items in the file's order, and int32[n]: the row of each of `wanted`,
-    -1 where the file does not describe it.
+    The items in the file's order, and int32[n], the row of each of `wanted`, -1
+    where the file has none.
 
   Raises:
-    ValueError: if the file is damaged.
+    ValueError: If the file is damaged.
   """
   columns = [name for name in COLUMNS if name in columns]
   code_of = {item_id: code for code, item_id in enumerate(wanted.to_pylist())}
   row_of = np.full(len(wanted), -1, np.int32)
-  kept = _Kept()
+  retained = _Retained()
   num_rows = 0
   schema, variants = _schemas(release, columns)
   for rows in row_stream.read(
@@ -83,19 +83,19 @@ def read(
     new = np.zeros(len(at), bool)
     new[np.unique(codes, return_index=True)[1]] = True
     new &= row_of[codes] < 0
-    row_of[codes[new]] = kept.num_rows + np.arange(np.sum(new))
-    kept.add(ids.take(at[new]), table.filter(new), lines[new])
+    row_of[codes[new]] = retained.num_rows + np.arange(np.sum(new))
+    retained.add(ids.take(at[new]), table.filter(new), lines[new])
     for again in np.flatnonzero(~new):
       if (
-        kept.row(int(row_of[codes[again]]))
+        retained.row(int(row_of[codes[again]]))
         != table.slice(again, 1).to_pylist()[0]
       ):
         problems.add_rows("conflicting_item", path, lines[again : again + 1])
-  return kept.items(path, num_rows), row_of
+  return retained.items(path, num_rows), row_of
 
 
-class _Kept:
-  """The rows that are kept, a table a block."""
+class _Retained:
+  """The retained rows, one table per block."""
 
   def __init__(self) -> None:
     self.num_rows = 0
@@ -113,7 +113,7 @@ class _Kept:
 
   def row(self, index: int) -> dict[str, Any]:
     block = bisect.bisect_right(self._starts, index) - 1
-    while not self._tables[block].num_rows:  # Starts where the next one does.
+    while not self._tables[block].num_rows:  # Has the next one's start.
       block -= 1
     start = self._starts[block]
     return self._tables[block].slice(index - start, 1).to_pylist()[0]
@@ -136,7 +136,7 @@ class _Kept:
 def _schemas(
   release: amazon_releases.Release, columns: Sequence[str]
 ) -> tuple[pa.Schema, list[pa.Schema]]:
-  """Types of the raw columns, and those with prices as numbers."""
+  """Schema of the raw columns, and schemas with prices as numbers."""
   types: dict[str, pa.DataType] = {
     name: pa.string() for name in release.item_columns
   }
@@ -162,7 +162,7 @@ def _schemas(
 def _values(
   raw: pa.Table, release: amazon_releases.Release, columns: Sequence[str]
 ) -> pa.Table:
-  """Raw columns as fields call them, without tags of HTML."""
+  """Raw columns under the fields' names, without HTML tags."""
   values = {}
   if "title" in columns:
     values["title"] = _without_tags(raw["title"])
@@ -184,7 +184,7 @@ def _values(
 
 
 def _price(column: pa.ChunkedArray) -> pa.ChunkedArray:
-  """Prices without tags and `from`; those that say there is none are null."""
+  """Prices without tags and `from`; placeholders for no price are null."""
   column = pc.utf8_trim_whitespace(_without_tags(column))
   column = pc.replace_substring_regex(column, "(?i)^from +", "")
   none = pc.is_in(pc.utf8_lower(column), _NO_PRICE)
@@ -201,7 +201,7 @@ def _without_tags(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _names_without_tags(lists: pa.ListArray) -> pa.ListArray:
-  """Lists of names, of any depth, with every name freed of tags."""
+  """Lists of names, of any depth, without HTML tags."""
   inner = lists.values
   cleaned = (
     _names_without_tags(inner)
@@ -214,7 +214,7 @@ def _names_without_tags(lists: pa.ListArray) -> pa.ListArray:
 
 
 def _without_programs(table: pa.Table) -> tuple[pa.Table, np.ndarray]:
-  """The table without titles that are programs, and which rows had one."""
+  """The table without titles that are JavaScript, and which rows had one."""
   if "title" not in table.column_names:
     return table, np.zeros(table.num_rows, bool)
   title = table["title"]

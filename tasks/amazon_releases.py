@@ -39,8 +39,8 @@ Sports_and_Outdoors Subscription_Boxes Tools_and_Home_Improvement
 Toys_and_Games Unknown Video_Games
 """
 
-# The publisher has moved several times. The first of each is the newest seen
-# in use; the others are kept in case it moves again.
+# The publisher has moved several times. The first address is the newest seen in
+# use; the others are fallbacks.
 _BASES_2014 = (
   "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles",
 )
@@ -57,8 +57,8 @@ _HUB_2023 = (
   "https://huggingface.co/datasets/McAuley-Lab/Amazon-Reviews-2023/resolve/main"
 )
 
-# The publisher gives no checksums; these are of files that were read with
-# success, and a file that differs is worth a second look.
+# The publisher has no checksums; these are of files that were read
+# successfully.
 _SHA256 = {
   ("amazon2018", "Gift_Cards_5.json.gz"): (
     "41e1f0e50d3c1c9d7d949fb6315944c8bde51ea6b7429a29fdd0d02cbc07ef25"
@@ -75,25 +75,25 @@ def _under(bases: tuple[str, ...], path: str) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Release:
-  """How one release calls and writes things.
+  """Names and formats of one release.
 
   Attributes:
-    name: "amazon2018".
-    categories: as its files call them.
-    core_file: name of the reviews' file that the publisher reduced to users
-      and items of five reviews, without suffix; None where there is none.
-    reviews_file: name of the file of all reviews.
-    items_file: name of the metadata's file.
-    user_columns: columns of the user's id, the first that has a value counts.
-    item_columns: columns of the item's id, in reviews and metadata.
-    time_columns: columns of the time, in seconds or milliseconds.
-    brand_columns: columns of the brand; `a.b` is key `b` of the object `a`.
-    category_column: column of the categories.
-    category_depth: lists inside each other there.
-    core_urls: addresses of the reduced reviews, the publisher's own first.
-    reviews_urls: addresses of all reviews.
-    items_urls: addresses of the metadata.
-    literals: whether the metadata are Python literals instead of JSON.
+    name: Name, such as "amazon2018".
+    categories: Categories, spelled as in its files.
+    core_file: Name, without suffix, of the publisher's 5-core file of reviews,
+      or None.
+    reviews_file: Name of the file of all reviews.
+    items_file: Name of the metadata file.
+    user_columns: Columns of the user id; the first with a value counts.
+    item_columns: Columns of the item id, in reviews and metadata.
+    time_columns: Columns of the time, in seconds or milliseconds.
+    brand_columns: Columns of the brand; `a.b` is key `b` of the object `a`.
+    category_column: Column of the categories.
+    category_depth: Nesting depth of its lists.
+    core_urls: Addresses of the 5-core reviews, the publisher's first.
+    reviews_urls: Addresses of all reviews.
+    items_urls: Addresses of the metadata.
+    literals: Whether the metadata are Python literals instead of JSON.
   """
 
   name: str
@@ -149,8 +149,8 @@ RELEASES = {
       reviews_urls=_under(_BASES_2018, "categoryFiles/{category}.json.gz"),
       items_urls=_under(_BASES_2018, "metaFiles2/meta_{category}.json.gz"),
     ),
-    # Variants of a product share its parent's description. The documentation
-    # once called the time `sort_timestamp`.
+    # Variants of a product have its parent's description. The documentation
+    # formerly named the time `sort_timestamp`.
     Release(
       name="amazon2023",
       categories=tuple(_2023.split()),
@@ -178,30 +178,30 @@ RELEASES = {
 
 
 def find(name: str) -> Release:
-  """The release of a name.
+  """Finds a release by name.
 
   Raises:
-    ValueError: if there is none, with the nearest name.
+    ValueError: If there is none, with the nearest name.
   """
   if name not in RELEASES:
     raise ValueError(
-      f"AmazonReviews.release = {name!r} is none of {', '.join(RELEASES)}."
+      f"AmazonReviews.release = {name!r} is not one of {', '.join(RELEASES)}."
     )
   return RELEASES[name]
 
 
 def checksums(release: str) -> dict[str, str]:
-  """Known sha256 of a release's files, by their name."""
+  """Known sha256 of a release's files, by file name."""
   return {
     name: sha256 for (of, name), sha256 in _SHA256.items() if of == release
   }
 
 
 def category(release: Release, name: str) -> str:
-  """A category as the release writes it, from any case.
+  """A category in the release's spelling; case is ignored.
 
   Raises:
-    ValueError: if the release has no such category, with the nearest one.
+    ValueError: If the release has no such category, with the nearest one.
   """
   by_key = {known.lower(): known for known in release.categories}
   if name.lower() in by_key:

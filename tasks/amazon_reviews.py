@@ -1,7 +1,7 @@
-"""Amazon's reviews as purchases: who, what, when, and nothing else of them."""
+"""Amazon's reviews as purchases: user, item and time only."""
 
 # pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions at run time.)
+# (pyarrow.compute defines its functions at run time.)
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from calrec_jax.data.logs import id_codes, row_stream
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_tasks import amazon_releases
 
-# Milliseconds of this size are in 1973, seconds in the year 5138: no review is
-# of either time, so that the size of a number tells its unit.
+# As milliseconds this is in 1973, as seconds in the year 5138: no review is
+# from either time, so that the magnitude of a number tells its unit.
 _MILLISECONDS_FROM = 10**11
 _TOO_LATE = 10**14
 
 
 class Reviews(NamedTuple):
-  """The reviews that can be used, in the file's order.
+  """The usable reviews, in the file's order.
 
   Attributes:
-    users: int32[n], rows of `user_ids`.
-    items: int32[n], rows of `item_ids`.
-    timestamps: int64[n], unix milliseconds.
-    lines: int64[n], the line of each in the file.
-    user_ids: ids of the users by first appearance.
-    item_ids: ids of the items by first appearance.
-    num_rows: rows of the file.
+    users: int32[n], row of each user in `user_ids`.
+    items: int32[n], row of each item in `item_ids`.
+    timestamps: int64[n], Unix time in milliseconds.
+    lines: int64[n], line of each review in the file.
+    user_ids: Ids of the users by first appearance.
+    item_ids: Ids of the items by first appearance.
+    num_rows: Number of rows in the file.
   """
 
   users: np.ndarray
@@ -52,12 +52,12 @@ def read(
   """Reads a file of reviews.
 
   Args:
-    path: JSON lines, plain or gzip, or Parquet.
-    release: whose columns they are.
-    problems: counts what cannot be used, one kind a row.
+    path: File of JSON lines, plain or gzip, or Parquet.
+    release: Release that defines the columns.
+    problems: Counter of unusable rows, by kind.
 
   Raises:
-    ValueError: if the file is damaged.
+    ValueError: If the file is damaged.
   """
   schema = pa.schema(
     [
@@ -103,7 +103,7 @@ def read(
 
 
 def first_of_each(reviews: Reviews) -> np.ndarray:
-  """Which reviews are the first of their user, item and time: bool[n]."""
+  """Which reviews are the first of their user, item and time, bool[n]."""
   order = np.lexsort((reviews.timestamps, reviews.items, reviews.users))
   again = np.ones(max(len(order) - 1, 0), bool)
   for column in (reviews.users, reviews.items, reviews.timestamps):
@@ -115,13 +115,13 @@ def first_of_each(reviews: Reviews) -> np.ndarray:
 
 
 def first(table: pa.Table, names: Sequence[str]) -> pa.Array:
-  """The first value of several columns that is not null, row by row."""
+  """The first non-null value of several columns in each row."""
   column = pc.coalesce(*(table[name] for name in names))
   return _array(column)
 
 
 def ids(table: pa.Table, names: Sequence[str]) -> pa.Array:
-  """Ids without outer white space, from the first column that has one."""
+  """Stripped ids, from the first column with a value."""
   columns = [pc.utf8_trim_whitespace(table[name]) for name in names]
   null = pa.scalar(None, pa.string())
   columns = [pc.if_else(pc.equal(c, ""), null, c) for c in columns]
@@ -129,7 +129,7 @@ def ids(table: pa.Table, names: Sequence[str]) -> pa.Array:
 
 
 def _milliseconds(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-  """int64[n] times in milliseconds, and bool[n]: which could be read."""
+  """Times in milliseconds, int64[n], and which could be read, bool[n]."""
   numbers = pc.fill_null(values, -1).to_numpy(zero_copy_only=False)
   readable = (numbers >= 0) & (numbers < _TOO_LATE)
   numbers = np.where(readable, numbers, 0)

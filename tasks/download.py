@@ -1,10 +1,9 @@
-"""Files from the web, whole or not at all.
+"""Atomic and resumable downloads.
 
-A transfer goes to `NAME.part` and gets its name at the very end, so that a
-file of the name is always whole. A transfer that broke off goes on where it
-stopped if the server still has the same file; a second process waits for the
-first. What was fetched is written down in `NAME.download.json`: address,
-bytes, sha256.
+A download is written to `NAME.part` and renamed at the end, so that a file of
+that name is always complete. An interrupted download resumes if the server
+still has the same file; a second process waits for the first. Address, size and
+sha256 are recorded in `NAME.download.json`.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from typing import Any
 from calrec_jax.data.logs import progress
 from calrec_jax.storage import atomic
 
-ATTEMPTS = 5  # In a row without a byte; with one, counting begins again.
-PAUSE_SECONDS = 2.0  # Before the second attempt; doubled each time.
-TIMEOUT_SECONDS = 60.0  # Without an answer or a byte.
+ATTEMPTS = 5  # Consecutive attempts without receiving any data.
+PAUSE_SECONDS = 2.0  # Before the second attempt; doubles each time.
+TIMEOUT_SECONDS = 60.0  # Without a response or data.
 
 _CHUNK = 1 << 20
 _MAGIC = {
@@ -44,11 +43,11 @@ _MAGIC = {
 
 
 class DownloadError(OSError):
-  """No address gave the file; the message says why, and what to do."""
+  """No address provided the file; the message has the reasons and a remedy."""
 
 
 class _Unusable(Exception):
-  """An address that will not give the file however often it is asked."""
+  """A permanent failure of an address."""
 
 
 def fetch(
@@ -58,21 +57,22 @@ def fetch(
   sha256: Mapping[str, str] | None = None,
   remedy: str = "",
 ) -> str:
-  """Fetches a file from the first address that has it.
+  """Downloads a file from the first address that has it.
 
   Args:
-    urls: addresses of the same content, the best first; the last part of each
-      is the file's name, which may differ in its suffix.
-    folder: where to; it is made if it is not there.
-    sha256: what is known of the content, by file name.
-    remedy: what to do if no address works, for the message.
+    urls: Addresses of the same content, best first; the last part of each is
+      the file's name, which may differ in its suffix.
+    folder: Folder for the file; created if missing.
+    sha256: Known hashes by file name.
+    remedy: Remedy for the message if no address works.
 
   Returns:
-    The path. A file that is there already is not fetched again.
+    The path. An existing file is not downloaded again.
 
   Raises:
-    DownloadError: if no address gave the right content.
-    OSError: if it cannot be written; a full disk is named with what is needed.
+    DownloadError: If no address provided the right content.
+    OSError: If the file cannot be written, with the space needed on a full
+      disk.
   """
   for url in urls:
     path = os.path.join(folder, _name(url))
@@ -83,7 +83,7 @@ def fetch(
   for url in urls:
     path = os.path.join(folder, _name(url))
     with _alone(folder):
-      if os.path.isfile(path):  # Fetched by the process before.
+      if os.path.isfile(path):  # Downloaded by another process.
         return path
       try:
         _Transfer(url, path, (sha256 or {}).get(_name(url))).run()
@@ -91,12 +91,14 @@ def fetch(
       except _Unusable as error:
         failures.append(f"  {url}: {error}")
   raise DownloadError(
-    "No address gave the file:\n" + "\n".join(failures) + f"\n{remedy}".rstrip()
+    "The download failed at every address:\n"
+    + "\n".join(failures)
+    + f"\n{remedy}".rstrip()
   )
 
 
 class _Transfer:
-  """One file from one address."""
+  """A download of one file from one address."""
 
   def __init__(self, url: str, path: str, sha256: str | None) -> None:
     self._url = url
@@ -106,28 +108,30 @@ class _Transfer:
     self._sha256 = sha256
 
   def run(self) -> None:
-    """Fetches, checks and names the file."""
+    """Downloads, verifies and renames the file."""
     failures, before = 0, -1
     while True:
       try:
-        total = self._ask()
+        total = self._request()
         break
       except (http.client.InvalidURL, ValueError) as error:
         raise _Unusable(str(error)) from error
       except (OSError, http.client.HTTPException) as error:
         _refuse_full_disk(error, self._part)
         if isinstance(getattr(error, "reason", None), socket.gaierror):
-          raise _Unusable(_reason(error)) from error  # No such machine.
+          raise _Unusable(_reason(error)) from error  # No such host.
         have = self._have()
         failures = 1 if have > before else failures + 1
         before = have
         if failures >= ATTEMPTS:
-          raise _Unusable(f"{_reason(error)}, {have:,} bytes kept") from error
+          raise _Unusable(
+            f"{_reason(error)}; the {have:,} bytes received so far are saved"
+          ) from error
         time.sleep(PAUSE_SECONDS * 2 ** (failures - 1))
     self._finish(total)
 
-  def _ask(self) -> int | None:
-    """One request; returns the length of the whole file, if it is told."""
+  def _request(self) -> int | None:
+    """Sends one request; returns the length of the whole file, if known."""
     have, note = self._have(), self._read_note()
     if not have or note.get("url") != self._url or not note.get("validator"):
       have = 0
@@ -141,10 +145,12 @@ class _Transfer:
     except urllib.error.HTTPError as error:
       error.close()
       if error.code == 416 and have and have == note.get("total"):
-        return have  # Nothing was missing any more.
+        return have  # Already complete.
       if error.code == 416:
         self._discard()
-        raise ConnectionError("the server has less than was fetched") from error
+        raise ConnectionError(
+          "the server's file is shorter than what was received"
+        ) from error
       if error.code in (408, 429) or error.code >= 500:
         raise ConnectionError(f"HTTP {error.code} {error.reason}") from error
       raise _Unusable(f"HTTP {error.code} {error.reason}") from error
@@ -159,11 +165,11 @@ class _Transfer:
     if continued:
       if not self._continues(answer, have, total):
         self._discard()
-        raise ConnectionError("the server went on with another file")
+        raise ConnectionError("the server resumed with a different file")
     else:
       first = answer.read(_CHUNK)
       self._refuse_wrong_content(first, answer.headers.get_content_type())
-      # In this order: bytes of an older file never meet a newer note.
+      # In this order, data of an older file never has a newer record.
       self._discard()
       self._write_note(answer, total)
     if total is not None:
@@ -181,23 +187,23 @@ class _Transfer:
       os.fsync(stream.fileno())
     if total is not None and self._have() < total:
       raise ConnectionError(
-        f"the transfer broke off at {self._have():,} of {total:,} bytes"
+        f"the download was interrupted at {self._have():,} of {total:,} bytes"
       )
     return total
 
   def _finish(self, total: int | None) -> None:
-    """Checks the whole file and gives it its name."""
+    """Verifies the whole file and renames it."""
     have = self._have()
     if total is not None and have != total:
       self._discard()
-      raise _Unusable(f"{have:,} bytes came where {total:,} were announced")
+      raise _Unusable(f"received {have:,} bytes, expected {total:,}")
     with open(self._part, "rb") as stream:
       found = hashlib.file_digest(stream, "sha256").hexdigest()
     if self._sha256 is not None and found != self._sha256:
       self._discard()
-      raise _Unusable(f"the content's sha256 is {found}, not {self._sha256}")
+      raise _Unusable(f"the sha256 is {found}, expected {self._sha256}")
     if total is None and self._path.suffix == ".gz":
-      self._refuse_cut_gzip()  # Nothing else tells that it is whole.
+      self._check_gzip()  # Nothing else shows that it is complete.
     record = {"url": self._url, "bytes": have, "sha256": found}
     _write_json(pathlib.Path(f"{self._path}.download.json"), record)
     os.replace(self._part, self._path)
@@ -209,12 +215,12 @@ class _Transfer:
     if page or (magic is not None and not first.startswith(magic)):
       what = "a web page" if page else f"{first[:16]!r}…"
       raise _Unusable(
-        f"it gives {what} ({content_type}) where "
-        f"{self._path.suffix.lstrip('.')} is expected; open it in a browser to "
+        f"received {what} ({content_type}), expected "
+        f"{self._path.suffix.lstrip('.')}; open the address in a browser to "
         "see what the server says"
       )
 
-  def _refuse_cut_gzip(self) -> None:
+  def _check_gzip(self) -> None:
     try:
       with open(self._part, "rb") as stream:
         unpack = zlib.decompressobj(wbits=31)
@@ -229,12 +235,12 @@ class _Transfer:
       whole = False
     if not whole:
       self._discard()
-      raise _Unusable("the content ends too early, and its length is not told")
+      raise _Unusable("the content is truncated, and its length is unknown")
 
   def _continues(
     self, answer: http.client.HTTPResponse, have: int, total: int | None
   ) -> bool:
-    """Whether an answer begins where the file on disk ends."""
+    """Whether a response starts where the file on disk ends."""
     begins = answer.headers.get("Content-Range", "").startswith(
       f"bytes {have}-"
     )
@@ -253,9 +259,9 @@ class _Transfer:
   def _write_note(
     self, answer: http.client.HTTPResponse, total: int | None
   ) -> None:
-    """What makes it possible to go on with this very file later."""
+    """Records what is needed to resume this file later."""
     tag = answer.headers.get("ETag")
-    if tag is None or tag.startswith("W/"):  # Not equal to the byte.
+    if tag is None or tag.startswith("W/"):  # A weak tag: not byte-identical.
       tag = answer.headers.get("Last-Modified")
     note = {"url": self._url, "validator": tag, "total": total}
     _write_json(self._note, note)
@@ -272,7 +278,7 @@ def _name(url: str) -> str:
 
 @contextlib.contextmanager
 def _alone(folder: str) -> Iterator[None]:
-  """Waits until no other process of this machine fetches to the folder."""
+  """Waits until no other process on this machine downloads to the folder."""
   handle = os.open(folder, os.O_RDONLY)
   try:
     fcntl.flock(handle, fcntl.LOCK_EX)
@@ -286,17 +292,17 @@ def _refuse_small_disk(path: pathlib.Path, wanted: int) -> None:
   if wanted > free:
     raise OSError(
       errno.ENOSPC,
-      f"{path.parent} has {free:,} bytes free and {wanted:,} more are needed",
+      f"{path.parent} has {free:,} bytes free, but {wanted:,} more are needed",
     )
 
 
 def _refuse_full_disk(error: BaseException, path: pathlib.Path) -> None:
-  """Passes a full disk on with the folder's name: trying again is no use."""
+  """Re-raises a full disk with the folder's name, instead of retrying."""
   if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
     raise OSError(
       error.errno,
-      f"the disk of {path.parent} is full ({error.strerror}); what was fetched "
-      "is kept and the same command goes on with it",
+      f"the disk of {path.parent} is full ({error.strerror}); the data "
+      "received so far is saved, and the same command resumes the download",
     ) from error
 
 

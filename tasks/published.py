@@ -1,8 +1,8 @@
-"""Published counts of known datasets, and what explains a difference to them.
+"""Published counts of known datasets, and explanations of differences.
 
-A benchmark is a file, some steps, and three numbers. The numbers of a card
-after each of its steps are compared with those that others published, so that
-it shows which step somebody left out or did besides.
+A benchmark is a file, some steps, and three counts. The counts of a card after
+each of its steps are compared with published ones, which shows a step that was
+omitted or added.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-_ROUNDING = 0.005  # Of numbers that were published in thousands, as a share.
+_ROUNDING = 0.005  # Relative error of counts that were published in thousands.
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-  """What somebody published of a dataset.
+  """Published counts of a dataset.
 
   Attributes:
-    domain: the domain's name here.
-    users: users; None where it is not said, as in the others.
-    items: items.
-    events: interactions.
-    source: where it is published.
-    rows: which of the publisher's files it begins with.
-    dedup: what is removed as a repetition: "none", "pairs" (all but one event
-      of a user and an item), "consecutive", or "unknown".
-    min_count: the k of its k-core; 1 is none, None is unknown.
-    besides: further steps, in words.
-    rounded: whether the numbers are rounded.
+    domain: Name of the domain.
+    users: Number of users; None if not published, as below.
+    items: Number of items.
+    events: Number of interactions.
+    source: Publication.
+    rows: File that it starts from.
+    dedup: Kind of repetitions removed: "none", "pairs" (all but one event of a
+      user and an item), "consecutive", or "unknown".
+    min_count: k of its k-core; 1 is none, None is unknown.
+    extra: Extra steps, in words.
+    rounded: Whether the counts are rounded.
   """
 
   domain: str
@@ -40,18 +40,18 @@ class Published:
   rows: str = "5-core file"
   dedup: str = "none"
   min_count: int | None = 1
-  besides: str = ""
+  extra: str = ""
   rounded: bool = False
 
 
 class Stage(NamedTuple):
-  """A card's counts at one point of its steps.
+  """A card's counts after one of its steps.
 
   Attributes:
-    label: what has been done so far.
-    users: None before it is known which rows can be used.
-    items: likewise.
-    events: events, or rows.
+    label: Description of the steps so far.
+    users: Number of users; None before unusable rows are removed.
+    items: Number of items, likewise.
+    events: Number of events, or of rows.
   """
 
   label: str
@@ -61,13 +61,13 @@ class Stage(NamedTuple):
 
 
 class Comparison(NamedTuple):
-  """A published set of numbers beside a card's.
+  """A comparison of published counts with a card's.
 
   Attributes:
-    published: the numbers.
-    stage: the card's stage that is nearest to them.
-    equal: whether it has the same numbers.
-    reasons: differences between the two ways to come to them.
+    published: Published counts.
+    stage: The card's stage with the nearest counts.
+    equal: Whether the counts are equal.
+    reasons: Differences between the steps.
   """
 
   published: Published
@@ -80,7 +80,7 @@ _UCSD_2018 = "https://nijianmo.github.io/amazon/"
 _UCSD_2023 = "https://amazon-reviews-2023.github.io/data_processing/5core.html"
 _S3REC = "Zhou et al., S3-Rec, CIKM 2020"
 
-# Counts in thousands of the publisher's own 5-core of 2023.
+# Counts, rounded to thousands, of the publisher's 5-core of 2023.
 _CORES_2023 = """
 all_beauty 253 356 2_500
 arts_crafts_and_sewing 197_300 90_000 1_800_000
@@ -135,7 +135,7 @@ PUBLISHED: tuple[Published, ...] = (
     rows="all ratings",
     dedup="unknown",
     min_count=10,
-    besides="only ratings of 3 and more, and only after 2017-03-20",
+    extra="only ratings of 3 and more, and only after 2017-03-20",
   ),
   *(
     Published(
@@ -157,15 +157,15 @@ PUBLISHED: tuple[Published, ...] = (
 
 
 def of(domain: str) -> list[Published]:
-  """What is known to be published of a domain."""
+  """Known publications of a domain's counts."""
   return [row for row in PUBLISHED if row.domain == domain]
 
 
 def stages(card: Mapping[str, Any]) -> list[Stage]:
-  """A card's counts in the order of its steps, kinds of bad rows apart.
+  """A card's counts in the order of its steps, with bad rows by kind.
 
   Args:
-    card: of `card.build_card`.
+    card: Card of `card.build_card`.
   """
   steps = {step["step"]: step for step in card["steps"]}
   rows, usable = steps["parse"]["events"], steps["validate"]["events"]
@@ -188,14 +188,14 @@ def stages(card: Mapping[str, Any]) -> list[Stage]:
 def compare(
   card: Mapping[str, Any], published: Sequence[Published] | None = None
 ) -> list[Comparison]:
-  """Compares a card with what is published of its domain.
+  """Compares a card with the published counts of its domain.
 
   Args:
-    card: of `card.build_card`.
-    published: instead of what is known of the domain.
+    card: Card of `card.build_card`.
+    published: Published counts; None takes the known ones.
 
   Returns:
-    One comparison each.
+    One comparison per publication.
   """
   if published is None:
     published = of(card["domain"])
@@ -203,7 +203,7 @@ def compare(
 
 
 def lines(card: Mapping[str, Any]) -> list[str]:
-  """The comparison as lines for a terminal; none where nothing is known."""
+  """The comparison as lines for a terminal; empty if nothing is published."""
   found = []
   for row, stage, equal, reasons in compare(card):
     numbers = " / ".join(
@@ -218,7 +218,7 @@ def lines(card: Mapping[str, Any]) -> list[str]:
   return found
 
 
-# Kinds of bad rows that cost an event, whatever file they are of.
+# Kinds of bad rows that cost an event, in any file.
 _EVENT_KINDS = (
   "missing_user",
   "bad_timestamp",
@@ -230,7 +230,7 @@ _EITHER_FILE = ("malformed_row", "broken_encoding", "missing_item")
 
 
 def _dropped(card: Mapping[str, Any], total: int) -> list[tuple[str, int]]:
-  """Kinds of bad rows that cost events; all of them have to add up."""
+  """Kinds of bad rows that cost events, and their number; they must add up."""
   log = card["inputs"][0]["file"] if card["inputs"] else ""
   found = [
     (row["kind"], row["count"])
@@ -267,7 +267,7 @@ def _equal(stage: Stage, row: Published) -> bool:
 def _reasons(
   card: Mapping[str, Any], row: Published, nearest: Stage
 ) -> list[str]:
-  """What the two do differently, with what each step of ours costs."""
+  """Differences between the steps, with the events that each of ours costs."""
   steps = {step["step"]: step["events"] for step in card["steps"]}
   settings = card["configuration"]
   repeats = steps["validate"] - steps["consecutive repeats"]
@@ -276,36 +276,36 @@ def _reasons(
   found = [f"its rows: {row.rows}; ours: {inputs}"]
   if row.dedup == "none" and settings["dedup"] != "none":
     found.append(
-      f"it keeps consecutive repeats; ours are {repeats:,} events "
+      f"it retains consecutive repeats; ours are {repeats:,} events "
       f"(Domain.dedup = {settings['dedup']!r})"
     )
   elif row.dedup == "pairs":
     found.append(
-      "it keeps one event of a user and an item; we remove "
-      f"{repeats:,} consecutive repeats and keep later ones "
+      "it retains one event per user and item; we remove "
+      f"{repeats:,} consecutive repeats and retain later ones "
       f"(Domain.dedup = {settings['dedup']!r})"
     )
   elif row.dedup == "unknown":
     found.append(
-      f"what it removes as repeated is not known; we remove {repeats:,} "
-      "consecutive repeats"
+      f"its removal of repeats is unknown; we remove {repeats:,} consecutive "
+      "repeats"
     )
   if row.min_count != settings["min_count"]:
     theirs = {
-      None: "its core is not known",
-      1: "it takes no core besides",
+      None: "its core is unknown",
+      1: "it takes no further core",
     }.get(row.min_count, f"it takes a {row.min_count}-core")
     found.append(
       f"{theirs}; our {settings['min_count']}-core costs {core:,} events "
       f"(Domain.min_count = {settings['min_count']})"
     )
-  if row.besides:
-    found.append(f"besides, it takes {row.besides}; we do not")
+  if row.extra:
+    found.append(f"it also takes {row.extra}; we do not")
   rest = row.events - nearest.events
   if rest:
     found.append(
-      f"{rest:+,} events ({rest / row.events:+.2%}) to the nearest count of "
-      "ours are left to these"
+      f"these explain the remaining {rest:+,} events "
+      f"({rest / row.events:+.2%}) to our nearest count"
     )
   return found
 

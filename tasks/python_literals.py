@@ -1,10 +1,10 @@
-"""Lines of Python literals to JSON, without evaluating anything.
+"""Converts lines of Python literals to JSON, without evaluating anything.
 
-Amazon's metadata of 2014 are printed dictionaries of Python. `eval` would run
-whatever they hold, and `ast.literal_eval` builds a syntax tree, which deep
-nesting can bring down together with the interpreter. Printed literals differ
-from JSON only in their strings, in three names and in tuples: those are
-rewritten here, in one pass, and a JSON parser decides about the rest.
+Amazon's metadata of 2014 are printed Python dictionaries. `eval` would run any
+code in them, and `ast.literal_eval` builds a syntax tree, in which deep nesting
+can crash the interpreter. Printed literals differ from JSON only in strings,
+three names and tuples: these are rewritten here, in one pass, and a JSON parser
+checks the rest.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import contextlib
 import json
 import re
 
-# Strings. The last alternative takes one that never ends up to the end of its
-# line: without it, every later quote would be tried as the beginning of one.
+# Strings. The last alternative matches an unterminated one up to the end of its
+# line: without it, every later quote would be tried as a start.
 _STRING = re.compile(
   r"""(
   [uU]?'[^'\\\n]*+(?:\\[^\n][^'\\\n]*+)*+'
@@ -24,9 +24,9 @@ _STRING = re.compile(
   flags=re.VERBOSE,
 )
 _WORD = re.compile(r"\b(?:None|True|False|nan|inf)\b|[()]")
-# What a string of JSON writes otherwise: escapes, quotes, control characters.
-# A run of bytes beyond ASCII is one escape: Python 2 prints text without `u` as
-# the bytes of its encoding, Python 3 does not.
+# What differs in a JSON string: escapes, quotes, control characters. A run of
+# non-ASCII bytes is one escape: Python 2 prints a string without `u` as its
+# encoded bytes, Python 3 does not.
 _SPECIAL = re.compile(
   r"""
   \\(?:
@@ -77,14 +77,14 @@ _NOT_JSON = "?"  # Makes the parser refuse the line.
 def to_json(data: bytes) -> bytes:
   r"""Rewrites lines of literals as lines of JSON.
 
-  A line that is no literal becomes one that is no JSON. Lines of JSON keep
-  their meaning, unless they write `/` as `\/`. Bytes that are not UTF-8 stay.
+  A line that is not a literal becomes one that is not JSON. Lines of JSON keep
+  their meaning, unless they escape `/` as `\/`. Non-UTF-8 bytes are unchanged.
 
   Args:
-    data: whole lines.
+    data: Complete lines.
 
   Returns:
-    As many lines.
+    The same number of lines.
   """
   text = data.decode("utf-8", errors="surrogateescape")
   pieces = _STRING.split(text)
@@ -94,7 +94,7 @@ def to_json(data: bytes) -> bytes:
 
 
 def _between(text: str) -> str:
-  """What stands between strings: mostly a comma or a colon."""
+  """Rewrites the text between strings, mostly a comma or a colon."""
   return text if text in _USUAL else _WORD.sub(_word, text)
 
 
@@ -103,7 +103,7 @@ def _word(word: re.Match[str]) -> str:
 
 
 def _string(literal: str) -> str:
-  """A string with its quotes as one of JSON."""
+  """Rewrites a string, with its quotes, as a JSON string."""
   quote, text = literal[0], literal[1:-1]
   of_bytes = quote in "'\""
   if not of_bytes:
@@ -114,7 +114,7 @@ def _string(literal: str) -> str:
     return f'"{text}"'
   try:
     written = _SPECIAL.sub(_of_bytes if of_bytes else _of_text, text)
-  except (ValueError, OverflowError):  # Beyond the last character there is.
+  except (ValueError, OverflowError):  # Beyond the last code point.
     return _NOT_JSON
   return f'"{written}"'
 
@@ -128,16 +128,16 @@ def _of_text(special: re.Match[str]) -> str:
 
 
 def _written(special: re.Match[str], of_bytes: bool) -> str:
-  """An escape, or a character that needs one, as JSON writes it."""
+  """Rewrites an escape, or a character that needs one, for JSON."""
   known = _USUAL_SPECIALS.get(special[0])
   if known is not None:
     return known
-  # Of half a character both halves may be there, each an escape of its own.
+  # Both halves of a surrogate pair may be present as separate escapes.
   return json.dumps(_meaning(special, of_bytes))[1:-1]
 
 
 def _meaning(special: re.Match[str], of_bytes: bool) -> str:
-  """The text that an escape, or a character that needs one, stands for."""
+  """The text that an escape, or a character that needs one, represents."""
   kind = special.lastgroup
   digits = special[kind] if kind else ""
   if kind is None:
@@ -147,8 +147,8 @@ def _meaning(special: re.Match[str], of_bytes: bool) -> str:
     if of_bytes:
       with contextlib.suppress(UnicodeDecodeError):
         return spelled.decode("utf-8")
-    return spelled.decode("latin-1")  # A byte is the character of its number.
+    return spelled.decode("latin-1")  # A byte is the code point of its value.
   if kind == "other":
-    # A backslash before any other character stands for itself.
+    # A backslash before any other character is literal.
     return _SIMPLE.get(digits, f"\\{digits}")
   return chr(int(digits, 8 if kind == "octal" else 16))

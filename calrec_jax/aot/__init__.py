@@ -1,7 +1,7 @@
-"""What programs cost on TPUs that are not at hand.
+"""Costs of programs on TPUs, without a TPU.
 
 The TPU compiler runs on any Linux host. `topology` describes the chips,
-`programs` lowers what a recipe runs there, `matrix_flops` counts a traced
-program, `hlo` and `collectives` read a compiled one, `costs` joins them into a
-record with the bound on FLOP utilisation, and `table` prints it.
+`programs` traces the programs of a recipe for them, `matrix_flops` counts a
+traced program, `hlo` and `collectives` analyse a compiled one, `costs` combines
+them into a record with a bound on FLOP utilisation, and `table` prints it.
 """

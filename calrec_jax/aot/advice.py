@@ -14,15 +14,15 @@ SPARE = 0.1
 def for_record(
   record: dict[str, Any], stage: Stage, mesh_shape: dict[str, int]
 ) -> list[str]:
-  """Bindings that take memory off a program, the cheapest first.
+  """Bindings that reduce a program's memory, cheapest first.
 
-  Nothing where it fits with a tenth of the memory to spare: fragments and the
-  runtime take some.
+  Empty if at least a tenth of the memory is free, as fragmentation and the
+  runtime need some.
 
   Args:
-    record: of `costs.measure`.
-    stage: what it was made from.
-    mesh_shape: devices along each mesh axis.
+    record: Record of `costs.measure`.
+    stage: Configuration of the stage.
+    mesh_shape: Number of devices along each mesh axis.
   """
   spare = 1 - record["peak_bytes"] / record["available_bytes"]
   if record["fits"] and spare >= SPARE:
@@ -33,15 +33,15 @@ def for_record(
       *_of_training(stage, stage.decoder, mesh_shape),
     ]
   if record["program"] == "encode_items":
-    return ["DenseSearch.item_rows: fewer item texts at once"]
-  advice = ["Sampler.rows: fewer prompts at once"]
+    return ["DenseSearch.item_rows: fewer item texts per batch"]
+  advice = ["Sampler.rows: fewer prompts per batch"]
   if record["program"] == "write_items":
-    advice.append("Sampler.samples: fewer texts for a prompt")
+    advice.append("Sampler.samples: fewer texts per prompt")
   return advice
 
 
 def _of_state(record: dict[str, Any], mesh_shape: dict[str, int]) -> list[str]:
-  """Where parameters and optimizer state alone are too much."""
+  """Advice where parameters and optimizer state alone do not fit."""
   held = record["arguments"]["parameters"] + record["arguments"]["optimizer"]
   room = (1 - SPARE) * record["available_bytes"]
   if held < room:
@@ -58,17 +58,17 @@ def _of_training(
 ) -> list[str]:
   advice = []
   if config.remat == "none":
-    advice.append('DecoderConfig.remat = "dots": keeps matrix products only')
+    advice.append('DecoderConfig.remat = "dots": saves matrix products only')
   if config.remat in ("none", "dots"):
-    advice.append('DecoderConfig.remat = "full": keeps inputs of layers only')
+    advice.append('DecoderConfig.remat = "full": saves inputs of layers only')
   copies = mesh_shape["replica"] * mesh_shape["data"]
   parts = copies * mesh_shape["fsdp"]
   turns = stage.feed.rows // (parts * stage.microbatches)
   if turns > 1:
     fewest = next(k for k in range(2, turns + 1) if turns % k == 0)
     advice.append(
-      f"MICROBATCHES = {stage.microbatches * fewest}: fewer rows at "
-      "once, for one more forward pass and the same result"
+      f"MICROBATCHES = {stage.microbatches * fewest}: fewer rows at a "
+      "time, with the same result for one more forward pass"
     )
   if mesh_shape["data"] > 1:
     advice.append(
@@ -76,7 +76,7 @@ def _of_training(
       "MeshShape.data = 1: parameters and optimizer state on more chips"
     )
   if turns == 1:
-    advice.append("MeshShape.tensor: a layer's width on several chips")
+    advice.append("MeshShape.tensor: layers split over several chips")
   advice.append(
     "--gin_file=tuning/adafactor.gin or tuning/lora.gin: less optimizer state"
   )

@@ -1,4 +1,4 @@
-"""What a compiled program sends between chips."""
+"""The collectives of a compiled program."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _AXIS = re.compile(r"'([^']+)'=(\d+)")
 _PAIRS = re.compile(r"source_target_pairs=\{\{(\d+),(\d+)\}")
 _FUSED_SCATTER = "all-reduce-scatter"
-# Slices exchange through their hosts: a program sends, and what it receives has
-# been gathered or reduced over all slices.
+# Slices communicate through their hosts: a program sends, and receives data
+# already gathered or reduced over all slices.
 _RECEIVED = re.compile(
   r" recv\(.*_xla_megascale_transfer_type=\"(\w+)\"", re.DOTALL
 )
@@ -38,16 +38,16 @@ _METADATA = re.compile(r'op_name="([^"]*)"')
 
 
 class Collective(NamedTuple):
-  """One exchange, as often as it runs.
+  """One collective, over all of its runs.
 
   Attributes:
-    kind: of `KINDS`.
-    chips: that take part in one exchange.
-    across_slices: whether it crosses the network between slices.
-    runs: in one call of the program.
-    bytes: of the result on a chip, of all runs together; for a reduce-scatter
-      of the operand.
-    source: where it comes from in the traced program.
+    kind: Kind, from `KINDS`.
+    chips: Number of chips in a group.
+    across_slices: Whether it crosses the network between slices.
+    runs: Number of runs per call of the program.
+    bytes: Bytes of the result per chip, over all runs; of the operand for a
+      reduce-scatter.
+    source: Name of its origin in the traced program.
   """
 
   kind: str
@@ -58,44 +58,45 @@ class Collective(NamedTuple):
   source: str
 
   def seconds(self, bytes_per_second: float) -> float:
-    """Least time on rings of links that together send so many bytes.
+    """Least time on rings of links with this total bandwidth.
 
-    A ring passes (n - 1) / n of the data once for a gather or a scatter, twice
-    for a reduction that every chip wants; a permutation passes all of it.
+    A ring passes (n - 1) / n of the data once for a gather or scatter, and
+    twice for an all-reduce; a permutation passes all of it once.
     """
-    share = (self.chips - 1) / self.chips if self.chips > 1 else 0.0
-    passes = {"all-reduce": 2 * share, "collective-permute": 1.0}
-    return self.bytes * passes.get(self.kind, share) / bytes_per_second
+    ring = (self.chips - 1) / self.chips if self.chips > 1 else 0.0
+    passes = {"all-reduce": 2 * ring, "collective-permute": 1.0}
+    return self.bytes * passes.get(self.kind, ring) / bytes_per_second
 
 
 def find(module: hlo.Module, devices: int, slices: int = 1) -> list[Collective]:
   """All collectives of a program.
 
   Args:
-    module: the program.
-    devices: it runs on, in the order of its mesh.
-    slices: TPU slices that these belong to, one after the other.
+    module: Program.
+    devices: Number of devices, in the order of the mesh.
+    slices: Number of TPU slices that they belong to, consecutively.
   """
   found: dict[tuple[str, ...], Collective] = {}
   for name, lines in module.computations.items():
     if not module.runs[name]:
       continue
     for number, line in enumerate(lines):
-      place = f"{name} {number}"
+      location = f"{name} {number}"
       if received := _RECEIVED.search(line):
         kind = received[1].lower().replace("_", "-")
-        found[(place,)] = _between_slices(line, kind, module.runs[name], slices)
+        collective = _between_slices(line, kind, module.runs[name], slices)
+        found[(location,)] = collective
         continue
       start = _START.search(line)
       if start is None:
         continue
-      # A reduction whose parts are kept only is fused with their cutting.
+      # An all-reduce of which only a slice is used is fused with the slicing.
       fused = name.startswith(_FUSED_SCATTER)
       kind = "reduce-scatter" if fused else start[1]
       one = _read(line, kind, module.runs[name], devices, slices)
       if fused:
-        one = one._replace(bytes=one.bytes // one.chips)  # It is whole here.
-      found[_identity(line, one, place)] = one
+        one = one._replace(bytes=one.bytes // one.chips)  # Bytes of the whole.
+      found[_identity(line, one, location)] = one
   return list(found.values())
 
 
@@ -112,15 +113,15 @@ def by_kind(found: list[Collective]) -> dict[str, dict[str, int]]:
   return dict(sorted(totals.items()))
 
 
-def _identity(line: str, one: Collective, place: str) -> tuple[str, ...]:
-  """The same for what is one exchange, spelled in several fusions.
+def _identity(line: str, one: Collective, location: str) -> tuple[str, ...]:
+  """Key that is equal for the parts of one collective in several fusions.
 
-  What overlaps with computation is spelled where it starts, goes on and ends;
-  different exchanges may share a channel, but not where they come from too.
+  One that overlaps with computation appears where it starts, continues and
+  ends; different collectives may share a channel, but not the origin as well.
   """
   channel = _CHANNEL.search(line)
   if channel is None:
-    return (place,)
+    return (location,)
   shapes = str(_SHAPE.findall(_result(line)))
   return (one.kind, channel[1], shapes, one.source)
 
@@ -148,7 +149,7 @@ def _read(
 
 
 def _between_slices(line: str, kind: str, runs: int, slices: int) -> Collective:
-  """What a chip receives from its peers of the other slices."""
+  """The data that a chip receives from its peers in the other slices."""
   size = _bytes(*_SHAPE.findall(_result(line))[0])
   source = _METADATA.search(line)
   return Collective(
@@ -157,7 +158,7 @@ def _between_slices(line: str, kind: str, runs: int, slices: int) -> Collective:
 
 
 def _result(line: str) -> str:
-  """The part of a line that says what an instruction gives."""
+  """The part of a line that describes an instruction's result."""
   result = line.split(" = ", 1)[1]
   start = _START.search(result)
   return result[: start.start()] if start else result
@@ -169,7 +170,7 @@ def _bytes(dtype: str, shape: str) -> int:
 
 
 def _group(line: str, devices: int) -> list[int]:
-  """The devices of the first of the groups that exchange something."""
+  """The devices of the first group."""
   if match := _LISTED.search(line):
     return [int(part) for part in match[1].split(",")]
   if match := _PAIRS.search(line):

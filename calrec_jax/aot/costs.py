@@ -1,7 +1,7 @@
-"""The record of one program: memory, FLOPs, collectives, and the bound.
+"""The cost record of a program: memory, FLOPs, collectives, and the bound.
 
-Compiled once and remembered by the sha256 of the lowered program: JAX's own
-compilation cache cannot read back what was compiled for absent devices.
+Records are cached by the sha256 of the lowered program: JAX's compilation cache
+cannot load programs compiled for absent devices.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from calrec_jax.aot.programs import Program
 from calrec_jax.aot.topology import Topology
 from calrec_jax.storage import lineage
 
-# Raised when records of the same program would hold other numbers.
+# Incremented when the same program gives different records.
 SCHEMA = 2
 _VERSIONS = ("jax", "jaxlib", "libtpu")
 _TOO_MUCH = re.compile(
@@ -38,17 +38,16 @@ def measure(
   mesh: jax.sharding.Mesh,
   memory_folder: pathlib.Path | None = None,
 ) -> dict[str, Any]:
-  """Compiles a program and takes its measures; fit for JSON.
+  """Compiles a program and measures it; JSON-compatible.
 
   Args:
-    program: what to compile, inside `partitioning.activate`.
-    topology: for which devices.
-    mesh: of these.
-    memory_folder: where records of programs that were compiled before lie;
-      None compiles in any case.
+    program: Program to compile, inside `partitioning.activate`.
+    topology: Devices to compile for.
+    mesh: Mesh of these devices.
+    memory_folder: Folder of cached records; None always compiles.
 
   Returns:
-    See `docs/sharding.md`. Bytes and FLOPs are those of one chip.
+    The record; see `docs/sharding.md`. Bytes and FLOPs are per chip.
   """
   traced = program.trace()
   lowered = traced.lower(lowering_platforms=("tpu",))
@@ -116,7 +115,7 @@ def _compiled(
       for one in sorted(found, key=lambda one: -one.bytes)[:_SHOWN]
     ],
     "open_loops": module.open_loops,
-    # The network between slices has a speed that no data sheet states.
+    # No data sheet states the bandwidth between slices.
     "link_seconds": sum(
       one.seconds(links) for one in found if not one.across_slices
     ),
@@ -132,7 +131,7 @@ def _bound(
   topology: Topology,
   mesh: jax.sharding.Mesh,
 ) -> dict[str, Any]:
-  """The least time of a call, what sets it, and what utilisation it leaves."""
+  """The least time of a call, its bottleneck, and the utilisation bound."""
   if not record["fits"]:
     return {}
   least = {
@@ -156,7 +155,7 @@ def _bound(
 
 
 def _memory_in(message: str) -> int | None:
-  """Bytes that a program which does not fit would take."""
+  """Bytes needed by a program that does not fit."""
   if "RESOURCE_EXHAUSTED" not in message:
     return None
   match = _TOO_MUCH.search(message)

@@ -1,7 +1,7 @@
 """How often each part of a compiled program runs.
 
-Reads the text of an executable: its computations, who calls them, and how long
-its loops are. Tested on texts written by hand and on real executables.
+Parses the text of an executable: its computations, their callers, and the trip
+counts of loops. Tested on hand-written texts and real executables.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-# Not any brace in the first column: a kernel's metadata may run over lines.
+# Not any brace in the first column: a kernel's metadata may span lines.
 _END = re.compile(r"^\}(?:, execution_thread=.*)?\s*(?://.*)?$")
 _CALLEE = re.compile(
   r"(?:calls|to_apply|body|condition|true_computation|false_computation)"
@@ -31,8 +31,8 @@ class Module:
   """A compiled program.
 
   Attributes:
-    computations: lines of each, by name.
-    entry: where it begins.
+    computations: Lines of each computation, by name.
+    entry: Name of the entry computation.
   """
 
   computations: Mapping[str, tuple[str, ...]]
@@ -40,10 +40,10 @@ class Module:
 
   @functools.cached_property
   def runs(self) -> dict[str, int]:
-    """How often each computation runs in one call of the program.
+    """Number of runs of each computation per call of the program.
 
-    All sides of a branch count as if they ran; a loop whose length is decided
-    on the device counts as one turn (`open_loops`).
+    All sides of a conditional count as run; a loop with a dynamic trip count
+    counts as one iteration (`open_loops`).
     """
     counts = dict.fromkeys(self.computations, 0)
     counts[self.entry] = 1
@@ -54,7 +54,7 @@ class Module:
 
   @functools.cached_property
   def open_loops(self) -> int:
-    """Loops whose length is not known before they run."""
+    """Number of loops with a dynamic trip count."""
     return sum(
       self.runs[name] > 0 and self._trips(*match.groups()) is None
       for name, lines in self.computations.items()
@@ -91,7 +91,7 @@ class Module:
     return [call for call in calls if call[0] in self.computations]
 
   def _trips(self, condition: str, body: str) -> int | None:
-    """Turns of a loop that counts up to a constant, else None."""
+    """Trip count of a loop that counts up to a constant, else None."""
     found = _instructions(self.computations[condition])
     root = next(
       (line for line in self.computations[condition] if "ROOT" in line), ""
@@ -106,7 +106,7 @@ class Module:
     return -(-int(limit[1]) // self._step(body, counter[1]))
 
   def _step(self, body: str, counter: str) -> int:
-    """By how much a turn raises the loop's counter."""
+    """Increment of the loop's counter per iteration."""
     found = _instructions(self.computations[body])
     for line in found.values():
       operands = _OPERANDS.search(line) if " add(" in line else None
@@ -123,7 +123,7 @@ def parse(text: str) -> Module:
   """Reads `compiled.as_text()`.
 
   Raises:
-    ValueError: where no entry computation is found.
+    ValueError: If there is no entry computation.
   """
   computations: dict[str, tuple[str, ...]] = {}
   entry, name, lines = None, None, []
@@ -137,7 +137,7 @@ def parse(text: str) -> Module:
     elif name is not None:
       lines.append(line)
   if entry is None:
-    raise ValueError("This is no text of a compiled program: no ENTRY in it.")
+    raise ValueError("This is not the text of a compiled program: no ENTRY.")
   return Module(computations, entry)
 
 

@@ -1,10 +1,10 @@
 """Matrix FLOPs that a traced program executes, exactly.
 
-The compiler's own count takes the body of a loop once, however often it runs.
-A traced program still says how long its scans are. Everything counts that is
-executed: what is computed again in a backward pass, and products with what a
-mask hides. Of a branch the dearest side counts; of a loop whose length is only
-known on the device, one turn.
+The compiler counts the body of a loop once, however often it runs, but a traced
+program has the lengths of its scans. Everything executed counts, also what is
+recomputed in a backward pass and products that are masked. Of a conditional
+the most expensive side counts; of a loop with a dynamic trip count, one
+iteration.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from calrec_jax.models import splash
 
 
 def count(program: Any) -> float:
-  """FLOPs of all devices together; a multiply-add is two.
+  """FLOPs of all devices together; a multiply-add counts as two.
 
   Args:
-    program: a closed jaxpr, as `jax.jit(...).trace(...).jaxpr`.
+    program: Closed jaxpr, such as `jax.jit(...).trace(...).jaxpr`.
   """
   jaxpr = getattr(program, "jaxpr", program)
-  # What nobody reads, the compiler leaves out.
+  # The compiler removes dead code.
   live, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
   return _count(live)
 
@@ -37,7 +37,7 @@ def _count(jaxpr: Any, scope: str = "") -> float:
 
 def _equation(equation: Any, outer: str) -> float:
   name, params = equation.primitive.name, equation.params
-  # An inner program's scopes begin anew.
+  # The scopes of an inner program start afresh.
   scope = f"{outer}/{equation.source_info.name_stack}"
   if name == "dot_general":
     return _dot(equation)
@@ -50,7 +50,7 @@ def _equation(equation: Any, outer: str) -> float:
   if name == "scan":
     return total * params["length"]
   if name == "shard_map":
-    # Its body is what a device does with its share.
+    # Its body is the work of one device on its shard.
     manual = params.get("newly_manual_axes") or params["manual_axes"]
     return total * math.prod(params["mesh"].shape[axis] for axis in manual)
   if name == "pallas_call":
@@ -59,11 +59,11 @@ def _equation(equation: Any, outer: str) -> float:
 
 
 def _turns(grid: tuple[int, ...], scope: str) -> int:
-  """How often a kernel's body runs; blocks that it leaves out do not count."""
+  """Number of runs of a kernel's body; skipped blocks do not count."""
   stated = splash.EXECUTED.search(scope)
   if stated is None:
     return math.prod(grid)
-  # Heads and blocks of queries and of keys are the last of its loops.
+  # Its last loops are over heads, blocks of queries, and blocks of keys.
   return int(stated[1]) * math.prod(grid[:-3])
 
 

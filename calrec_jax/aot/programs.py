@@ -1,7 +1,7 @@
-"""The programs that a recipe runs, traced for devices that are not at hand.
+"""The programs of a recipe, traced for absent devices.
 
-They are the functions that training and recommending call, with the recipe's
-shapes; nothing here computes anything.
+They are the functions that training and recommendation call, with the recipe's
+shapes; nothing is executed.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ NAMES = ("train_step", "read_prompts", "write_items", "encode_items")
 
 
 class Sizes(NamedTuple):
-  """What the data decides of a program's shapes.
+  """Sizes of a program that the data determines.
 
   Attributes:
-    vocab_size: rows of the embedding.
-    item_tokens: of the longest item, end marker included.
+    vocab_size: Rows of the embedding.
+    item_tokens: Tokens of the longest item, end marker included.
   """
 
   vocab_size: int
@@ -47,14 +47,14 @@ class Program(NamedTuple):
   """One program of a recipe.
 
   Attributes:
-    name: "train_step", "read_prompts", "write_items" or "encode_items".
-    what: its shapes, for people.
-    trace: gives the traced program, ready to be lowered.
-    needed_flops: matrix FLOPs of all devices that the model needs, where a
-      formula says so; see `needed_by_step`.
-    arguments: bytes on a device of what it is called with, by kind.
-    per_token: whether its loop writes a token a turn; its costs are then those
-      of the prompts and of one token.
+    name: Name: "train_step", "read_prompts", "write_items" or "encode_items".
+    what: Human-readable shapes.
+    trace: Function that returns the traced program, ready to be lowered.
+    needed_flops: Matrix FLOPs that the model needs, over all devices, if known;
+      see `needed_by_step`.
+    arguments: Bytes of the arguments per device, by kind.
+    per_token: Whether its loop generates one token per iteration; costs are
+      then those of the prompts and one token.
   """
 
   name: str
@@ -73,18 +73,18 @@ def of_stage(
   Call them inside `partitioning.activate`.
 
   Args:
-    stage: the configuration.
-    sizes: what the data decides.
-    mesh: of the devices to compile for.
+    stage: Configuration of the stage.
+    sizes: Sizes that the data determines.
+    mesh: Mesh of the devices to compile for.
 
   Raises:
-    ValueError: for a model of item ids.
+    ValueError: If it is a model of item ids.
   """
   if not isinstance(stage.decoder, DecoderConfig):
     kind = type(stage.decoder).__name__
     raise ValueError(
-      f"Stage.decoder is a {kind}. Language models are what `calrec compile` "
-      "compiles; bind @DecoderConfig()."
+      f"Stage.decoder is a {kind}, but `calrec compile` compiles language "
+      "models only; bind @DecoderConfig()."
     )
   config = dataclasses.replace(stage.decoder, vocab_size=sizes.vocab_size)
   decoder = Decoder(config)
@@ -95,11 +95,11 @@ def of_stage(
 
 
 def needed_by_step(stage: Stage, config: DecoderConfig) -> float:
-  """FLOPs that a step needs if each row is one history, all of it targets.
+  """FLOPs that a step needs if each row is one history of targets only.
 
-  The most that rows of this length can need, by the definition that training
-  reports utilisation by (`flops.train_step_flops`). What a step executes is
-  counted for the same rows.
+  The most that rows of this length can need, by the definition of utilisation
+  in training (`flops.train_step_flops`). Executed FLOPs are counted for the
+  same rows.
   """
   rows, length = stage.feed.rows, stage.feed.row_tokens
   seen = [
@@ -133,7 +133,9 @@ def _train_step(
     stage.tuning,
     stage.microbatches,
   )
-  split = f" in {stage.microbatches} parts" if stage.microbatches > 1 else ""
+  split = (
+    f" in {stage.microbatches} microbatches" if stage.microbatches > 1 else ""
+  )
   return Program(
     "train_step",
     f"{feed.rows} rows of {feed.row_tokens} tokens with {feed.row_slots} slots"
@@ -151,7 +153,7 @@ def _train_step(
 def _recommending(
   stage: Stage, decoder: Decoder, sizes: Sizes, mesh: jax.sharding.Mesh
 ) -> list[Program]:
-  """Reading prompts, writing items, encoding the catalogue."""
+  """Prefilling prompts, generating items, encoding the catalogue."""
   params = _params(decoder, mesh)
   sampler, search = sampling.Sampler(), dense.DenseSearch()
   prompts = placement.whole_rows(sampler.rows, mesh)
@@ -248,7 +250,7 @@ def _placed(shapes: Any, shardings: Any) -> Any:
 
 
 def local_bytes(tree: Any) -> int:
-  """Bytes of a tree of placed shapes on one device."""
+  """Bytes per device of a tree of sharded shapes."""
   return sum(
     math.prod(leaf.sharding.shard_shape(leaf.shape))
     * np.dtype(leaf.dtype).itemsize

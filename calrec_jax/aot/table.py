@@ -1,4 +1,4 @@
-"""The records of `calrec compile` as people read them."""
+"""Human-readable tables of the records of `calrec compile`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _GIB = 2**30
 
 
 def render(records: Sequence[dict[str, Any]]) -> str:
-  """A block of lines for each program.
+  """Formats a block of lines for each program.
 
   Args:
-    records: of `costs.measure`, with `stage` and `advice` added.
+    records: Records of `costs.measure`, with `stage` and `advice` added.
   """
   return "\n\n".join(_block(record) for record in records)
 
@@ -28,7 +28,7 @@ def _block(record: dict[str, Any]) -> str:
   if record["fits"]:
     kinds.append(f"temporary {_bytes(record['temporary_bytes'])}")
   lines.append(
-    f"  memory of a chip  {_bytes(peak)} of {_bytes(available)}, {verdict} "
+    f"  memory per chip   {_bytes(peak)} of {_bytes(available)}, {verdict} "
     f"({', '.join(kinds)})"
   )
   if record["fits"]:
@@ -41,7 +41,7 @@ def _block(record: dict[str, Any]) -> str:
 def _costs(record: dict[str, Any]) -> list[str]:
   turn = " (its loop counted once)" if record["open_loops"] else ""
   lines = [
-    f"  matrix products   {_flops(record['executed_flops'])} on a chip, "
+    f"  matrix products   {_flops(record['executed_flops'])} per chip, "
     f"{_time(record['product_seconds'])}{turn}"
   ]
   for name, total in record["collectives"].items():
@@ -49,8 +49,7 @@ def _costs(record: dict[str, Any]) -> list[str]:
       f"  {name:<30}{total['runs']:>7,} runs {_bytes(total['bytes']):>11}"
     )
   lines.append(
-    f"  links             {_time(record['link_seconds'])} if they were all "
-    "that happened"
+    f"  links             {_time(record['link_seconds'])} if nothing else ran"
   )
   bound = (
     f"; at most {record['utilisation_bound']:.0%} of the chips' FLOP/s"

@@ -1,4 +1,4 @@
-"""TPU slices by name, described without any TPU."""
+"""TPU slices by name, described without a TPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from calrec_jax.runtime import chips
 
 _NAME = re.compile(r"(v\d[a-z]*):(\d+(?:x\d+){1,2})")
 _GIB = 2**30
-# Without this a v4 chip counts as two devices, as it does in no Cloud TPU.
+# Without this a v4 chip counts as two devices, unlike on Cloud TPUs.
 _OPTIONS = {"v4": {"chip_config_name": "megacore"}}
 
 
@@ -25,15 +25,15 @@ class TopologyError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """What one chip can do, by its data sheet.
+  """Specification of one chip.
 
   Attributes:
-    hbm_bytes: memory that a program may use, as the compiler states it when a
+    hbm_bytes: Memory available to a program, as the compiler states it when a
       program does not fit (libtpu 0.0.42).
-    hbm_bytes_per_second: to and from that memory.
-    link_bytes_per_second: out of the chip to its neighbours, all links
-      together: half of the bidirectional bandwidth. Sources of both: the
-      system architecture pages of cloud.google.com/tpu/docs.
+    hbm_bytes_per_second: Bandwidth of that memory.
+    link_bytes_per_second: Outgoing bandwidth of all links together, half of the
+      bidirectional bandwidth. Source of both: the system architecture pages of
+      cloud.google.com/tpu/docs.
   """
 
   hbm_bytes: float
@@ -54,10 +54,10 @@ class Topology:
   """A TPU slice, or several.
 
   Attributes:
-    name: such as "v5e:4x4".
-    slices: how many of them.
-    devices: of all slices; they can be compiled for and nothing else.
-    chip: what each is.
+    name: Name, such as "v5e:4x4".
+    slices: Number of slices.
+    devices: Compile-only devices of all slices.
+    chip: Specification of each chip.
   """
 
   name: str
@@ -67,31 +67,31 @@ class Topology:
 
   @property
   def device_kind(self) -> str:
-    """As JAX prints it on a machine that has them."""
+    """Device kind as JAX reports it on a real TPU."""
     return self.devices[0].device_kind
 
   @property
   def flops_per_second(self) -> float:
-    """Peak of one chip in bfloat16, by its data sheet."""
+    """Peak FLOP/s of one chip in bfloat16, by its data sheet."""
     return chips.PEAK_FLOPS[self.device_kind]
 
 
 def describe(name: str, slices: int = 1) -> Topology:
-  """The devices of a slice, or of several.
+  """Describes the devices of one or more slices.
 
   Args:
-    name: generation and shape, "v5e:4x4", "v5p:4x4x2".
-    slices: number of such slices.
+    name: Generation and shape, such as "v5e:4x4" or "v5p:4x4x2".
+    slices: Number of such slices.
 
   Raises:
-    TopologyError: for a name that is none, a shape that does not exist, and
-      where the TPU compiler is not installed.
+    TopologyError: If the name is malformed, the shape does not exist, or the
+      TPU compiler is not installed.
   """
   match = _NAME.fullmatch(name)
   if match is None:
     raise TopologyError(
-      f"--topology={name}: write the generation and the chips along each side, "
-      "v5e:4x4, v6e:4x4, v5p:4x4x2 or v4:2x2x4."
+      f"--topology={name} is malformed: give the generation and the number of "
+      "chips along each side, such as v5e:4x4, v6e:4x4, v5p:4x4x2 or v4:2x2x4."
     )
   if slices < 1:
     raise TopologyError(f"--slices={slices} must be at least 1.")
@@ -102,7 +102,7 @@ def describe(name: str, slices: int = 1) -> Topology:
     )
   options: dict[str, Any] = dict(_OPTIONS.get(match[1], {}))
   sides = [int(side) for side in match[2].split("x")]
-  if math.prod(sides) == 1:  # Else a host is taken to have 2 × 2 chips.
+  if math.prod(sides) == 1:  # By default a host has 2 × 2 chips.
     options["chips_per_host_bounds"] = [1, 1, 1]
   if slices > 1:
     options["num_slices"] = slices
@@ -119,13 +119,13 @@ def describe(name: str, slices: int = 1) -> Topology:
   kind = devices[0].device_kind
   if kind not in CHIPS:
     raise TopologyError(
-      f"--topology={name}: {kind} chips are not in ahead/topology.py yet; "
-      f"there are {', '.join(CHIPS)}."
+      f"--topology={name}: {kind} chips are not supported; choose one of "
+      f"{', '.join(CHIPS)}."
     )
   chips = slices * math.prod(sides)
   if len(devices) != chips:
     raise TopologyError(
-      f"--topology={name}: {len(devices)} devices for {chips} chips; use a "
-      "generation whose chips are one device each."
+      f"--topology={name}: {len(devices)} devices for {chips} chips; choose a "
+      "generation with one device per chip."
     )
   return Topology(name, slices, devices, CHIPS[kind])

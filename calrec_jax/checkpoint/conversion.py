@@ -206,7 +206,7 @@ def to_huggingface(
       folder,
       model.config,
       read,
-      kept=None if kept is None else np.array(kept, np.int64),
+      row_map=None if kept is None else np.array(kept, np.int64),
       base=source,
       dtype=dtype,
       special=special,
@@ -250,7 +250,7 @@ def _published(
   config = DecoderConfig(
     **source.decoder_fields(), vocab_size=vocabulary["size"]
   )
-  loading.refuse_other_shape(source, config)
+  loading.check_shape(source, config)
   if layers is not None:
     if not 1 <= layers <= config.layers:
       raise WeightsError(
@@ -337,7 +337,7 @@ def _t5x(
   shapes = flax.traverse_util.flatten_dict(
     loading.abstract_params(config), sep="/"
   )
-  tree.refuse_other(shapes)
+  tree.check_parameters(shapes)
   return Model(
     path=parent.checkpoint,
     config=config,

@@ -123,7 +123,7 @@ class T5xParent:
     )
     places = flax.traverse_util.flatten_dict(shardings, sep="/")
     tree = T5xTree(self.stored())
-    tree.refuse_other(wanted)
+    tree.check_parameters(wanted)
     loaded = {}
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
       for path, leaf in wanted.items():
@@ -186,7 +186,7 @@ class PretrainedParent:
       config,
       shardings,
       abstract=loras.without_lora(abstract),
-      kept=vocabulary.kept,
+      row_map=vocabulary.row_map,
       progress=True,
     )
     return tuning.join(params, fresh)
@@ -236,7 +236,7 @@ def vocabulary_record(cache: TokenCache, chosen: Any) -> dict[str, Any]:
   vocabulary = cache.vocabulary()
   if isinstance(vocabulary, ItemVocabulary):
     return vocabulary.record()
-  kept = vocabulary.kept
+  row_map = vocabulary.row_map
   return {
     "source": getattr(chosen, "source", None),
     "prompt": lineage.plain(dataclasses.asdict(cache.prompt)),
@@ -246,7 +246,7 @@ def vocabulary_record(cache: TokenCache, chosen: Any) -> dict[str, Any]:
     "pretrained": vocabulary.pretrained,
     "full_size": vocabulary.full_size,
     "full_sha256": vocabulary.full_sha256,
-    "kept": None if kept is None else kept.tolist(),
+    "kept": None if row_map is None else row_map.tolist(),
   }
 
 

@@ -36,7 +36,8 @@ def difference(source: Source, vocabulary: Vocabulary) -> str:
   except WeightsError:
     return ""
   model = files.open_model(full.kind, full.content)
-  rows = range(vocabulary.size) if vocabulary.kept is None else vocabulary.kept
+  row_map = vocabulary.row_map
+  rows = range(vocabulary.size) if row_map is None else row_map
   others = [
     token
     for token, row in enumerate(rows)

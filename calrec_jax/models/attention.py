@@ -1,8 +1,8 @@
-"""Attention for packed rows, and for texts that go on from shared prefixes.
+"""Attention for packed rows, and for continuations of shared prefixes.
 
-Softmax and its logits are float32 whatever the inputs. Nothing of the size
-queries × keys is kept for the backward pass, and none of it is computed above
-the causal diagonal but for the blocks that lie on it.
+Logits and softmax are float32 whatever the dtype of the inputs. No array of
+queries × keys is saved for the backward pass, and above the causal diagonal
+only the blocks that cross it are computed.
 
 Tested against a NumPy loop in `tests/reference/test_attention_reference.py`.
 """
@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-# Far below any logit, and finite: a query that may see nothing (padding) must
-# not become NaN.
+# Far below any logit, but finite: a query without keys (padding) must not
+# become NaN.
 _MASKED = -1e30
-# Queries of one block, at least: smaller products are slow everywhere.
+# Minimum queries per block: smaller matrix products are slow on any device.
 _SMALLEST_BLOCK = 64
-# Tokens of a tree of branches that are looked at together.
+# Tokens of a tree of branches per chunk.
 _TREE_CHUNK = 128
 
 Window = int | Int[Array, ""] | None
@@ -39,20 +39,21 @@ def attend(
 ) -> Float[Array, "R L H F"]:
   """Grouped-query attention inside packed rows, causal within a segment.
 
-  A row's queries are handled in blocks. Each sees the keys up to its own end,
-  which saves up to half of the products, and is computed again in the backward
-  pass.
+  A row's queries are processed in blocks. Each block attends to the keys up to
+  its own end, which saves up to half of the products, and is recomputed in the
+  backward pass.
 
   Args:
-    query: H heads; H is a multiple of K.
-    key: K heads of F features.
-    value: as the keys.
-    positions: rise by one inside a segment, whose tokens are neighbours.
-    segment_ids: attention stays within one.
-    scale: multiplies the dot products.
-    window: a query sees at most so many keys, itself included.
-    softcap: squashes logits into (-softcap, softcap) by tanh; None does not.
-    blocks: of queries in a row; short rows have fewer.
+    query: Queries of H heads; H is a multiple of K.
+    key: Keys of K heads with F features.
+    value: Values, one for each key.
+    positions: Positions within segments, which are contiguous; they increase
+      by one.
+    segment_ids: Segment of each token; attention stays within one.
+    scale: Factor of the dot products.
+    window: Maximum number of keys a query attends to, itself included.
+    softcap: Bound of the logits, applied by tanh, or None.
+    blocks: Number of query blocks per row; short rows have fewer.
 
   Returns:
     The weighted values, in the dtype of the values.
@@ -75,8 +76,8 @@ def attend(
     part, total = block(
       query[..., rows, :], key[:, :, seen], value[:, :, seen], mask
     )
-    # Divided after the product with the values: Q × F numbers, not Q × M; and
-    # outside, so that the backward pass need not repeat that product.
+    # Divided after the product with the values (Q × F elements, not Q × M) and
+    # outside of it, so that the backward pass need not repeat that product.
     outputs.append((part / total).astype(value.dtype))
   output = jnp.moveaxis(jnp.concatenate(outputs, axis=3), 3, 1)
   return output.reshape(*output.shape[:2], heads, -1)
@@ -87,12 +88,12 @@ def packed_mask(
   key: tuple[Int[Array, "R M"], Int[Array, "R M"]],
   window: Window = None,
 ) -> Bool[Array, "R Q M"]:
-  """Which keys (last axis) each query (middle axis) of a packed row may see.
+  """Mask of the keys (last axis) that each query of a packed row attends to.
 
   Args:
-    query: positions and segment ids.
-    key: positions and segment ids.
-    window: see `attend`.
+    query: Positions and segment ids of the queries.
+    key: Positions and segment ids of the keys.
+    window: See `attend`.
   """
   distance = query[0][:, :, None] - key[0][:, None]
   seen = (query[1][:, :, None] == key[1][:, None]) & (distance >= 0)
@@ -111,34 +112,34 @@ def attend_continuations(
   window: Window = None,
   softcap: float | None = None,
 ) -> Float[Array, "B G H F"]:
-  """Attention of the newest token of G continuations of each of B prompts.
+  """Attention of the newest token in G continuations of each of B prompts.
 
-  One softmax over three parts: the prompt, whose keys are shared by its
-  continuations, the continuation so far, and the new token itself.
+  One softmax over three parts: the prompt, whose keys its continuations share,
+  the continuation so far, and the new token itself.
 
   Args:
-    query: of the new tokens.
-    new: their keys and values.
-    past: those of the continuations so far, filled up to `step`.
-    prefix: those of the prompts.
-    step: tokens of each continuation before the new one.
-    prefix_lengths: tokens of each prompt; what lies beyond is not seen.
-    scale: multiplies the dot products.
-    window: see `attend`.
-    softcap: see `attend`.
+    query: Queries of the new tokens.
+    new: Keys and values of the new tokens.
+    past: Keys and values of the continuations so far, filled up to `step`.
+    prefix: Keys and values of the prompts.
+    step: Number of tokens in each continuation before the new one.
+    prefix_lengths: Tokens of each prompt; later ones are padding.
+    scale: Factor of the dot products.
+    window: See `attend`.
+    softcap: See `attend`.
 
   Returns:
     The weighted values, in the dtype of the values.
   """
   grouped = _grouped(query, new[0].shape[2])  # [B, G, K, H/K, F]
-  place, age = (
+  position, age = (
     jnp.arange(prefix[0].shape[1]),
     step - jnp.arange(past[0].shape[2]),
   )
-  seen = place[None] < prefix_lengths[:, None]
+  seen = position[None] < prefix_lengths[:, None]
   seen_past = age > 0
   if window is not None:
-    distance = prefix_lengths[:, None] + step - place[None]
+    distance = prefix_lengths[:, None] + step - position[None]
     seen, seen_past = seen & (distance < window), seen_past & (age < window)
   scores = functools.partial(_scores, grouped, scale=scale, softcap=softcap)
   logits = [
@@ -178,25 +179,26 @@ def attend_branches(
   window: Window = None,
   softcap: float | None = None,
 ) -> Float[Array, "B G C H F"]:
-  """Attention of C new tokens on each of G branches of every prompt's tree.
+  """Attention of C new tokens on each of G branches of each prompt's tree.
 
-  A branch sees its prompt, the tokens of the tree on its way, and its own new
-  tokens up to the one that asks. The tree's tokens are held once for all
-  branches, and only as many are looked at as are used.
+  A new token attends to its prompt, to its ancestors in the tree, and to the
+  new tokens of its branch up to itself. The tree's tokens are stored once for
+  all branches, and only the used ones are processed.
 
   Args:
-    query: of the new tokens.
-    new: their keys and values.
-    prefix: those of the prompts.
-    tree: those of the tokens behind each prompt, in any order; or None.
-    depths: tokens of each branch before the new ones.
-    prefix_lengths: tokens of each prompt; what lies beyond is not seen.
-    ancestors: which tokens of the tree lie on the way of each branch.
-    tree_depths: how many tokens of its branch lie before each of the tree's.
-    used: places of the tree that hold a token of any prompt; rising from 0.
-    scale: multiplies the dot products.
-    window: see `attend`.
-    softcap: see `attend`.
+    query: Queries of the new tokens.
+    new: Keys and values of the new tokens.
+    prefix: Keys and values of the prompts.
+    tree: Keys and values of the tokens after each prompt, in any order, or
+      None.
+    depths: Tokens of each branch before the new ones.
+    prefix_lengths: Tokens of each prompt; later ones are padding.
+    ancestors: Which tokens of the tree are ancestors on each branch.
+    tree_depths: Tokens before each of the tree's tokens on its branch.
+    used: Number of leading slots of the tree that are in use by any prompt.
+    scale: Factor of the dot products.
+    window: See `attend`.
+    softcap: See `attend`.
 
   Returns:
     The weighted values, in the dtype of the values.
@@ -204,19 +206,18 @@ def attend_branches(
   tokens = query.shape[2]
   grouped = _grouped(query, new[0].shape[3])  # [B, G, C, K, H/K, F]
   within = jnp.arange(tokens, dtype=jnp.int32)
-  places = (
-    depths[:, :, None] + within[None, None]
-  )  # [B, G, C], counted from the prompt.
+  # [B, G, C], relative to the end of the prompt.
+  positions = depths[:, :, None] + within[None, None]
   part = functools.partial(
     _partial_softmax, grouped, scale=scale, softcap=softcap
   )
   at = jnp.arange(prefix[0].shape[1], dtype=jnp.int32)
   seen = jnp.broadcast_to(
     (at[None] < prefix_lengths[:, None])[:, None, None],
-    (*places.shape, len(at)),
+    (*positions.shape, len(at)),
   )
   if window is not None:
-    distance = prefix_lengths[:, None, None] + places
+    distance = prefix_lengths[:, None, None] + positions
     seen &= distance[..., None] - at[None, None, None] < window
   total = part(prefix, seen, "bgckhf,bmkf->bgckhm", "bgckhm,bmkf->bgckhf")
 
@@ -225,7 +226,7 @@ def attend_branches(
     seen &= within[:, None] - within[None] < window
   own = part(
     new,
-    jnp.broadcast_to(seen, (*places.shape, tokens)),
+    jnp.broadcast_to(seen, (*positions.shape, tokens)),
     "bgckhf,bgmkf->bgckhm",
     "bgckhm,bgmkf->bgckhf",
   )
@@ -235,18 +236,18 @@ def attend_branches(
     size = min(_TREE_CHUNK, tree[0].shape[1])
 
     def add(chunk: Array, total: Any) -> Any:
-      # The last chunk may begin earlier than its turn: what was seen in the
-      # one before is left out.
+      # The last chunk may start early, overlapping the one before: tokens that
+      # were already attended to are masked.
       begin = jnp.minimum(chunk * size, tree[0].shape[1] - size)
       cut = functools.partial(
         jax.lax.dynamic_slice_in_dim, start_index=begin, slice_size=size
       )
       fresh = begin + jnp.arange(size) >= chunk * size
       seen = cut(ancestors, axis=2) & fresh[None, None]
-      seen = jnp.broadcast_to(seen[:, :, None], (*places.shape, size))
+      seen = jnp.broadcast_to(seen[:, :, None], (*positions.shape, size))
       if window is not None:
-        distance = places[..., None] - cut(tree_depths, axis=1)[:, None, None]
-        seen &= distance < window
+        depth = cut(tree_depths, axis=1)[:, None, None]
+        seen &= positions[..., None] - depth < window
       keys_and_values = tuple(cut(half, axis=1) for half in tree)
       return _joined_softmax(
         total,
@@ -270,7 +271,7 @@ def _partial_softmax(
   scale: float,
   softcap: float | None,
 ) -> tuple[Array, Array, Array]:
-  """A part of a softmax: its highest logit, its sum, its weighted values."""
+  """A partial softmax: its highest logit, its sum, its weighted values."""
   keys, values = keys_and_values
   logits = _scores(
     query,
@@ -281,7 +282,7 @@ def _partial_softmax(
     mask=seen[:, :, :, None, None],
   )
   highest = jnp.max(logits, axis=-1, keepdims=True)
-  # Where nothing is seen, the part has to weigh nothing.
+  # A part without any key must have weight zero.
   weights = jnp.where(logits > _MASKED, jnp.exp(logits - highest), 0.0)
   output = jnp.einsum(
     mix,
@@ -316,10 +317,10 @@ def _attend_block(
   """Queries [R, K, H/K, Q, F] over keys [R, K, M, F], mask [R, Q, M].
 
   Returns:
-    Values weighted by unnormalised chances, and the sum of the chances.
+    Values weighted by unnormalised probabilities, and the sum of these.
   """
   rows, kv_heads, shared, queries, features = query.shape
-  # The queries that share a key's head are one axis: the products, and above
+  # The queries that share a key's head form one axis: the products, and above
   # all their gradients, are a fifth faster on CPUs.
   logits = _scores(
     query.reshape(rows, kv_heads, -1, features),

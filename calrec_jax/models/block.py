@@ -1,4 +1,4 @@
-"""One decoder layer, as the scan over layers sees it."""
+"""One decoder layer, the body of the scan over layers."""
 
 import functools
 from typing import Any, NamedTuple
@@ -18,11 +18,11 @@ _NO_WINDOW = 2**30
 
 
 class KeyValue(NamedTuple):
-  """Keys and values, of one layer or with a leading axis of all layers.
+  """Keys and values of one layer, or stacked over layers.
 
   Attributes:
-    keys: [..., K, F], rotated.
-    values: [..., K, F].
+    keys: Rotated keys, [..., K, F].
+    values: Values, [..., K, F].
   """
 
   keys: jax.Array
@@ -34,8 +34,8 @@ class Packed:
   """Rows of segments; see `Batch`.
 
   Attributes:
-    positions: int32[R, L].
-    segment_ids: int32[R, L].
+    positions: int32[R, L], position of each token in its segment.
+    segment_ids: int32[R, L], segment of each token.
   """
 
   positions: jax.Array
@@ -47,7 +47,7 @@ class Continued:
   """One new token for each continuation of a prompt.
 
   Attributes:
-    step: int32 scalar, tokens that each continuation has already.
+    step: int32 scalar, tokens of each continuation before the new one.
     prefix_lengths: int32[B], tokens of each prompt.
   """
 
@@ -62,10 +62,11 @@ class Branched:
   Attributes:
     depths: int32[B, G], tokens of each branch before the new ones.
     prefix_lengths: int32[B], tokens of each prompt.
-    ancestors: bool[B, G, N], tokens of the tree on the way of each branch;
-      None where there is no tree.
-    tree_depths: int32[B, N], tokens before each of the tree's on its branch.
-    used: int32 scalar, places of the tree that are filled.
+    ancestors: bool[B, G, N], which tokens of the tree are ancestors on each
+      branch; None without a tree.
+    tree_depths: int32[B, N], tokens before each of the tree's tokens on its
+      branch.
+    used: int32 scalar, number of leading slots of the tree in use.
   """
 
   depths: jax.Array
@@ -77,24 +78,24 @@ class Branched:
 
 @flax.struct.dataclass
 class View:
-  """What all layers share; tuples have one entry for each kind of layer.
+  """Inputs shared by all layers; tuples have one entry per kind of layer.
 
   Attributes:
-    place: where the tokens stand.
-    rotations: cosine and sine.
-    windows: keys that a query sees at most, or None.
-    keep: whether layers hand out their keys and values.
-    deterministic: whether dropout is off.
+    layout: How the tokens are arranged.
+    rotations: Cosine and sine of the rotary embedding.
+    windows: Maximum number of keys a query attends to, or None.
+    return_kv: Whether layers return their keys and values.
+    deterministic: Whether dropout is off.
   """
 
-  place: Packed | Continued | Branched
+  layout: Packed | Continued | Branched
   rotations: tuple[tuple[jax.Array, jax.Array], ...]
   windows: tuple[int | None, ...] = flax.struct.field(pytree_node=False)
-  keep: bool = flax.struct.field(pytree_node=False)
+  return_kv: bool = flax.struct.field(pytree_node=False)
   deterministic: bool = flax.struct.field(pytree_node=False)
 
   def of(self, kind: jax.Array) -> tuple[Any, Any]:
-    """Rotation and window of a layer whose kind only the device knows."""
+    """Rotation and window of a layer whose kind is a traced value."""
     if len(self.windows) == 1:
       return self.rotations[0], self.windows[0]
     rotation = jax.tree.map(
@@ -107,7 +108,7 @@ class Attention(nn.Module):
   """Grouped-query attention with rotary positions.
 
   Attributes:
-    config: a `DecoderConfig`.
+    config: The `DecoderConfig`.
   """
 
   config: Any
@@ -116,13 +117,13 @@ class Attention(nn.Module):
   def __call__(
     self, x: Float[Array, "B L D"], per_layer: Any, view: View
   ) -> tuple[Float[Array, "B L D"], KeyValue | None]:
-    """Attends within rows, or to a prefix and the samples after it.
+    """Attends within rows, or to a prefix and its continuations.
 
     Args:
-      x: normalised input.
-      per_layer: the layer's kind, and None, (prefix, samples) or (prefix,
-        tree).
-      view: what all layers share.
+      x: Normalised input.
+      per_layer: Kind of the layer, and its cached keys and values: None,
+        (prefix, continuations) or (prefix, tree).
+      view: Inputs shared by all layers.
     """
     config = self.config
     kind, cached = per_layer
@@ -142,16 +143,16 @@ class Attention(nn.Module):
       "window": window,
       "softcap": config.attention_softcap,
     }
-    if isinstance(view.place, Branched):
-      output = self._branches(query, key, value, cached, view.place, settings)
-    elif cached is None and splash.wanted(
+    if isinstance(view.layout, Branched):
+      output = self._branches(query, key, value, cached, view.layout, settings)
+    elif cached is None and splash.applies(
       config.attention_kernel, *query.shape[:2]
     ):
       output = splash.attend(
         query,
         key,
         value,
-        segment_ids=view.place.segment_ids,
+        segment_ids=view.layout.segment_ids,
         kind=kind,
         windows=view.windows,
         scale=settings["scale"],
@@ -162,8 +163,8 @@ class Attention(nn.Module):
         query,
         key,
         value,
-        positions=view.place.positions,
-        segment_ids=view.place.segment_ids,
+        positions=view.layout.positions,
+        segment_ids=view.layout.segment_ids,
         blocks=config.attention_blocks,
         **settings,
       )
@@ -174,8 +175,8 @@ class Attention(nn.Module):
         (key, value),
         past,
         prefix,
-        step=view.place.step,
-        prefix_lengths=view.place.prefix_lengths,
+        step=view.layout.step,
+        prefix_lengths=view.layout.prefix_lengths,
         **settings,
       )
     output = Projection(
@@ -187,7 +188,7 @@ class Attention(nn.Module):
       lora=config.lora,
       name="out",
     )(output)
-    return output, KeyValue(key, value) if view.keep else None
+    return output, KeyValue(key, value) if view.return_kv else None
 
   def _branches(
     self,
@@ -195,12 +196,12 @@ class Attention(nn.Module):
     key: Array,
     value: Array,
     cached: Any,
-    place: Branched,
+    layout: Branched,
     settings: dict[str, Any],
   ) -> Array:
-    """The branches' tokens lie one after another: [B, G C, ...]."""
+    """Attends on branches, whose tokens are concatenated: [B, G C, ...]."""
     prefix, tree = cached
-    branches = place.depths.shape[1]
+    branches = layout.depths.shape[1]
     apart = [
       part.reshape(part.shape[0], branches, -1, *part.shape[2:])
       for part in (query, key, value)
@@ -210,11 +211,11 @@ class Attention(nn.Module):
       (apart[1], apart[2]),
       prefix,
       tree,
-      depths=place.depths,
-      prefix_lengths=place.prefix_lengths,
-      ancestors=place.ancestors,
-      tree_depths=place.tree_depths,
-      used=place.used,
+      depths=layout.depths,
+      prefix_lengths=layout.prefix_lengths,
+      ancestors=layout.ancestors,
+      tree_depths=layout.tree_depths,
+      used=layout.used,
       **settings,
     )
     return output.reshape(query.shape)
@@ -232,10 +233,10 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-  """Attention and feed-forward, each on a normalised copy of the stream.
+  """Attention and feed-forward, each on the normalised residual stream.
 
   Attributes:
-    config: a `DecoderConfig`.
+    config: The `DecoderConfig`.
   """
 
   config: Any
@@ -244,9 +245,9 @@ class Block(nn.Module):
   def __call__(
     self, x: Float[Array, "B L D"], per_layer: Any, view: View
   ) -> tuple[Float[Array, "B L D"], KeyValue | None]:
-    """Adds both parts to the stream; see `Attention` for the arguments."""
+    """Adds both to the residual stream; see `Attention` for the arguments."""
     config = self.config
-    update, kept = Attention(config, name="attention")(
+    update, kv = Attention(config, name="attention")(
       self._norm("pre_attention_norm", x), per_layer, view
     )
     x = x + self._finish("post_attention_norm", update, view)
@@ -264,7 +265,7 @@ class Block(nn.Module):
     x = constrain(
       x, "activation_batch", "activation_length", "activation_embed"
     )
-    return x, kept
+    return x, kv
 
   def _norm(self, name: str, x: Array) -> Array:
     return RMSNorm(self.config.norm_eps, name=name)(x)

@@ -1,8 +1,8 @@
 """L_TT and L_UT: InfoNCE between pooled vectors of the global batch.
 
-Negatives are the other targets of the whole batch, over all devices. The same
-item in another slot is never a negative, and neither, by default, are other
-targets of the same user.
+Negatives are the other targets of the global batch, across all devices. The
+same item in another slot is never a negative, and neither, by default, are
+other targets of the same user.
 """
 
 import jax
@@ -23,15 +23,15 @@ def negatives(
   *,
   same_user: bool,
 ) -> Bool[Array, "M M"]:
-  """Which pairs of slots are negatives of each other.
+  """Mask of the pairs of slots that are negatives of each other.
 
-  Items are compared by id, not by vector: two users may have bought the same
-  item in one batch, and that is no negative. The relation is symmetric.
+  Items are compared by id, not by vector: a batch may hold two purchases of the
+  same item, which are not negatives. The mask is symmetric.
 
   Args:
-    items: item of each slot, -1 where it is empty.
-    users: user of each slot.
-    same_user: whether another target of the same user is a negative.
+    items: Item of each slot, -1 where the slot is empty.
+    users: User of each slot.
+    same_user: Whether another target of the same user is a negative.
   """
   filled = items != NO_SLOT
   other = items[:, None] != items[None]
@@ -51,24 +51,24 @@ def contrastive_loss(
 ) -> tuple[WeightedSum, WeightedSum]:
   """InfoNCE with cosine similarity, in nats.
 
-  `item_to_user` is the form of the paper: an item's vector picks the user it
-  belongs to, sum over j of exp(cos(q_j, t_i) / temperature).
+  `item_to_user` is the paper's form: the item is the anchor and the users are
+  the candidates, sum over j of exp(cos(q_j, t_i) / temperature).
 
   Args:
     queries: v_U or v_{T|U} of every slot.
     items: v_T of every slot.
-    filled: which slots hold a target.
-    negative: of `negatives`.
-    temperature: divides the cosine; dimensionless.
-    direction: which side picks, a name of `DIRECTIONS`.
+    filled: Which slots hold a target.
+    negative: Mask returned by `negatives`.
+    temperature: Divisor of the cosine; dimensionless.
+    direction: Which side is the anchor, a name in `DIRECTIONS`.
 
   Returns:
-    The loss, and hits of the own pair as the nearest, each with the number of
-    filled slots.
+    The loss, and how often the positive is the nearest candidate, each with the
+    number of filled slots.
   """
   queries = constrain(normalise(queries), "activation_batch", None)
   items = constrain(normalise(items), "activation_batch", None)
-  # Row by row rather than the diagonal of [M, M], which no device holds.
+  # Row by row rather than the diagonal of [M, M], which no device holds whole.
   own = jnp.sum(queries * items, axis=-1) / temperature
   totals = []
   for anchor, other in _sides(queries, items, direction):
@@ -91,7 +91,7 @@ def contrastive_loss(
 def _sides(
   queries: Array, items: Array, direction: str
 ) -> list[tuple[Array, Array]]:
-  """Who picks, and from what."""
+  """(anchors, candidates) of each InfoNCE direction."""
   sides = []
   if direction in ("item_to_user", "both"):
     sides.append((items, queries))

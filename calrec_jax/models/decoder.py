@@ -1,10 +1,10 @@
 """One decoder-only language model for the Gemma 3 and Llama families.
 
 Layers are scanned, so a model of any depth compiles as one layer; parameters
-always lie stacked along a leading `layers` axis. The same weights run four
-ways: packed rows, prompts that are kept as a prefix (`prefill`), one token for
+are stacked along a leading `layers` axis. The same weights run four ways:
+packed rows, prompts whose keys and values are cached (`prefill`), one token for
 each of G continuations of every prompt (`extend`), and several tokens on each
-branch of a tree behind every prompt (`branch`).
+branch of a tree after every prompt (`branch`).
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ class Decoder(nn.Module):
   """A causal decoder over packed segments.
 
   Attributes:
-    config: its shape.
+    config: Shape of the decoder.
   """
 
   config: DecoderConfig
@@ -74,10 +74,10 @@ class Decoder(nn.Module):
     """Hidden states of packed rows, after the final norm.
 
     Args:
-      tokens: vocabulary ids.
-      positions: restart at 0 in every segment.
-      segment_ids: attention is causal within one.
-      deterministic: whether dropout is off.
+      tokens: Vocabulary ids.
+      positions: Positions, which restart at 0 in every segment.
+      segment_ids: Segment of each token; attention is causal within one.
+      deterministic: Whether dropout is off.
     """
     hidden, _ = self._packed(
       tokens, positions, segment_ids, False, deterministic
@@ -92,7 +92,7 @@ class Decoder(nn.Module):
     positions: Int[Array, "B P"],
     segment_ids: Int[Array, "B P"],
   ) -> tuple[Float[Array, "B P D"], KeyValue]:
-    """Hidden states of prompts, and what `extend` needs to go on from them.
+    """Hidden states of prompts, and their keys and values for `extend`.
 
     Returns:
       The hidden states, and keys and values [layers, B, P, K, F].
@@ -107,23 +107,26 @@ class Decoder(nn.Module):
     prefix_lengths: Int[Array, " B"],
     samples: KeyValue,
   ) -> tuple[Float[Array, "B G D"], KeyValue]:
-    """One token further in G continuations of every prompt.
+    """Advances G continuations of every prompt by one token.
 
-    A prompt's keys and values are held once for all of its continuations.
+    A prompt's keys and values are stored once for all of its continuations.
 
     Args:
-      tokens: the newest token of each continuation.
-      step: how many tokens each continuation had before.
-      prefix: of `prefill`.
-      prefix_lengths: tokens of each prompt; what lies beyond is not seen.
-      samples: of `empty_samples` or of the step before.
+      tokens: Newest token of each continuation.
+      step: Number of tokens in each continuation before it.
+      prefix: Keys and values returned by `prefill`.
+      prefix_lengths: Tokens of each prompt; later ones are padding.
+      samples: Keys and values from `empty_samples` or the previous step.
 
     Returns:
-      Hidden states of the new tokens, and `samples` with them at `step`.
+      Hidden states of the new tokens, and `samples` updated at `step`.
     """
     positions = jnp.broadcast_to((prefix_lengths + step)[:, None], tokens.shape)
     view = self._view(
-      Continued(step, prefix_lengths), positions, keep=True, deterministic=True
+      Continued(step, prefix_lengths),
+      positions,
+      return_kv=True,
+      deterministic=True,
     )
     per_layer = (self._layer_kinds(), (prefix, samples))
     hidden, new = self.layers(self.token_embedder(tokens), per_layer, view)
@@ -139,18 +142,19 @@ class Decoder(nn.Module):
   def branch(
     self,
     tokens: Int[Array, "B G C"],
-    place: Branched,
+    layout: Branched,
     prefix: KeyValue,
     tree: KeyValue | None = None,
   ) -> tuple[Float[Array, "B G C D"], KeyValue]:
-    """New tokens on G branches of the tree that grows from every prompt.
+    """Runs new tokens on G branches of the tree that grows from each prompt.
 
     Args:
-      tokens: one after another on each branch; those behind the end of a
-        branch change nothing before them.
-      place: where the branches stand.
-      prefix: of `prefill`.
-      tree: keys and values [layers, B, N, K, F] of tokens behind the prompts.
+      tokens: Consecutive tokens of each branch; those after the end of a branch
+        do not affect the ones before.
+      layout: How the branches are arranged.
+      prefix: Keys and values returned by `prefill`.
+      tree: Keys and values [layers, B, N, K, F] of the tokens after the
+        prompts.
 
     Returns:
       Hidden states, and keys and values [layers, B, G C, K, F] of the new
@@ -159,10 +163,10 @@ class Decoder(nn.Module):
     batch, branches, length = tokens.shape
     flat = tokens.reshape(batch, branches * length)
     within = jnp.arange(length, dtype=jnp.int32)
-    depths = place.depths[:, :, None] + within[None, None]
-    positions = place.prefix_lengths[:, None, None] + depths
+    depths = layout.depths[:, :, None] + within[None, None]
+    positions = layout.prefix_lengths[:, None, None] + depths
     view = self._view(
-      place, positions.reshape(flat.shape), keep=True, deterministic=True
+      layout, positions.reshape(flat.shape), return_kv=True, deterministic=True
     )
     per_layer = (self._layer_kinds(), (prefix, tree))
     hidden, new = self.layers(self.token_embedder(flat), per_layer, view)
@@ -175,18 +179,18 @@ class Decoder(nn.Module):
     return project(self.config, self.output_weights(), hidden)
 
   def output_weights(self) -> Float[Array, "..."]:
-    """The matrix behind the logits, whole but for its vocabulary.
+    """The output matrix, gathered over every axis but the vocabulary.
 
     Returns:
-      [V, D] where it is the embedding, else [D, V]; in the compute dtype, ready
-      for `project`.
+      [V, D] where it is the embedding, else [D, V]; in the compute dtype, as
+      `project` takes it.
     """
     if self.config.tied_embeddings:
       return self.token_embedder.table()
     return self.logits_dense()
 
   def stored_output_weights(self) -> Float[Array, "..."]:
-    """The matrix as it is stored; `output_axes` are its logical axes."""
+    """The output matrix as stored; `output_axes` are its logical axes."""
     if self.config.tied_embeddings:
       return self.token_embedder.embedding
     return self.logits_dense.kernel
@@ -197,7 +201,7 @@ class Decoder(nn.Module):
     return EMBEDDING_AXES if self.config.tied_embeddings else OUTPUT_AXES
 
   def empty_samples(self, prompts: int, samples: int, tokens: int) -> KeyValue:
-    """Room for T new tokens of G continuations: [layers, B, G, T, K, F]."""
+    """Empty keys and values of continuations: [layers, B, G, T, K, F]."""
     config = self.config
     shape = (
       config.layers, prompts, samples, tokens, config.kv_heads, config.head_dim,
@@ -210,35 +214,35 @@ class Decoder(nn.Module):
     tokens: Array,
     positions: Array,
     segment_ids: Array,
-    keep: bool,
+    return_kv: bool,
     deterministic: bool,
   ) -> tuple[Array, KeyValue | None]:
     view = self._view(
       Packed(positions, segment_ids),
       positions,
-      keep=keep,
+      return_kv=return_kv,
       deterministic=deterministic,
     )
     hidden = self.token_embedder(tokens)
-    hidden, kept = self.layers(hidden, (self._layer_kinds(), None), view)
-    return self.decoder_norm(hidden), kept
+    hidden, kv = self.layers(hidden, (self._layer_kinds(), None), view)
+    return self.decoder_norm(hidden), kv
 
   def _view(
     self,
-    place: Packed | Continued | Branched,
+    layout: Packed | Continued | Branched,
     positions: Array,
     *,
-    keep: bool,
+    return_kv: bool,
     deterministic: bool,
   ) -> View:
-    """Global layers are kind 0; local ones, where there are any, kind 1."""
+    """Global layers are kind 0, local ones, if any, kind 1."""
     config = self.config
     kinds = [(config.rope_theta, config.rope_scaling, None)]
     if config.window is not None:
       theta = config.rope_theta_local or config.rope_theta
       kinds.append((theta, None, config.window))
     return View(
-      place=place,
+      layout=layout,
       rotations=tuple(
         rope.rotation(
           positions, rope.frequencies(config.head_dim, theta, scaling)
@@ -246,12 +250,12 @@ class Decoder(nn.Module):
         for theta, scaling, _ in kinds
       ),
       windows=tuple(window for _, _, window in kinds),
-      keep=keep,
+      return_kv=return_kv,
       deterministic=deterministic,
     )
 
   def _layer_kinds(self) -> Array:
-    """The kind of every layer, see `_view`."""
+    """Kind of every layer; see `_view`."""
     return jnp.array(
       [0 if whole else 1 for whole in self.config.is_global()], jnp.int32
     )
@@ -262,10 +266,10 @@ OUTPUT_AXES = ("embed", "vocab")
 
 
 class Embedder(nn.Module):
-  """Token embeddings, also used as the output matrix where they are tied.
+  """Token embeddings, also the output matrix where they are tied.
 
   Attributes:
-    config: of the decoder.
+    config: Shape of the decoder.
   """
 
   config: DecoderConfig
@@ -273,8 +277,8 @@ class Embedder(nn.Module):
   def setup(self):
     """Declares the table."""
     config = self.config
-    # Scaled embeddings start as large as the layers' outputs, and so do the
-    # logits of a tied output: width ** -0.5 serves both.
+    # With width ** -0.5 scaled embeddings start at the scale of the layers'
+    # outputs, and so do the logits of a tied output.
     initialise = nn.initializers.normal(config.width**-0.5)
     self.embedding = self.param(
       "embedding",
@@ -304,9 +308,9 @@ class Embedder(nn.Module):
 def _look_up(
   table: Float[Array, "V D"], shared: tuple[()], tokens: Int[Array, "R L"]
 ) -> Float[Array, "R L D"]:
-  """Rows of the table, whose gradients are summed in float32.
+  """Rows of the table; their gradients are summed in float32.
 
-  In bfloat16 the sum of a frequent token would stand still after some hundred
+  In bfloat16 the sum of a frequent token would stop growing after a few hundred
   rows.
   """
   del shared
@@ -314,12 +318,12 @@ def _look_up(
 
 
 def _look_up_forward(table: Array, shared: tuple[()], tokens: Array) -> Any:
-  # The empty array tells the backward pass of the table.
+  # The empty array carries the table's shape and dtype to the backward pass.
   return _look_up(table, shared, tokens), (tokens, table[:, :0])
 
 
-def _look_up_backward(kept: Any, gradient: Array) -> Any:
-  tokens, table = kept
+def _look_up_backward(residuals: Any, gradient: Array) -> Any:
+  tokens, table = residuals
   summed = jnp.zeros((len(table), gradient.shape[-1]), jnp.float32)
   summed = summed.at[tokens].add(gradient.astype(jnp.float32))
   return summed.astype(table.dtype), (), None
@@ -329,10 +333,10 @@ _look_up.defvjp(_look_up_forward, _look_up_backward)
 
 
 class OutputWeights(nn.Module):
-  """The matrix of the logits where it is not the embedding.
+  """The output matrix where it is not tied to the embedding.
 
   Attributes:
-    config: of the decoder.
+    config: Shape of the decoder.
   """
 
   config: DecoderConfig
@@ -363,13 +367,13 @@ def project(
 ) -> Float[Array, "*batch V"]:
   """Next-token logits, float32.
 
-  A function rather than a method, so that a loss can fetch the weights once
-  and use them in pieces.
+  A function rather than a method, so that a loss can gather the weights once
+  and use them in chunks.
 
   Args:
-    config: of the decoder.
-    weights: of `Decoder.output_weights`.
-    hidden: after the final norm.
+    config: Shape of the decoder.
+    weights: Output matrix, from `Decoder.output_weights`.
+    hidden: Hidden states after the final norm.
   """
   # One axis of tokens, as in `Projection`.
   logits = jnp.einsum(

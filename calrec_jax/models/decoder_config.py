@@ -27,42 +27,43 @@ class DecoderConfig:
   """The shape of a decoder.
 
   Attributes:
-    vocab_size: rows of the embedding, V; None takes what the token cache
+    vocab_size: Rows of the embedding, V; None takes what the token cache
       needs, rounded up to a multiple of 128.
-    width: of the residual stream, D.
-    layers: number of layers.
-    heads: query heads.
-    kv_heads: key and value heads; divides `heads`.
-    head_dim: features of a head.
-    mlp_width: hidden width of the gated feed-forward layer.
-    activation: "silu" (Llama) or "gelu_tanh" (Gemma).
-    norm_eps: of every RMS norm.
-    qk_norm: whether queries and keys are normalised (Gemma 3).
-    post_norms: whether a norm follows attention and feed-forward (Gemma 3).
-    rope_theta: base of the rotary frequencies of global layers.
-    rope_theta_local: base in layers with a window; None is `rope_theta`.
-    rope_scaling: stretching of the global frequencies, or None.
-    window: keys a query of a local layer sees; None makes all layers global.
-    global_every: with a window, every so-many-th layer is global.
-    embed_scale: whether embeddings are multiplied by sqrt(width) (Gemma).
-    attention_scale: of the dot products; None is head_dim ** -0.5.
-    attention_softcap: tanh cap of attention logits, or None.
-    logit_softcap: tanh cap of the output logits, or None.
-    tied_embeddings: whether the output uses the embedding.
-    lora: low-rank matrices beside the kernels of projections, or None.
-    user_tokens: tokens at the end of a prompt that v_U is the mean over; None
-      takes all of them (the paper).
-    dropout: rate on the output of attention and feed-forward, in training.
-    dtype: of activations and products.
-    param_dtype: of parameters.
-    remat: "none", "full" or "dots": what a layer's backward pass recomputes.
-    attention_kernel: "xla", "splash" (see `models.splash`; on CPUs and GPUs in
-      a slow interpreter) or "auto": splash on TPUs. Rows that are no multiple
-      of 128 tokens always take XLA's.
-    attention_blocks: blocks of queries in a row, without the kernel; more save
-      products above the diagonal (up to half of them) and compile slower.
-    scan_unroll: layers in one step of the scan; more compile slower and, on a
-      CPU, run faster.
+    width: Width of the residual stream, D.
+    layers: Number of layers.
+    heads: Number of query heads.
+    kv_heads: Number of key and value heads; divides `heads`.
+    head_dim: Features per head.
+    mlp_width: Hidden width of the gated feed-forward layer.
+    activation: Activation, "silu" (Llama) or "gelu_tanh" (Gemma).
+    norm_eps: Epsilon of every RMS norm.
+    qk_norm: Whether queries and keys are normalised (Gemma 3).
+    post_norms: Whether a norm follows attention and feed-forward (Gemma 3).
+    rope_theta: Base of the rotary frequencies in global layers.
+    rope_theta_local: Base in layers with a window; None is `rope_theta`.
+    rope_scaling: Scaling of the global frequencies, or None.
+    window: Keys a query of a local layer attends to; None makes all layers
+      global.
+    global_every: Period of the global layers among local ones.
+    embed_scale: Whether embeddings are multiplied by sqrt(width) (Gemma).
+    attention_scale: Factor of the dot products; None is head_dim ** -0.5.
+    attention_softcap: Tanh cap of attention logits, or None.
+    logit_softcap: Tanh cap of the output logits, or None.
+    tied_embeddings: Whether the output matrix is the embedding.
+    lora: Settings of the low-rank adapters of projections, or None.
+    user_tokens: Tokens at the end of a prompt that v_U averages; None averages
+      all of them (the paper).
+    dropout: Dropout rate on the output of attention and feed-forward.
+    dtype: Dtype of activations and matrix products.
+    param_dtype: Dtype of parameters.
+    remat: What a layer's backward pass recomputes: "none", "full" or "dots".
+    attention_kernel: Attention kernel: "xla", "splash" (see `models.splash`; in
+      a slow interpreter on CPUs and GPUs) or "auto", splash on TPUs. Rows whose
+      length is not a multiple of 128 tokens always use XLA.
+    attention_blocks: Query blocks per row, without the kernel; more of them
+      skip more products above the diagonal (up to half) and compile slower.
+    scan_unroll: Layers per step of the scan; more of them compile slower and
+      run faster on a CPU.
   """
 
   vocab_size: int | None = None
@@ -130,7 +131,7 @@ class DecoderConfig:
 
   @classmethod
   def from_record(cls, record: Mapping[str, Any]) -> "DecoderConfig":
-    """The shape that a lineage keeps as plain values."""
+    """The shape from the plain values of a lineage record."""
     parts = {"rope_scaling": rope.RopeScaling, "lora": Lora}
     return cls(
       **{
@@ -142,12 +143,12 @@ class DecoderConfig:
   def for_vocabulary(
     self, tokens: int, *, exact: bool = False
   ) -> "DecoderConfig":
-    """The same shape with room for so many token ids.
+    """The same shape with an embedding for the given number of tokens.
 
     Args:
-      tokens: number of ids.
-      exact: whether there is a row for each token and no more; else they are
-        rounded up to a multiple of 128, which every mesh divides.
+      tokens: Number of token ids.
+      exact: Whether the embedding has exactly one row per token; otherwise
+        rows are rounded up to a multiple of 128, which every mesh divides.
 
     Raises:
       ValueError: if a fixed `vocab_size` is too small.
@@ -164,7 +165,7 @@ class DecoderConfig:
     return self
 
   def is_global(self) -> tuple[bool, ...]:
-    """Whether each layer sees the whole segment."""
+    """Whether each layer attends to the whole segment."""
     return tuple(
       self.window is None or (layer + 1) % self.global_every == 0
       for layer in range(self.layers)

@@ -1,7 +1,7 @@
-"""The families of models that a stage can train, by their configuration.
+"""The model families that a stage can train, by their configuration.
 
-A family gives the loop all that depends on the kind of model: the module, what
-its tokens are, and the FLOPs of a step. Its objective goes with it.
+A family tells the training loop what depends on the kind of model: its module,
+objective and tokens, and the FLOPs of a step.
 """
 
 from collections.abc import Callable
@@ -19,15 +19,15 @@ ModelConfig = DecoderConfig | SASRecConfig
 
 
 class Family(NamedTuple):
-  """What the loop asks of a kind of model.
+  """What the training loop needs to know about a kind of model.
 
   Attributes:
-    module: makes the Flax module of a configuration. It is called with tokens,
-      positions and segment ids [R, L], and `deterministic`.
-    objective: the class of its losses, a frozen dataclass, so that lineages
-      keep it.
-    tokens: "texts" of items, or the items' "ids".
-    train_step_flops: see `flops.train_step_flops`.
+    module: Function from a configuration to its Flax module, which is called
+      with tokens, positions and segment ids [R, L], and `deterministic`.
+    objective: Class of its losses, a frozen dataclass, so that lineages can
+      record it.
+    tokens: What its tokens stand for: "texts" of items, or item "ids".
+    train_step_flops: See `flops.train_step_flops`.
   """
 
   module: Callable[[Any], nn.Module]
@@ -50,7 +50,7 @@ def family_of(config: ModelConfig) -> Family:
   """The family that a configuration belongs to.
 
   Raises:
-    TypeError: for something else, with the binding.
+    TypeError: If the configuration belongs to no family.
   """
   for kind, family in _FAMILIES.items():
     if isinstance(config, kind):

@@ -1,9 +1,8 @@
 """Matrix FLOPs of a training step, counted from the model's shape.
 
-A multiplication with its addition counts as two. Gradients of frozen
-parameters are not computed and not counted, nor is what remat and the first
-pass over microbatches compute besides: utilisation is of the FLOPs that the
-training needs.
+A multiply-add counts as two. Gradients of frozen parameters are not computed
+and not counted, and neither is what remat and the first pass over microbatches
+recompute: utilisation refers to the FLOPs that training needs.
 """
 
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from calrec_jax.models.decoder_config import DecoderConfig
 
 
 def layer_kernels(config: DecoderConfig) -> dict[str, int]:
-  """Numbers in every matrix of one layer, by the path of the parameter."""
+  """Elements of every matrix of one layer, by parameter path."""
   query, key = (
     (config.width, heads * config.head_dim)
     for heads in (config.heads, config.kv_heads)
@@ -41,8 +40,8 @@ def layer_flops_per_token(config: DecoderConfig, attended: float) -> float:
   """Forward FLOPs of one token in all layers.
 
   Args:
-    config: shape of the decoder.
-    attended: keys that a query is multiplied with, on average.
+    config: Shape of the decoder.
+    attended: Mean number of keys per query.
   """
   kernels = 2 * sum(layer_kernels(config).values())
   return config.layers * (kernels + _score_flops(config, attended))
@@ -62,12 +61,12 @@ def train_step_flops(
   frozen one as much: only its input has a gradient.
 
   Args:
-    config: shape of the decoder, with its vocabulary.
-    tokens: of the batch, padding left out.
-    loss_tokens: tokens whose logits are needed.
-    attended: keys of a query, on average.
-    trained: whether the parameter of a path is trained. At least one in the
-      layers or the embedding is, so that the gradient passes all layers.
+    config: Shape of the decoder, with its vocabulary.
+    tokens: Tokens of the batch, without padding.
+    loss_tokens: Tokens whose logits are needed.
+    attended: Mean number of keys per query.
+    trained: Whether the parameter at a path is trained. At least one in the
+      layers or the embedding must be, so that the gradient passes all layers.
   """
   kernels = layer_kernels(config)
   updated = sum(size for path, size in kernels.items() if trained(path))

@@ -1,10 +1,10 @@
-"""Products with weights that devices share with the batch.
+"""Matrix products with weights sharded over the same axes as the batch.
 
-Fully sharded data parallelism, written out: on the mesh axis `fsdp` a device
-holds a part of every weight and its own rows of the batch. It gathers a layer's
-weights when they are used, and gives back its share of the sum of gradients.
-Left to itself, the TPU compiler sends weights around in a loop of small
-products, and sums whole gradients before it cuts them.
+Explicit fully sharded data parallelism: on the mesh axis `fsdp` a device holds
+a shard of every weight and its own rows of the batch. It all-gathers a layer's
+weights when they are used, and reduce-scatters their gradients. Left to itself,
+the TPU compiler passes weights around in a loop of small products, and
+all-reduces whole gradients before slicing them.
 Tested on eight CPU devices in `tests/sharded`, and on compiled TPU programs.
 """
 
@@ -31,29 +31,28 @@ def product(
   *,
   num_inputs: int = 1,
 ) -> jax.Array:
-  """Rows times weights, where devices may share both.
+  """Rows times weights, both of which may be sharded over devices.
 
-  On a mesh whose batch axes hold several devices everything is written out,
-  the axis `tensor` too: what it splits of the weights' outputs stays split,
-  and products over what it splits of their inputs are summed. Otherwise it is
-  the plain product.
+  On a mesh whose batch axes hold several devices all collectives are explicit,
+  also on the axis `tensor`: outputs that it splits stay split, and products
+  over inputs that it splits are all-reduced. Otherwise it is the plain product.
 
   Args:
-    rows: [T, inputs...], ordered by rows of the batch, in `dtype`.
-    weights: [inputs..., outputs...] as they are stored; gradients are summed
-      in float32.
-    axes: logical axes of the weights.
-    dtype: in which the weights are gathered and multiplied.
-    num_inputs: axes of the weights that are multiplied away.
+    rows: Rows [T, inputs...], ordered by rows of the batch, in `dtype`.
+    weights: Weights [inputs..., outputs...] as stored; their gradients are
+      summed in float32.
+    axes: Logical axes of the weights.
+    dtype: Dtype in which the weights are gathered and multiplied.
+    num_inputs: Number of leading axes of the weights that are contracted.
 
   Returns:
     [T, outputs...].
   """
   weights = partitioning.constrain(weights, *axes)
   layout = _Layout.of(axes)
-  if not layout.divides(len(rows)):  # One row, when parameters are made.
+  if not layout.divides(len(rows)):  # One row, at initialisation.
     return jnp.tensordot(rows, weights.astype(dtype), axes=num_inputs)
-  # What is left of the split once the weights are gathered.
+  # The sharding that remains once the weights are gathered.
   split = layout.rest
   summed = tuple(name for found in split[:num_inputs] for name in found)
 
@@ -75,21 +74,22 @@ def product(
 def by_rows(
   function: Callable[..., Any], axes: Sequence[str | None], dtype: Any
 ) -> Callable[..., Any]:
-  """Runs a function of weights on every device's own rows of a batch.
+  """Maps a function of weights over each device's own rows of a batch.
 
-  Inside, nothing is exchanged between devices that hold different rows; mesh
-  axes that are not batch axes work as ever. Without an active mesh the function
-  runs as it is.
+  Inside, devices with different rows do not communicate; mesh axes other than
+  the batch axes are left to the compiler. Without an active mesh the function
+  runs unchanged.
 
   Args:
-    function: takes the weights, whole but for what `tensor` splits, then what
-      is the same for all rows, then arrays [R, ...]; returns arrays [R, ...].
-    axes: logical axes of the weights.
-    dtype: in which the weights are gathered.
+    function: Function of the weights (gathered except over `tensor`), of a tree
+      that is the same for all rows, and of arrays [R, ...]; returns arrays
+      [R, ...].
+    axes: Logical axes of the weights.
+    dtype: Dtype in which the weights are gathered.
 
   Returns:
-    The same function of the weights as they are stored; their gradients are
-    summed in float32.
+    The same function of the weights as stored; their gradients are summed in
+    float32.
   """
 
   def run(weights: jax.Array, shared: Any, *arrays: jax.Array) -> Any:
@@ -100,7 +100,7 @@ def by_rows(
     rows = _spec(layout.batch_axes)
 
     def on_device(own: jax.Array, shared: Any, *arrays: jax.Array) -> Any:
-      # From here on a device's own, as `layout.gathered` is.
+      # Varies over devices from here on, as `layout.gathered` does.
       shared = jax.lax.pcast(shared, layout.batch_axes, to="varying")
       return function(layout.gathered(own, jnp.dtype(dtype)), shared, *arrays)
 
@@ -119,13 +119,13 @@ def by_rows(
 
 
 class _Layout(NamedTuple):
-  """How devices share a batch and weights under the active mesh and rules.
+  """How batch and weights are sharded under the active mesh and rules.
 
   Attributes:
-    batch_axes: mesh axes that split rows; none where one device has them all.
-    parts: devices that hold different rows.
-    stored: mesh axes by dimension of the weights.
-    shared: (dimension, mesh axes) that split weights and rows.
+    batch_axes: Mesh axes that split rows; empty where one device has them all.
+    parts: Number of devices with different rows.
+    stored: Mesh axes of each dimension of the weights.
+    shared: (dimension, mesh axes) that split both weights and rows.
   """
 
   batch_axes: tuple[str, ...]
@@ -154,22 +154,22 @@ class _Layout(NamedTuple):
     return cls(batch_axes, parts, stored, shared)
 
   def divides(self, rows: int) -> bool:
-    """Whether several devices have the same share of so many rows."""
+    """Whether several devices can split this number of rows evenly."""
     return self.parts > 1 and rows % self.parts == 0
 
   @property
   def rest(self) -> list[tuple[str, ...]]:
-    """Mesh axes by dimension of the gathered weights."""
+    """Mesh axes of each dimension of the gathered weights."""
     return [
       tuple(name for name in found if name not in self.batch_axes)
       for found in self.stored
     ]
 
   def gathered(self, own: jax.Array, dtype: Any) -> jax.Array:
-    """On a device: its part of the weights made whole."""
+    """All-gathers the weights on a device from its own shard."""
     held = {name for found in self.stored for name in found}
     copied = tuple(axis for axis in self.batch_axes if axis not in held)
-    # A copy of its own on every device: the gradient is summed here, once.
+    # Varies over devices: the gradient is summed here, once.
     own = jax.lax.pcast(own, copied, to="varying") if copied else own
     return _gathered(own, self.shared, dtype)
 
@@ -178,7 +178,7 @@ class _Layout(NamedTuple):
 def _gathered(
   own: jax.Array, shared: tuple[tuple[int, tuple[str, ...]], ...], dtype: Any
 ) -> jax.Array:
-  """A device's part of weights, made whole along (dimension, mesh axes)."""
+  """All-gathers a device's shard of weights along (dimension, mesh axes)."""
   whole = own.astype(dtype)
   for dim, names in shared:
     whole = jax.lax.all_gather(whole, names, axis=dim, tiled=True)
@@ -186,7 +186,7 @@ def _gathered(
 
 
 def _gathered_forward(own: jax.Array, shared: Any, dtype: Any) -> Any:
-  # The empty array tells the backward pass how the weights are stored.
+  # The empty array carries the stored dtype to the backward pass.
   return _gathered(own, shared, dtype), jnp.zeros((0,), own.dtype)
 
 
@@ -195,7 +195,7 @@ def _gathered_backward(
 ) -> tuple[jax.Array]:
   part = gradient.astype(jnp.float32)
   for dim, names in reversed(shared):
-    # The parts in front: what is scattered then lies together in memory.
+    # Shards as the leading axis: each is then contiguous in memory.
     shape = part.shape
     devices = jax.lax.axis_size(names)
     part = part.reshape(*shape[:dim], devices, -1, *shape[dim + 1 :])

@@ -1,7 +1,4 @@
-"""The pieces of a decoder layer, with logical axes on every parameter.
-
-Nothing here knows of caches, towers or losses.
-"""
+"""The modules of a decoder layer, with logical axes on every parameter."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,12 +19,12 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 class RMSNorm(nn.Module):
-  """Root-mean-square norm in float32; the scale multiplies as it is stored.
+  """Root-mean-square norm in float32; the scale is a plain multiplier.
 
   Attributes:
-    eps: added to the mean square.
-    axis: logical axis of the scale.
-    param_dtype: of the scale.
+    eps: Epsilon added to the mean square.
+    axis: Logical axis of the scale.
+    param_dtype: Dtype of the scale.
   """
 
   eps: float
@@ -36,7 +33,7 @@ class RMSNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "*batch F"]) -> Float[Array, "*batch F"]:
-    """Normalises the last axis; keeps the dtype."""
+    """Normalises the last axis; the dtype stays the same."""
     scale = self.param(
       "scale",
       nn.with_logical_partitioning(nn.initializers.ones, (self.axis,)),
@@ -50,15 +47,15 @@ class RMSNorm(nn.Module):
 
 
 class Projection(nn.Module):
-  """A linear map from the last axes of its input, without bias.
+  """A linear map of the last axes of its input, without bias.
 
   Attributes:
-    shape: of the kernel: input axes, then output axes.
-    axes: logical axes of the kernel.
-    dtype: of the product.
-    param_dtype: of the kernel.
-    num_inputs: how many axes of the kernel are input axes.
-    lora: adds a product of low rank to the kernel of the modules it names.
+    shape: Shape of the kernel: input axes, then output axes.
+    axes: Logical axes of the kernel.
+    dtype: Dtype of the product.
+    param_dtype: Dtype of the kernel.
+    num_inputs: Number of input axes of the kernel.
+    lora: Settings of the low-rank adapter, or None.
   """
 
   shape: Sequence[int]
@@ -83,8 +80,8 @@ class Projection(nn.Module):
       self.param_dtype,
     )
     batch = x.shape[: -self.num_inputs]
-    # One axis of tokens: the gradient of the kernel then sums over one axis,
-    # which is twice as fast on CPUs as a sum over rows and tokens.
+    # Rows and tokens as one axis: the kernel's gradient then sums over one
+    # axis, which is twice as fast on CPUs.
     x = x.astype(self.dtype).reshape(-1, *self.shape[: self.num_inputs])
     flat = fsdp.product(
       x, kernel, self.axes, self.dtype, num_inputs=self.num_inputs
@@ -98,7 +95,7 @@ class Projection(nn.Module):
   ) -> Float[Array, "..."]:
     """(alpha / rank) (x A) B; see `calrec_jax.models.lora`."""
     split = self.num_inputs
-    # Uniform within 1 / sqrt(inputs), as in the authors' own code.
+    # Uniform within 1 / sqrt(inputs), as in the authors' code.
     initialise = nn.initializers.variance_scaling(
       1 / 3, "fan_in", "uniform", in_axis=tuple(range(split)), out_axis=split
     )
@@ -138,12 +135,12 @@ class GatedMlp(nn.Module):
   """SwiGLU or GeGLU: `wo(activation(wi_0 x) * wi_1 x)`.
 
   Attributes:
-    width: of the model, D.
-    hidden: width in between.
-    activation: a name of `ACTIVATIONS`.
-    dtype: of the products.
-    param_dtype: of the kernels.
-    lora: see `Projection`.
+    width: Width of the model, D.
+    hidden: Hidden width.
+    activation: Name in `ACTIVATIONS`.
+    dtype: Dtype of the products.
+    param_dtype: Dtype of the kernels.
+    lora: See `Projection`.
   """
 
   width: int

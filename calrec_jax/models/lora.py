@@ -1,13 +1,13 @@
-"""LoRA: a trained product of two thin matrices beside a frozen kernel.
+"""LoRA: a trained low-rank product added to a frozen kernel.
 
 Hu et al., 2021, "LoRA: Low-Rank Adaptation of Large Language Models"
 (arXiv 2106.09685), equation 3:
 
     h = x W + (alpha / rank) (x A) B
 
-B starts at zero, so that training starts from the model as it is. `Projection`
-computes it; here are its settings, and what is done with trees that hold
-`lora_a` and `lora_b` beside `kernel`.
+B starts at zero, so that training starts from the unchanged model. `Projection`
+computes the product; this module has its settings and the functions on
+parameter trees with `lora_a` and `lora_b` next to `kernel`.
 """
 
 import dataclasses
@@ -27,13 +27,13 @@ LEAVES = ("lora_a", "lora_b")
 @gin.configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lora:
-  """Which projections get the two matrices, and how large they are.
+  """Which projections get the two matrices, and their size.
 
   Attributes:
-    rank: columns of A and rows of B.
-    alpha: the product is multiplied by alpha / rank; with twice the rank size
-      itself the update stays as large when the rank is changed.
-    targets: names of projections, of `TARGETS`.
+    rank: Columns of A and rows of B.
+    alpha: Numerator of the product's factor, alpha / rank; twice the rank keeps
+      the update's size when the rank is changed.
+    targets: Names of projections, from `TARGETS`.
   """
 
   rank: int = 16
@@ -57,43 +57,43 @@ class Lora:
 
   @property
   def scaling(self) -> float:
-    """What the product is multiplied by."""
+    """Factor of the product, alpha / rank."""
     return self.alpha / self.rank
 
 
 def without_lora(params: Any) -> Any:
-  """The tree without the leaves of LoRA."""
+  """The tree without LoRA's leaves."""
   return _only(params, lambda name: name not in LEAVES)
 
 
 def lora_leaves(params: Any) -> Any:
-  """The leaves of LoRA alone; an empty tree where there are none."""
+  """LoRA's leaves alone; an empty tree where there are none."""
   return _only(params, lambda name: name in LEAVES)
 
 
 def fill_missing(params: Any, fresh: Any) -> Any:
-  """The tree `params`, with the leaves of LoRA that it lacks from `fresh`.
+  """The tree `params`, with missing LoRA leaves taken from `fresh`.
 
   Args:
-    params: parameters that may lack those of LoRA.
-    fresh: all parameters of the model, newly made.
+    params: Parameters, possibly without LoRA's.
+    fresh: All parameters of the model, freshly initialised.
   """
   flat = traverse_util.flatten_dict(lora_leaves(fresh))
   return traverse_util.unflatten_dict(flat | traverse_util.flatten_dict(params))
 
 
 def merge_lora(params: Any, config: Any) -> Any:
-  """The plain model that computes the same: W + (alpha / rank) A B.
+  """Parameters of the equivalent plain model: W + (alpha / rank) A B.
 
-  Can be jitted; every product lies as its kernel does, as A is split along
+  Can be jitted; every product is sharded as its kernel, since A is split along
   the kernel's input axes and B along its output axes.
 
   Args:
-    params: unboxed parameters of a decoder, with or without LoRA.
-    config: the `DecoderConfig` with `lora`.
+    params: Unboxed parameters of a decoder, with or without LoRA.
+    config: The `DecoderConfig` with `lora`.
 
   Returns:
-    The tree without the leaves of LoRA, kernels in the dtype they had.
+    The tree without LoRA's leaves; kernels keep their dtype.
   """
   flat = traverse_util.flatten_dict(params)
   merged = {path: leaf for path, leaf in flat.items() if path[-1] not in LEAVES}
@@ -101,8 +101,8 @@ def merge_lora(params: Any, config: Any) -> Any:
     if path[-1] == "lora_a":
       if config.lora is None:
         raise ValueError(
-          f"{'/'.join(path)} is there, but DecoderConfig.lora is None, so "
-          "that its scaling is not known. Bind DecoderConfig.lora = @Lora()."
+          f"The parameters contain {'/'.join(path)}, but DecoderConfig.lora is "
+          "None, so its scaling is unknown. Bind DecoderConfig.lora = @Lora()."
         )
       kernel, b = ((*path[:-1], name) for name in ("kernel", "lora_b"))
       merged[kernel] = _merged(flat[kernel], a, flat[b], config.lora.scaling)
@@ -118,11 +118,11 @@ def _merged(
   dtype = kernel.dtype
 
   def product(a: jax.Array, b: jax.Array) -> jax.Array:
-    # TPUs would round float32 factors to bfloat16, and that for good.
+    # By default TPUs would round float32 factors to bfloat16, permanently.
     return jnp.tensordot(a, b, axes=1, precision=jax.lax.Precision.HIGHEST)
 
   kernel, a, b = (leaf.astype(jnp.float32) for leaf in (kernel, a, b))
-  if a.ndim + b.ndim - 2 > kernel.ndim:  # Layers are stacked in front.
+  if a.ndim + b.ndim - 2 > kernel.ndim:  # A leading axis of layers.
     product = jax.vmap(product)
   return (kernel + scaling * product(a, b)).astype(dtype)
 

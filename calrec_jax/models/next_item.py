@@ -1,4 +1,4 @@
-"""The objective of a model of item ids: the next item at every place.
+"""The objective of a model of item ids: the next item at every position.
 
 Cross-entropy over all items, or over the true item and a sample of the others.
 Tested against NumPy in `tests/reference/test_sasrec_reference.py`.
@@ -18,7 +18,10 @@ from calrec_jax.data.cache.item_ids import FIRST_TOKEN
 from calrec_jax.data.feed.batch import Batch
 from calrec_jax.metrics.weighted_sum import WeightedSum
 from calrec_jax.models import sasrec
-from calrec_jax.models.next_token import asked_weights, chunked_cross_entropy
+from calrec_jax.models.next_token import (
+  chunked_cross_entropy,
+  next_token_weights,
+)
 from calrec_jax.models.row_objective import RowObjective, Sums
 
 _MASKED = -1e30
@@ -30,18 +33,17 @@ class NextItem(RowObjective):
   """Full or sampled softmax over the items.
 
   Attributes:
-    negatives: items drawn uniformly and with replacement, in every step anew.
-      None takes all items. Drawn ones serve the training only: validation
-      always takes all.
-    shared_by: neighbouring places of a row that share a draw. Few make the
-      gradient less noisy, many make the step faster.
-    corrected: whether a drawn item counts for `num_items / negatives` of them,
-      which makes the sum of the softmax an unbiased estimate of the full one
-      (Bengio and Senecal, 2008; Jean et al., 2015). Uncorrected, the model
-      learns to tell the next item from a few others only.
-    loss_chunk_tokens: places of a row whose logits over all items are held at
-      once. Few, as rows are many: what does not fit a core's cache takes half
-      as long again.
+    negatives: Number of negative items, sampled uniformly with replacement in
+      every step; None takes all items. Validation always takes all.
+    shared_by: Number of consecutive positions that share a sample. Fewer make
+      the gradient less noisy, more make the step faster.
+    corrected: Whether a sampled item counts as `num_items / negatives` items,
+      which makes the softmax's sum an unbiased estimate of the full one (Bengio
+      and Senecal, 2008; Jean et al., 2015). Uncorrected, the model only learns
+      to tell the next item from a few others.
+    loss_chunk_tokens: Positions of a row whose logits over all items are in
+      memory at once. Small, as there are many rows: what exceeds a core's cache
+      takes half as long again.
   """
 
   negatives: int | None = None
@@ -57,8 +59,8 @@ class NextItem(RowObjective):
         raise ValueError(f"NextItem.{name} must be at least 1.")
 
   @property
-  def draws(self) -> bool:
-    """Whether items are drawn."""
+  def is_stochastic(self) -> bool:
+    """Whether negatives are sampled."""
     return self.negatives is not None
 
   def sums(
@@ -69,14 +71,14 @@ class NextItem(RowObjective):
     batch: Batch,
     dropout_rng: Array | None,
   ) -> Sums:
-    """What the rows add; rows are not compared, so that is all of the loss.
+    """Sums over rows, which are the whole loss: rows do not interact.
 
-    Without `dropout_rng` no items are drawn.
+    Without `dropout_rng` all items are candidates.
 
     Returns:
-      `loss_nig_nats`, the cross-entropy of the next item, and
-      `token_accuracy`, how often it has the highest logit; both among the
-      drawn items where items are drawn.
+      `loss_nig_nats`, the cross-entropy of the next item, and `token_accuracy`,
+      how often it has the highest logit; both among the sampled items where
+      items are sampled.
     """
     table = model.apply({"params": params}, method="output_weights")
     table = jnp.asarray(table, jnp.float32)
@@ -91,31 +93,31 @@ class NextItem(RowObjective):
       )
     else:
       rows, length = batch.tokens.shape
-      drawn = draw_items(
+      sampled = sample_items(
         jax.random.fold_in(dropout_rng, 1),
         (rows, -(-length // self.shared_by), self.negatives),
         model.config.num_items or 0,
       )
-      share = self.negatives / (model.config.num_items or 1)
+      fraction = self.negatives / (model.config.num_items or 1)
       nats, hits = sampled_softmax(
         hidden,
         table,
         batch.tokens,
         batch.loss_weights,
-        drawn,
-        log_expected=math.log(share) if self.corrected else 0.0,
+        sampled,
+        log_expected=math.log(fraction) if self.corrected else 0.0,
       )
     return {"loss_nig_nats": nats, "token_accuracy": hits}
 
   def total(self, means: Mapping[str, Any]) -> Array:
-    """The loss that belongs to the means of its parts."""
+    """The loss, given the means of its parts."""
     return jnp.asarray(means["loss_nig_nats"])
 
 
-def draw_items(
+def sample_items(
   key: Array, shape: tuple[int, ...], num_items: int
 ) -> Int[Array, "..."]:
-  """Item tokens, uniform and with replacement."""
+  """Samples item tokens uniformly with replacement."""
   return jax.random.randint(key, shape, FIRST_TOKEN, FIRST_TOKEN + num_items)
 
 
@@ -162,37 +164,37 @@ def sampled_softmax(
   *,
   log_expected: float,
 ) -> tuple[WeightedSum, WeightedSum]:
-  """Cross-entropy over the true item and drawn ones.
+  """Cross-entropy over the true item and sampled negatives.
 
-  A drawn item that is the true one is left out.
+  A sampled item that is the true one is ignored.
 
   Args:
-    hidden: last layer at every place.
-    table: item embeddings.
-    tokens: the row; place t is asked for token t + 1.
-    weights: 1 where the next token counts, by place t.
-    negatives: drawn items of each of the G groups of neighbouring places that
-      a row is cut into; groups are equal but for the last one.
-    log_expected: logarithm of how often an item is drawn, on average, which is
-      subtracted from the logits of drawn ones.
+    hidden: Last layer at every position.
+    table: Item embeddings.
+    tokens: Tokens of the rows; position t predicts token t + 1.
+    weights: Weight of each position, 1 where its next token counts.
+    negatives: Sampled items of each of the G groups of consecutive positions in
+      a row; all groups but the last have the same size.
+    log_expected: Logarithm of an item's expected number of samples, subtracted
+      from the logits of sampled items.
 
   Returns:
     Cross-entropy in nats, and hits of the highest logit, each with the number
-    of places that count.
+    of positions that count.
   """
   labels = jnp.roll(tokens, -1, axis=1)
-  weights = asked_weights(weights)
+  weights = next_token_weights(weights)
   count = jnp.sum(weights)
   hidden, labels, weights = (
     _in_groups(array, negatives.shape[1])
     for array in (hidden.astype(jnp.float32), labels, weights)
   )
-  true = jnp.sum(hidden * table[labels], axis=-1)  # [R, G, places]
-  drawn = jnp.einsum("rgld,rgmd->rglm", hidden, table[negatives])
+  true = jnp.sum(hidden * table[labels], axis=-1)  # [R, G, positions]
+  sampled = jnp.einsum("rgld,rgmd->rglm", hidden, table[negatives])
   same = labels[..., None] == negatives[:, :, None]
-  drawn = jnp.where(same, _MASKED, drawn - log_expected)
-  total = jnp.logaddexp(true, jax.nn.logsumexp(drawn, axis=-1))
-  hits = (true >= jnp.max(drawn, axis=-1)).astype(jnp.float32)
+  sampled = jnp.where(same, _MASKED, sampled - log_expected)
+  total = jnp.logaddexp(true, jax.nn.logsumexp(sampled, axis=-1))
+  hits = (true >= jnp.max(sampled, axis=-1)).astype(jnp.float32)
   return (
     WeightedSum(jnp.sum((total - true) * weights), count),
     WeightedSum(jnp.sum(hits * weights), count),
@@ -200,8 +202,8 @@ def sampled_softmax(
 
 
 def _in_groups(array: Array, groups: int) -> Array:
-  """Cuts the places of rows [R, L, ...] into groups [R, G, places, ...]."""
+  """Splits rows [R, L, ...] into groups of positions [R, G, size, ...]."""
   rows, length, *rest = array.shape
-  places = -(-length // groups)
-  padding = ((0, 0), (0, groups * places - length), *((0, 0),) * len(rest))
-  return jnp.pad(array, padding).reshape(rows, groups, places, *rest)
+  size = -(-length // groups)
+  padding = ((0, 0), (0, groups * size - length), *((0, 0),) * len(rest))
+  return jnp.pad(array, padding).reshape(rows, groups, size, *rest)

@@ -1,12 +1,12 @@
-"""L_NIG: next-token cross-entropy on target tokens, in pieces.
+"""L_NIG: next-token cross-entropy on target tokens, in chunks.
 
-The logits of a whole batch are never held. The positions that carry loss are
-brought to the front of their row and rows are cut into chunks of positions;
-chunks without any loss are skipped, and the logits of the others are computed
-again in the backward pass.
+The logits of a whole batch are never in memory. Positions with loss are moved
+to the start of their row and rows are split into chunks of positions; chunks
+without loss are skipped, and the logits of the others are recomputed in the
+backward pass.
 
 On a mesh every device does this for its own rows. The output weights are
-gathered once, their gradient is summed once.
+gathered once, and their gradient is summed once.
 """
 
 import functools
@@ -31,15 +31,15 @@ def next_token_loss(
   *,
   chunk_tokens: int,
 ) -> tuple[WeightedSum, WeightedSum]:
-  """Sums the loss over the positions that carry weight.
+  """Sums the loss over the positions with weight.
 
   Args:
-    decoder: the model.
-    params: its parameters.
-    hidden: last layer at every position.
-    tokens: the row; position t is asked for token t + 1.
-    weights: 1 where the next token counts, by position t.
-    chunk_tokens: positions of a row whose logits are held at once.
+    decoder: Decoder.
+    params: Parameters of the decoder.
+    hidden: Last layer at every position.
+    tokens: Tokens of the rows; position t predicts token t + 1.
+    weights: Weight of each position, 1 where its next token counts.
+    chunk_tokens: Positions of a row whose logits are in memory at once.
 
   Returns:
     Cross-entropy in nats, and hits of the most probable token, each with the
@@ -69,29 +69,29 @@ def chunked_cross_entropy(
   dtype: Any,
   chunk_tokens: int,
 ) -> tuple[WeightedSum, WeightedSum]:
-  """The loss of any model, by what turns hidden states into logits.
+  """The loss of any model, given its map from hidden states to logits.
 
   Args:
-    logits_of: float32 logits [..., V] of the output weights in float32 and
-      hidden states [..., D].
-    output: the output weights as they are stored.
-    hidden: last layer at every position.
-    tokens: the row; position t is asked for token t + 1.
-    weights: 1 where the next token counts, by position t.
-    axes: logical axes of the output weights.
-    dtype: in which they are gathered.
-    chunk_tokens: positions of a row whose logits are held at once.
+    logits_of: Function from float32 output weights and hidden states [..., D]
+      to float32 logits [..., V].
+    output: Output weights as stored.
+    hidden: Last layer at every position.
+    tokens: Tokens of the rows; position t predicts token t + 1.
+    weights: Weight of each position, 1 where its next token counts.
+    axes: Logical axes of the output weights.
+    dtype: Dtype in which they are gathered.
+    chunk_tokens: Positions of a row whose logits are in memory at once.
 
   Returns:
     As `next_token_loss`.
   """
   labels = jnp.roll(tokens, -1, axis=1)
-  weights = asked_weights(weights)
+  weights = next_token_weights(weights)
   by_row = functools.partial(
     _loss_of_rows, logits_of, min(chunk_tokens, tokens.shape[1])
   )
-  # All devices skip the same chunks: there is a collective in a chunk where
-  # the vocabulary is split.
+  # All devices skip the same chunks, as a chunk contains a collective where the
+  # vocabulary is split.
   longest = jnp.max(jnp.sum(weights > 0, axis=1))
   nats, hits = fsdp.by_rows(by_row, axes, dtype)(
     output, longest, hidden, labels, weights
@@ -100,8 +100,8 @@ def chunked_cross_entropy(
   return WeightedSum(jnp.sum(nats), count), WeightedSum(jnp.sum(hits), count)
 
 
-def asked_weights(weights: Float[Array, "R L"]) -> Float[Array, "R L"]:
-  """The weights, without a row's last position: it has no next token."""
+def next_token_weights(weights: Float[Array, "R L"]) -> Float[Array, "R L"]:
+  """The weights, with zero at a row's last position: it has no next token."""
   return weights.at[:, -1].set(0.0)
 
 
@@ -114,8 +114,8 @@ def _loss_of_rows(
   labels: Int[Array, "R L"],
   weights: Float[Array, "R L"],
 ) -> tuple[Float[Array, " R"], Float[Array, " R"]]:
-  """Nats and hits of every row, of which the fullest has `longest` labels."""
-  # Float32 of the same values: gradients are summed over chunks.
+  """Nats and hits of every row; the fullest row has `longest` labels."""
+  # Converted to float32, in which the chunks' gradients are summed.
   output = output.astype(jnp.float32)
   order = jnp.argsort(weights <= 0, axis=1, stable=True)
   parts = tuple(
@@ -129,8 +129,8 @@ def _loss_of_rows(
   def skipped(output: Array, part: tuple[Array, ...]) -> tuple[Array, Array]:
     return nothing, nothing
 
-  # Around the choice, not within it: what a side of it keeps for the backward
-  # pass, the weights in the compute dtype among that, is kept once a chunk.
+  # Around the `cond`, not inside: the residuals of its branches, among them the
+  # weights in the compute dtype, would be saved for each chunk.
   @jax.checkpoint
   def of_chunk(
     output: Array, start: Array, part: tuple[Array, ...]
@@ -147,7 +147,7 @@ def _loss_of_rows(
 
 
 def _in_chunks(array: Array, order: Array, chunk: int) -> Array:
-  """Reorders positions [R, L, ...], then cuts them: [chunks, R, chunk, ...]."""
+  """Reorders positions [R, L, ...] and splits them: [chunks, R, chunk, ...]."""
   array = jnp.take_along_axis(
     array, order.reshape(*order.shape, *(1,) * (array.ndim - 2)), axis=1
   )

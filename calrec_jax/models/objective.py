@@ -2,7 +2,7 @@
 
     L = (1 - alpha - beta) L_NIG + alpha L_TT + beta L_UT
 
-One forward pass gives all three losses for every target of every row.
+One forward pass computes all three losses for every target of every row.
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ class Objective(RowObjective):
   """Weights and settings of the three losses.
 
   Attributes:
-    alpha: weight of L_TT, between v_{T|U} and v_T.
-    beta: weight of L_UT, between v_U and v_T; may be negative.
-    temperature: divides the cosine similarities.
-    direction: "item_to_user" (the paper), "user_to_item" or "both".
-    same_user_negatives: whether other targets of the same user count as
-      negatives.
-    loss_chunk_tokens: positions of a row whose logits are held at once.
+    alpha: Weight of L_TT, between v_{T|U} and v_T.
+    beta: Weight of L_UT, between v_U and v_T; may be negative.
+    temperature: Divisor of the cosine similarities.
+    direction: Direction of InfoNCE: "item_to_user" (the paper), "user_to_item"
+      or "both".
+    same_user_negatives: Whether other targets of the same user are negatives.
+    loss_chunk_tokens: Positions of a row whose logits are in memory at once.
   """
 
   alpha: float = 0.125
@@ -65,12 +65,12 @@ class Objective(RowObjective):
 
   @property
   def language_weight(self) -> float:
-    """Weight of L_NIG, without the rounding of the sum of the others."""
+    """Weight of L_NIG, without the rounding error of alpha + beta."""
     return round(1.0 - self.alpha - self.beta, 12)
 
   @property
   def compares(self) -> bool:
-    """Whether a contrastive loss is part of the mixture."""
+    """Whether a contrastive loss is part of the objective."""
     return self.alpha != 0 or self.beta != 0
 
   def sums(
@@ -84,7 +84,7 @@ class Objective(RowObjective):
     """`loss_nig_nats`, and `token_accuracy` of the next token."""
     del dropout_rng
     if self.language_weight == 0:
-      # Measured, not learned: a product with zero would cost a backward pass.
+      # Reported only: a loss of weight zero would still cost a backward pass.
       params, hidden = jax.lax.stop_gradient((params, hidden))
     nig, accuracy = next_token_loss(
       model,
@@ -107,8 +107,8 @@ class Objective(RowObjective):
 
     Returns:
       `loss_tt_nats`, `loss_ut_nats`, and `batch_accuracy_tt` and
-      `batch_accuracy_ut`, how often the own pair is the nearest of the batch
-      (it depends on the batch size).
+      `batch_accuracy_ut`, how often the positive is the nearest candidate of
+      the batch (which depends on the batch size).
     """
     joint, user, item = (part.reshape(-1, part.shape[-1]) for part in vectors)
     slot_items = batch.slot_items.reshape(-1)
@@ -135,7 +135,7 @@ class Objective(RowObjective):
     }
 
   def total(self, means: Mapping[str, Any]) -> Array:
-    """The loss that belongs to the means of its parts."""
+    """The loss, given the means of its parts."""
     return self.mix(
       means["loss_nig_nats"], means["loss_tt_nats"], means["loss_ut_nats"]
     )

@@ -1,4 +1,4 @@
-"""Rotary position embeddings (Su et al., 2021) and their long-context forms."""
+"""Rotary position embeddings (Su et al., 2021) and their scaling."""
 
 import dataclasses
 import math
@@ -12,16 +12,17 @@ from jaxtyping import Array, Float, Int
 @gin.configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-  """How frequencies are stretched beyond the trained length.
+  """How frequencies are scaled beyond the trained context length.
 
   Attributes:
-    kind: "linear" divides all frequencies (Gemma 3 from 4B on); "llama3"
-      divides the low ones and leaves the high ones (Llama 3.1 and 3.2).
-    factor: divisor of the stretched frequencies.
-    low_frequency_factor: llama3, see `original_length`.
-    high_frequency_factor: llama3; wave lengths below `original_length` over
-      this factor stay as they are.
-    original_length: tokens of the context before it was stretched.
+    kind: Kind of scaling: "linear" divides all frequencies (Gemma 3 from 4B
+      on), "llama3" only the low ones (Llama 3.1 and 3.2).
+    factor: Divisor of the scaled frequencies.
+    low_frequency_factor: llama3: wavelengths above `original_length` over this
+      factor are fully scaled.
+    high_frequency_factor: llama3: wavelengths below `original_length` over this
+      factor are not scaled.
+    original_length: Context length in tokens before scaling.
   """
 
   kind: str = "llama3"
@@ -50,9 +51,11 @@ def frequencies(
   length = scaling.original_length
   low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
   wave = 2 * math.pi / plain
-  # 0 where the wave is long (fully stretched), 1 where it is short.
-  kept = np.clip((length / wave - low) / (high - low), 0.0, 1.0)
-  return ((1 - kept) * plain / scaling.factor + kept * plain).astype(np.float32)
+  # 0 for long wavelengths (fully scaled), 1 for short ones.
+  unscaled = np.clip((length / wave - low) / (high - low), 0.0, 1.0)
+  return ((1 - unscaled) * plain / scaling.factor + unscaled * plain).astype(
+    np.float32
+  )
 
 
 def rotation(
@@ -70,7 +73,7 @@ def rotate(
   cosine: Float[Array, "*batch pairs"],
   sine: Float[Array, "*batch pairs"],
 ) -> Float[Array, "*batch H F"]:
-  """Turns feature i with feature i + F/2, as both model families store them."""
+  """Rotates feature i with feature i + F/2, as both model families do."""
   first, second = jnp.split(features.astype(jnp.float32), 2, axis=-1)
   cosine, sine = cosine[..., None, :], sine[..., None, :]
   turned = jnp.concatenate(

@@ -1,7 +1,7 @@
-"""Objectives whose rows can be computed apart, a few at a time.
+"""Objectives whose rows can be computed separately, a few at a time.
 
-A row adds sums of its own; rows interact only through their pooled embeddings.
-The whole batch at once and its microbatches one after another
+Every row has its own sums; rows interact only through their pooled embeddings.
+A whole batch and accumulation over microbatches
 (`calrec_jax.train.accumulation`) use the same methods, so that a loss has one
 definition.
 """
@@ -15,17 +15,17 @@ from jaxtyping import Array, Float
 
 from calrec_jax.data.feed.batch import Batch
 from calrec_jax.metrics.weighted_sum import WeightedSum
-from calrec_jax.models.next_token import asked_weights
+from calrec_jax.models.next_token import next_token_weights
 
 Sums = dict[str, WeightedSum]
 
 
 class RowObjective(abc.ABC):
-  """The loss of a batch, from parts of rows and from what compares rows.
+  """The loss of a batch, from sums over rows and comparisons of rows.
 
       loss = total(means of the sums of all rows, and of `compare`)
 
-  A subclass says what the sums of rows are (`sums`), what mixes the means
+  A subclass defines the sums over rows (`sums`), how their means are combined
   (`total`) and, where rows are compared, `vectors`, `compare` and `compares`.
   """
 
@@ -35,8 +35,8 @@ class RowObjective(abc.ABC):
     return False
 
   @property
-  def draws(self) -> bool:
-    """Whether it draws at random in training, beside the model's dropout."""
+  def is_stochastic(self) -> bool:
+    """Whether training is stochastic, apart from the model's dropout."""
     return False
 
   def __call__(
@@ -50,10 +50,11 @@ class RowObjective(abc.ABC):
     """The loss of a batch in nats, and its parts.
 
     Args:
-      model: the module.
-      params: its parameters.
-      batch: packed rows, the global batch under `jax.jit`.
-      dropout_rng: turns dropout on, and what else is drawn in training.
+      model: Module.
+      params: Parameters of the module.
+      batch: Packed rows, the global batch under `jax.jit`.
+      dropout_rng: Key of dropout and of other sampling in training; None turns
+        both off.
 
     Returns:
       The loss, and the weighted sums of `sums` and `compare`.
@@ -70,7 +71,7 @@ class RowObjective(abc.ABC):
     *,
     dropout_rng: Array | None = None,
   ) -> tuple[Sums, Any]:
-    """Sums over rows, any of a batch's, and the vectors that they show."""
+    """Sums over any subset of a batch's rows, and the rows' vectors."""
     hidden = _hidden(model, params, batch, dropout_rng)
     sums = self.sums(model, params, hidden, batch, dropout_rng)
     return sums, self.vectors(model, hidden, batch)
@@ -83,7 +84,7 @@ class RowObjective(abc.ABC):
     *,
     dropout_rng: Array | None = None,
   ) -> Any:
-    """The vectors alone, to the bit those of `of_rows`."""
+    """The vectors alone, bit-identical to those of `of_rows`."""
     hidden = _hidden(model, params, batch, dropout_rng)
     return self.vectors(model, hidden, batch)
 
@@ -96,17 +97,17 @@ class RowObjective(abc.ABC):
     batch: Batch,
     dropout_rng: Array | None,
   ) -> Sums:
-    """What rows add by themselves; weights are those of `weights`."""
+    """Sums that rows contribute independently, weighted by `weights`."""
 
   def weights(self, batch: Batch) -> dict[str, Array]:
-    """Weights of `sums`, which the batch alone decides: its target tokens."""
-    tokens = jnp.sum(asked_weights(batch.loss_weights))
+    """Weights of `sums`, determined by the batch: its target tokens."""
+    tokens = jnp.sum(next_token_weights(batch.loss_weights))
     return {"loss_nig_nats": tokens, "token_accuracy": tokens}
 
   def vectors(
     self, model: Any, hidden: Float[Array, "R L D"], batch: Batch
   ) -> Any:
-    """What rows show to each other: a tree of float32 arrays [R, ...]."""
+    """Vectors by which rows are compared: a tree of float32 arrays [R, ...]."""
     del model, hidden, batch
     return ()
 
@@ -117,7 +118,7 @@ class RowObjective(abc.ABC):
 
   @abc.abstractmethod
   def total(self, means: Mapping[str, Any]) -> Array:
-    """The loss that belongs to the means of its parts; linear in them."""
+    """The loss, given the means of its parts; linear in them."""
 
 
 def means(sums: Sums) -> dict[str, Array]:
@@ -128,7 +129,7 @@ def means(sums: Sums) -> dict[str, Array]:
 def _hidden(
   model: Any, params: dict, batch: Batch, dropout_rng: Array | None
 ) -> Float[Array, "R L D"]:
-  """The last layer; without a key, without dropout."""
+  """Hidden states of the last layer; dropout is off without a key."""
   return model.apply(
     {"params": params},
     batch.tokens,

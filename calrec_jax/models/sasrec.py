@@ -1,14 +1,14 @@
-"""SASRec: a causal decoder whose tokens are the items themselves.
+"""SASRec: a causal decoder whose tokens are item ids.
 
 Kang and McAuley, "Self-attentive sequential recommendation" (ICDM 2018). Item
-and position embeddings are learned, the output is tied to the item
-embeddings. As in the authors' own code, queries are normalised while keys and
-values are not, and what a sublayer adds to is its normalised input; dropout
-is on the sum of the embeddings, on attention weights, and twice in the
+and position embeddings are learned, and the output is tied to the item
+embeddings. As in the authors' code, queries are normalised while keys and
+values are not, and the residual of a sublayer is its normalised input; dropout
+is applied to the sum of the embeddings, to attention weights, and twice in the
 feed-forward layer.
 
-It reads packed rows. A segment ends with the place of the item that is asked
-for, whose own embedding no other place sees.
+It reads packed rows. The last position of a segment holds the target item,
+whose embedding no other position attends to.
 Tested against a NumPy loop in `tests/reference/test_sasrec_reference.py`, and
 in `tests/unit/models/test_sasrec_model.py`.
 """
@@ -29,29 +29,30 @@ from calrec_jax.models.decoder_config import DTYPES
 from calrec_jax.runtime.partitioning import constrain
 
 POSITIONS = ("from_end", "from_start")
-# Far below any logit, and finite: a row of nothing must not become NaN.
+# Far below any logit, but finite: an empty row must not become NaN.
 _MASKED = -1e30
-_ROWS = 128  # Rows of the table are a multiple, which every mesh divides.
+_ROWS = 128  # Table rows are a multiple of this, which every mesh divides.
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SASRecConfig:
-  """The shape of a SASRec.
+  """The shape of a SASRec model.
 
   Attributes:
-    num_items: of all domains it is trained on; None takes the token caches'.
-    max_items: most items of a history; the newest are read.
-    width: of embeddings and blocks, D.
-    blocks: of attention and feed-forward.
-    heads: of the attention; divides `width`.
-    dropout: rate, in training.
-    positions: "from_end" counts places from the item that is asked for, so
-      that the newest item always has the same one (the authors' code, which
-      pads on the left), "from_start" from the oldest item that is read.
-    norm_eps: of the layer norms.
-    dtype: of activations and products.
-    param_dtype: of parameters.
+    num_items: Number of items in all training domains; None takes it from the
+      token caches.
+    max_items: Maximum number of items of a history; the newest are read.
+    width: Width of embeddings and blocks, D.
+    blocks: Number of blocks of attention and feed-forward.
+    heads: Number of attention heads; divides `width`.
+    dropout: Dropout rate in training.
+    positions: Origin of the positions: "from_end" counts back from the target
+      item, so that the newest item always has the same position (the authors'
+      code, which pads on the left), "from_start" from the oldest item read.
+    norm_eps: Epsilon of the layer norms.
+    dtype: Dtype of activations and matrix products.
+    param_dtype: Dtype of parameters.
   """
 
   num_items: int | None = None
@@ -93,17 +94,17 @@ class SASRecConfig:
 
   @classmethod
   def from_record(cls, record: Mapping[str, Any]) -> "SASRecConfig":
-    """The shape that a lineage keeps as plain values."""
+    """The shape from the plain values of a lineage record."""
     return cls(**record)
 
   @property
   def lora(self) -> None:
-    """None: it has no low-rank matrices."""
+    """None: the model has no LoRA."""
     return None
 
   @property
   def table_rows(self) -> int:
-    """Rows of the item embedding: padding, items, and what fills it up."""
+    """Rows of the item embedding: the padding token, items, and unused rows."""
     if self.num_items is None:
       raise ValueError(
         "SASRecConfig.num_items is None; call `for_vocabulary` first."
@@ -113,14 +114,14 @@ class SASRecConfig:
   def for_vocabulary(
     self, tokens: int, *, exact: bool = False
   ) -> "SASRecConfig":
-    """The same shape for so many token ids, padding included.
+    """The same shape for the given number of tokens, padding included.
 
     Args:
-      tokens: number of ids.
-      exact: makes no difference: rows that are no item have no probability.
+      tokens: Number of token ids.
+      exact: Ignored: rows that are not items have no probability.
 
     Raises:
-      ValueError: if a fixed `num_items` differs.
+      ValueError: If a fixed `num_items` differs.
     """
     del exact
     items = tokens - FIRST_TOKEN
@@ -136,7 +137,7 @@ class SASRec(nn.Module):
   """The model over packed segments of item tokens.
 
   Attributes:
-    config: its shape.
+    config: Shape of the model.
   """
 
   config: SASRecConfig
@@ -159,7 +160,7 @@ class SASRec(nn.Module):
     )
     self.dropout = nn.Dropout(config.dropout)
     self.blocks = [
-      Block(config, name=f"block_{place}") for place in range(config.blocks)
+      Block(config, name=f"block_{block}") for block in range(config.blocks)
     ]
     self.last_norm = _norm(config)
 
@@ -173,14 +174,15 @@ class SASRec(nn.Module):
     """Hidden states of packed rows, after the last norm.
 
     Args:
-      tokens: item tokens; the last one of a segment is not read by others.
-      positions: rise by one from 0 in every segment.
-      segment_ids: attention is causal within one.
-      deterministic: whether dropout is off.
+      tokens: Item tokens; no other position attends to a segment's last one.
+      positions: Positions, which increase from 0 in every segment.
+      segment_ids: Segment of each token; attention is causal within one.
+      deterministic: Whether dropout is off.
     """
     dtype = jnp.dtype(self.config.dtype)
-    places = self.position_embedding[self._places(positions, segment_ids)]
-    x = self.output_weights()[tokens] + places.astype(dtype)
+    rows = self._position_rows(positions, segment_ids)
+    x = self.output_weights()[tokens]
+    x = x + self.position_embedding[rows].astype(dtype)
     x = self.dropout(x, deterministic)
     seen = packed_mask((positions, segment_ids), (positions, segment_ids))
     for block in self.blocks:
@@ -191,28 +193,26 @@ class SASRec(nn.Module):
     return self.last_norm(x)
 
   def output_weights(self) -> Float[Array, "V D"]:
-    """The item embeddings in the compute dtype, whole over the width."""
+    """The item embeddings in the compute dtype, gathered over the width."""
     table = constrain(self.item_embedding, "vocab", "embed")
     return constrain(table.astype(jnp.dtype(self.config.dtype)), "vocab", None)
 
-  def _places(
+  def _position_rows(
     self, positions: Int[Array, "R L"], segment_ids: Int[Array, "R L"]
   ) -> Int[Array, "R L"]:
-    """Rows of the position embedding."""
+    """Row of each token in the position embedding."""
     if self.config.positions == "from_end":
-      # One place before the item that is asked for is 0; that item itself is
-      # seen by nobody and may have any.
-      places = jnp.maximum(before_end(segment_ids) - 1, 0)
-    else:
-      places = positions
-    return jnp.minimum(places, self.config.max_items - 1)
+      # The position before the target is 0; nothing attends to the target
+      # itself, so that its row does not matter.
+      positions = jnp.maximum(before_end(segment_ids) - 1, 0)
+    return jnp.minimum(positions, self.config.max_items - 1)
 
 
 class Block(nn.Module):
-  """Attention, then a feed-forward layer on each place.
+  """Attention, then a feed-forward layer.
 
   Attributes:
-    config: of the model.
+    config: Shape of the model.
   """
 
   config: SASRecConfig
@@ -224,7 +224,7 @@ class Block(nn.Module):
     seen: Bool[Array, "R L L"],
     deterministic: bool,
   ) -> Float[Array, "R L D"]:
-    """Applies both; `seen` says which keys a query sees."""
+    """Applies both; `seen` masks the keys of each query."""
     config = self.config
     drop = nn.Dropout(config.dropout, deterministic=deterministic)
     query = _norm(config, "attention_norm")(x)
@@ -258,7 +258,7 @@ class Block(nn.Module):
 
 
 def before_end(segment_ids: Int[Array, "R L"]) -> Int[Array, "R L"]:
-  """How many places of its segment follow each place."""
+  """Number of positions that follow each position in its segment."""
   index = jnp.arange(segment_ids.shape[1])[None]
   closes = jnp.pad(
     segment_ids[:, 1:] != segment_ids[:, :-1],
@@ -286,11 +286,11 @@ def train_step_flops(
   """Matrix FLOPs of a training step with the full softmax; see `flops`.
 
   Args:
-    config: with its items.
-    tokens: of the batch, padding left out.
-    loss_tokens: places whose logits are needed.
-    attended: keys of a query, on average.
-    trained: not looked at: everything is trained.
+    config: Shape of the model, with its items.
+    tokens: Tokens of the batch, without padding.
+    loss_tokens: Positions whose logits are needed.
+    attended: Mean number of keys per query.
+    trained: Ignored: everything is trained.
   """
   del trained
   kernels = 6 * config.width**2  # Query, key, value, out, wi, wo.

@@ -1,9 +1,9 @@
-"""Attention of packed rows by the kernel that JAX has for TPUs.
+"""Attention of packed rows by JAX's splash attention kernel for TPUs.
 
-Splash attention never writes logits to the chip's memory, and leaves out blocks
-of keys that the causal mask or a window hides. Other platforms can run it in
-Pallas's interpreter, slowly, which is how
-`tests/reference/test_splash_reference.py` holds it against `attention.attend`.
+The kernel never writes logits to HBM, and skips blocks of keys that the causal
+mask or a window hides. Other platforms can run it slowly in Pallas's
+interpreter, which is how `tests/reference/test_splash_reference.py` compares it
+with `attention.attend`.
 """
 
 from __future__ import annotations
@@ -29,25 +29,23 @@ from jaxtyping import Array, Float, Int
 from calrec_jax.runtime import partitioning
 
 KERNELS = ("auto", "xla", "splash")
-# By this name a policy of rematerialisation may keep what the kernel gives.
+# Name by which a remat policy may save the kernel's results.
 RESULT = "attention"
-# A block's tokens lie along the lanes of the vector unit.
+# A block's tokens are laid out along the lanes of the vector unit.
 _LANES = 128
 _LARGEST_BLOCK = 512
-# The scope of a kernel tells how many blocks of all heads it executes, for who
-# counts what a program costs.
+# The scope of a kernel gives the number of blocks that it executes for all
+# heads, which the cost model of `calrec_jax.aot` reads.
 EXECUTED = re.compile(r"executes_(\d+)_blocks")
 
 
-def wanted(kernel: str, rows: int, length: int) -> bool:
-  """Whether rows go through the kernel.
+def applies(kernel: str, rows: int, length: int) -> bool:
+  """Whether the kernel is used.
 
   Args:
-    kernel: one of `KERNELS`; "auto" takes it on TPUs.
-    rows: of the batch. Where devices cannot have the same share of them, none
-      can run the kernel on its own.
-    length: tokens of a row. Where they are no multiple of 128, the kernel
-      cannot cut them into blocks.
+    kernel: Name in `KERNELS`; "auto" uses the kernel on TPUs.
+    rows: Rows of the batch. The kernel needs the same number on every device.
+    length: Tokens of a row. The kernel needs a multiple of 128.
   """
   if kernel == "xla" or length % _LANES or rows % _devices_of_rows():
     return False
@@ -65,20 +63,20 @@ def attend(
   scale: float,
   softcap: float | None = None,
 ) -> Float[Array, "R L H F"]:
-  """What `attention.attend` computes, for one of several kinds of layer.
+  """Computes `attention.attend` for one of several kinds of layer.
 
-  Devices that share rows or heads each run the kernel on their own.
+  Where rows or heads are sharded, each device runs the kernel on its own shard.
 
   Args:
-    query: H heads; H is a multiple of K.
-    key: K heads of F features.
-    value: as the keys.
-    segment_ids: attention stays within one; its tokens are neighbours.
-    kind: index of the layer's window; known to the device only.
-    windows: keys that a query of each kind sees at most, or None. They are
-      known here: what a window hides is not computed.
-    scale: multiplies the dot products.
-    softcap: squashes logits into (-softcap, softcap) by tanh; None does not.
+    query: Queries of H heads; H is a multiple of K.
+    key: Keys of K heads with F features.
+    value: Values, one for each key.
+    segment_ids: Segment of each token, contiguous; attention stays within one.
+    kind: Index of the layer's window, a traced value.
+    windows: Maximum number of keys a query attends to, or None, for each kind.
+      They are static: blocks that a window hides are not computed.
+    scale: Factor of the dot products.
+    softcap: Bound of the logits, applied by tanh, or None.
 
   Returns:
     The weighted values, in the dtype of the values.
@@ -104,8 +102,8 @@ def attend(
   shared = _parts(heads_spec[2], mesh)
   if heads % shared:
     raise partitioning.PartitioningError(
-      f"{heads} heads cannot be split over {shared} devices of the mesh axis "
-      "that logical_axis_rules.activation_heads names."
+      f"{heads} heads cannot be split over the {shared} devices of the mesh "
+      "axis of logical_axis_rules.activation_heads."
     )
   if key.shape[2] % shared:
     # Fewer key heads than devices: each device needs those of its queries.
@@ -120,7 +118,7 @@ def attend(
     ),
     in_specs=(heads_spec, heads_spec, heads_spec, rows, replicated),
     out_specs=heads_spec,
-    # The kernel does not say over which axes its results vary.
+    # The kernel does not declare over which axes its results vary.
     check_vma=False,
   )(query, key, value, segment_ids, which)
 
@@ -137,7 +135,7 @@ def _on_device(
 ) -> Array:
   """The kernel on the rows and heads of one device."""
   heads_first = functools.partial(jnp.swapaxes, axis1=1, axis2=2)
-  # Not by a scale that is itself rounded to bfloat16.
+  # Scaled in float32: the scale itself must not be rounded to bfloat16.
   query = heads_first(query * jnp.float32(scale)).astype(value.dtype)
   ids = kernels.SegmentIds(segment_ids, segment_ids)
   branches = [
@@ -190,25 +188,25 @@ def _run(
 
 
 def executed_blocks(length: int, size: int, window: int | None) -> int:
-  """Blocks of a head's queries × keys that hold something to be seen."""
+  """Number of blocks of a head's queries × keys that are not fully masked."""
   blocks = length // size
   query, key = np.indices((blocks, blocks))
   seen = key <= query
   if window is not None:
-    # The block's first query and last key are the nearest to one another.
+    # The block's first query and last key are the closest pair.
     seen &= query * size - (key * size + size - 1) < window
   return int(np.sum(seen))
 
 
 def _devices_of_rows() -> int:
-  """How many devices share a batch's rows."""
+  """Number of devices over which a batch's rows are split."""
   entry = dict(nn.get_logical_axis_rules()).get("activation_batch")
   mesh = jax.sharding.get_abstract_mesh()
   return 1 if mesh.empty else _parts(entry, mesh)
 
 
 def _platform() -> str:
-  """What the active mesh's devices are, which may be compiled for only."""
+  """Platform of the active mesh, which may be a compile-only topology."""
   device = jax.sharding.get_abstract_mesh().abstract_device
   return jax.default_backend() if device is None else device.platform
 

@@ -1,8 +1,8 @@
-"""Which parameters a stage trains, and which it leaves as they are.
+"""Which parameters a stage trains, and which are frozen.
 
-Patterns are looked for in the slash-joined paths that `model-info.txt` shows,
-as in `layers/mlp/wi_0/kernel`. Frozen parameters have no gradient and no
-optimizer state: a step differentiates the trained part of the tree alone.
+Patterns are matched against the slash-joined paths in `model-info.txt`, such as
+`layers/mlp/wi_0/kernel`. Frozen parameters have no gradient and no optimizer
+state: a step differentiates the trained part of the tree alone.
 """
 
 import dataclasses
@@ -21,22 +21,22 @@ from calrec_jax.models.decoder_config import DTYPES
 
 
 class TuningError(ValueError):
-  """A choice of parameters that no model has."""
+  """A selection that matches none of the model's parameters."""
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tuning:
-  r"""The choice of trained parameters; by default all of them.
+  r"""Selects the trained parameters; by default all of them.
 
   Attributes:
-    trainable: regular expressions; a parameter is trained if one of them is
-      found in its path. `("lora_[ab]$",)` trains LoRA alone,
+    trainable: Regular expressions; a parameter is trained if one of them
+      matches in its path. `("lora_[ab]$",)` trains LoRA alone,
       `("layers/", "decoder_norm")` all but the embedding.
-    frozen_dtype: "bfloat16" stores the frozen matrices in two bytes instead of
-      four, which changes nothing where DecoderConfig.dtype is the same; None
-      leaves them as the model has them. Norm scales stay as they are: they
-      are few, and multiply in float32.
+    frozen_dtype: Dtype in which the frozen matrices are stored, or None for the
+      model's. "bfloat16" halves their memory, and changes no result where
+      DecoderConfig.dtype is the same. Norm scales are not converted: they are
+      few, and multiply in float32.
   """
 
   trainable: Sequence[str] = (".*",)
@@ -63,30 +63,30 @@ class Tuning:
       )
 
   def trains(self, path: str) -> bool:
-    """Whether the parameter of this slash-joined path is trained."""
+    """Whether the parameter at this slash-joined path is trained."""
     return any(re.search(pattern, path) for pattern in self.trainable)
 
   def split(self, params: Any) -> tuple[Any, Any]:
-    """The trained part of a tree of parameters, and the frozen one.
+    """Splits a tree of parameters into the trained and the frozen part.
 
-    What belongs to the other part is absent, so that with everything trained
-    the first part is the tree itself and the second one is empty.
+    Each part omits the leaves of the other, so that with everything trained the
+    first is the tree itself and the second is empty.
 
     Raises:
-      TuningError: for a pattern that finds nothing, with the nearest paths,
-        and where nothing is trained.
+      TuningError: If a pattern matches nothing, with the nearest paths, or if
+        nothing is trained.
     """
     leaves = traverse_util.flatten_dict(params, sep="/")
     for pattern in self.trainable:
       if not any(re.search(pattern, path) for path in leaves):
         raise TuningError(
-          f"Tuning.trainable: {pattern!r} is found in no parameter's path. "
+          f"Tuning.trainable: {pattern!r} matches no parameter's path. "
           f"The nearest are {', '.join(_nearest(pattern, leaves))}."
         )
     trained = {path: leaf for path, leaf in leaves.items() if self.trains(path)}
     if not trained:
       raise TuningError(
-        "Tuning.trainable names no parameter, so the stage would train "
+        "Tuning.trainable matches no parameter, so the stage would train "
         'nothing. Train everything with (".*",).'
       )
     frozen = {
@@ -98,7 +98,7 @@ class Tuning:
     )
 
   def store(self, params: Any) -> Any:
-    """The parameters, frozen matrices in the dtype they are stored in."""
+    """The parameters, with frozen matrices converted to `frozen_dtype`."""
     if self.frozen_dtype is None:
       return params
     dtype = np.dtype(self.frozen_dtype)
@@ -116,12 +116,12 @@ class Tuning:
     return frozenset(traverse_util.flatten_dict(frozen, sep="/"))
 
   def summary(self, params: Any, opt_state: Any, shardings: Any) -> str:
-    """Counts of parameters, and what the optimizer's state takes.
+    """Summarises the number of parameters and the optimizer's memory.
 
     Args:
-      params: unboxed shapes of the parameters.
-      opt_state: unboxed shapes of the optimizer's state.
-      shardings: of `opt_state`.
+      params: Unboxed shapes of the parameters.
+      opt_state: Unboxed shapes of the optimizer's state.
+      shardings: Shardings of `opt_state`.
     """
     trained, frozen = (
       sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(part))
@@ -144,20 +144,20 @@ EVERYTHING = Tuning()
 
 
 def join(trained: Any, frozen: Any) -> Any:
-  """The whole tree of the two parts that `Tuning.split` gives."""
+  """Merges the two parts that `Tuning.split` returns."""
   return traverse_util.unflatten_dict(
     traverse_util.flatten_dict(trained) | traverse_util.flatten_dict(frozen)
   )
 
 
 def _nearest(pattern: str, paths: Iterable[str], count: int = 3) -> list[str]:
-  """Paths that are, or of which a part is, most like the pattern."""
+  """Paths most similar to the pattern, as a whole or in one part."""
   plain = re.sub(r"[^\w/]", "", pattern).lower()
 
-  def likeness(path: str) -> float:
+  def similarity(path: str) -> float:
     return max(
       difflib.SequenceMatcher(None, plain, text).ratio()
       for text in (path, *path.split("/"))
     )
 
-  return sorted(paths, key=likeness, reverse=True)[:count]
+  return sorted(paths, key=similarity, reverse=True)[:count]

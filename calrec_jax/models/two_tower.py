@@ -1,10 +1,10 @@
 """The two towers: pooled vectors of users and items from one decoder.
 
-Both towers are the decoder itself with mean pooling over its last layer,
-after the final norm; there is no head (CALRec, section on the objective).
-`DecoderConfig.user_tokens` may narrow the user's mean to the prompt's end,
-where the decoder predicts the next item from.
-Pooling is by mask and in float32, so padding never enters.
+Both towers are the decoder itself with mean pooling over its last layer, after
+the final norm; there is no projection head (CALRec, section on the objective).
+`DecoderConfig.user_tokens` restricts the user's mean to the end of the prompt,
+from where the decoder predicts the next item.
+Pooling is masked and in float32, so padding never enters.
 """
 
 from typing import NamedTuple
@@ -18,14 +18,15 @@ from calrec_jax.data.feed.batch import Batch
 
 
 class TowerEmbeddings(NamedTuple):
-  """Vectors of every slot, not normalised; zero where a slot is empty.
+  """Unnormalised vectors of every slot; zero where a slot is empty.
 
   Attributes:
-    joint: float32[R, S, D], v_{T|U}: mean over the target's own tokens at the
-      end of the user's history.
-    user: float32[R, S, D], v_U: mean over what is before the target, all of
-      it or its last `user_tokens`.
-    item: float32[R, S, D], v_T: mean over the target's tokens alone.
+    joint: float32[R, S, D], v_{T|U}: mean over the target's tokens after the
+      user's history.
+    user: float32[R, S, D], v_U: mean over the tokens before the target, all of
+      them or the last `user_tokens`.
+    item: float32[R, S, D], v_T: mean over the target's tokens in a segment of
+      their own.
   """
 
   joint: jax.Array
@@ -42,9 +43,9 @@ def pool(
   """Pools a packed batch.
 
   Args:
-    hidden: last layer of the batch's tokens.
-    batch: says which token belongs to which slot.
-    user_tokens: of `DecoderConfig`.
+    hidden: Last layer of the batch's tokens.
+    batch: Packed batch, which assigns tokens to slots.
+    user_tokens: See `DecoderConfig`.
   """
   slots = batch.slot_items.shape[1]
   joint = _of_slot(batch.joint_slots, slots)
@@ -63,24 +64,24 @@ def history_mask(
   segment_ids: Int[Array, "R L"],
   user_tokens: int | None = None,
 ) -> Bool[Array, "R S L"]:
-  """Tokens of a slot's joint segment that stand before its target.
+  """Mask of the tokens before the target in a slot's joint segment.
 
-  A mask rather than a difference of cumulative sums: the product costs the
-  same as the other two poolings and nothing cancels.
+  A mask rather than a difference of cumulative sums: the product costs the same
+  as the other two poolings, and there is no cancellation.
 
   Args:
-    joint: the target's tokens of each slot.
-    segment_ids: of the rows.
-    user_tokens: most tokens of a slot, those nearest to the target; None takes
-      all.
+    joint: Mask of the target's tokens of each slot.
+    segment_ids: Segment of each token.
+    user_tokens: Maximum number of tokens, the last before the target; None
+      takes all.
   """
   filled = jnp.any(joint, axis=-1)
-  start = jnp.argmax(joint, axis=-1)  # [R, S], the first of them.
+  start = jnp.argmax(joint, axis=-1)  # [R, S], first token of the target.
   segment = jnp.take_along_axis(segment_ids, start, axis=1)
-  place = jnp.arange(joint.shape[-1])[None, None]
-  before = place < start[..., None]
+  position = jnp.arange(joint.shape[-1])[None, None]
+  before = position < start[..., None]
   if user_tokens is not None:
-    before &= place >= start[..., None] - user_tokens
+    before &= position >= start[..., None] - user_tokens
   same = segment_ids[:, None] == segment[..., None]
   return before & same & filled[..., None]
 
@@ -91,18 +92,18 @@ def embed_users(
   tokens: Int[Array, "B P"],
   lengths: Int[Array, " B"],
 ) -> Float[Array, "B D"]:
-  """v_U of prompts: the mean over all of their tokens, or over the last ones.
+  """v_U of prompts: the mean over all of their tokens or the last ones.
 
   Args:
-    decoder: a `Decoder`; its configuration says over how many.
-    params: its parameters.
-    tokens: prompts, filled up on the right.
-    lengths: tokens of each prompt.
+    decoder: `Decoder`, whose configuration has `user_tokens`.
+    params: Parameters of the decoder.
+    tokens: Right-padded prompts.
+    lengths: Tokens of each prompt.
   """
-  place = jnp.arange(tokens.shape[1])[None]
-  inside = pooled = place < lengths[:, None]
+  position = jnp.arange(tokens.shape[1])[None]
+  inside = pooled = position < lengths[:, None]
   if decoder.config.user_tokens is not None:
-    pooled &= place >= lengths[:, None] - decoder.config.user_tokens
+    pooled &= position >= lengths[:, None] - decoder.config.user_tokens
   return _embed(decoder, params, tokens, inside, pooled)
 
 
@@ -114,24 +115,24 @@ def embed_items(
   *,
   begins: bool,
 ) -> Float[Array, "B D"]:
-  """v_T of items: the mean over their text.
+  """v_T of items: the mean over the tokens of their text.
 
   Args:
-    decoder: a `Decoder`.
-    params: its parameters.
-    tokens: item segments, filled up on the right.
-    lengths: tokens of each segment.
-    begins: whether segments start with a begin token, which is not pooled.
+    decoder: `Decoder`.
+    params: Parameters of the decoder.
+    tokens: Right-padded segments of items.
+    lengths: Tokens of each segment.
+    begins: Whether segments start with a begin token, which is not pooled.
   """
-  place = jnp.arange(tokens.shape[1])[None]
-  inside = place < lengths[:, None]
-  return _embed(decoder, params, tokens, inside, inside & (place >= begins))
+  position = jnp.arange(tokens.shape[1])[None]
+  inside = position < lengths[:, None]
+  return _embed(decoder, params, tokens, inside, inside & (position >= begins))
 
 
 def normalise(vectors: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
   """Unit vectors; a zero vector stays zero and has a finite gradient."""
   square = jnp.sum(vectors * vectors, axis=-1, keepdims=True)
-  # Under the root: the gradient of a norm at zero is not a number.
+  # Clamped inside the root: the gradient of a norm at zero is NaN.
   return vectors * jax.lax.rsqrt(square + 1e-12)
 
 
@@ -150,7 +151,7 @@ def _embed(
 
 
 def _of_slot(slots: Array, count: int) -> Array:
-  """bool[R, S, L]: whether a token belongs to a slot."""
+  """Whether a token belongs to a slot, bool[R, S, L]."""
   return slots[:, None] == jnp.arange(count)[None, :, None]
 
 

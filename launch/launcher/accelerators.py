@@ -1,4 +1,4 @@
-"""TPU types: what gcloud, GKE and `calrec compile` call them.
+"""TPU types, as named by gcloud, GKE and `calrec compile`.
 
 Sources: https://cloud.google.com/tpu/docs/v5e, .../v5p, .../v6e, .../v4 (names
 and chips), https://cloud.google.com/tpu/docs/runtimes (runtime versions),
@@ -18,13 +18,13 @@ class Generation:
   """A generation of TPUs.
 
   Attributes:
-    topology: what `calrec compile --topology=` calls it.
-    prefix: of gcloud's accelerator types, such as `v5litepod-16`.
-    runtime: the software of its TPU VMs.
-    units: what the number in an accelerator type counts for each chip.
-    dimensions: of its topologies.
-    gke: value of the node selector `cloud.google.com/gke-tpu-accelerator`.
-    host_chips: most chips of a slice that has one host alone.
+    topology: Name for `calrec compile --topology=`.
+    prefix: Prefix of gcloud's accelerator types, such as `v5litepod-16`.
+    runtime: Software version of its TPU VMs.
+    units: Units per chip in the number of an accelerator type.
+    dimensions: Number of dimensions of its topologies.
+    gke: Value of the node selector `cloud.google.com/gke-tpu-accelerator`.
+    host_chips: Maximum number of chips of a single-host slice.
   """
 
   topology: str
@@ -50,18 +50,18 @@ GENERATIONS = (
   Generation("v5p", "v5p", "v2-alpha-tpuv5", 2, 3, "tpu-v5p-slice", 4),
   Generation("v6e", "v6e", "v2-alpha-tpuv6e", 1, 2, "tpu-v6e-slice", 8),
 )
-_CHIPS_OF_A_HOST = 4  # In a slice of several hosts, of every generation.
+_CHIPS_OF_A_HOST = 4  # In a multi-host slice of any generation.
 
 
 @dataclasses.dataclass(frozen=True)
 class GkeSlice:
-  """A slice as GKE asks for it.
+  """A slice in GKE's terms.
 
   Attributes:
-    accelerator: value of its node selector.
-    topology: such as `4x4`.
-    hosts: pods of the slice, one a host.
-    chips: of each host.
+    accelerator: Value of its node selector.
+    topology: Topology, such as `4x4`.
+    hosts: Number of hosts, each with one pod.
+    chips: Number of chips per host.
   """
 
   accelerator: str
@@ -74,17 +74,17 @@ def generation(accelerator: str) -> Generation:
   """The generation of gcloud's accelerator type.
 
   Args:
-    accelerator: such as `v5litepod-16`, `v6e-8`, `v5p-32`, `v4-32`.
+    accelerator: Type such as `v5litepod-16`, `v6e-8`, `v5p-32` or `v4-32`.
 
   Raises:
-    LaunchError: if it is none.
+    LaunchError: If it is not known.
   """
   match = re.fullmatch(r"(\w+)-([1-9]\d*)", accelerator)
   known = {each.prefix: each for each in GENERATIONS}
   if match and match[1] in known and not int(match[2]) % known[match[1]].units:
     return known[match[1]]
   raise LaunchError(
-    f"--accelerator={accelerator} is no TPU type known here, such as "
+    f"--accelerator={accelerator} is not a known TPU type such as "
     f"v5litepod-16, v6e-16, v5p-32 or v4-32.{_nearest(accelerator, known)} A "
     "zone's types: `gcloud compute tpus accelerator-types list --zone=ZONE`.",
     2,
@@ -92,19 +92,19 @@ def generation(accelerator: str) -> Generation:
 
 
 def gke_slice(text: str) -> GkeSlice:
-  """The slice of a topology as `calrec compile` takes it.
+  """The slice of a topology in `calrec compile`'s terms.
 
   Args:
-    text: such as `v5e:4x4` or `v5p:2x2x2`.
+    text: Topology such as `v5e:4x4` or `v5p:2x2x2`.
 
   Raises:
-    LaunchError: if it is none.
+    LaunchError: If it is not known.
   """
   name, _, topology = text.partition(":")
   known = {each.topology: each for each in GENERATIONS}
   if name not in known:
     raise LaunchError(
-      f"--topology={text} must begin with one of {', '.join(known)}, such as "
+      f"--topology={text} must start with one of {', '.join(known)}, such as "
       f"v5e:4x4.{_nearest(name, known)}",
       2,
     )
@@ -133,7 +133,7 @@ def gke_slice(text: str) -> GkeSlice:
 
 
 def _nearest(name: str, known: dict[str, Generation]) -> str:
-  """Of the other vocabulary too: gcloud's v5litepod is v5e elsewhere."""
+  """Suggests a name, also for gcloud's v5litepod, which is v5e elsewhere."""
   name = name.partition("-")[0]
   other = {each.topology: each.prefix for each in GENERATIONS}
   other |= {each.prefix: each.topology for each in GENERATIONS}

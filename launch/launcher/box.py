@@ -1,4 +1,4 @@
-"""A machine that is simply there: this one, or one that ssh reaches."""
+"""An existing machine: this one, or one reached by ssh."""
 
 import shlex
 
@@ -10,12 +10,12 @@ _ALIVE = ("-oServerAliveInterval=30", "-oServerAliveCountMax=4")
 
 
 class ThisMachine:
-  """The machine that the launcher runs on; its checkout is used in place."""
+  """The machine of the launcher; its checkout is used in place."""
 
   accelerator = "cuda"
 
   def ssh(self, command: str, *, first: bool = False) -> list[str]:
-    """See `hosts.Reach`; no shell takes the command apart here."""
+    """See `hosts.Reach`; no shell parses the command here."""
     del first
     return shlex.split(command)
 
@@ -23,9 +23,9 @@ class ThisMachine:
     """See `hosts.Reach`."""
     del path
 
-  def bring(self, name: str, path: str) -> list[str]:
+  def receive(self, name: str, path: str) -> list[str]:
     """See `hosts.Reach`."""
-    raise LaunchError("--fetch brings results from --host; here they are.", 2)
+    raise LaunchError("--fetch needs --host; results are already here.", 2)
 
   def folder(self) -> str:
     """See `hosts.Reach`."""
@@ -33,18 +33,18 @@ class ThisMachine:
 
 
 class Box:
-  """A machine behind ssh."""
+  """A machine reached by ssh."""
 
   accelerator = "cuda"
 
   def __init__(self, host: str):
-    """Takes what ssh calls it, such as `me@box`.
+    """Takes the host in ssh's syntax, such as `me@box`.
 
     Raises:
-      LaunchError: if ssh would take it for an option.
+      LaunchError: If ssh would parse it as an option.
     """
     if host.startswith("-"):
-      raise LaunchError(f"--host={host} is no host; say --host=me@box.", 2)
+      raise LaunchError(f"--host={host} is not a host; use --host=me@box.", 2)
     self._host = host
 
   def ssh(self, command: str, *, first: bool = False) -> list[str]:
@@ -56,7 +56,7 @@ class Box:
     """See `hosts.Reach`."""
     return ["scp", path, f"{self._host}:"]
 
-  def bring(self, name: str, path: str) -> list[str]:
+  def receive(self, name: str, path: str) -> list[str]:
     """See `hosts.Reach`."""
     return ["scp", f"{self._host}:{name}", path]
 

@@ -1,4 +1,4 @@
-"""`launch/gke.sh`: a run on TPU slices of a GKE cluster, by a JobSet."""
+"""`launch/gke.sh`: a run on TPU slices of a GKE cluster, as a JobSet."""
 
 import argparse
 import json
@@ -16,9 +16,9 @@ from .shell import LaunchError, Shell
 _KIND = "jobset"
 _DESCRIBED = """\
 Runs calrec on TPU slices of a GKE cluster: writes a JobSet, creates it, and
-shows its state until it ends. Pods that are preempted, or told to leave,
-restart the whole set, and the run goes on from MODEL_DIR in the bucket. The
-cluster, its TPU node pools and the JobSet API must be there: docs/launch.md."""
+shows its state until it ends. Preempted or terminated pods restart the whole
+set, and the run resumes from MODEL_DIR in the bucket. The cluster, its TPU node
+pools and the JobSet API must exist: docs/launch.md."""
 _EXAMPLE = """\
 Both stages and the evaluation on two slices of 16 chips:
 
@@ -29,8 +29,8 @@ Both stages and the evaluation on two slices of 16 chips:
     --gin_file=mesh/tpu_multislice.gin --gin.SLICES=2 \\
     --gin.MODEL_DIR="'/mnt/my-bucket/mine'"
 
-The same with --dry_run before `--` shows the JobSet and every command. Ctrl-C
-leaves the run going; the same command finds it again, and this ends it:
+The same with --dry_run before `--` shows the JobSet and every command. The run
+survives Ctrl-C; the same command reattaches to it, and this ends it:
 
   launch/gke.sh --name=mine --stop
 
@@ -41,13 +41,13 @@ def main(argv: Sequence[str]) -> int:
   """Runs the script.
 
   Args:
-    argv: the command line without the program's name.
+    argv: Command line without the program's name.
 
   Returns:
     The exit status.
 
   Raises:
-    LaunchError: if the run fails, or cannot be started.
+    LaunchError: If the run fails or cannot start.
   """
   options, command = flags.parse(_parser(), argv)
   run = _GkeRun(options, command)
@@ -60,42 +60,50 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
   parser = flags.parser("gke", _DESCRIBED, _EXAMPLE)
   parser.add_argument(
-    "--topology", metavar="TYPE:AxB", help="as for `calrec compile`, v5e:4x4"
+    "--topology", metavar="TYPE:AxB", help="TPU slice, such as v5e:4x4"
   )
   parser.add_argument(
-    "--slices", metavar="N", type=int, default=1, help="default: %(default)s"
+    "--slices",
+    metavar="N",
+    type=int,
+    default=1,
+    help="number of TPU slices (default: %(default)s)",
   )
   parser.add_argument(
-    "--image", metavar="NAME:TAG", help="of launch/Dockerfile, for TPU"
+    "--image", metavar="NAME:TAG", help="image of launch/Dockerfile for TPUs"
   )
-  parser.add_argument("--spot", action="store_true", help="on spot nodes")
+  parser.add_argument("--spot", action="store_true", help="use spot nodes")
   parser.add_argument(
-    "--bucket", metavar="NAME", help="mounted in every pod at /mnt/NAME"
+    "--bucket", metavar="NAME", help="bucket to mount in every pod at /mnt/NAME"
   )
   parser.add_argument(
     "--service_account",
     metavar="NAME",
-    help="of Kubernetes, that may reach the bucket (default: the namespace's)",
+    help="Kubernetes account with access to the bucket (default: the "
+    "namespace's)",
   )
   parser.add_argument(
-    "--namespace", metavar="NAME", default="default", help="default: default"
+    "--namespace",
+    metavar="NAME",
+    default="default",
+    help="Kubernetes namespace (default: %(default)s)",
   )
   parser.add_argument(
-    "--context", metavar="NAME", help="of kubectl (default: the current one)"
+    "--context", metavar="NAME", help="kubectl context (default: the current)"
   )
   parser.add_argument(
     "--max_retries",
     metavar="N",
     type=int,
     default=10,
-    help="restarts for failures that are no preemption; peers of a host that "
-    "vanished count here (default: %(default)s)",
+    help="maximum number of restarts after failures other than preemption; "
+    "peers of a lost host count here (default: %(default)s)",
   )
   return parser
 
 
 class _GkeRun:
-  """A JobSet of that name: made here, or not there."""
+  """A JobSet of this name, which this launcher created or will create."""
 
   def __init__(self, options: argparse.Namespace, command: Command):
     self._options, self._command = options, command
@@ -109,26 +117,26 @@ class _GkeRun:
     for name in ("topology", "image"):
       if not getattr(o, name):
         raise LaunchError(f"--{name} is missing. {flags.REMEDIES[name]}", 2)
-    asked = gke_slice(o.topology)
+    tpu = gke_slice(o.topology)
     if o.slices < 1:
       raise LaunchError(f"--slices={o.slices}: use 1 or more.", 2)
     found = self._find()
     if found is not None:
       if not self._is_own(found):
         raise LaunchError(
-          f"There is a JobSet {o.name} that was not made here. Choose another "
+          f"JobSet {o.name} exists and was not created here. Choose another "
           "--name."
         )
       if not _ended(found):
-        self._shell.say(f"JobSet {o.name} is there; looking after it.")
+        self._shell.say(f"JobSet {o.name} exists; reattaching.")
         return self._follow()
       self._shell.check(self._kubectl("delete", "jobset", o.name), _DENIED)
-    token = "TOKEN" if o.dry_run else self._marks.draw(_KIND, self._key)
+    token = "TOKEN" if o.dry_run else self._marks.new_token(_KIND, self._key)
     manifest = json.dumps(
       jobset(
         o.name,
         token,
-        asked,
+        tpu,
         self._command,
         image=o.image,
         slices=o.slices,
@@ -156,8 +164,8 @@ class _GkeRun:
       self._shell.check(self._kubectl("delete", "jobset", name), _DENIED)
     else:
       raise LaunchError(
-        f"The JobSet {name} was not made by this checkout's launcher and is "
-        "left alone. To delete it yourself: "
+        f"JobSet {name} was not created by this checkout's launcher and is not "
+        "deleted. To delete it yourself: "
         f"{' '.join(self._kubectl('delete', 'jobset', name))}"
       )
     self._marks.forget(_KIND, self._key)
@@ -189,12 +197,12 @@ class _GkeRun:
   def _find(
     self, assumed: Mapping[str, Any] | None = None
   ) -> Mapping[str, Any] | None:
-    """The JobSet as the cluster has it; None if there is none.
+    """The JobSet in the cluster, or None.
 
     Raises:
-      LaunchError: if the cluster does not answer.
+      LaunchError: If the cluster does not respond.
     """
-    answer = self._shell.ask(
+    answer = self._shell.query(
       self._kubectl("get", "jobset", self._options.name, "--output=json"),
       assumed=json.dumps(assumed),
     )
@@ -228,8 +236,8 @@ _COMPLETED = {
   "status": {"conditions": [{"type": "Completed", "status": "True"}]}
 }
 _DENIED = (
-  "Is kubectl at the right cluster (`gcloud container clusters get-credentials "
-  "CLUSTER --location=ZONE`), and JobSet installed there "
+  "Does kubectl use the right cluster (`gcloud container clusters "
+  "get-credentials CLUSTER --location=ZONE`), and is JobSet installed there "
   "(https://jobset.sigs.k8s.io/docs/installation/)?"
 )
 

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from . import flags, script
 from .box import Box, ThisMachine
 from .hosts import Hosts
-from .runs import End, Outcome, Wishes, again, follow
+from .runs import End, Outcome, RunSettings, follow
 from .shell import LaunchError, Shell
 
 _DESCRIBED = """\
-Runs calrec on a machine with NVIDIA GPUs: this one, or one that ssh reaches.
-The environment of the checkout, with JAX for CUDA, is made there; with --docker
-it is the image of launch/Dockerfile instead. A run that was told to leave saves
-its state and is started again."""
+Runs calrec on a machine with NVIDIA GPUs: this one, or one reached by ssh. The
+environment of the checkout, with JAX for CUDA, is created there; with --docker
+the image of launch/Dockerfile is built instead. A preempted run saves its state
+and is restarted."""
 _EXAMPLE = """\
 On this machine, and on another one, in a container, with a folder of logs:
 
@@ -23,8 +23,8 @@ On this machine, and on another one, in a container, with a folder of logs:
     --fetch=runs/quickstart -- --gin_file=recipes/quickstart.gin \\
     --gin_file=mesh/gpu.gin
 
-The same with --dry_run before `--` shows every command. Ctrl-C leaves the run
-going; the same command finds it again, and this tells it to save and leave:
+The same with --dry_run before `--` shows every command. The run survives
+Ctrl-C; the same command reattaches to it, and this makes it save and exit:
 
   launch/gpu_box.sh --name=quick --stop
 
@@ -35,28 +35,28 @@ def main(argv: Sequence[str]) -> int:
   """Runs the script.
 
   Args:
-    argv: the command line without the program's name.
+    argv: Command line without the program's name.
 
   Returns:
     The exit status.
 
   Raises:
-    LaunchError: if the run fails.
+    LaunchError: If the run fails.
   """
   parser = flags.parser("gpu_box", _DESCRIBED, _EXAMPLE)
   flags.add_hosts(parser)
   parser.add_argument(
-    "--host", metavar="USER@HOST", help="as ssh calls it (default: here)"
+    "--host", metavar="USER@HOST", help="host for ssh (default: this machine)"
   )
   parser.add_argument(
-    "--docker", action="store_true", help="in the image of launch/Dockerfile"
+    "--docker", action="store_true", help="use the image of launch/Dockerfile"
   )
   parser.add_argument(
     "--volume",
     metavar="SOURCE:TARGET",
     action="append",
     default=[],
-    help="given to `docker run`; runs/ of the checkout is there already "
+    help="volume for `docker run`; runs/ of the checkout is always mounted "
     "(repeatable)",
   )
   options, command = flags.parse(parser, argv)
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
   if options.stop:
     hosts.stop()
     return 0
-  wishes = Wishes(
+  settings = RunSettings(
     command=command,
     max_preemptions=options.max_preemptions,
     max_retries=options.max_retries,
@@ -79,9 +79,9 @@ def main(argv: Sequence[str]) -> int:
     if not hosts.running():
       hosts.install(options.lock)
     hosts.start(command, options.volume)
-    return follow(hosts, wishes, lambda: False)
+    return follow(hosts, settings, lambda: False)
 
-  outcome = again(attempt, wishes, shell, lambda _: None)
+  outcome = retry(attempt, settings, shell, lambda _: None)
   if outcome.end is not End.FINISHED:
     raise LaunchError(outcome.why, outcome.status or 1)
   hosts.fetch(options.fetch)
@@ -90,11 +90,11 @@ def main(argv: Sequence[str]) -> int:
 
 def _check(options) -> None:
   if options.volume and not options.docker:
-    raise LaunchError("--volume belongs to --docker.", 2)
+    raise LaunchError("--volume needs --docker.", 2)
   if any("," in volume for volume in options.volume):
-    raise LaunchError("--volume cannot hold a comma.", 2)
+    raise LaunchError("--volume must not contain a comma.", 2)
   if options.fetch and not options.host:
-    raise LaunchError("--fetch brings results from --host; here they are.", 2)
+    raise LaunchError("--fetch needs --host; results are already here.", 2)
 
 
 if __name__ == "__main__":

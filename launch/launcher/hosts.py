@@ -1,7 +1,7 @@
-"""What is asked of the hosts of a run: always `launch/on_host.sh`, on each.
+"""Calls of `launch/on_host.sh` on every host of a run.
 
-Commands travel as one string that a shell on the host takes apart again; it is
-put together by `shlex.join`, so every argument arrives as it was.
+A command is sent as one string, which a shell on the host parses; it is made by
+`shlex.join`, so every argument arrives unchanged.
 """
 
 import pathlib
@@ -15,31 +15,31 @@ from typing import Protocol
 from .flags import ROOT, Command
 from .shell import LaunchError, Shell
 
-CHECKOUT = "calrec_jax"  # In the home folder of a host.
+CHECKOUT = "calrec_jax"  # In a host's home folder.
 _ARCHIVE = "calrec_checkout.tgz"
 _RESULTS = "calrec_results.tgz"
 _REPORT = re.compile(r"^calrec-run (\S+): (\w+)(?: (\d+))?$", re.MULTILINE)
 
 
 class Reach(Protocol):
-  """How hosts are reached; command lines, not their running."""
+  """Command lines that reach the hosts."""
 
   accelerator: str  # Its lock of launch/locks.
 
   def ssh(self, command: str, *, first: bool = False) -> list[str]:
-    """Runs a command on every host at once, or on the first alone."""
+    """Runs a command on all hosts in parallel, or on the first only."""
     ...
 
   def send(self, path: str) -> list[str] | None:
-    """Copies a file into the home of every host; None where none is needed."""
+    """Copies a file to every host's home folder; None if not needed."""
     ...
 
-  def bring(self, name: str, path: str) -> list[str]:
-    """Copies a file from the home of the first host."""
+  def receive(self, name: str, path: str) -> list[str]:
+    """Copies a file from the first host's home folder."""
     ...
 
   def folder(self) -> str:
-    """The checkout on the hosts, as their shells see it from home."""
+    """The checkout on the hosts, relative to the home folder."""
     ...
 
 
@@ -47,13 +47,13 @@ class Hosts:
   """The hosts of one run."""
 
   def __init__(self, shell: Shell, reach: Reach, name: str, *, docker=False):
-    """Takes how they are reached and what the run is called there.
+    """Takes how hosts are reached and the run's name there.
 
     Args:
-      shell: runs commands.
-      reach: how hosts are reached.
-      name: of the run.
-      docker: whether the run is one of the image of launch/Dockerfile.
+      shell: Shell that runs commands.
+      reach: Command lines that reach the hosts.
+      name: Name of the run.
+      docker: Whether to use the image of launch/Dockerfile.
     """
     self._shell, self._reach, self._name = shell, reach, name
     self._docker = docker
@@ -61,14 +61,14 @@ class Hosts:
   def install(
     self, locks: Sequence[str] = (), bucket: str | None = None
   ) -> None:
-    """Copies the checkout and makes the environment.
+    """Copies the checkout and creates the environment.
 
     Args:
-      locks: of launch/locks, beside that of the accelerator.
-      bucket: to mount.
+      locks: Files of launch/locks in addition to the accelerator's.
+      bucket: Bucket to mount.
 
     Raises:
-      LaunchError: if that fails.
+      LaunchError: If that fails.
     """
     with tempfile.TemporaryDirectory() as folder:
       path = str(pathlib.Path(folder) / _ARCHIVE)
@@ -81,26 +81,26 @@ class Hosts:
     names = ",".join([self._reach.accelerator, *locks])
     setup = [action, names, *([bucket] if bucket else [])]
     self._shell.check(
-      self._ssh(setup), "What the hosts printed above says why."
+      self._ssh(setup), "The hosts' output above has the reason."
     )
 
   def start(self, command: Command, volumes: Sequence[str] = ()) -> None:
-    """Starts the run; it lives on when this process ends.
+    """Starts the run, which survives this process.
 
     Raises:
-      LaunchError: if that fails, as when another run has its name.
+      LaunchError: If that fails, for example if the name is in use.
     """
     work = ["work_docker", ",".join(volumes)] if self._docker else ["work"]
     self._shell.check(
       self._ssh(["start", self._name, *work, *command.words()]),
-      "What the hosts printed above says why.",
+      "The hosts' output above has the reason.",
     )
 
   def follow(self, which: str = "all") -> None:
     """Shows the log until the run ends or the connection breaks.
 
     Args:
-      which: of the log so far, `all` or nothing (`new`).
+      which: Part of the log so far to show: `all`, or none of it (`new`).
     """
     self._shell.run(self._ssh(["follow", self._name, which]))
 
@@ -108,9 +108,9 @@ class Hosts:
     """Each host's state, `running`, `ended`, `lost` or `absent`, and status.
 
     Returns:
-      None if not all hosts could be reached.
+      The reports, or None if a host could not be reached.
     """
-    answer = self._shell.ask(
+    answer = self._shell.query(
       self._ssh(["status", self._name]), assumed="calrec-run HOST: ended 0\n"
     )
     found = _REPORT.findall(answer.stdout)
@@ -119,18 +119,18 @@ class Hosts:
     return [(state, int(status or 0)) for _, state, status in found]
 
   def running(self) -> bool:
-    """Whether it is going on, so that nothing may be installed under it."""
+    """Whether it is running, so that nothing must be installed."""
     return any(state == "running" for state, _ in self.reports() or ())
 
   def stop(self) -> None:
-    """Tells the run to save and leave, and waits for it."""
+    """Makes the run save and exit, and waits for it."""
     self._shell.check(self._ssh(["stop", self._name]), _UNREACHED)
 
   def fetch(self, paths: Sequence[str]) -> None:
-    """Brings results from the first host into the checkout here.
+    """Copies results from the first host into this checkout.
 
     Raises:
-      LaunchError: if that fails.
+      LaunchError: If that fails.
     """
     if not paths:
       return
@@ -138,7 +138,7 @@ class Hosts:
     self._shell.check(self._ssh(pack, first=True), "Are the paths right?")
     with tempfile.TemporaryDirectory() as folder:
       path = str(pathlib.Path(folder) / _RESULTS)
-      self._shell.check(self._reach.bring(_RESULTS, path), _UNREACHED)
+      self._shell.check(self._reach.receive(_RESULTS, path), _UNREACHED)
       self._shell.check(
         [
           "tar",
@@ -158,10 +158,10 @@ class Hosts:
 
 
 def checkout_archive(path: str) -> list[str]:
-  """The command that packs the checkout without what git ignores.
+  """The command that packs the checkout without git-ignored files.
 
   Raises:
-    LaunchError: if the checkout's files cannot be listed.
+    LaunchError: If the checkout's files cannot be listed.
   """
   listed = subprocess.run(
     ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -171,7 +171,7 @@ def checkout_archive(path: str) -> list[str]:
   )
   if listed.returncode:
     raise LaunchError(
-      f"git does not list the files of {ROOT}: "
+      f"git cannot list the files of {ROOT}: "
       f"{listed.stderr.decode().strip()} Launch from a clone of the repository."
     )
   names = pathlib.Path(path).with_suffix(".files")
@@ -194,6 +194,6 @@ def _unpack() -> str:
 
 
 _UNREACHED = (
-  "Are the hosts reached? Several at once need your key in an agent: "
+  "Are the hosts reachable? Parallel connections need your key in an agent: "
   "`ssh-add ~/.ssh/google_compute_engine`."
 )

@@ -1,12 +1,12 @@
 """The JobSet of a run on TPU slices of a GKE cluster, as JSON.
 
-JSON, which kubectl reads as it reads YAML, since there every text is quoted in
-one way only. Sources, of which docs/launch.md has the addresses: JobSet's
-reference and its page on failure policies; Kubernetes' page on pod failure
-policies (exit statuses); GKE's pages on Multislice (selectors, limits, ports)
-and on the Cloud Storage FUSE driver (the bucket).
+JSON rather than YAML, since its quoting is unambiguous; kubectl reads both.
+Sources, with addresses in docs/launch.md: JobSet's reference and its page on
+failure policies; Kubernetes' page on pod failure policies (exit statuses);
+GKE's pages on Multislice (selectors, limits, ports) and on the Cloud Storage
+FUSE driver (the bucket).
 
-GKE tells each pod of a JobSet what JAX needs to find its peers
+GKE sets the environment variables by which JAX finds the peers of a pod
 (TPU_WORKER_HOSTNAMES, TPU_WORKER_ID, MEGASCALE_*).
 """
 
@@ -20,13 +20,13 @@ from .preemption import preempted_status
 
 _CONTAINER = "calrec"
 _WEEK_SECONDS = 7 * 24 * 3600
-_GRACE_SECONDS = 120  # To save in, after SIGTERM; GKE's spot nodes give less.
+_GRACE_SECONDS = 120  # For saving after SIGTERM; GKE's spot nodes grant less.
 
 
 def jobset(
   name: str,
   token: str,
-  asked: GkeSlice,
+  tpu: GkeSlice,
   command: Command,
   *,
   image: str,
@@ -38,22 +38,22 @@ def jobset(
 ) -> dict[str, Any]:
   """The manifest.
 
-  A pod that was preempted, or told to leave and saved, restarts the whole set
-  as often as it happens; other failures at most `max_retries` times.
+  A preempted or terminated pod restarts the whole set, any number of times;
+  other failures at most `max_retries` times.
 
   Args:
-    name: of the JobSet.
-    token: the mark by which it is known later.
-    asked: the slice.
-    command: what every pod runs.
-    image: of launch/Dockerfile, for TPU.
-    slices: how many.
-    spot: whether on spot nodes.
-    bucket: mounted at /mnt/BUCKET.
-    service_account: of Kubernetes; may reach the bucket.
-    max_retries: restarts for failures.
+    name: Name of the JobSet.
+    token: Label that identifies it later.
+    tpu: TPU slice.
+    command: Command of every pod.
+    image: Image of launch/Dockerfile for TPUs.
+    slices: Number of slices.
+    spot: Whether to use spot nodes.
+    bucket: Bucket to mount at /mnt/BUCKET.
+    service_account: Kubernetes account with access to the bucket.
+    max_retries: Maximum number of restarts after failures.
   """
-  pod = _pod(asked, command, image=image, spot=spot)
+  pod = _pod(tpu, command, image=image, spot=spot)
   metadata: dict[str, Any] = {}
   if service_account:
     pod["serviceAccountName"] = service_account
@@ -64,8 +64,8 @@ def jobset(
       {"name": "bucket", "mountPath": f"/mnt/{bucket}"}
     ]
   job = {
-    "parallelism": asked.hosts,
-    "completions": asked.hosts,
+    "parallelism": tpu.hosts,
+    "completions": tpu.hosts,
     "backoffLimit": 0,
     "podFailurePolicy": {"rules": _preempted_pods()},
     "template": {"metadata": metadata, "spec": pod},
@@ -76,7 +76,7 @@ def jobset(
     "metadata": {
       "name": name,
       "labels": {LABEL: token},
-      # Every slice has a node pool of its own.
+      # Every slice has its own node pool.
       "annotations": {
         "alpha.jobset.sigs.k8s.io/exclusive-topology": (
           "cloud.google.com/gke-nodepool"
@@ -104,11 +104,11 @@ def jobset(
 
 
 def _pod(
-  asked: GkeSlice, command: Command, *, image: str, spot: bool
+  tpu: GkeSlice, command: Command, *, image: str, spot: bool
 ) -> dict[str, Any]:
   selector = {
-    "cloud.google.com/gke-tpu-accelerator": asked.accelerator,
-    "cloud.google.com/gke-tpu-topology": asked.topology,
+    "cloud.google.com/gke-tpu-accelerator": tpu.accelerator,
+    "cloud.google.com/gke-tpu-topology": tpu.topology,
   }
   if spot:
     selector["cloud.google.com/gke-spot"] = "true"
@@ -122,18 +122,18 @@ def _pod(
         "name": _CONTAINER,
         "image": image,
         "command": _literal(words),
-        # The TPU's device files belong to root.
+        # The TPU's device files are owned by root.
         "securityContext": {"runAsUser": 0},
-        # The coordinators' of libtpu and of JAX.
+        # Ports of the coordinators of libtpu and JAX.
         "ports": [{"containerPort": port} for port in (8471, 8080, 8482)],
-        "resources": {"limits": {"google.com/tpu": asked.chips}},
+        "resources": {"limits": {"google.com/tpu": tpu.chips}},
       }
     ],
   }
 
 
 def _preempted_pods() -> list[dict[str, Any]]:
-  """Rules by which a job fails for the reason `PodFailurePolicy`."""
+  """Rules under which a job fails with the reason `PodFailurePolicy`."""
   return [
     {
       "action": "FailJob",
@@ -157,7 +157,7 @@ def _volume(bucket: str) -> dict[str, Any]:
       "driver": "gcsfuse.csi.storage.gke.io",
       "volumeAttributes": {
         "bucketName": bucket,
-        # As `mount_bucket` of launch/on_host.sh says, in this driver's words.
+        # The options of `mount_bucket` in launch/on_host.sh, for this driver.
         "mountOptions": "implicit-dirs,metadata-cache:ttl-secs:0,"
         "metadata-cache:negative-ttl-secs:0",
       },
@@ -166,5 +166,5 @@ def _volume(bucket: str) -> dict[str, Any]:
 
 
 def _literal(words: Sequence[str]) -> list[str]:
-  """Words in which Kubernetes replaces nothing: `$(X)` would be a variable."""
+  """Escapes words for Kubernetes, where `$(X)` would be a variable."""
   return [word.replace("$", "$$") for word in words]

@@ -1,11 +1,11 @@
-"""What a launcher made, so that it deletes that and nothing else.
+"""Records of what a launcher created, so that it deletes nothing else.
 
-When something is created, a token is drawn. It goes to the cloud as a label of
-the thing and into a file here, before the thing is asked for. Only what carries
-the token of the file is deleted. A name alone would not do: the thing may have
-been deleted and another made under the same name. A label alone would not
-either: a colleague's launcher sets labels too. Lost files are safe; what they
-told of has then to be deleted by hand, and the message says with which command.
+Before a resource is created, a random token is written to a file here; the
+cloud stores it as the resource's label. Only a resource whose label has the
+token of the file is deleted. A name would not suffice, as the resource may have
+been deleted and another created under the same name, nor would a label, as a
+colleague's launcher sets labels too. If files are lost, their resources must be
+deleted by hand, and the message has the command.
 """
 
 import dataclasses
@@ -20,47 +20,47 @@ LABEL = "calrec-launch"
 
 @dataclasses.dataclass(frozen=True)
 class Marks:
-  """The files of one folder, one for each thing made.
+  """The files of one folder, one for each resource.
 
   Attributes:
-    folder: where they lie; made when first needed.
+    folder: Folder of the files; created when first needed.
   """
 
   folder: pathlib.Path
 
-  def draw(self, kind: str, name: str, **told: str) -> str:
-    """A new token for a thing that is about to be made; it is on disk then.
+  def new_token(self, kind: str, name: str, **details: str) -> str:
+    """Writes and returns a new token for a resource to be created.
 
     Args:
-      kind: of thing, such as `queued-resource`.
-      name: of the thing; what makes it unique, such as zone and name.
-      **told: more that helps a reader of the file.
+      kind: Kind of resource, such as `queued-resource`.
+      name: Unique name of the resource, such as zone and name.
+      **details: Extra information for readers of the file.
     """
     token = secrets.token_hex(8)
-    self.write(kind, name, token=token, **told)
+    self.write(kind, name, token=token, **details)
     return token
 
-  def write(self, kind: str, name: str, **told: str) -> None:
-    """Notes that a thing was made here."""
+  def write(self, kind: str, name: str, **details: str) -> None:
+    """Records that a resource was created here."""
     self.folder.mkdir(parents=True, exist_ok=True)
     path = self._path(kind, name)
     written = path.with_name(f".{path.name}.{os.getpid()}")
-    text = json.dumps({"kind": kind, "name": name, **told}, indent=2)
+    text = json.dumps({"kind": kind, "name": name, **details}, indent=2)
     written.write_text(text + "\n", "utf-8")
     written.replace(path)
 
   def read(self, kind: str, name: str) -> Mapping[str, str] | None:
-    """What was noted of a thing; None for one that was not made here."""
+    """The record of a resource; None if it was not created here."""
     path = self._path(kind, name)
     return json.loads(path.read_text("utf-8")) if path.exists() else None
 
   def owns(self, kind: str, name: str, labels: Mapping[str, str]) -> bool:
-    """Whether a thing with these labels is the one that was made here."""
+    """Whether a resource with these labels was created here."""
     noted = self.read(kind, name)
     return noted is not None and labels.get(LABEL) == noted["token"]
 
   def forget(self, kind: str, name: str) -> None:
-    """Notes that the thing is no more."""
+    """Removes the record of a deleted resource."""
     self._path(kind, name).unlink(missing_ok=True)
 
   def _path(self, kind: str, name: str) -> pathlib.Path:

@@ -7,10 +7,10 @@ _FILE = pathlib.Path(__file__).parents[1] / "preemption.sh"
 
 
 def preempted_status() -> int:
-  """What a run exits with that saved its state and wants to be started again.
+  """Exit status of a run that saved its state and can resume.
 
   Raises:
-    ValueError: if the file does not name it.
+    ValueError: If the file does not define it.
   """
   found = re.findall(
     r"^PREEMPTED_STATUS=(\d+)$", _FILE.read_text("utf-8"), flags=re.MULTILINE

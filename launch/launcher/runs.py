@@ -1,11 +1,11 @@
-"""A run on machines that may be taken away: the loop around it.
+"""The control loop of a run on machines that may be preempted.
 
     create (or use) → wait → install → start → follow → fetch → delete
 
-A preempted machine is deleted, asked for again, and given the same command,
-which goes on from its checkpoints. What existed before is used and never
-deleted. The run itself is detached from this process: it may be stopped with
-Ctrl-C and started again with the same flags, and finds the run where it is.
+A preempted machine is deleted, requested again, and given the same command,
+which resumes from its checkpoints. Machines that already existed are used and
+never deleted. The run is detached from this process, which may be stopped with
+Ctrl-C and restarted with the same flags to reattach to the run.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from .preemption import preempted_status
 from .shell import LaunchError, Shell
 from .tpu import QueuedResource, TpuVm
 
-_TRIES_TO_REACH = 5  # Looks at a machine that is there but does not answer.
+_TRIES_TO_REACH = 5  # Polls of a machine that exists but does not respond.
 
 
 class End(enum.Enum):
@@ -33,13 +33,13 @@ class End(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """How an attempt ended.
+  """The outcome of an attempt.
 
   Attributes:
-    end: in a word.
-    status: to exit with.
-    why: in a sentence.
-    ran: whether there are hosts on which calrec ran to an end of its own.
+    end: How it ended.
+    status: Exit status.
+    why: Reason, as a sentence.
+    ran: Whether calrec ended by itself on hosts that still exist.
   """
 
   end: End
@@ -49,18 +49,18 @@ class Outcome:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Wishes:
-  """What was asked for.
+class RunSettings:
+  """Settings of a run.
 
   Attributes:
-    command: what is run.
-    max_preemptions: after which it is given up.
-    max_retries: other failures after which it is started again.
-    poll_seconds: between two looks at a state.
-    locks: of launch/locks that the hosts' environment adds.
-    bucket: mounted on the hosts.
-    fetch: paths that are brought back.
-    keep: whether what was made is left there.
+    command: Command of the run.
+    max_preemptions: Maximum number of preemptions.
+    max_retries: Maximum number of restarts after other failures.
+    poll_seconds: Interval between polls of a state.
+    locks: Extra files of launch/locks for the hosts' environment.
+    bucket: Bucket to mount on the hosts.
+    fetch: Paths to copy back.
+    keep: Whether the machine is not deleted at the end.
   """
 
   command: Command
@@ -74,7 +74,7 @@ class Wishes:
 
 
 class Refused(LaunchError):
-  """A machine was asked for and not created."""
+  """A requested machine was not created."""
 
 
 class CloudRun:
@@ -85,11 +85,11 @@ class CloudRun:
     shell: Shell,
     machine: TpuVm | QueuedResource,
     marks: Marks,
-    wishes: Wishes,
+    settings: RunSettings,
   ):
-    """Takes the machine, which may exist or not, and what is wished."""
+    """Takes the machine, which may exist already, and the settings."""
     self._shell, self._machine, self._marks = shell, machine, marks
-    self._wishes = wishes
+    self._settings = settings
     self._hosts = Hosts(shell, machine, machine.name)
     self._created = False
 
@@ -100,34 +100,35 @@ class CloudRun:
       The exit status: 0, or that of the command.
 
     Raises:
-      LaunchError: if there is no way to go on.
+      LaunchError: If the run fails.
     """
-    outcome = again(self._attempt, self._wishes, self._shell, self._give_back)
+    outcome = retry(self._attempt, self._settings, self._shell, self._clean_up)
     if outcome.ran:
       self._fetch()
-    if self._wishes.keep:
-      self._shell.say(f"{self._called()} is kept, and goes on costing.")
+    if self._settings.keep:
+      self._shell.say(f"{self._called()} is not deleted, and costs money.")
     else:
-      self._give_back(outcome)
+      self._clean_up(outcome)
     if outcome.end is not End.FINISHED:
       raise LaunchError(outcome.why, outcome.status or 1)
     return 0
 
   def _fetch(self) -> None:
-    """Brings results back, those of a failed run too; or keeps the machine."""
+    """Copies results back, also of a failed run; else keeps the machine."""
     try:
-      self._hosts.fetch(self._wishes.fetch)
+      self._hosts.fetch(self._settings.fetch)
     except LaunchError as error:
       raise LaunchError(
-        f"{error} {self._called()} is kept for the sake of the results, and "
-        "goes on costing: launch again with the right --fetch, or with --stop."
+        f"{error} {self._called()} is not deleted, so that the results are not "
+        "lost, and costs money: launch again with the right --fetch, or with "
+        "--stop."
       ) from None
 
   def stop(self) -> None:
-    """Deletes what was made here.
+    """Deletes the machine if it was created here.
 
     Raises:
-      LaunchError: if it exists and was not made here.
+      LaunchError: If it exists and was not created here.
     """
     machine = self._machine
     found = machine.describe(assumed=machine.ready)
@@ -136,20 +137,20 @@ class CloudRun:
       self._shell.say(f"There is no {self._called()}.")
     elif not self._release():
       raise LaunchError(
-        f"{self._called()} was not made by this checkout's launcher and is "
-        f"left alone. To delete it yourself: {' '.join(machine.delete())}"
+        f"{self._called()} was not created by this checkout's launcher and is "
+        f"not deleted. To delete it yourself: {' '.join(machine.delete())}"
       )
 
-  def _give_back(self, outcome: Outcome) -> None:
-    """Deletes the machine unless another launch's run may be going on there.
+  def _clean_up(self, outcome: Outcome) -> None:
+    """Deletes the machine unless an earlier launch's run may use it.
 
-    That is so where the machine was there, made by an earlier launch, and could
-    not be used: perhaps it was only not reached.
+    That is so if the machine existed already and could not be used: it may only
+    have been unreachable.
     """
     if outcome.end is End.FAILED and not (outcome.ran or self._created):
       self._shell.warn(
-        f"{self._called()} was there before and is left; --stop deletes it, if "
-        "it was made here."
+        f"{self._called()} existed already and is not deleted; --stop deletes "
+        "it if it was created here."
       )
     else:
       self._release()
@@ -161,8 +162,8 @@ class CloudRun:
       shell.say(f"{self._called()} is {machine.state(found)}.")
       if not self._release():
         raise LaunchError(
-          f"{self._called()} is {machine.state(found)}, and was not made here, "
-          "so it is not deleted. Choose another --name."
+          f"{self._called()} is {machine.state(found)}, and was not created "
+          "here, so it is not deleted. Choose another --name."
         )
       found = None
     if found is None:
@@ -177,32 +178,32 @@ class CloudRun:
         return outcome
       busy = found is not None and self._hosts.running()
       if not busy:
-        self._hosts.install(self._wishes.locks, self._wishes.bucket)
-      self._hosts.start(self._wishes.command)
+        self._hosts.install(self._settings.locks, self._settings.bucket)
+      self._hosts.start(self._settings.command)
     except Refused as error:
       return Outcome(End.FAILED, error.status, str(error))
     except LaunchError as error:
       if self._gone():
         return Outcome(End.PREEMPTED, why=str(error))
       return Outcome(End.FAILED, error.status, str(error))
-    return follow(self._hosts, self._wishes, self._gone)
+    return follow(self._hosts, self._settings, self._gone)
 
   def _create(self) -> None:
     machine = self._machine
     token = "TOKEN"
     if not self._shell.dry_run:
-      token = self._marks.draw(machine.kind, machine.key)
+      token = self._marks.new_token(machine.kind, machine.key)
     self._created = True
     if self._shell.run(machine.create(token)):
       raise Refused(
-        f"gcloud did not create the {self._called()}; what it printed above "
-        "says why. For quota: https://cloud.google.com/tpu/docs/quota; for "
-        "lack of capacity: another --zone or --accelerator, or "
-        "launch/tpu_pod.sh, which waits in a queue."
+        f"gcloud did not create the {self._called()}; its output above has the "
+        "reason. Quota: https://cloud.google.com/tpu/docs/quota. Capacity: try "
+        "another --zone or --accelerator, or launch/tpu_pod.sh, which waits in "
+        "a queue."
       )
 
   def _wait(self) -> Outcome | None:
-    """Returns None when the machine is ready."""
+    """Waits until the machine is ready; then returns None."""
     machine, began, last = self._machine, time.monotonic(), ""
     while True:
       found = machine.describe(assumed=machine.ready)
@@ -219,13 +220,13 @@ class CloudRun:
         return Outcome(
           End.FAILED,
           1,
-          f"{self._called()} was not granted: {found.get('state')}. The time "
-          "of --valid_until_duration may be over; ask again, with --spot, or "
-          "elsewhere.",
+          f"{self._called()} was not granted: {found.get('state')}. "
+          "--valid_until_duration may have expired; try again, with --spot, or "
+          "in another zone.",
         )
       if state in machine.gone:
         return Outcome(End.PREEMPTED, why=f"{self._called()} is {state}.")
-      time.sleep(self._wishes.poll_seconds)
+      time.sleep(self._settings.poll_seconds)
 
   def _gone(self) -> bool:
     return self._machine.preempted(
@@ -233,7 +234,7 @@ class CloudRun:
     )
 
   def _release(self) -> bool:
-    """Deletes the machine if it was made here; whether it was."""
+    """Deletes the machine if it was created here; returns whether it was."""
     machine = self._machine
     if self._shell.dry_run:
       return self._shell.run(machine.delete()) == 0
@@ -244,7 +245,7 @@ class CloudRun:
     if not self._marks.owns(machine.kind, machine.key, machine.labels(found)):
       return False
     self._shell.check(
-      machine.delete(), f"Delete {self._called()} yourself: it goes on costing."
+      machine.delete(), f"Delete {self._called()} yourself: it costs money."
     )
     self._marks.forget(machine.kind, machine.key)
     return True
@@ -253,19 +254,19 @@ class CloudRun:
     return f"{self._machine.label} {self._machine.name}"
 
 
-def again(
+def retry(
   attempt: Callable[[], Outcome],
-  wishes: Wishes,
+  settings: RunSettings,
   shell: Shell,
-  give_back: Callable[[Outcome], object],
+  clean_up: Callable[[Outcome], object],
 ) -> Outcome:
-  """Attempts until one finishes or there were too many.
+  """Retries until an attempt finishes or the limits are reached.
 
   Args:
-    attempt: makes an `Outcome`.
-    wishes: how often.
-    shell: says what happens.
-    give_back: gives the machine back before it is asked for again.
+    attempt: Function that runs an attempt.
+    settings: Settings with the limits.
+    shell: Shell for messages.
+    clean_up: Function that releases the machine before the next attempt.
   """
   preemptions = failures = 0
   while True:
@@ -274,53 +275,58 @@ def again(
       return outcome
     if outcome.end is End.PREEMPTED:
       preemptions += 1
-      tried, most, name = preemptions, wishes.max_preemptions, "max_preemptions"
+      tried, most, name = (
+        preemptions,
+        settings.max_preemptions,
+        "max_preemptions",
+      )
     else:
       failures += 1
-      tried, most, name = failures, wishes.max_retries, "max_retries"
+      tried, most, name = failures, settings.max_retries, "max_retries"
     if tried > most:
-      given_up = f" Given up: --{name}={most}." if most else ""
+      given_up = f" Giving up: --{name}={most}." if most else ""
       return dataclasses.replace(outcome, why=outcome.why + given_up)
     shell.say(
-      f"The run {outcome.end.value}. {outcome.why} Starting again, {tried} of "
-      f"at most {most} times; it goes on from its last checkpoint."
+      f"The run {outcome.end.value}. {outcome.why} Restart {tried} of at most "
+      f"{most}; it resumes from its last checkpoint."
     )
-    give_back(outcome)
-    time.sleep(wishes.poll_seconds)
+    clean_up(outcome)
+    time.sleep(settings.poll_seconds)
 
 
-def follow(hosts: Hosts, wishes: Wishes, gone: Callable[[], bool]) -> Outcome:
-  """Shows a run that was started, until it ends.
+def follow(
+  hosts: Hosts, settings: RunSettings, gone: Callable[[], bool]
+) -> Outcome:
+  """Shows a started run until it ends.
 
   Args:
-    hosts: where it runs.
-    wishes: how long to wait between looks.
-    gone: whether the machine was taken away.
+    hosts: Hosts of the run.
+    settings: Settings with the polling interval.
+    gone: Function that tells whether the machine was preempted.
 
   Raises:
-    LaunchError: if the hosts do not answer. The run may be going on, so this is
-      no end of it.
+    LaunchError: If the hosts do not respond, although the run may continue.
   """
   which, unreached = "all", 0
   while True:
     hosts.follow(which)
-    which = "new"  # The rest was shown.
+    which = "new"  # The rest has been shown.
     reports = hosts.reports()
     if reports is None:
       if gone():
-        return Outcome(End.PREEMPTED, why="The machine was taken away.")
+        return Outcome(End.PREEMPTED, why="The machine was preempted.")
       unreached += 1
       if unreached >= _TRIES_TO_REACH:
         raise LaunchError(
-          "The hosts do not answer. The run may be going on, and costs: the "
-          "same command looks again, --stop ends it."
+          "The hosts do not respond. The run may continue, and costs money: "
+          "the same command reattaches to it, --stop ends it."
         )
     else:
       unreached = 0
       states = {state for state, _ in reports}
       if "running" not in states:
         return _ended(reports, gone)
-    time.sleep(wishes.poll_seconds)
+    time.sleep(settings.poll_seconds)
 
 
 def _ended(
@@ -330,12 +336,12 @@ def _ended(
   if len(statuses) == len(reports) and not any(statuses):
     return Outcome(End.FINISHED, ran=True)
   if preempted_status() in statuses:
-    return Outcome(End.PREEMPTED, preempted_status(), "It saved and left.")
+    return Outcome(End.PREEMPTED, preempted_status(), "It saved its state.")
   if len(statuses) < len(reports):
-    return Outcome(End.PREEMPTED, why="A host was restarted under it.")
-  # Its peers may die of the one that was taken away.
+    return Outcome(End.PREEMPTED, why="A host was restarted.")
+  # Peers may fail when a host is preempted.
   if gone():
-    return Outcome(End.PREEMPTED, why="The machine was taken away.")
+    return Outcome(End.PREEMPTED, why="The machine was preempted.")
   status = next(status for status in statuses if status)
   why = f"calrec failed with status {status}; its log is above."
   return Outcome(End.FAILED, status, why, ran=True)

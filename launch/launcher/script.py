@@ -1,4 +1,4 @@
-"""How every launch script begins and ends."""
+"""Entry point and error handling of all launch scripts."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from .shell import LaunchError
 
 
 def end(main: Callable[[Sequence[str]], int]) -> None:
-  """Runs a script; an error is one message, Ctrl-C says what goes on."""
+  """Runs a script; errors and Ctrl-C become messages."""
   try:
     sys.exit(main(sys.argv[1:]))
   except LaunchError as error:
@@ -15,8 +15,8 @@ def end(main: Callable[[Sequence[str]], int]) -> None:
     sys.exit(error.status)
   except KeyboardInterrupt:
     print(
-      "\nlaunch: left. What was started goes on, and costs: the same command "
-      "finds it again, `--name=NAME --stop` ends it.",
+      "\nlaunch: interrupted. The run continues, and costs money: the same "
+      "command reattaches to it, `--name=NAME --stop` ends it.",
       file=sys.stderr,
     )
     sys.exit(130)

@@ -1,7 +1,7 @@
-"""Running commands: each is printed first, as it could be pasted into a shell.
+"""Runs commands, each printed first in a form that can be pasted into a shell.
 
-Commands are lists of arguments from beginning to end. No string is ever given
-to a local shell, so nothing in it can be taken apart.
+Commands are lists of arguments throughout: no string is ever passed to a local
+shell.
 """
 
 import dataclasses
@@ -24,21 +24,21 @@ _INSTALL = {
 
 
 class LaunchError(Exception):
-  """What stops a launch, said once, with the remedy.
+  """An error that ends a launch, with the remedy.
 
   Attributes:
-    status: what the launcher exits with.
+    status: Exit status of the launcher.
   """
 
   def __init__(self, message: str, status: int = 1):
-    """Takes what is said, and the exit status."""
+    """Takes the message and the exit status."""
     super().__init__(message)
     self.status = status
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-  """What a command said: its exit status and both its outputs."""
+  """The exit status and both outputs of a command."""
 
   status: int
   stdout: str = ""
@@ -46,22 +46,22 @@ class Answer:
 
 
 class Shell:
-  """Prints commands and runs them; a dry run prints them alone."""
+  """Prints commands and runs them; a dry run only prints them."""
 
   def __init__(self, *, dry_run: bool = False):
-    """Takes whether nothing is to be run."""
+    """Takes whether commands are only printed."""
     self.dry_run = dry_run
 
   def say(self, text: str) -> None:
-    """Prints a line about what happens."""
+    """Prints a status line."""
     print(f"== {text}", flush=True)
 
   def warn(self, text: str) -> None:
-    """Prints a line to be heeded."""
+    """Prints a warning."""
     print(f"== {text}", file=sys.stderr, flush=True)
 
   def run(self, argv: Sequence[str]) -> int:
-    """Runs a command that talks to the terminal itself.
+    """Runs a command that uses the terminal directly.
 
     Returns:
       Its exit status; 0 in a dry run.
@@ -75,7 +75,7 @@ class Shell:
     """Runs a command that must succeed.
 
     Raises:
-      LaunchError: with `otherwise`, if it fails.
+      LaunchError: If it fails, with the message `otherwise`.
     """
     status = self.run(argv)
     if status:
@@ -83,12 +83,12 @@ class Shell:
         f"`{shlex.join(argv[:5])} …` failed with status {status}. {otherwise}"
       )
 
-  def ask(self, argv: Sequence[str], assumed: str) -> Answer:
-    """Runs a command for what it prints.
+  def query(self, argv: Sequence[str], assumed: str) -> Answer:
+    """Runs a command and captures its output.
 
     Args:
-      argv: the command.
-      assumed: what a dry run takes it to have printed.
+      argv: Command.
+      assumed: Output that a dry run assumes.
     """
     self._show(argv)
     if self.dry_run:
@@ -110,5 +110,5 @@ class Shell:
       remedy = _INSTALL.get(argv[0], "Install it.")
       raise LaunchError(
         f"{argv[0]} is not on this machine's PATH. {remedy} "
-        "`--dry_run` shows what would be run, without it."
+        "`--dry_run` shows the commands without it."
       ) from None

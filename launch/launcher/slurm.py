@@ -10,12 +10,12 @@ from .marks import LABEL, Marks
 from .shell import LaunchError, Shell
 
 _KIND = "slurm-job"
-_SECONDS_TO_SAVE = 300  # Before the time limit.
+_SECONDS_TO_SAVE = 300  # Signalled this long before the time limit.
 _DESCRIBED = """\
-Submits a job that runs calrec on several hosts, one process for each GPU (or
-for each host without), which find each other by themselves. When it is
-preempted, or its time ends, it saves, goes back into the queue, and goes on
-from MODEL_DIR. The checkout must lie in a folder that all hosts share."""
+Submits a job that runs calrec on several hosts, with one process per GPU (or
+per host without GPUs), which find each other automatically. When it is
+preempted, or its time ends, it saves, is requeued, and resumes from MODEL_DIR.
+The checkout must be in a folder shared by all hosts."""
 _EXAMPLE = """\
 Four hosts with eight GPUs each, for at most a day at a time:
 
@@ -35,28 +35,28 @@ def main(argv: Sequence[str]) -> int:
   """Runs the script.
 
   Args:
-    argv: the command line without the program's name.
+    argv: Command line without the program's name.
 
   Returns:
     The exit status.
 
   Raises:
-    LaunchError: if the job is not accepted.
+    LaunchError: If the job is not accepted.
   """
   options, command = flags.parse(_parser(), argv)
   shell, marks = Shell(dry_run=options.dry_run), Marks(options.state_dir)
   queued = _queued(shell, marks, options.name)
   if options.stop:
     if queued is None:
-      shell.say(f"No job {options.name} that was submitted here is queued.")
+      shell.say(f"No queued job {options.name} was submitted here.")
     else:
       shell.check(["scancel", queued], "Is it yours?")
     marks.forget(_KIND, options.name)
     return 0
   if queued is not None:
     raise LaunchError(
-      f"Job {options.name} is job {queued}, and in the queue. `--stop` ends "
-      "it; another --name is another job."
+      f"Job {options.name} is already queued as job {queued}. End it with "
+      "--stop, or choose another --name."
     )
   _submit(shell, marks, options, command)
   return 0
@@ -67,24 +67,30 @@ def _parser() -> argparse.ArgumentParser:
   flags.add_retries(parser)
   flags.add_locks(parser)
   parser.add_argument(
-    "--nodes", metavar="N", type=int, default=1, help="default: %(default)s"
+    "--nodes",
+    metavar="N",
+    type=int,
+    default=1,
+    help="number of hosts (default: %(default)s)",
   )
   parser.add_argument(
     "--gpus_per_node",
     metavar="N",
     type=int,
     default=0,
-    help="0: CPU hosts (default: %(default)s)",
+    help="GPUs per host, 0 for CPU hosts (default: %(default)s)",
   )
   parser.add_argument(
-    "--time", default="24:00:00", help="of one turn (default: %(default)s)"
+    "--time",
+    default="24:00:00",
+    help="time limit of one submission (default: %(default)s)",
   )
   parser.add_argument(
     "--sbatch_flag",
     metavar="--FLAG=VALUE",
     action="append",
     default=[],
-    help="given to sbatch as it is, such as --sbatch_flag=--account=me "
+    help="extra flag of sbatch, such as --sbatch_flag=--account=me "
     "(repeatable)",
   )
   return parser
@@ -94,7 +100,11 @@ def _submit(
   shell: Shell, marks: Marks, options: argparse.Namespace, command: Command
 ) -> None:
   if options.nodes < 1 or options.gpus_per_node < 0:
-    raise LaunchError("--nodes is 1 or more, --gpus_per_node 0 or more.", 2)
+    raise LaunchError(
+      f"--nodes={options.nodes} must be at least 1, --gpus_per_node="
+      f"{options.gpus_per_node} at least 0.",
+      2,
+    )
   token = "TOKEN" if options.dry_run else secrets.token_hex(8)
   gpus = options.gpus_per_node
   locks = ",".join(["cuda" if gpus else "cpu", *options.lock])
@@ -102,7 +112,7 @@ def _submit(
   submit = [
     *("sbatch", "--parsable", f"--job-name={options.name}"),
     *(f"--nodes={options.nodes}", f"--time={options.time}"),
-    # JAX takes one process for each GPU under Slurm.
+    # Under Slurm JAX expects one process per GPU.
     f"--ntasks-per-node={max(gpus, 1)}",
     *([f"--gpus-per-node={gpus}"] if gpus else []),
     *("--requeue", "--open-mode=append", f"--output={log}"),
@@ -115,11 +125,11 @@ def _submit(
   ]
   if not options.dry_run:
     options.state_dir.mkdir(parents=True, exist_ok=True)
-  answer = shell.ask(submit, assumed="JOB")
+  answer = shell.query(submit, assumed="JOB")
   if answer.status:
     raise LaunchError(
-      f"sbatch did not accept the job:\n{answer.stderr.strip()}\nPartition and "
-      "account are given by --sbatch_flag; `sinfo` lists partitions."
+      f"sbatch did not accept the job:\n{answer.stderr.strip()}\nSet partition "
+      "and account with --sbatch_flag; `sinfo` lists partitions."
     )
   # Of several clusters, sbatch prints JOB;CLUSTER.
   job = answer.stdout.strip().partition(";")[0]
@@ -129,16 +139,16 @@ def _submit(
 
 
 def _queued(shell: Shell, marks: Marks, name: str) -> str | None:
-  """The job of that name that was submitted here and has not ended."""
+  """The unfinished job of this name that was submitted here."""
   noted = marks.read(_KIND, name)
   if noted is None:
     return None
   job = noted["job"]
-  answer = shell.ask(
+  answer = shell.query(
     ["squeue", "--noheader", f"--jobs={job}", "--format=%k"],
     assumed=f"{LABEL}={noted['token']}",
   )
-  # Ids are used again after a while; the comment is this job's alone.
+  # Ids are reused after a while; the comment is unique to this job.
   if (
     answer.status == 0 and answer.stdout.strip() == f"{LABEL}={noted['token']}"
   ):

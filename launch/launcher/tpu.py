@@ -16,7 +16,7 @@ from .marks import LABEL
 from .shell import LaunchError, Shell
 
 _TPUS = ("gcloud", "compute", "tpus")
-# A host that is gone answers no packet; without these, ssh would wait for ever.
+# A lost host never responds; without these, ssh would wait forever.
 _ALIVE = (
   "--ssh-flag=-oServerAliveInterval=30",
   "--ssh-flag=-oServerAliveCountMax=4",
@@ -25,13 +25,13 @@ _GONE_NODES = ("PREEMPTED", "TERMINATED", "STOPPED", "STOPPING", "DELETING")
 
 
 class _Cloud:
-  """What both kinds have in common.
+  """Base of both kinds.
 
   Attributes:
-    kind: as in files of marks.
-    label: for people.
-    ready: the state in which it can be used.
-    gone: states that it does not leave again for `ready`.
+    kind: Kind in the files of `marks`.
+    label: Human-readable kind.
+    ready: State in which it can be used.
+    gone: States from which it never becomes ready.
   """
 
   kind: str
@@ -48,29 +48,29 @@ class _Cloud:
     self.key = f"{options.project}/{options.zone}/{options.name}"
 
   def check(self) -> None:
-    """Checks what only creating needs.
+    """Checks the flags that only creation needs.
 
     Raises:
-      LaunchError: for an unknown accelerator.
+      LaunchError: If the accelerator is unknown.
     """
     if not self._options.accelerator:
       raise LaunchError(
         f"--accelerator is missing, and there is no {self.label} "
-        f"{self.name} to use. Say --accelerator=v5litepod-8.",
+        f"{self.name} to use. Set --accelerator=v5litepod-8.",
         2,
       )
     accelerators.generation(self._options.accelerator)
 
   def describe(self, assumed: str | None) -> Mapping[str, Any] | None:
-    """What the cloud says of it; None if there is none.
+    """The cloud's description; None if it does not exist.
 
     Args:
-      assumed: the state that a dry run takes it to be in.
+      assumed: State that a dry run assumes.
 
     Raises:
-      LaunchError: if the cloud does not answer.
+      LaunchError: If the cloud does not respond.
     """
-    answer = self._shell.ask(
+    answer = self._shell.query(
       self._gcloud("describe", "--format=json"),
       assumed=json.dumps(self._assumed(assumed)),
     )
@@ -79,13 +79,13 @@ class _Cloud:
     if "NOT_FOUND" in answer.stderr or "was not found" in answer.stderr:
       return None
     raise LaunchError(
-      f"gcloud cannot say whether there is a {self.label} {self.name}:\n"
+      f"gcloud cannot tell whether {self.label} {self.name} exists:\n"
       f"{answer.stderr.strip()}\nSigned in (`gcloud auth login`)? Is the TPU "
       "API on (`gcloud services enable tpu.googleapis.com`)?"
     )
 
   def create(self, token: str) -> list[str]:
-    """The command that asks for it, marked with a token."""
+    """The command that creates it, labelled with a token."""
     o = self._options
     return self._gcloud(
       "create",
@@ -112,7 +112,7 @@ class _Cloud:
     """See `hosts.Reach`."""
     return self._copy([path, f"{self.name}:"], first=False)
 
-  def bring(self, name: str, path: str) -> list[str]:
+  def receive(self, name: str, path: str) -> list[str]:
     """See `hosts.Reach`."""
     return self._copy([f"{self.name}:{name}", path], first=True)
 
@@ -121,11 +121,11 @@ class _Cloud:
     return hosts.CHECKOUT
 
   def preempted(self, found: Mapping[str, Any] | None) -> bool:
-    """Whether what was ready is so no longer."""
+    """Whether it is no longer ready."""
     return found is None or self.state(found) in self.gone
 
   def state(self, found: Mapping[str, Any]) -> str:
-    """Its state, in the cloud's words."""
+    """Its state, as the cloud names it."""
     raise NotImplementedError
 
   def labels(self, found: Mapping[str, Any]) -> Mapping[str, str]:
@@ -164,7 +164,7 @@ class _Cloud:
 
 
 class TpuVm(_Cloud):
-  """One TPU VM: a slice of one host, or of several that come at once."""
+  """A TPU VM: a slice of one or more hosts."""
 
   kind, command, label = "tpu-vm", "tpu-vm", "TPU VM"
   ready = "READY"
@@ -192,7 +192,7 @@ class TpuVm(_Cloud):
 
 
 class QueuedResource(_Cloud):
-  """One or several slices that are waited for in a queue."""
+  """One or more slices from a queue."""
 
   kind, command, label = (
     "queued-resource",
@@ -207,18 +207,18 @@ class QueuedResource(_Cloud):
     return found.get("state", {}).get("state", "STATE_UNSPECIFIED")
 
   def labels(self, found: Mapping[str, Any]) -> Mapping[str, str]:
-    """See `_Cloud`; they are those of its nodes."""
+    """See `_Cloud`; the labels are those of its nodes."""
     [spec, *_] = found.get("tpu", {}).get("nodeSpec", [{}])
     return spec.get("node", {}).get("labels", {})
 
   def preempted(self, found: Mapping[str, Any] | None) -> bool:
-    """See `_Cloud`; the nodes are looked at too, whose state changes first."""
+    """See `_Cloud`; also checks the nodes, whose state changes first."""
     if found is None or super().preempted(found):
       return True
     if self.state(found) != self.ready:
       return False  # It has no nodes yet.
     for node in self._nodes():
-      answer = self._shell.ask(
+      answer = self._shell.query(
         [*_TPUS, "tpu-vm", "describe", node, *self._place(), "--format=json"],
         assumed='{"state": "READY"}',
       )
@@ -230,7 +230,7 @@ class QueuedResource(_Cloud):
     return False
 
   def delete(self) -> list[str]:
-    """See `_Cloud`; its nodes go with it."""
+    """See `_Cloud`; also deletes its nodes."""
     return [*super().delete(), "--force"]
 
   def _nodes(self) -> list[str]:

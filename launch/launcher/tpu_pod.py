@@ -1,4 +1,4 @@
-"""`launch/tpu_pod.sh`: a run on TPU slices that are waited for in a queue."""
+"""`launch/tpu_pod.sh`: a run on TPU slices from a queue."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,12 @@ from .tpu import QueuedResource
 from .tpu_runs import run_on
 
 _DESCRIBED = """\
-Runs calrec on a TPU slice, or several, by a queued resource: asks for it, shows
-its state until it is there, copies the checkout to all hosts, makes the
-environment, trains and evaluates, brings results back, and deletes it. When it
-is preempted it is deleted, asked for again, and the run goes on."""
+Runs calrec on one or more TPU slices by a queued resource: requests it, shows
+its state until it is ready, copies the checkout to all hosts, creates the
+environment, trains and evaluates, copies results back, and deletes it. When
+preempted, it is deleted and requested again, and the run resumes."""
 _EXAMPLE = """\
-Both stages and the evaluation on 64 chips that may be taken away:
+Both stages and the evaluation on 64 preemptible chips:
 
   export CLOUDSDK_CORE_PROJECT=my-project CLOUDSDK_COMPUTE_ZONE=us-west4-a
   launch/tpu_pod.sh --name=mine --accelerator=v5litepod-64 --spot \\
@@ -20,7 +20,7 @@ Both stages and the evaluation on 64 chips that may be taken away:
     -- --gin_file=mine.gin --gin_file=mesh/tpu_v5e_64.gin \\
     --gin.MODEL_DIR="'/mnt/my-bucket/mine'"
 
-where each host evaluates with its own chips, so with a mesh of those.
+where each host evaluates on its own chips, so with a mesh of those.
 
 Two slices of 16 chips, each with a copy of the model:
 
@@ -29,10 +29,10 @@ Two slices of 16 chips, each with a copy of the model:
     -- --gin_file=mine.gin --gin_file=mesh/tpu_multislice.gin --gin.SLICES=2 \\
     --gin.MODEL_DIR="'/mnt/my-bucket/mine'"
 
-mine.gin lies in the checkout and includes a recipe.
+mine.gin is in the checkout and includes a recipe.
 
-The same with --dry_run before `--` shows every command. Ctrl-C leaves the run
-going; the same command finds it again, and this ends it:
+The same with --dry_run before `--` shows every command. The run survives
+Ctrl-C; the same command reattaches to it, and this ends it:
 
   launch/tpu_pod.sh --name=mine --stop
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
   """Runs the script.
 
   Args:
-    argv: the command line without the program's name.
+    argv: Command line without the program's name.
 
   Returns:
     The exit status.
@@ -52,17 +52,20 @@ def main(argv: Sequence[str]) -> int:
   flags.add_cloud(parser)
   flags.add_hosts(parser)
   parser.add_argument(
-    "--slices", metavar="N", type=int, default=1, help="default: %(default)s"
+    "--slices",
+    metavar="N",
+    type=int,
+    default=1,
+    help="number of TPU slices (default: %(default)s)",
   )
   parser.add_argument(
-    "--reserved", action="store_true", help="from a reservation of the project"
+    "--reserved", action="store_true", help="use a reservation of the project"
   )
   parser.add_argument(
     "--valid_until_duration",
     metavar="TIME",
     default="24h",
-    help="how long it may wait in the queue, as of gcloud (default: "
-    "%(default)s)",
+    help="maximum time in the queue, in gcloud's format (default: %(default)s)",
   )
   return run_on(QueuedResource, parser, argv)
 

@@ -1,11 +1,11 @@
-"""What `tpu_vm` and `tpu_pod` do with their flags."""
+"""Runs of `tpu_vm` and `tpu_pod`, from their flags."""
 
 import argparse
 from collections.abc import Sequence
 
 from . import flags
 from .marks import Marks
-from .runs import CloudRun, Wishes
+from .runs import CloudRun, RunSettings
 from .shell import LaunchError, Shell
 from .tpu import QueuedResource, TpuVm
 
@@ -15,24 +15,24 @@ def run_on(
   parser: argparse.ArgumentParser,
   argv: Sequence[str],
 ) -> int:
-  """Runs what the command line says, or stops it.
+  """Runs or stops the run of a command line.
 
   Args:
-    machine: the kind.
-    parser: with the flags of `flags.add_cloud` and `flags.add_hosts`.
-    argv: the command line without the program's name.
+    machine: Kind of machine.
+    parser: Parser with the flags of `flags.add_cloud` and `flags.add_hosts`.
+    argv: Command line without the program's name.
 
   Returns:
     The exit status.
 
   Raises:
-    LaunchError: as `CloudRun.run`, and for flags that are missing or wrong.
+    LaunchError: As `CloudRun.run`, or if a flag is missing or invalid.
   """
   options, command = flags.parse(parser, argv, required=("zone", "project"))
   if getattr(options, "slices", 1) < 1:
     raise LaunchError(f"--slices={options.slices}: use 1 or more.", 2)
   shell = Shell(dry_run=options.dry_run)
-  wishes = Wishes(
+  settings = RunSettings(
     command=command,
     max_preemptions=options.max_preemptions,
     max_retries=options.max_retries,
@@ -42,19 +42,19 @@ def run_on(
     fetch=options.fetch,
     keep=options.keep,
   )
-  asked = machine(shell, options)
-  run = CloudRun(shell, asked, Marks(options.state_dir), wishes)
+  made = machine(shell, options)
+  run = CloudRun(shell, made, Marks(options.state_dir), settings)
   if options.stop:
     run.stop()
     return 0
   if options.spot and not options.bucket:
     shell.warn(
-      "--spot without --bucket: what a run writes to the hosts' own disks is "
-      "lost when they are preempted."
+      "--spot without --bucket: results on the hosts' own disks are lost when "
+      "they are preempted."
     )
   elif not (options.bucket or options.fetch or options.keep):
     shell.warn(
-      "Without --bucket, --fetch or --keep, what a run writes to the hosts' "
-      "own disks is lost when they are deleted."
+      "Without --bucket, --fetch or --keep, results on the hosts' own disks "
+      "are lost when they are deleted."
     )
   return run.run()

@@ -8,10 +8,9 @@ from .tpu_runs import run_on
 
 _DESCRIBED = """\
 Runs calrec on one TPU VM: creates it, or uses the one of that name, copies the
-checkout, makes the environment, trains and evaluates, brings results back, and
-deletes the TPU VM if this script created it. A run that was preempted is
-started again on a new one and goes on from MODEL_DIR, if that is in a
-bucket."""
+checkout, creates the environment, trains and evaluates, copies results back,
+and deletes the TPU VM if this script created it. A preempted run is restarted
+on a new one and resumes from MODEL_DIR, if that is in a bucket."""
 _EXAMPLE = """\
 Both stages and the evaluation of a recipe on eight chips, results in a bucket:
 
@@ -20,10 +19,10 @@ Both stages and the evaluation of a recipe on eight chips, results in a bucket:
     -- --gin_file=mine.gin --gin_file=mesh/tpu_v5e_8.gin \\
     --gin.MODEL_DIR="'/mnt/my-bucket/mine'"
 
-where mine.gin lies in the checkout and includes a recipe.
+where mine.gin is in the checkout and includes a recipe.
 
-The same with --dry_run before `--` shows every command. Ctrl-C leaves the run
-going; the same command finds it again, and this ends it:
+The same with --dry_run before `--` shows every command. The run survives
+Ctrl-C; the same command reattaches to it, and this ends it:
 
   launch/tpu_vm.sh --name=mine --stop
 
@@ -34,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
   """Runs the script.
 
   Args:
-    argv: the command line without the program's name.
+    argv: Command line without the program's name.
 
   Returns:
     The exit status.

@@ -50,7 +50,7 @@ query = array((4, 1024, 4, features), jnp.bfloat16, *heads)
 key = array((4, 1024, 2, features), jnp.bfloat16, *heads)
 segments = array((4, 1024), jnp.int32, "fsdp")
 with partitioning.activate(mesh, partitioning.logical_axis_rules()):
-  assert splash.wanted("auto", 4, 1024)
+  assert splash.applies("auto", 4, 1024)
   program = jax.jit(jax.grad(loss, (0, 1, 2)))
   text = program.lower(
     query, key, key, segments, jax.ShapeDtypeStruct((), jnp.int32)

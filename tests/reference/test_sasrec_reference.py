@@ -168,7 +168,7 @@ def test_the_corrected_sum_of_the_softmax_is_unbiased():
   only_last = batch._replace(loss_weights=batch.loss_weights.at[0, 0].set(0.0))
   hidden = jnp.asarray(sasrec_toys.hidden(module, params, batch))
   drawn = 4
-  draws = next_item.draw_items(
+  draws = next_item.sample_items(
     jax.random.key(3), (4000, 1, 1, drawn), sasrec_toys.ITEMS
   )
   log_expected = float(np.log(drawn / sasrec_toys.ITEMS))

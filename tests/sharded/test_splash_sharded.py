@@ -79,8 +79,8 @@ def test_as_on_one_device(kv_heads, shape):
 def test_rows_that_devices_cannot_share_are_left_to_xla():
   mesh = partitioning.make_mesh(partitioning.MeshShape(data=4, tensor=2))
   with partitioning.activate(mesh, partitioning.logical_axis_rules()):
-    assert splash.wanted("splash", 8, LENGTH)
-    assert not splash.wanted("splash", 6, LENGTH)
-    assert not splash.wanted("splash", 8, LENGTH + 1)
-    assert not splash.wanted("auto", 8, LENGTH)  # No TPU.
-  assert splash.wanted("splash", 1, LENGTH)
+    assert splash.applies("splash", 8, LENGTH)
+    assert not splash.applies("splash", 6, LENGTH)
+    assert not splash.applies("splash", 8, LENGTH + 1)
+    assert not splash.applies("auto", 8, LENGTH)  # No TPU.
+  assert splash.applies("splash", 1, LENGTH)

@@ -45,7 +45,7 @@ class ItemDomain(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ItemVocabulary:
-  """What the tokens of item ids mean; stands where a text vocabulary does.
+  """The vocabulary of item ids, in place of a text vocabulary.
 
   Attributes:
     domains: in the order of their tokens.
@@ -54,7 +54,7 @@ class ItemVocabulary:
   domains: tuple[ItemDomain, ...]
   begin: None = None
   pretrained: bool = False
-  kept: None = None
+  row_map: None = None
   files: tuple[str, ...] = ()
 
   @property

@@ -1,4 +1,4 @@
-"""From planned rows to arrays: reads the users and writes their documents.
+"""Assembles planned rows: reads the users and writes their documents.
 
 Tested by `tests/unit/data/test_feed.py`.
 """
@@ -16,7 +16,7 @@ from calrec_jax.data.feed.plan import Documents
 
 
 class Assembler:
-  """Writes batches from the caches of a mixture."""
+  """Assembles batches from the token caches of a mixture."""
 
   def __init__(
     self,
@@ -32,15 +32,15 @@ class Assembler:
     self._item_offsets = _offsets(cache.num_items for cache in caches)
 
   def batch(self, split: str, rows: Sequence[Documents]) -> Batch:
-    """One batch in NumPy.
+    """One batch of NumPy arrays.
 
-    Items are numbered through all domains, text twins by the smallest of
-    their rows: no text recommender can tell them apart, so they must not be
-    each other's negatives. Users are numbered likewise.
+    Items are numbered across all domains. Items with identical text have the
+    number of the first of them: no text recommender can tell them apart, so
+    they must not be each other's negatives. Users are numbered likewise.
 
     Args:
-      split: the split that the documents are of.
-      rows: the documents of each row; a row without any stays empty.
+      split: Split that the documents belong to.
+      rows: Documents of each row; a row without any stays empty.
     """
     user_offsets = _offsets(
       cache.num_documents(split) for cache in self._caches
@@ -49,7 +49,7 @@ class Assembler:
     batch = Batch.empty(len(rows), self._row_tokens, self._row_slots)
     for row, documents in enumerate(rows):
       cursor = tokenization.Cursor()
-      for domain, user, start, first_target, stop in documents.placed():
+      for domain, user, start, first_target, stop in documents.to_tuples():
         cache = self._caches[domain]
         items = histories[domain, user][start:stop]
         values, at = cache.item_tokens
@@ -70,10 +70,10 @@ class Assembler:
   def _read(
     self, split: str, rows: Sequence[Documents]
   ) -> dict[tuple[int, int], np.ndarray]:
-    """Items by (domain, user), in one read a domain."""
+    """Items by (domain, user), in one read per domain."""
     users: list[set[int]] = [set() for _ in self._caches]
     for documents in rows:
-      for domain, user, *_ in documents.placed():
+      for domain, user, *_ in documents.to_tuples():
         users[domain].add(user)
     items = {}
     for domain, cache in enumerate(self._caches):
@@ -87,12 +87,12 @@ class Assembler:
 
 
 def _offsets(counts: Iterable[int]) -> list[int]:
-  """Where each domain starts when all are numbered together."""
+  """Offset of each domain in a common numbering."""
   totals = [0]
   for count in counts:
     totals.append(totals[-1] + count)
   if totals[-1] > np.iinfo(np.int32).max:
     raise ValueError(
-      f"the mixture numbers {totals[-1]} items or users, more than int32 holds"
+      f"The mixture has {totals[-1]} items or users, more than int32 allows."
     )
   return totals[:-1]

@@ -1,6 +1,6 @@
-"""The packed batch: what the feed hands to the training step.
+"""The packed batch, the input of the training step.
 
-One symbol table is used everywhere: R rows, L tokens of a row, S slots of a
+One table of symbols is used everywhere: R rows, L tokens of a row, S slots of a
 row (one slot for each target item), D model width, V vocabulary, N catalogue.
 """
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-# A position that belongs to no slot, and a slot that holds no target.
+# A position outside of every slot, and a slot without a target.
 NO_SLOT = -1
 # Segment of padding tokens; real segments of a row count from 1.
 PADDING_SEGMENT = 0
@@ -20,23 +20,24 @@ PADDING_SEGMENT = 0
 class Batch(NamedTuple):
   """Packed rows of user documents.
 
-  A document is a joint segment (prompt prefix and all items of one user)
-  followed by one item segment for each target. It is a NamedTuple so that it
-  is a pytree of NumPy arrays on the host and of `jax.Array` on the mesh.
+  A document is a joint segment (prompt prefix and items of one user) followed
+  by one item segment for each target. The batch is a NamedTuple, a pytree of
+  NumPy arrays on the host and of `jax.Array` on the mesh.
 
   Attributes:
-    tokens: int32[R, L], vocabulary ids, 0 where empty.
-    positions: int32[R, L], restart at 0 in every segment.
-    segment_ids: int32[R, L], attention is causal within one; 0 is padding.
+    tokens: int32[R, L], vocabulary ids, 0 in padding.
+    positions: int32[R, L], position in the segment, from 0.
+    segment_ids: int32[R, L], segment, 0 in padding; attention is causal within
+      one.
     loss_weights: float32[R, L], 1 where the *next* token belongs to a target
-      inside the joint segment.
-    joint_slots: int32[R, L], slot of the target whose text the token spells
-      inside the joint segment, else -1.
-    item_slots: int32[R, L], slot whose item segment the token belongs to,
-      begin tokens excluded, else -1.
-    slot_items: int32[R, S], catalogue item of a slot, unique over all domains
-      of a mixture; -1 is an empty slot.
-    slot_users: int32[R, S], user of a slot, likewise.
+      in the joint segment.
+    joint_slots: int32[R, L], slot of the target that the token of a joint
+      segment belongs to, else -1.
+    item_slots: int32[R, L], slot of the target that the token of an item
+      segment belongs to, else -1, as for begin tokens.
+    slot_items: int32[R, S], item of each slot, numbered across the domains of a
+      mixture, -1 where the slot is empty.
+    slot_users: int32[R, S], user of each slot, likewise.
   """
 
   tokens: np.ndarray | jax.Array
@@ -50,7 +51,7 @@ class Batch(NamedTuple):
 
   @classmethod
   def empty(cls, rows: int, row_tokens: int, row_slots: int) -> Batch:
-    """A batch of padding in NumPy: no document, no slot, no loss."""
+    """A batch of padding, as NumPy arrays."""
     by_token = (rows, row_tokens)
     by_slot = (rows, row_slots)
     return cls(

@@ -1,8 +1,8 @@
 """The feed: packed batches of a mixture of domains, step by step.
 
-`Feed` holds the settings, `Feed.open` joins them with token caches, and
-`OpenFeed.batch(step)` is the batch of a step: a pure function, whatever the
-number of hosts and of worker processes. Grain only runs it ahead of training.
+`Feed` has the settings, `Feed.open` combines them with token caches, and
+`OpenFeed.batch(step)` is the batch of a step: a pure function, independent of
+the number of hosts and worker processes. Grain only prefetches it.
 Tested by `tests/unit/data/test_feed.py` and
 `tests/contract/test_feed_order.py`.
 """
@@ -25,13 +25,13 @@ from calrec_jax.data.feed import assembly, plan, tokenization, windows
 from calrec_jax.data.feed.batch import Batch
 from calrec_jax.data.feed.windows import Histories
 
-# Raised whenever the same settings would give other batches than before.
+# Incremented whenever the same settings give different batches than before.
 _ORDER = 1
 _REQUIRED: Any = gin.REQUIRED
-# Settings that say who loads a batch and how fast, not what is in it.
+# Settings that affect who loads a batch and how fast, but not its content.
 _NOT_IN_FINGERPRINT = ("workers", "shard_index", "shard_count")
-# Settings that came later, with the values that change nothing: these are left
-# out, so that runs begun before can go on.
+# Settings added later, with the values that change nothing: these are omitted
+# from fingerprints, so that older runs still resume.
 _ADDED_LATER = {"split": "train", "item_segments": True}
 _PREFETCH_BATCHES = 4
 _PREFETCH_THREADS = 2
@@ -43,28 +43,28 @@ class Feed:
   """Settings of the training feed.
 
   Attributes:
-    row_tokens: tokens of a row, L.
-    row_slots: targets a row has room for, S.
-    rows: rows of the global batch, R.
-    max_history: most items before a document's last target; None takes what
-      fits the row.
-    context: items that a further window of a long history repeats as history,
-      before its first target. They take at most half of the row.
-    targets: "all" makes every event but a user's first a target, "last" only
-      the last one.
-    split: the last events that are trained on. "validation" adds those that
-      "train" keeps back for validation, and no user is left out: for a last
-      fit, when nothing is left to be chosen.
-    item_segments: whether each target is written a second time, alone, for
-      the item tower. False where the objective reads no towers.
-    seed: of the order of users, of the windows and of the rows.
-    mixing_exponent: domains are drawn in proportion to their users to this
-      power; 0.3 in CALRec's first stage.
-    epoch_users: most users that are planned, shuffled and packed at once. A
-      pass over more users is split into several epochs.
-    workers: processes that assemble batches; 0 uses threads of this process.
-    shard_index: which part of every batch this host loads.
-    shard_count: number of hosts that load.
+    row_tokens: Tokens per row, L.
+    row_slots: Maximum number of targets per row, S.
+    rows: Rows of the global batch, R.
+    max_history: Maximum number of items before a document's last target; None
+      takes what fits the row.
+    context: Number of items that later windows of a long history repeat as
+      context before their first target. They take at most half of the row.
+    targets: Which events are targets: "all" but a user's first, or only the
+      "last".
+    split: Split whose events are trained on. "validation" adds the events that
+      "train" holds out for validation, and no user is omitted: for a final fit,
+      after all choices have been made.
+    item_segments: Whether each target also has a segment of its own, for the
+      item tower. False where the objective has no towers.
+    seed: Seed of the order of users, the windows and the order of rows.
+    mixing_exponent: Exponent of the domains' sampling: proportional to their
+      number of users to this power; 0.3 in CALRec's first stage.
+    epoch_users: Maximum number of users that are planned, shuffled and packed
+      at once. A pass over more users is split into several epochs.
+    workers: Number of processes that assemble batches; 0 uses threads.
+    shard_index: Index of the shard of every batch that this host loads.
+    shard_count: Number of hosts that load.
   """
 
   row_tokens: int = _REQUIRED
@@ -100,7 +100,7 @@ class Feed:
     if not 0 <= self.mixing_exponent <= 1:
       raise ValueError(
         f"Feed.mixing_exponent = {self.mixing_exponent}: use a number from 0 "
-        "(every domain alike) to 1 (in proportion to users)"
+        "(domains equally often) to 1 (in proportion to users)"
       )
     if self.shard_index >= self.shard_count:
       raise ValueError(
@@ -114,17 +114,17 @@ class Feed:
       )
 
   def open(self, caches: Sequence[TokenCache]) -> OpenFeed:
-    """Joins the settings with the caches of a mixture, in the given order."""
+    """Opens the feed on the caches of a mixture, in the given order."""
     return OpenFeed(self, caches)
 
   @property
   def documents(self) -> str:
-    """Where the users are read: as `split` of a `TokenCache`."""
+    """The `split` of a `TokenCache` from which users are read."""
     return "train" if self.split == "train" else "train+validation"
 
   @property
   def limits(self) -> windows.Limits:
-    """What a document may be."""
+    """Limits of a document."""
     return windows.Limits(
       self.row_tokens,
       self.row_slots,
@@ -136,18 +136,18 @@ class Feed:
 
 @dataclasses.dataclass(frozen=True)
 class FeedStats:
-  """What the first epoch of a feed looks like.
+  """Statistics of the first epoch of a feed.
 
   Attributes:
-    steps_per_epoch: steps of the first epoch; others differ by a few.
-    users_per_epoch: users that an epoch takes from each domain.
-    passes_per_epoch: that, divided by the domain's users.
-    users_without_target: users of each domain with a single event: they are
-      no training documents.
-    documents: in the first epoch.
-    fill: share of the tokens that are not padding.
-    targets_per_row: mean over the rows of the epoch, empty ones included.
-    slot_fill: share of the slots that hold a target.
+    steps_per_epoch: Steps of the first epoch; others differ by a few.
+    users_per_epoch: Users that an epoch takes from each domain.
+    passes_per_epoch: Passes over the users of each domain per epoch.
+    users_without_target: Users of each domain with a single event, which give
+      no training document.
+    documents: Number of documents in the first epoch.
+    fill: Fraction of the tokens that are not padding.
+    targets_per_row: Mean number of targets per row, empty rows included.
+    slot_fill: Fraction of the slots that have a target.
   """
 
   steps_per_epoch: int
@@ -161,12 +161,12 @@ class FeedStats:
 
 
 class OpenFeed:
-  """Batches by step. Picklable: worker processes open their own.
+  """Batches by step. Picklable: worker processes reopen the caches.
 
   Attributes:
-    feed: the settings.
-    caches: one for each domain of the mixture.
-    fingerprint: sha256 of all that decides the batches: the settings and the
+    feed: Settings.
+    caches: Token caches, one for each domain of the mixture.
+    fingerprint: sha256 of everything that determines the batches: settings and
       caches, but neither hosts nor workers.
   """
 
@@ -174,7 +174,7 @@ class OpenFeed:
     self.feed = feed
     self.caches = tuple(caches)
     if not caches:
-      raise ValueError("a feed needs at least one token cache")
+      raise ValueError("Feed.open needs at least one token cache.")
     _require_one_vocabulary(caches)
     self._assembler = assembly.Assembler(
       self.caches, feed.row_tokens, feed.row_slots, feed.item_segments
@@ -187,18 +187,18 @@ class OpenFeed:
     return OpenFeed, (self.feed, self.caches)
 
   def batch(self, step: int) -> Batch:
-    """This host's rows of a step, in NumPy: a pure function of the step."""
+    """This host's rows of a step, as NumPy arrays; pure in the step."""
     epoch, first_row = self._plan.rows_of_step(step)
     return self._local_rows(self.feed.documents, epoch, first_row)
 
   def iterator(
     self, start_step: int = 0, stop_step: int | None = None
   ) -> Iterator[tuple[int, Batch]]:
-    """`(step, batch)` from `start_step` on, assembled ahead by Grain.
+    """`(step, batch)` from `start_step` on, prefetched by Grain.
 
     Args:
-      start_step: the first step.
-      stop_step: one behind the last; None goes on without end.
+      start_step: First step.
+      stop_step: End step, exclusive; None is endless.
     """
     steps = grain.MapDataset.range(start_step, stop_step or np.iinfo(int).max)
     # The default buffer of 500 elements would be 500 batches.
@@ -208,8 +208,8 @@ class OpenFeed:
       )
     )
     if self.feed.workers:
-      # Grain's worker processes read absl flags, which programs that parse
-      # their own command line leave unparsed.
+      # Grain's worker processes read absl flags, which remain unparsed in
+      # programs that parse their own command line.
       if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
       dataset = dataset.mp_prefetch(
@@ -220,16 +220,16 @@ class OpenFeed:
   def eval_batches(
     self, split: str, limit: int | None = None, seed: int = 0
   ) -> Iterator[Batch]:
-    """Packed users of an evaluation split, the last item the only target.
+    """Packed users of an evaluation split, with the last item as target.
 
     Args:
-      split: such as "validation".
-      limit: at most so many users of each domain, drawn with `seed`.
-      seed: of that draw.
+      split: Name of the split, such as "validation".
+      limit: Maximum number of users per domain, sampled with `seed`.
+      seed: Seed of the sample.
 
     Yields:
-      This host's rows. Every host yields the same number of batches; the
-      last one is filled up with empty rows.
+      This host's rows. Every host yields the same number of batches; the last
+      one is padded with empty rows.
     """
     rows = self._eval_rows(split, limit, seed)
     for first_row in range(0, rows.num_rows, self.feed.rows):
@@ -238,14 +238,14 @@ class OpenFeed:
   def num_eval_batches(
     self, split: str, limit: int | None = None, seed: int = 0
   ) -> int:
-    """How many batches `eval_batches` yields."""
+    """Number of batches that `eval_batches` yields."""
     return -(-self._eval_rows(split, limit, seed).num_rows // self.feed.rows)
 
   def state(self, step: int) -> dict[str, Any]:
-    """What a checkpoint keeps to go on with `step`; fit for JSON.
+    """State that a checkpoint stores to resume at `step`; JSON-compatible.
 
-    The step says all. The epoch spares planning earlier epochs again, and
-    the settings explain a refusal.
+    The step suffices. The epoch avoids planning earlier epochs again, and the
+    settings explain a mismatch.
     """
     epoch, first_step = self._plan.locate(step)
     return {
@@ -257,10 +257,10 @@ class OpenFeed:
     }
 
   def resume(self, state: Mapping[str, Any]) -> int:
-    """Checks that a state is of this very feed, and returns its step.
+    """Checks that a state matches this feed, and returns its step.
 
     Raises:
-      ValueError: if it is not, naming the settings that differ.
+      ValueError: If it does not match, with the settings that differ.
     """
     if state["fingerprint"] != self.fingerprint:
       mine, theirs = self.settings(), state["settings"]
@@ -270,16 +270,16 @@ class OpenFeed:
         if mine.get(name) != theirs.get(name)
       ]
       raise ValueError(
-        "the checkpoint was fed differently and cannot be continued to the "
-        f"same batches: {'; '.join(differing)}. Set them back, or start a "
-        "new run from its parameters."
+        "The checkpoint was written with a different data configuration and "
+        f"cannot resume with the same batches: {'; '.join(differing)}. Restore "
+        "these settings, or start a new run from its parameters."
       )
     self._plan.remember(state["epoch"], state["epoch_first_step"])
     return int(state["step"])
 
   @functools.cached_property
   def stats(self) -> FeedStats:
-    """What the first epoch looks like; plans it if need be."""
+    """Statistics of the first epoch, which is planned if necessary."""
     epoch = self._plan.epoch(0)
     steps = -(-epoch.num_rows // self.feed.rows)
     rows = steps * self.feed.rows
@@ -336,7 +336,7 @@ class OpenFeed:
     return self._assembler.batch(split, rows)
 
   def settings(self) -> dict[str, Any]:
-    """All that decides the batches, by gin names; fit for JSON."""
+    """Everything that determines the batches, by gin name; JSON-compatible."""
     settings = {
       f"Feed.{name}": value
       for name, value in dataclasses.asdict(self.feed).items()
@@ -350,13 +350,13 @@ class OpenFeed:
       cache.num_documents(documents) != cache.num_documents(self.feed.split)
       for cache in self.caches
     ):
-      # Last fits once left out users without a validation event.
+      # Final fits used to omit users without a validation event.
       settings["documents"] = documents
     names = [cache.name for cache in self.caches]
     return {**settings, "domains": names, "order": _ORDER}
 
   def _require_fit(self, split: str, *, last_only: bool) -> None:
-    """Refuses events too long for a row before any step is taken."""
+    """Refuses events too long for a row, before the first step."""
     for cache, costs in zip(self.caches, self._costs, strict=True):
       misfit = windows.first_misfit(
         Histories(*cache.event_lengths(split)),
@@ -373,10 +373,11 @@ class OpenFeed:
       )
       raise ValueError(
         f"Item {target[0]!r} of {cache.name} does not fit a row as a target: "
-        f"with the prompt and the one item {before[0]!r} before it, it takes "
+        f"with the prompt and only the item {before[0]!r} before it, it takes "
         f"{needed} tokens (user {user.user_id!r} of {split}), but "
-        f"Feed.row_tokens = {self.feed.row_tokens}. Use longer rows, or cut "
-        f"long texts in the Domain's fields. Its text is: {target[1][:200]}"
+        f"Feed.row_tokens = {self.feed.row_tokens}. Use longer rows, or "
+        "truncate long texts in the Domain's fields. Its text is: "
+        f"{target[1][:200]}"
       )
 
   def _eval_rows(
@@ -395,7 +396,7 @@ class OpenFeed:
 
 
 def _out_of_shared_memory(numbered: tuple[int, Batch]) -> tuple[int, Batch]:
-  """Copies a batch, so that Grain can free what its worker shared."""
+  """Copies a batch, so that Grain can free the worker's shared memory."""
   step, batch = numbered
   return step, Batch(*(np.array(array) for array in batch))
 
@@ -410,7 +411,7 @@ def _require_integer(name: str, value: Any, *, at_least: int) -> None:
 def _require_one_vocabulary(caches: Sequence[TokenCache]) -> None:
   names = [cache.name for cache in caches]
   if len(set(names)) != len(names):
-    raise ValueError(f"a domain stands twice in the mixture: {names}")
+    raise ValueError(f"A domain appears twice in the mixture: {names}.")
   first = caches[0]
   for cache in caches[1:]:
     if (cache.vocabulary_fingerprint, cache.prompt.end) != (
@@ -418,7 +419,7 @@ def _require_one_vocabulary(caches: Sequence[TokenCache]) -> None:
       first.prompt.end,
     ):
       raise ValueError(
-        f"the caches of {first.name} and {cache.name} were made with different "
+        f"The caches of {first.name} and {cache.name} have different "
         "vocabularies or end markers; run `calrec data cache` with one gin "
-        "file for the whole mixture"
+        "file for the whole mixture."
       )

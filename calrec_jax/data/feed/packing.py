@@ -1,10 +1,10 @@
-"""Puts documents into rows of fixed size, wasting little.
+"""Packs documents into rows of fixed size, with little padding.
 
-Documents are taken chunk by chunk, longest first, and each goes into the
-fullest open row that still has room for its tokens and its slots (first fit,
-over rows ordered by room). Documents come shuffled, and the rows are shuffled
-afterwards by the plan, so only which documents share a row depends on their
-lengths. Tested by `tests/unit/data/test_packing.py`.
+Documents are taken in chunks, longest first, and each goes into the fullest
+open row that still has room for its tokens and slots (best fit decreasing).
+Documents come shuffled, and the plan shuffles the rows afterwards, so that only
+which documents share a row depends on their lengths. Tested by
+`tests/unit/data/feed/test_packing.py`.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Large enough that the rows left open at the end of a chunk do not matter,
-# small enough that the sorted list of open rows is cheap to insert into.
+# Large enough that the rows left open after a chunk do not matter, small enough
+# for cheap insertion into the sorted list of open rows.
 _CHUNK = 4096
 
 
 class Packing(NamedTuple):
-  """Where each document went.
+  """Assignment of documents to rows.
 
   Attributes:
-    rows: int64[D], the row of each document.
-    num_rows: rows used.
+    rows: int64[D], row of each document.
+    num_rows: Number of rows used.
   """
 
   rows: np.ndarray
@@ -34,23 +34,23 @@ class Packing(NamedTuple):
 def pack(
   tokens: np.ndarray, slots: np.ndarray, *, row_tokens: int, row_slots: int
 ) -> Packing:
-  """Packs documents into rows; the result depends on the arguments alone.
+  """Packs documents into rows, deterministically.
 
   Args:
-    tokens: tokens of each document, int[D].
-    slots: slots of each document, int[D].
-    row_tokens: tokens of a row.
-    row_slots: slots of a row.
+    tokens: int[D], tokens of each document.
+    slots: int[D], slots of each document.
+    row_tokens: Tokens per row.
+    row_slots: Slots per row.
 
   Raises:
-    ValueError: for a document that is larger than an empty row.
+    ValueError: If a document is larger than a row.
   """
   too_large = (tokens > row_tokens) | (slots > row_slots)
   if too_large.any():
     at = int(np.argmax(too_large))
     raise ValueError(
-      f"document {at} has {tokens[at]} tokens and {slots[at]} slots; a row "
-      f"has {row_tokens} (Feed.row_tokens) and {row_slots} (Feed.row_slots)"
+      f"Document {at} has {tokens[at]} tokens and {slots[at]} slots, but a row "
+      f"has {row_tokens} (Feed.row_tokens) and {row_slots} (Feed.row_slots)."
     )
   rows = np.empty(len(tokens), np.int64)
   num_rows = 0
@@ -71,7 +71,7 @@ def pack(
 def _pack_in_order(
   tokens: list[int], slots: list[int], row_tokens: int, row_slots: int
 ) -> tuple[list[int], int]:
-  """First fit over the open rows, fullest first; plain ints are fastest."""
+  """Packs over the open rows, fullest first; plain ints are fastest."""
   open_rows: list[tuple[int, int]] = []  # (tokens left, row), ascending.
   slots_left: list[int] = []
   rows = []

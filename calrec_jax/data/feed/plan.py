@@ -1,19 +1,19 @@
-"""The plan of training: which documents stand in which row of which step.
+"""The training plan: which documents are in which row of which step.
 
 It is a pure function of the lengths in the caches, the settings and the seed.
-Every host computes the same plan and loads only its own rows; to resume takes
-the step and nothing else.
+Every host computes the same plan and loads only its own rows; resuming needs
+only the step.
 
-Each domain is an endless stream of passes over its users, each pass in an
-order of its own. An epoch takes a fixed number of users from every stream, in
-proportion to the domain's users to the power `mixing_exponent` (0.3 in
-CALRec's first stage), cuts them into documents, shuffles, packs, and shuffles
-the rows. The last step of an epoch is filled up with empty rows: nothing is
-dropped, no document waits for another epoch.
+Each domain is an endless stream of passes over its users, each in a different
+order. An epoch takes a fixed number of users from every stream, in proportion
+to the domain's number of users to the power `mixing_exponent` (0.3 in CALRec's
+first stage), splits them into documents, shuffles, packs, and shuffles the
+rows. The last step of an epoch is padded with empty rows: no document is
+dropped or deferred to another epoch.
 
-All randomness is raw bits of Philox, keyed by what it is for, as NumPy keeps
-only raw bits the same between versions.
-Tested by `tests/unit/data/test_plan.py`.
+All randomness consists of raw Philox bits, keyed by purpose, as NumPy
+guarantees only raw bits across versions.
+Tested by `tests/unit/data/feed/test_plan.py`.
 """
 
 from __future__ import annotations
@@ -31,13 +31,12 @@ from calrec_jax.data.feed import packing, windows
 from calrec_jax.data.feed.tokenization import TokenCosts
 from calrec_jax.data.feed.windows import Histories, Limits, Windows
 
-# An epoch has at least so many steps, so that the rows that fill up its last
-# step are few.
+# Minimum steps of an epoch, so that the padding of its last step is small.
 _SHORTEST_EPOCH_STEPS = 64
 
 
 class Settings(NamedTuple):
-  """What the plan depends on besides the lengths; see `feed.Feed`."""
+  """Settings of the plan; see `feed.Feed`."""
 
   rows: int
   limits: Limits
@@ -48,16 +47,16 @@ class Settings(NamedTuple):
 
 
 class Documents(NamedTuple):
-  """Columns of int64[D], one entry a document.
+  """Columns of int64[D], one entry per document.
 
   Attributes:
-    domain: which of the caches.
-    user: its user.
-    start: position of the document's first item in the user's history.
-    first_target: position of the first target.
-    stop: one behind the last item.
-    tokens: tokens of the document.
-    visit: which pass over the domain's users it belongs to.
+    domain: Index of the cache.
+    user: User in the cache.
+    start: Index of the document's first item in the user's history.
+    first_target: Index of the first target.
+    stop: Index after the last item.
+    tokens: Tokens of the document.
+    visit: Pass over the domain's users that it belongs to.
   """
 
   domain: np.ndarray
@@ -69,10 +68,10 @@ class Documents(NamedTuple):
   visit: np.ndarray
 
   def take(self, order: np.ndarray | slice) -> Documents:
-    """Some of the documents, in the given order."""
+    """A selection of the documents, in the given order."""
     return Documents(*(column[order] for column in self))
 
-  def placed(self) -> list[tuple[int, int, int, int, int]]:
+  def to_tuples(self) -> list[tuple[int, int, int, int, int]]:
     """(domain, user, start, first target, stop) of each, as plain ints."""
     columns = (column.tolist() for column in self[:5])
     return list(zip(*columns, strict=True))
@@ -82,9 +81,9 @@ class PackedDocuments(NamedTuple):
   """Documents in rows.
 
   Attributes:
-    documents: ordered by row.
-    row_starts: int64[number of rows + 1], row r holds the documents
-      `row_starts[r]..row_starts[r + 1]`.
+    documents: Documents, ordered by row.
+    row_starts: int64[rows + 1]; row r has the documents
+      `row_starts[r]:row_starts[r + 1]`.
   """
 
   documents: Documents
@@ -92,11 +91,11 @@ class PackedDocuments(NamedTuple):
 
   @property
   def num_rows(self) -> int:
-    """Rows that hold a document."""
+    """Number of non-empty rows."""
     return len(self.row_starts) - 1
 
   def row(self, row: int) -> Documents:
-    """The documents of one row; none behind the last row."""
+    """The documents of one row; none after the last row."""
     if row >= self.num_rows:
       return self.documents.take(slice(0, 0))
     return self.documents.take(
@@ -108,8 +107,8 @@ class Plan:
   """Steps, epochs, and the documents of each.
 
   Attributes:
-    quotas: users that an epoch takes from each domain.
-    num_users: users of each domain that have a target.
+    quotas: Users that an epoch takes from each domain.
+    num_users: Users of each domain that have a target.
   """
 
   def __init__(
@@ -125,7 +124,7 @@ class Plan:
     self.num_users = tuple(len(users) for users in self._users)
     if not all(self.num_users):
       empty = self.num_users.index(0)
-      raise ValueError(f"domain {empty} has no user with two events")
+      raise ValueError(f"Domain {empty} has no user with two events.")
     self.quotas = self._choose_quotas()
     self._lock = threading.RLock()
     self._first_steps = [0]  # Of epochs self._base, self._base + 1, ...
@@ -134,8 +133,8 @@ class Plan:
   def locate(self, step: int) -> tuple[int, int]:
     """The epoch of a step, and the epoch's first step.
 
-    Epochs differ by a few steps, as packing comes out. Without a hint from
-    `remember`, all epochs before the step are planned once.
+    Packing makes epochs differ by a few steps. Without a hint from `remember`,
+    all epochs before the step are planned once.
     """
     with self._lock:
       if step < self._first_steps[0]:
@@ -149,33 +148,30 @@ class Plan:
       return self._base + at, self._first_steps[at]
 
   def remember(self, epoch: int, first_step: int) -> None:
-    """A hint of an earlier `locate`, which spares planning what lies before.
-
-    It changes how fast a step is found, never what is found.
-    """
+    """Stores an earlier result of `locate`, so that it need not be planned."""
     with self._lock:
       if first_step > self._first_steps[-1]:
         self._base, self._first_steps = epoch, [first_step]
 
   def rows_of_step(self, step: int) -> tuple[PackedDocuments, int]:
-    """The epoch that a step lies in, and the first of its rows."""
+    """The packed epoch of a step, and the step's first row."""
     with self._lock:  # One thread plans, the others wait for its result.
       epoch, first_step = self.locate(step)
       return self.epoch(epoch), (step - first_step) * self._settings.rows
 
   def epoch(self, epoch: int) -> PackedDocuments:
-    """The packed documents of an epoch; the last two are kept."""
+    """The packed documents of an epoch; the last two are cached."""
     with self._lock:
       return self._epoch(epoch)
 
   @functools.cached_property
   def _epoch(self):
-    # A cache of this object's own: one on the class would keep it alive.
+    # A cache on the object: one on the class would keep the object alive.
     return functools.lru_cache(maxsize=2)(self._plan_epoch)
 
   @functools.cached_property
   def _pass(self):
-    return functools.lru_cache(maxsize=2 * len(self._users))(self._draw_pass)
+    return functools.lru_cache(maxsize=2 * len(self._users))(self._sample_pass)
 
   def _plan_epoch(self, epoch: int) -> PackedDocuments:
     parts = []
@@ -189,16 +185,16 @@ class Plan:
     return packed(shuffled, limits, row_order=(seed, "r", epoch))
 
   def _documents(self, domain: int, start: int, stop: int) -> list[Documents]:
-    """Documents of the users start..stop of a domain's endless stream."""
+    """Documents of users start:stop in a domain's endless stream."""
     users, parts = self._users[domain], []
     for visit in range(start // len(users), (stop - 1) // len(users) + 1):
       order, uniform = self._pass(domain, visit)
       first = visit * len(users)
       piece = slice(max(start - first, 0), stop - first)
-      drawn = users[order[piece]]
-      histories = self._histories[domain].take(drawn)
+      chosen = users[order[piece]]
+      histories = self._histories[domain].take(chosen)
       cut = self._cut(histories, self._costs[domain], uniform[piece])
-      parts.append(as_documents(domain, drawn, cut, visit))
+      parts.append(as_documents(domain, chosen, cut, visit))
     return parts
 
   def _cut(self, histories, costs, uniform) -> Windows:
@@ -207,8 +203,8 @@ class Plan:
       return windows.cut_last(histories, limits, costs)
     return windows.cut_all(histories, limits, costs, uniform)
 
-  def _draw_pass(self, domain: int, visit: int) -> tuple[np.ndarray, ...]:
-    """The order of users in a pass, and a uniform number for each."""
+  def _sample_pass(self, domain: int, visit: int) -> tuple[np.ndarray, ...]:
+    """The order of users in a pass, and a uniform sample for each."""
     seed, users = self._settings.seed, self.num_users[domain]
     order = _shuffled(users, seed, "p", domain, visit)
     uniform = _raw(users, seed, "w", domain, visit) >> np.uint64(11)
@@ -231,7 +227,7 @@ class Plan:
     return apportion(epoch_users, weights)
 
   def _mean_tokens(self, domain: int) -> float:
-    """Tokens a user of a domain brings, roughly."""
+    """Approximate mean tokens per user of a domain."""
     lengths, offsets = self._histories[domain]
     events = len(lengths) / (len(offsets) - 1)
     cost = self._costs[domain]
@@ -247,7 +243,7 @@ class Plan:
 def as_documents(
   domain: int, users: np.ndarray, cut: Windows, visit: int = 0
 ) -> Documents:
-  """Windows of some users of a domain as documents."""
+  """Documents from the windows of some users of a domain."""
   same = np.ones(len(cut.history), np.int64)
   return Documents(
     domain * same,
@@ -263,12 +259,12 @@ def as_documents(
 def packed(
   documents: Documents, limits: Limits, row_order: tuple | None = None
 ) -> PackedDocuments:
-  """Puts documents into rows.
+  """Packs documents into rows.
 
   Args:
-    documents: in the order in which they are packed.
-    limits: gives the size of a row.
-    row_order: key of the shuffle of the rows, or None to leave them.
+    documents: Documents, in the order in which they are packed.
+    limits: Limits, with the size of a row.
+    row_order: Key of the rows' shuffle, or None for no shuffle.
   """
   found = packing.pack(
     documents.tokens,
@@ -287,24 +283,24 @@ def packed(
 
 
 def apportion(total: int, weights: np.ndarray) -> tuple[int, ...]:
-  """Splits a whole number by weights that sum to 1; everyone gets one.
+  """Splits an integer by weights that sum to 1; each part is at least 1.
 
-  The largest remainders are rounded up, the first of equal ones first.
+  The largest remainders are rounded up; ties go to the first.
   """
   exact = total * weights
-  shares = np.floor(exact).astype(np.int64)
-  order = np.argsort(shares - exact, kind="stable")
-  shares[order[: total - int(shares.sum())]] += 1
-  return tuple(int(share) for share in np.maximum(shares, 1))
+  parts = np.floor(exact).astype(np.int64)
+  order = np.argsort(parts - exact, kind="stable")
+  parts[order[: total - int(parts.sum())]] += 1
+  return tuple(int(part) for part in np.maximum(parts, 1))
 
 
 def _raw(count: int, *key: int | str) -> np.ndarray:
-  """uint64[count] of random bits that belong to a key."""
+  """Random bits of a key, uint64[count]."""
   digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
   philox = np.random.Philox(key=int.from_bytes(digest, "little"))
   return philox.random_raw(count)
 
 
 def _shuffled(count: int, *key: int | str) -> np.ndarray:
-  """A permutation of 0..count-1 that belongs to a key."""
+  """The random permutation of range(count) of a key."""
   return np.argsort(_raw(count, *key), kind="stable")

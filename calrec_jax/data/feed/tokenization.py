@@ -1,15 +1,14 @@
-"""The one place where tokens are joined into sequences.
+"""Concatenates tokens into sequences; nothing else does.
 
-Training rows and inference prompts come from the same pieces in the same
-order, so a prompt equals, token for token, what precedes the target in a
-training row:
+Training rows and inference prompts have the same parts in the same order, so a
+prompt equals, token for token, what precedes the target in a training row:
 
     [begin] prefix first item_1 next item_2 ... next item_n          a document
     [begin] prefix first item_1 next item_2 ... next item_n next     a prompt
     [begin] item                                               an item segment
 
-Where items themselves are the tokens (`item_ids`) the pieces are empty.
-Tested by `tests/unit/data/test_features.py`.
+Where the tokens are item ids (`item_ids`) the prompt's parts are empty.
+Tested by `tests/unit/data/feed/test_tokenization.py`.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from calrec_jax.data.records import PromptTokens
 
 
 class TokenCosts(NamedTuple):
-  """Tokens that joining adds to the items' own.
+  """Tokens that a sequence has in addition to those of its items.
 
   Attributes:
-    opening: begin token, prefix and first template, once a sequence.
-    between: the next template, before every item but the first.
-    begin: the begin token of an item segment, 0 or 1.
+    opening: Begin token, prefix and first template, once per sequence.
+    between: Next template, before every item but the first.
+    begin: Begin token of an item segment, 0 or 1.
   """
 
   opening: int
@@ -40,7 +39,7 @@ class TokenCosts(NamedTuple):
 
 
 class Cursor(NamedTuple):
-  """Where the next document goes in a row: token, slot and segment."""
+  """Start of the next document in a row: token, slot and segment."""
 
   token: int = 0
   slot: int = 0
@@ -48,11 +47,11 @@ class Cursor(NamedTuple):
 
 
 class PromptTooLong(ValueError):
-  """A prompt whose newest item alone is longer than the limit."""
+  """A prompt that exceeds the limit with its newest item alone."""
 
 
 def token_costs(prompt: PromptTokens) -> TokenCosts:
-  """What joining with this prompt costs, for planning by lengths alone."""
+  """Tokens that this prompt adds, for planning by lengths alone."""
   pieces = _pieces(prompt)
   return TokenCosts(len(pieces.opening), len(pieces.next), len(pieces.begin))
 
@@ -62,37 +61,37 @@ def prompt_tokens(
   item_tokens: Sequence[np.ndarray],
   max_tokens: int | None = None,
 ) -> np.ndarray:
-  """The prompt after which the model writes the next item.
+  """The prompt after which the model generates the next item.
 
   Args:
-    prompt: the pieces.
-    item_tokens: token ids of each item with its end marker, oldest first. An
-      empty history gives the words that stand before a first item.
-    max_tokens: the longest prompt; the oldest items are dropped, whole, until
-      it fits.
+    prompt: Parts of the prompt.
+    item_tokens: Token ids of each item with its end marker, oldest first. An
+      empty history gives what precedes a first item.
+    max_tokens: Maximum length of the prompt; the oldest items are dropped,
+      whole, until it fits.
 
   Returns:
     int32[P] token ids.
 
   Raises:
-    PromptTooLong: if not even the newest item fits.
+    PromptTooLong: If not even the newest item fits.
   """
   if max_tokens is not None:
-    kept = _newest_that_fit(prompt, item_tokens, max_tokens)
-    item_tokens = item_tokens[len(item_tokens) - kept :]
+    count = _newest_that_fit(prompt, item_tokens, max_tokens)
+    item_tokens = item_tokens[len(item_tokens) - count :]
   return np.concatenate(_joined(prompt, item_tokens))
 
 
 def document_tokens(
   prompt: PromptTokens, item_tokens: Sequence[np.ndarray]
 ) -> np.ndarray:
-  """The joint segment of a document, int32: closed by the last item's end."""
+  """The joint segment of a document, int32, up to the last item's end."""
   pieces = _joined(prompt, item_tokens)
   return np.concatenate(pieces[:-1] if len(item_tokens) else pieces)
 
 
 def item_segment_tokens(prompt: PromptTokens, tokens: np.ndarray) -> np.ndarray:
-  """What the item tower reads, int32: the begin token and the item's own."""
+  """The input of the item tower, int32: the begin token and the item's."""
   return np.concatenate([_pieces(prompt).begin, tokens])
 
 
@@ -111,19 +110,19 @@ def write_document(
   """Writes one document into a row of a batch.
 
   Args:
-    batch: NumPy arrays, written in place.
-    row: row of the batch.
-    cursor: where the document starts.
-    prompt: the pieces.
-    item_tokens: token ids of the document's items, oldest first.
-    first_target: the first of them that is a target; all later ones are too,
+    batch: Batch of NumPy arrays, modified in place.
+    row: Row of the batch.
+    cursor: Start of the document.
+    prompt: Parts of the prompt.
+    item_tokens: Token ids of the document's items, oldest first.
+    first_target: Index of the first target; all later items are targets too,
       those before are history only.
-    slot_items: int32, the catalogue item of each target.
-    slot_user: the user.
-    item_segments: whether each target has a segment of its own, too.
+    slot_items: int32, item of each target.
+    slot_user: User of the document.
+    item_segments: Whether each target also has a segment of its own.
 
   Returns:
-    The cursor behind the document.
+    The cursor after the document.
   """
   targets = item_tokens[first_target:]
   joint = document_tokens(prompt, item_tokens)
@@ -133,7 +132,7 @@ def write_document(
   for slot in range(cursor.slot + len(targets) - 1, cursor.slot - 1, -1):
     start = at - len(targets[slot - cursor.slot])
     batch.joint_slots[row, start:at] = slot
-    # The weight stands where the token is predicted, one position earlier.
+    # The weight is where the token is predicted, one position earlier.
     batch.loss_weights[row, start - 1 : at - 1] = 1
     at = start - between
   at, segment = stop, cursor.segment + 1
@@ -150,12 +149,12 @@ def write_document(
 
 
 def describe_row(batch: Batch, row: int, cache: TokenCache) -> str:
-  """A row as text, one segment a line, for people.
+  """Human-readable text of a row, one segment per line.
 
   Args:
-    batch: a batch on the host.
-    row: which of its rows.
-    cache: any cache of the mixture; its vocabulary decodes the tokens.
+    batch: Batch on the host.
+    row: Row of the batch.
+    cache: Any cache of the mixture; its vocabulary decodes the tokens.
   """
   decode = cache.vocabulary().decode
   segments = np.asarray(batch.segment_ids[row])
@@ -195,7 +194,7 @@ def _pieces(prompt: PromptTokens) -> _Pieces:
 def _joined(
   prompt: PromptTokens, item_tokens: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
-  """The opening, then every item with the next template behind it."""
+  """The opening, then every item followed by the next template."""
   pieces = _pieces(prompt)
   joined = [pieces.opening]
   for tokens in item_tokens:
@@ -209,15 +208,15 @@ def _newest_that_fit(
   costs = token_costs(prompt)
   lengths = np.array([len(tokens) for tokens in reversed(item_tokens)], int)
   totals = costs.opening + np.cumsum(lengths + costs.between)
-  kept = int(np.searchsorted(totals, max_tokens, side="right"))
-  if costs.opening > max_tokens or (len(lengths) and not kept):
+  count = int(np.searchsorted(totals, max_tokens, side="right"))
+  if costs.opening > max_tokens or (len(lengths) and not count):
     needed = int(totals[0]) if len(lengths) else costs.opening
     raise PromptTooLong(
-      f"a prompt with the newest item alone takes {needed} tokens, more than "
-      f"the {max_tokens} allowed; allow longer prompts or cut long item texts "
-      "in the Domain's fields"
+      f"A prompt with only the newest item takes {needed} tokens, more than "
+      f"the {max_tokens} allowed; allow longer prompts or truncate long item "
+      "texts in the Domain's fields."
     )
-  return kept
+  return count
 
 
 def _put_segment(

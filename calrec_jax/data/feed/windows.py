@@ -1,13 +1,13 @@
-"""Cuts histories into documents that fit a row, by their lengths alone.
+"""Splits histories into documents that fit a row, by their lengths alone.
 
 A history that fits a row is one document, and every event but the first is a
-target. A longer one is cut into windows: each further window opens with a few
-events of context, which are history only, and goes on with the next targets,
-so that every event but the user's first is a target in exactly one window.
+target. A longer one is split into windows: each later window starts with a few
+events of context, followed by the next targets, so that every event but the
+user's first is a target in exactly one window.
 
-All users are cut at once: with prefix sums of the lengths, "how far does a
-window reach" is one `searchsorted`.
-Tested by `tests/unit/data/test_windows.py`.
+All users are split at once: with prefix sums of the lengths, the end of every
+window is one `searchsorted`.
+Tested by `tests/unit/data/feed/test_windows.py`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Histories(NamedTuple):
   """Tokens of every event of some users.
 
   Attributes:
-    lengths: int[E], user after user.
-    offsets: int64[n + 1], user i has `lengths[offsets[i]:offsets[i + 1]]`.
+    lengths: int[E], tokens of each event, concatenated by user.
+    offsets: int64[n + 1]; user i has `lengths[offsets[i]:offsets[i + 1]]`.
   """
 
   lengths: np.ndarray
@@ -39,15 +39,15 @@ class Histories(NamedTuple):
 
 
 class Limits(NamedTuple):
-  """What a document may be.
+  """Limits of a document.
 
   Attributes:
-    row_tokens: most tokens, item segments included.
-    row_slots: most targets.
-    max_history: most items before a document's last target, or None.
-    context: most items that a further window of a long history repeats as
-      history. They take at most half of the row; one is always there.
-    item_segments: whether each target has a segment of its own.
+    row_tokens: Maximum number of tokens, item segments included.
+    row_slots: Maximum number of targets.
+    max_history: Maximum number of items before the last target, or None.
+    context: Maximum number of items that later windows repeat as context. They
+      take at most half of the row; there is always one.
+    item_segments: Whether each target has a segment of its own.
   """
 
   row_tokens: int
@@ -58,13 +58,13 @@ class Limits(NamedTuple):
 
 
 class Windows(NamedTuple):
-  """Documents: items `start..stop` of a history, targets from `first_target`.
+  """Documents: items `start:stop` of a history, targets from `first_target`.
 
   Attributes:
-    history: int64[W], which of the histories.
-    start: int64[W], position of the first item in the history.
-    first_target: int64[W], position of the first target.
-    stop: int64[W], one behind the last item, which is the last target.
+    history: int64[W], index of the history.
+    start: int64[W], index of the first item in the history.
+    first_target: int64[W], index of the first target.
+    stop: int64[W], index after the last item, which is the last target.
     tokens: int64[W], tokens of the document, item segments included.
   """
 
@@ -81,13 +81,13 @@ def first_misfit(
   """The first target that does not fit a row with one item of history.
 
   Args:
-    histories: of all users.
-    limits: what a document may be.
-    costs: what joining adds.
-    last_only: looks at the last event of each user only.
+    histories: Histories of all users.
+    limits: Limits of a document.
+    costs: Tokens that the prompt adds.
+    last_only: Whether only the last event of each user is checked.
 
   Returns:
-    (history, position of the event, tokens needed), or None if all fit.
+    (history, index of the event, tokens needed), or None if all fit.
   """
   lengths, offsets = histories
   copies = 2 if limits.item_segments else 1
@@ -114,12 +114,12 @@ def cut_all(
   """Documents in which every event but a user's first is a target once.
 
   Args:
-    histories: of some users. Those with one event have no target.
-    limits: what a document may be.
-    costs: what joining adds.
-    uniform: float64[n] in [0, 1), decides how far the first window of a
-      history reaches that does not fit one row. All later cuts follow from
-      it, so a fresh draw in every pass moves all windows.
+    histories: Histories of some users. Those with one event have no target.
+    limits: Limits of a document.
+    costs: Tokens that the prompt adds.
+    uniform: float64[n] in [0, 1), determines the end of the first window of a
+      history that does not fit one row. All later windows follow from it, so a
+      new sample in every pass moves all of them.
   """
   sums = _Sums(histories, limits, costs)
   begin, end = histories.offsets[:-1], histories.offsets[1:]
@@ -127,8 +127,8 @@ def cut_all(
   begin, end = begin[history], end[history]
   start, target = begin, begin + 1
   reach = sums.furthest_stop(start, target, end)
-  share = uniform[history] * (reach - target)
-  stop = np.where(reach == end, end, target + 1 + share.astype(np.int64))
+  room = uniform[history] * (reach - target)
+  stop = np.where(reach == end, end, target + 1 + room.astype(np.int64))
   found = [(history, start, target, stop)]
   while (more := stop < end).any():
     history, begin, end = history[more], begin[more], end[more]
@@ -143,9 +143,9 @@ def cut_all(
 def cut_last(
   histories: Histories, limits: Limits, costs: TokenCosts
 ) -> Windows:
-  """One document a user: the last event is the target.
+  """One document per user, with the last event as target.
 
-  The oldest items are dropped, whole, until the document fits; never the
+  The oldest items are dropped, whole, until the document fits, but never the
   target.
   """
   sums = _Sums(histories, limits, costs)
@@ -159,10 +159,10 @@ def cut_last(
 class _Sums:
   """Prefix sums that turn the size of a document into a subtraction.
 
-  A document with items s..e-1 and targets t..e-1 has
-  `opening - between + full[e] - tail[s] - head[t]` tokens, where no sum ever
-  falls; `head` counts the item segments. Positions count events over all
-  histories.
+  A document with items s:e and targets t:e has
+  `opening - between + full[e] - tail[s] - head[t]` tokens, where every sum is
+  non-decreasing; `head` counts the item segments. Indices count events across
+  all histories.
   """
 
   def __init__(self, histories: Histories, limits: Limits, costs: TokenCosts):
@@ -184,7 +184,7 @@ class _Sums:
     return self._opening + ends
 
   def furthest_stop(self, start, target, end) -> np.ndarray:
-    """The largest stop with which documents stay inside the limits."""
+    """The largest stop for which documents satisfy the limits."""
     room = self._limits.row_tokens - self._opening
     room = room + self._tail[start] + self._head[target]
     stop = np.searchsorted(self._full, room, side="right") - 1
@@ -194,7 +194,7 @@ class _Sums:
     return np.minimum(stop, end)
 
   def earliest_start(self, target, begin) -> np.ndarray:
-    """The smallest start with which a single target stays inside them."""
+    """The smallest start for which a single target satisfies the limits."""
     excess = self._opening + self._full[target + 1] - self._head[target]
     excess = excess - self._limits.row_tokens
     start = np.searchsorted(self._tail, excess, side="left")
@@ -203,7 +203,7 @@ class _Sums:
     return np.maximum(start, begin)
 
   def context_start(self, target, begin) -> np.ndarray:
-    """Where a further window starts, so that targets get their share."""
+    """Start of a later window that leaves room for its targets."""
     excess = self._opening + self._tail[target] - self._limits.row_tokens // 2
     start = np.searchsorted(self._tail, excess, side="left")
     start = np.maximum(start, target - self._limits.context)
@@ -211,11 +211,11 @@ class _Sums:
     return np.maximum(start, self.earliest_start(target, begin))
 
   def windows(self, history, start, target, stop) -> Windows:
-    """Windows with positions counted inside their history."""
+    """Windows with indices relative to their history."""
     if (start >= target).any() or (stop <= target).any():
       raise ValueError(
-        "a target does not fit a row with one item of history; "
-        "`first_misfit` names it"
+        "A target does not fit a row with one item of history; `first_misfit` "
+        "finds it."
       )
     first = self._offsets[history]
     tokens = self.tokens(start, target, stop)

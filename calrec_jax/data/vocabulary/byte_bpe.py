@@ -12,22 +12,22 @@ import tokenizers
 class ByteBpeModel:
   """A tokenizer in memory.
 
-  A control token that a text writes out is read as text: what a shop calls an
-  item must not end a sequence.
+  Control tokens spelled out in a text are read as text: an item's name must not
+  end a sequence.
 
   Attributes:
-    size: number of rows that the ids need.
+    size: Number of embedding rows that the ids need.
   """
 
   def __init__(self, content: bytes):
     """Opens a tokenizer from the bytes of its `tokenizer.json`.
 
     Raises:
-      ValueError: if they are no byte-level BPE tokenizer.
+      ValueError: If it is not a byte-level BPE tokenizer.
     """
     _check(content)
     self._tokenizer = tokenizers.Tokenizer.from_str(content.decode())
-    # Settings of whoever saved the file; items are cut elsewhere.
+    # Settings left in the file; items are truncated elsewhere.
     self._tokenizer.no_truncation()
     self._tokenizer.no_padding()
     self._tokenizer.encode_special_tokens = True
@@ -46,11 +46,11 @@ class ByteBpeModel:
     return [encoding.ids for encoding in encoded]
 
   def decode(self, ids: Iterable[int]) -> str:
-    """The text of token ids; control tokens write nothing."""
+    """The text of token ids; control tokens are dropped."""
     return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
   def piece(self, token: int) -> str:
-    """How the tokenizer writes one token."""
+    """The piece of one token."""
     return self._tokenizer.id_to_token(token) or f"<{token}>"
 
   def token(self, piece: str) -> int | None:
@@ -63,7 +63,7 @@ def _check(content: bytes) -> None:
     saved = json.loads(content)
     model, decoder = saved["model"], saved["decoder"]
   except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(f"This is no tokenizer.json ({error!r}).") from error
+    raise ValueError(f"This is not a tokenizer.json ({error!r}).") from error
   plain = not any(
     model.get(name)
     for name in (
@@ -75,15 +75,15 @@ def _check(content: bytes) -> None:
   )
   if model.get("type") != "BPE" or not _has_byte_level(decoder) or not plain:
     raise ValueError(
-      "This tokenizer.json is no byte-level BPE (it holds the model "
-      f"{model.get('type')!r}). Tokenizers of the Llama 3 family are read from "
-      "tokenizer.json, those of the Gemma family from tokenizer.model or a "
-      "GGUF file; set PretrainedVocabulary.source to one of them."
+      f"This tokenizer.json is not byte-level BPE but {model.get('type')!r}. "
+      "Tokenizers of the Llama 3 family are read from tokenizer.json, those of "
+      "the Gemma family from tokenizer.model or a GGUF file; set "
+      "PretrainedVocabulary.source to one of them."
     )
 
 
 def _has_byte_level(part: Any) -> bool:
-  """Whether a decoder is, or holds, that of byte-level BPE."""
+  """Whether a decoder is, or contains, that of byte-level BPE."""
   if not isinstance(part, dict):
     return False
   return part.get("type") == "ByteLevel" or any(

@@ -1,6 +1,6 @@
-"""What pruning must know of byte-level BPE: how symbols are merged.
+"""Merge rules of byte-level BPE, for pruning.
 
-Tested by `tests/unit/data/test_pruning.py`.
+Tested by `tests/unit/data/vocabulary/test_pruning.py`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from calrec_jax.data.vocabulary.pruning import SPARE
 
 
 class ByteBpeRules:
-  """A tokenizer taken apart for pruning; see `pruning.Rules`."""
+  """The merge rules of a tokenizer; see `pruning.Rules`."""
 
   def __init__(self, content: bytes):
     self._json = json.loads(content)
     model = self._json["model"]
     self._ids: dict[str, int] = dict(model["vocab"])
-    # Added tokens may stand outside the vocabulary proper.
+    # Added tokens may be missing from the vocabulary proper.
     self._added = {
       row["content"]: row["id"] for row in self._json["added_tokens"]
     }
@@ -36,7 +36,7 @@ class ByteBpeRules:
 
   @property
   def always(self) -> np.ndarray:
-    """bool[size]: added tokens, and the symbols of single bytes."""
+    """Added tokens and the symbols of single bytes, bool[size]."""
     needed = np.zeros(self.size, bool)
     symbols = set(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     for text, token in self._ids.items():
@@ -46,15 +46,15 @@ class ByteBpeRules:
 
   @property
   def order(self) -> np.ndarray:
-    """int64[n]: tokens in the order in which they are merged."""
+    """Tokens in the order of their merges, int64[n]."""
     made = [self._ids[a + b] for a, b in self._merges]
     return np.array(list(dict.fromkeys(made)), np.int64)
 
   def path(self, token: int) -> list[int] | None:
-    """Tokens that merging makes on the way to a token; None if it never does.
+    """Intermediate tokens of merging a token; None if it is never merged.
 
-    Some tokenizers (`ignore_merges`) take a whole word that is a token before
-    they merge anything; such a token needs no other.
+    Some tokenizers (`ignore_merges`) look up whole words before they merge
+    anything; such a token needs no other.
     """
     text = self._texts.get(token)
     if text is None or text in self._added:
@@ -71,11 +71,11 @@ class ByteBpeRules:
       made.append(self._ids[symbols[at]])
     return made
 
-  def select(self, kept: np.ndarray) -> bytes:
-    """The tokenizer with these tokens only, renumbered in their order."""
+  def select(self, retained: np.ndarray) -> bytes:
+    """The tokenizer with only these tokens, renumbered in order."""
     new = {
       self._texts[old]: token
-      for token, old in enumerate(kept.tolist())
+      for token, old in enumerate(retained.tolist())
       if old in self._texts
     }
     model = self._json["model"] | {
@@ -94,7 +94,7 @@ class ByteBpeRules:
     chosen = self._json | {
       "model": model,
       "added_tokens": added,
-      # It writes begin tokens by their old ids; ours are written elsewhere.
+      # It adds begin tokens by their old ids; ours are added elsewhere.
       "post_processor": None,
     }
     return json.dumps(chosen, ensure_ascii=False).encode()

@@ -1,8 +1,7 @@
-"""The folder of a vocabulary: written at once, checked, loaded.
+"""The folder of a vocabulary: written atomically, verified, loaded.
 
-It holds the tokenizer's own file, a description, and the map of rows where
-the vocabulary was pruned. Loading needs nothing of TensorFlow, so that
-inference can load the vocabulary a cache was written with.
+It has the tokenizer's file, a description, and the row map of a pruned
+vocabulary. Loading does not need TensorFlow.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import numpy as np
 from calrec_jax.data.vocabulary import sentencepiece
 
 SCHEMA = 1
-_PRETRAINED_SCHEMA = 2  # Tells older versions that there is more to know.
+_PRETRAINED_SCHEMA = 2  # Makes older versions refuse the new fields.
 SENTENCEPIECE, BYTE_BPE = "sentencepiece", "byte_bpe"
 MODEL_FILE = "sentencepiece.model"
 DESCRIPTION_FILE = "vocabulary.json"
@@ -50,17 +49,17 @@ class Model(Protocol):
     ...
 
   def piece(self, token: int) -> str:
-    """How the tokenizer writes one token."""
+    """The piece of one token."""
     ...
 
 
 class Origin(NamedTuple):
-  """The vocabulary of the pretrained model that one comes from.
+  """The vocabulary of the pretrained model that one is derived from.
 
   Attributes:
-    full_size: its number of tokens.
-    full_sha256: hash of its tokenizer's file.
-    kept_sha256: hash of the map of rows; None where nothing was pruned.
+    full_size: Number of its tokens.
+    full_sha256: Hash of its tokenizer's file.
+    kept_sha256: Hash of the row map; None if nothing was pruned.
   """
 
   full_size: int
@@ -73,11 +72,11 @@ class Vocabulary:
   """A loaded vocabulary.
 
   Attributes:
-    folder: holds the model and its description.
-    begin: token that begins every segment, or None.
-    sha256: hash of the model's bytes.
-    kind: `SENTENCEPIECE` or `BYTE_BPE`.
-    origin: the pretrained model's vocabulary, or None.
+    folder: Folder with the model and its description.
+    begin: Begin token of every segment, or None.
+    sha256: Hash of the model's bytes.
+    kind: Kind of tokenizer, `SENTENCEPIECE` or `BYTE_BPE`.
+    origin: The pretrained model's vocabulary, or None.
   """
 
   folder: str
@@ -105,7 +104,7 @@ class Vocabulary:
 
   @property
   def size(self) -> int:
-    """Number of tokens; a pretrained model needs exactly so many rows."""
+    """Number of tokens, and of a pretrained model's embedding rows."""
     return self._model.size
 
   @property
@@ -114,10 +113,10 @@ class Vocabulary:
     return self.origin is not None
 
   @functools.cached_property
-  def kept(self) -> np.ndarray | None:
-    """int32[size]: the full vocabulary's id of each token, ascending.
+  def row_map(self) -> np.ndarray | None:
+    """Id of each token in the full vocabulary, int32[size], ascending.
 
-    None where nothing was pruned.
+    None if nothing was pruned.
     """
     if self.origin is None or self.origin.kept_sha256 is None:
       return None
@@ -142,29 +141,28 @@ class Vocabulary:
     return self._model.encode_all(texts)
 
   def decode(self, ids: Iterable[int]) -> str:
-    """The text of token ids; control tokens and padding write nothing.
+    """The text of token ids; control tokens and padding are dropped.
 
-    Ids beyond the vocabulary, which a padded embedding table can yield, also
-    write nothing.
+    So are ids beyond the vocabulary, which a padded embedding can produce.
     """
     size = self.size
     return self._model.decode([int(i) for i in ids if 0 <= i < size])
 
   def piece(self, token: int) -> str:
-    """How the vocabulary writes one token."""
+    """The piece of one token."""
     return self._model.piece(int(token))
 
   def describe(self) -> dict[str, Any]:
-    """What the card of a dataset says of it."""
+    """Description for a dataset's card."""
     more = {"full_size": self.full_size} if self.pretrained else {}
     return {"size": self.size, "sha256": self.sha256} | more
 
 
 def open_model(kind: str, content: bytes) -> Model:
-  """The tokenizer that a file's bytes make."""
+  """Opens a tokenizer from the bytes of its file."""
   if kind == SENTENCEPIECE:
     return sentencepiece.SentencePieceModel(content)
-  # `tokenizers` is asked for only by those who have such a vocabulary.
+  # `tokenizers` is needed only by such vocabularies.
   from calrec_jax.data.vocabulary import byte_bpe
 
   return byte_bpe.ByteBpeModel(content)
@@ -174,8 +172,8 @@ def load(folder: str | os.PathLike[str]) -> Vocabulary:
   """Loads a vocabulary that `write` wrote.
 
   Raises:
-    FileNotFoundError: if the folder holds no vocabulary.
-    ValueError: if the model is not the one described.
+    FileNotFoundError: If the folder has no vocabulary.
+    ValueError: If the model does not match its description.
   """
   folder = os.fspath(folder)
   try:
@@ -192,7 +190,7 @@ def load(folder: str | os.PathLike[str]) -> Vocabulary:
       _check(folder, KEPT_FILE, origin.kept_sha256)
   except FileNotFoundError as error:
     raise FileNotFoundError(
-      f"{folder} holds no vocabulary ({os.path.basename(error.filename)} is "
+      f"{folder} has no vocabulary ({os.path.basename(error.filename)} is "
       "missing). Build it again with `calrec data cache`."
     ) from error
   return Vocabulary(
@@ -208,8 +206,8 @@ def _check(folder: str, name: str, sha256: str) -> None:
 
 def _damaged(folder: str, name: str) -> str:
   return (
-    f"{folder}: {name} is not the model that {DESCRIPTION_FILE} "
-    "describes. Delete the folder and run `calrec data cache` again."
+    f"{folder}: {name} does not match {DESCRIPTION_FILE}. Delete the folder "
+    "and run `calrec data cache` again."
   )
 
 
@@ -220,17 +218,17 @@ def write(
   *,
   kind: str = SENTENCEPIECE,
   origin: Origin | None = None,
-  kept: np.ndarray | None = None,
+  row_map: np.ndarray | None = None,
 ) -> Vocabulary:
-  """Writes a vocabulary's folder at once, and loads it.
+  """Writes a vocabulary's folder atomically, and loads it.
 
   Args:
-    folder: the folder to make; one that is there is kept.
-    model: content of the tokenizer's file.
-    begin: token that begins every segment, or None.
-    kind: `SENTENCEPIECE` or `BYTE_BPE`.
-    origin: the pretrained model's vocabulary, or None.
-    kept: int32[size], the ids there of a pruned vocabulary's tokens.
+    folder: Folder to create; an existing one is left unchanged.
+    model: Content of the tokenizer's file.
+    begin: Begin token of every segment, or None.
+    kind: Kind of tokenizer, `SENTENCEPIECE` or `BYTE_BPE`.
+    origin: The pretrained model's vocabulary, or None.
+    row_map: int32[size], ids of a pruned vocabulary's tokens in the full one.
   """
   description: dict[str, Any] = {
     "schema": SCHEMA,
@@ -239,9 +237,9 @@ def write(
   }
   files: dict[str, bytes] = {MODEL_FILES[kind]: model}
   if origin is not None:
-    if kept is not None:
+    if row_map is not None:
       stream = io.BytesIO()
-      np.save(stream, kept.astype(np.int32))
+      np.save(stream, row_map.astype(np.int32))
       files[KEPT_FILE] = stream.getvalue()
       kept_sha256 = hashlib.sha256(files[KEPT_FILE]).hexdigest()
       origin = origin._replace(kept_sha256=kept_sha256)
@@ -268,6 +266,6 @@ def _publish(folder: str, files: Mapping[str, bytes]) -> None:
     except OSError:
       if not os.path.exists(folder):
         raise
-      # Another process was faster; the content is the same by its address.
+      # Another process was faster; the folder's name implies its content.
   finally:
     shutil.rmtree(partial, ignore_errors=True)

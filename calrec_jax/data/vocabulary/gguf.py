@@ -1,8 +1,9 @@
-"""The tokenizer that a GGUF file keeps in its metadata, as a file of its own.
+"""Rebuilds the tokenizer's file from the metadata of a GGUF file.
 
-llama.cpp stores pieces, scores or merges, and types; what is missing is known
-by the tokenizer's family. SentencePiece models come back as such, byte-level
-BPE as a `tokenizer.json`. Tested by `tests/unit/data/test_gguf_vocabulary.py`.
+llama.cpp stores pieces, scores or merges, and types; the rest follows from the
+tokenizer's family. The result is a SentencePiece model, or a `tokenizer.json`
+for byte-level BPE. Tested by
+`tests/unit/data/vocabulary/test_gguf_vocabulary.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sentencepiece import sentencepiece_model_pb2 as proto_lib
 from calrec_jax.weights.packages import WeightsError
 
 _KEY = "tokenizer.ggml"
-_SPACE = "\u2581"  # How SentencePiece writes a blank.
+_SPACE = "\u2581"  # SentencePiece's escape of a space.
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
 _Piece = proto_lib.ModelProto.SentencePiece
 _TYPES = {
@@ -28,7 +29,7 @@ _TYPES = {
   _UNUSED: _Piece.UNUSED,
   _BYTE: _Piece.BYTE,
 }
-# What cuts a text into words before they are merged, by `tokenizer.ggml.pre`:
+# Patterns that split a text into words before merging, by `tokenizer.ggml.pre`:
 # https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp.
 _LLAMA_3_WORDS = (
   r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -50,7 +51,7 @@ _WORDS = {
     _BYTES | {"use_regex": False},
   ],
 }
-# Llama 3 takes a word that is a token as it is, and begins with a token.
+# Llama 3 looks up whole words before merging, and adds a begin token.
 _LLAMA_3 = "llama-bpe"
 
 
@@ -58,10 +59,10 @@ class Tokenizer(NamedTuple):
   """A tokenizer of a GGUF file.
 
   Attributes:
-    name: "tokenizer.model" (SentencePiece) or "tokenizer.json".
-    content: of the file.
-    begin: the begin token, or None.
-    adds_begin: whether the model wants it before a text.
+    name: File name, "tokenizer.model" (SentencePiece) or "tokenizer.json".
+    content: Content of the file.
+    begin: Begin token, or None.
+    adds_begin: Whether the model expects it before a text.
   """
 
   name: str
@@ -79,9 +80,9 @@ def read(path: str | os.PathLike[str]) -> Tokenizer:
   """Rebuilds the tokenizer of a GGUF file.
 
   Raises:
-    WeightsError: for a tokenizer of a kind that is not read.
+    WeightsError: If the kind of tokenizer is not supported.
   """
-  # `gguf` is asked for only by those who read such files.
+  # `gguf` is needed only by such files.
   from calrec_jax.weights import gguf_file
 
   fields = gguf_file.GgufFile(path).fields
@@ -95,7 +96,7 @@ def read(path: str | os.PathLike[str]) -> Tokenizer:
   if kind != "gpt2" or pre not in _WORDS:
     raise WeightsError(
       f"The tokenizer of {path} ({_KEY}.model = {kind!r}, {_KEY}.pre = {pre!r})"
-      " is not read from GGUF; the kinds 'llama' (Gemma) and 'gpt2' with "
+      " is not supported in GGUF; 'llama' (Gemma) and 'gpt2' with "
       f"{' or '.join(map(repr, _WORDS))} are. Set PretrainedVocabulary.source "
       "to the model's own tokenizer.model or tokenizer.json."
     )
@@ -112,11 +113,11 @@ def _sentencepiece(fields: Mapping[str, Any]) -> bytes:
   for token, (text, score, kind) in enumerate(
     zip(pieces, scores, types, strict=True)
   ):
-    # llama.cpp writes the blanks of runs of blanks out; SentencePiece would
-    # never find such pieces in its escaped text.
+    # llama.cpp does not escape the spaces in pieces of several spaces, which
+    # SentencePiece would then never find in its escaped text.
     piece = model.pieces.add(piece=text.replace(" ", _SPACE))
     piece.type = _Piece.UNKNOWN if token == unknown else _TYPES[kind]
-    # Of other kinds llama.cpp keeps no score that SentencePiece would read.
+    # For other types llama.cpp stores no score that SentencePiece can use.
     piece.score = score if kind == _NORMAL else 0.0
   spec = model.trainer_spec
   spec.model_type = proto_lib.TrainerSpec.BPE
@@ -181,7 +182,7 @@ def _byte_bpe(fields: Mapping[str, Any], pre: str, begin: int | None) -> bytes:
 
 
 def _opening(token: int, text: str) -> dict[str, Any]:
-  """What writes a begin token before a text, for those who ask for it."""
+  """The post-processor that adds a begin token on request."""
   special = {"SpecialToken": {"id": text, "type_id": 0}}
   return {
     "type": "TemplateProcessing",

@@ -1,6 +1,6 @@
-"""The vocabulary of a pretrained model, whole or pruned to a catalogue.
+"""The vocabulary of a pretrained model, full or pruned to a catalogue.
 
-Tested by `tests/unit/data/test_pretrained_vocabulary.py`.
+Tested by `tests/unit/data/vocabulary/test_pretrained_vocabulary.py`.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from calrec_jax.data.vocabulary import trained as vocabulary_lib
 from calrec_jax.storage import atomic
 from calrec_jax.weights import packages
 
-_REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
+_REQUIRED: Any = gin.REQUIRED  # Gin refuses it where it is used.
 
-# Part of every fingerprint: raise it when the same files begin to give other
+# Part of every fingerprint: increment it when the same files give different
 # vocabularies.
 SCHEMA = 1
 _CONFIG = "tokenizer_config.json"
 
 
 class Full(NamedTuple):
-  """A pretrained model's vocabulary before anything is left out.
+  """A pretrained model's vocabulary before pruning.
 
   Attributes:
-    kind: `SENTENCEPIECE` or `BYTE_BPE` of `vocabulary_files`.
-    content: of the tokenizer's file.
-    begin: its begin token, or None.
-    adds_begin: whether the model wants it before a text.
+    kind: Kind of tokenizer, `files.SENTENCEPIECE` or `files.BYTE_BPE`.
+    content: Content of the tokenizer's file.
+    begin: Begin token, or None.
+    adds_begin: Whether the model expects it before a text.
   """
 
   kind: str
@@ -51,16 +51,16 @@ class Full(NamedTuple):
 @gin.configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainedVocabulary:
-  """The vocabulary that comes with a pretrained model.
+  """The vocabulary of a pretrained model.
 
   Attributes:
-    source: name of a packaged model ("gemma3-270m"), a GGUF file, a folder in
-      Hugging Face's layout, a `tokenizer.model` or a `tokenizer.json`.
-    begin: None begins segments as the model was trained: with its begin token
-      if its files ask for one. True or False decide otherwise.
-    pruned: leaves out what the texts of `domains` do not use; their items and
-      the prompt keep the same tokens.
-    domains: names of the domains to prune to; None is all of the data set.
+    source: Name of a packaged model ("gemma3-270m"), GGUF file, folder in
+      Hugging Face's layout, `tokenizer.model` or `tokenizer.json`.
+    begin: Whether segments start with the begin token; None does as the model's
+      files say.
+    pruned: Whether to remove tokens that the texts of `domains` do not use;
+      items and prompt are tokenised the same.
+    domains: Names of the domains to prune to; None is all of the dataset.
   """
 
   source: str = _REQUIRED
@@ -71,7 +71,7 @@ class PretrainedVocabulary:
   def reads(
     self, domains: Sequence[domain_lib.Domain]
   ) -> tuple[domain_lib.Domain, ...]:
-    """The domains whose text decides on the vocabulary."""
+    """The domains whose text determines the vocabulary."""
     if not self.pruned:
       return ()
     return vocabulary_lib.choose_domains(
@@ -100,11 +100,11 @@ class PretrainedVocabulary:
     prompt: prompt_lib.Prompt,
     prepare: vocabulary_lib.Prepare,
   ) -> files.Vocabulary:
-    """Writes the vocabulary, pruned if it is to be.
+    """Writes the vocabulary, pruned if configured.
 
     Raises:
-      ValueError: for a tokenizer that is not read, or none that begins texts
-        where `begin` asks for it.
+      ValueError: If the tokenizer is not supported, or has no begin token
+        although `begin` is True.
     """
     full = read(self.source)
     begin = self._begin(full)
@@ -120,17 +120,17 @@ class PretrainedVocabulary:
       seen.add(prepare(domain, seen).texts)
     rules = _rules(full)
     used = seen.used() if begin is None else np.append(seen.used(), begin)
-    kept = pruning.choose(rules, used)
-    content = rules.select(kept)
+    row_map = pruning.choose(rules, used)
+    content = rules.select(row_map)
     pruned = files.open_model(full.kind, content)
-    pruning.verify(seen, pruned, kept)
+    pruning.verify(seen, pruned, row_map)
     return files.write(
       folder,
       content,
-      None if begin is None else int(np.searchsorted(kept, begin)),
+      None if begin is None else int(np.searchsorted(row_map, begin)),
       kind=full.kind,
       origin=origin,
-      kept=kept,
+      row_map=row_map,
     )
 
   def _begin(self, full: Full) -> int | None:
@@ -147,11 +147,11 @@ def read(source: str | os.PathLike[str]) -> Full:
   """Reads the vocabulary of a pretrained model.
 
   Args:
-    source: see `PretrainedVocabulary.source`.
+    source: See `PretrainedVocabulary.source`.
 
   Raises:
-    packages.WeightsError: if there is no such model, or its tokenizer is of
-      a kind that is not read.
+    packages.WeightsError: If there is no such model, or its kind of tokenizer
+      is not supported.
   """
   path, config = _find(packages.resolve(source))
   if _is_gguf(path):
@@ -171,19 +171,19 @@ def read(source: str | os.PathLike[str]) -> Full:
 
 
 def _find(path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path | None]:
-  """The tokenizer's file, and the settings beside it in a folder."""
+  """The tokenizer's file, and the settings next to it in a folder."""
   if not path.is_dir():
     return path, None
   config = path / _CONFIG
   model, saved = path / "tokenizer.model", path / "tokenizer.json"
-  # Llama 3 calls a file of another format tokenizer.model.
+  # Llama 3 has a tokenizer.model in another format.
   if model.is_file() and _is_sentencepiece(model):
     chosen = model
   elif saved.is_file():
     chosen = saved
   else:
     raise packages.WeightsError(
-      f"{path} holds neither a SentencePiece tokenizer.model nor a "
+      f"{path} has neither a SentencePiece tokenizer.model nor a "
       "tokenizer.json. Set PretrainedVocabulary.source (VOCABULARY_SOURCE) to "
       "a folder or file that does."
     )
@@ -198,7 +198,7 @@ def _from_sentencepiece(content: bytes, settings: Mapping[str, Any]) -> Full:
 
 
 def _from_json(content: bytes, settings: Mapping[str, Any]) -> Full:
-  # `tokenizers` is asked for only by those who have such a vocabulary.
+  # `tokenizers` is needed only by such vocabularies.
   from calrec_jax.data.vocabulary import byte_bpe
 
   model = byte_bpe.ByteBpeModel(content)
@@ -209,7 +209,7 @@ def _from_json(content: bytes, settings: Mapping[str, Any]) -> Full:
 
 
 def _configured(model: Any, settings: Mapping[str, Any], default: int | None):
-  """The begin token that the settings name; else the default."""
+  """The begin token in the settings, else the default."""
   named = settings.get("bos_token")
   if isinstance(named, dict):
     named = named.get("content")
@@ -218,7 +218,7 @@ def _configured(model: Any, settings: Mapping[str, Any], default: int | None):
 
 
 def _opening(part: Any) -> int | None:
-  """The token that a post-processor writes before a text, if any."""
+  """The token that a post-processor adds before a text, if any."""
   if not isinstance(part, dict):
     return None
   if part.get("type") == "Sequence":
@@ -254,7 +254,7 @@ def _is_sentencepiece(path: pathlib.Path) -> bool:
 
 
 def _fingerprint(source: str) -> list[str]:
-  """Hashes of the files that are read; a package's is known."""
+  """Hashes of the files that are read; a package's hash is known."""
   if source in packages.PACKAGES:
     return [packages.PACKAGES[source].sha256]
   path, config = _find(packages.resolve(source))
@@ -262,7 +262,7 @@ def _fingerprint(source: str) -> list[str]:
 
 
 def _sha256(path: pathlib.Path) -> str:
-  """Hash of a file; that of a large one is kept beside it while it stays."""
+  """Hash of a file; a large file's is cached next to it until it changes."""
   status = path.stat()
   stamp = f"{status.st_size} {status.st_mtime_ns}"
   record = path.with_name(f"{path.name}.sha256")
@@ -275,6 +275,6 @@ def _sha256(path: pathlib.Path) -> str:
   with path.open("rb") as file:
     sha256 = hashlib.file_digest(file, "sha256").hexdigest()
   if record is not None:
-    with contextlib.suppress(OSError):  # A folder that is only read.
+    with contextlib.suppress(OSError):  # A read-only folder.
       atomic.write_text(record, f"{sha256} {stamp}\n")
   return sha256

@@ -1,11 +1,11 @@
-"""Leaving out the tokens of a vocabulary that a catalogue never uses.
+"""Prunes a vocabulary to the tokens that a catalogue uses.
 
-Why texts still become the same tokens: merging takes the best pair it knows,
-again and again. Everything it merges on the way to a final token lies within
-that token, and all of that is kept. So a vocabulary without the others knows
-fewer pairs, but still each of those that were taken, and these were the best;
-it takes the same ones in the same order. What was counted is nonetheless
-encoded again and compared. Tested by `tests/unit/data/test_pruning.py`.
+Why texts are still tokenised the same: merging repeatedly takes the best known
+pair. All intermediate tokens of a final token lie within it, and are retained.
+So the pruned vocabulary knows fewer pairs, but still every pair that was
+merged, and these were the best; it merges the same pairs in the same order.
+All texts are nonetheless encoded again and compared. Tested by
+`tests/unit/data/vocabulary/test_pruning.py`.
 """
 
 from __future__ import annotations
@@ -18,49 +18,49 @@ import numpy as np
 
 from calrec_jax.data.vocabulary import files
 
-# Rows that models keep in reserve; nothing was ever trained in them.
+# Reserved rows of models, which were never trained.
 SPARE = re.compile(r"<unused\d+>|<\|reserved_special_token_\d+\|>")
-# Sizes that no mesh has to fill up with rows of no meaning.
+# Size multiple for which no mesh needs padding rows.
 MULTIPLE = 128
 
 
 class Rules(Protocol):
-  """A tokenizer taken apart.
+  """The merge rules of a tokenizer.
 
   Attributes:
-    size: number of tokens.
+    size: Number of tokens.
   """
 
   size: int
 
   @property
   def always(self) -> np.ndarray:
-    """bool[size]: tokens that are never left out."""
+    """Tokens that are never pruned, bool[size]."""
     ...
 
   @property
   def order(self) -> np.ndarray:
-    """Tokens in the order in which they are merged."""
+    """Tokens in the order of their merges."""
     ...
 
   def path(self, token: int) -> list[int] | None:
-    """Tokens on the way to a token, itself among them; None: there is none."""
+    """Intermediate tokens of merging a token, with itself; None if none."""
     ...
 
-  def select(self, kept: np.ndarray) -> bytes:
-    """The tokenizer with these tokens only."""
+  def select(self, retained: np.ndarray) -> bytes:
+    """The tokenizer with only these tokens."""
     ...
 
 
 class Seen:
-  """Texts and their tokens; stands in for a vocabulary and notes its use."""
+  """Records texts and their tokens, in place of a vocabulary."""
 
   def __init__(self, model: files.Model):
     self._model = model
     self.tokens: dict[str, np.ndarray] = {}
 
   def add(self, texts: Iterable[str]) -> None:
-    """Encodes texts and notes what they use."""
+    """Encodes texts and records their tokens."""
     new = [text for text in dict.fromkeys(texts) if text not in self.tokens]
     for text, ids in zip(new, self._model.encode_all(new), strict=True):
       self.tokens[text] = np.array(ids, np.int32)
@@ -84,52 +84,52 @@ class Seen:
 def choose(
   rules: Rules, used: np.ndarray, multiple: int = MULTIPLE
 ) -> np.ndarray:
-  """The tokens to keep.
+  """Chooses the tokens to retain.
 
   Args:
-    rules: the tokenizer.
-    used: ids of the tokens that must stay.
-    multiple: so many tokens, or a multiple of it, are kept: those merged
-      earliest fill it up, which are those of the most frequent texts.
+    rules: Merge rules of the tokenizer.
+    used: Ids of the tokens that must be retained.
+    multiple: Divisor of the number of tokens, which is reached by adding the
+      earliest merged tokens, those of the most frequent texts.
 
   Returns:
     Their ids, int32, ascending.
   """
-  kept = rules.always.copy()
-  kept[used] = True
-  for token in np.flatnonzero(kept).tolist():
-    kept[rules.path(token) or []] = True
-  size = int(kept.sum())
+  retained = rules.always.copy()
+  retained[used] = True
+  for token in np.flatnonzero(retained).tolist():
+    retained[rules.path(token) or []] = True
+  size = int(retained.sum())
   wanted = -(-size // multiple) * multiple
   for token in rules.order.tolist():
     if size == wanted:
       break
-    path = rules.path(token) if not kept[token] else None
+    path = rules.path(token) if not retained[token] else None
     if path is None:
       continue
-    new = {step for step in (*path, token) if not kept[step]}
+    new = {step for step in (*path, token) if not retained[step]}
     if size + len(new) <= wanted:
-      kept[list(new)] = True
+      retained[list(new)] = True
       size += len(new)
-  return np.flatnonzero(kept).astype(np.int32)
+  return np.flatnonzero(retained).astype(np.int32)
 
 
-def verify(seen: Seen, pruned: files.Model, kept: np.ndarray) -> None:
+def verify(seen: Seen, pruned: files.Model, row_map: np.ndarray) -> None:
   """Encodes all texts again and compares.
 
   Args:
-    seen: the texts, and their tokens in the full vocabulary.
-    pruned: the pruned one.
-    kept: the full id of each of its tokens.
+    seen: Texts and their tokens in the full vocabulary.
+    pruned: Pruned vocabulary.
+    row_map: Full id of each of its tokens.
 
   Raises:
-    ValueError: with the first text that becomes other tokens.
+    ValueError: If tokens differ, with the first such text.
   """
   texts = list(seen.tokens)
   for text, ids in zip(texts, pruned.encode_all(texts), strict=True):
-    if not np.array_equal(kept[ids], seen.tokens[text]):
+    if not np.array_equal(row_map[ids], seen.tokens[text]):
       raise ValueError(
-        f"The pruned vocabulary tokenises {text!r} otherwise than the full "
-        "one: this tokenizer does not merge as its file says. Set "
+        f"The pruned vocabulary tokenises {text!r} differently from the full "
+        "one: this tokenizer does not follow its own merge rules. Set "
         "PretrainedVocabulary.pruned = False (PRUNE_VOCABULARY)."
       )

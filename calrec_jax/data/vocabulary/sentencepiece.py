@@ -11,22 +11,22 @@ class SentencePieceModel:
   """A tokenizer in memory.
 
   Attributes:
-    size: number of tokens.
-    begin: the model's begin token, or None.
+    size: Number of tokens.
+    begin: Begin token of the model, or None.
   """
 
   def __init__(self, content: bytes):
     """Opens a model from the bytes of its file.
 
     Raises:
-      ValueError: if they are no SentencePiece model.
+      ValueError: If it is not a SentencePiece model.
     """
     try:
       self._processor = sentencepiece.SentencePieceProcessor(
         model_proto=content
       )
     except RuntimeError as error:
-      raise ValueError(f"This is no SentencePiece model: {error}") from error
+      raise ValueError(f"This is not a SentencePiece model: {error}") from error
     self.size: int = self._processor.vocab_size()
     begin = self._processor.bos_id()
     self.begin: int | None = begin if begin >= 0 else None
@@ -40,11 +40,11 @@ class SentencePieceModel:
     return self._processor.encode(list(texts))
 
   def decode(self, ids: Iterable[int]) -> str:
-    """The text of token ids; control tokens write nothing."""
+    """The text of token ids; control tokens are dropped."""
     return self._processor.decode(list(ids))
 
   def piece(self, token: int) -> str:
-    """How the model writes one token."""
+    """The piece of one token."""
     return self._processor.id_to_piece(token)
 
   def token(self, piece: str) -> int | None:

@@ -1,6 +1,6 @@
-"""What pruning must know of a SentencePiece model: how pieces are merged.
+"""Merge rules of a SentencePiece model, for pruning.
 
-Tested by `tests/unit/data/test_pruning.py`.
+Tested by `tests/unit/data/vocabulary/test_pruning.py`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from sentencepiece import sentencepiece_model_pb2 as proto_lib
 
 from calrec_jax.data.vocabulary.pruning import SPARE
 
-_SPACE = "\u2581"  # How SentencePiece writes a blank.
+_SPACE = "\u2581"  # SentencePiece's escape of a space.
 _Piece = proto_lib.ModelProto.SentencePiece
 
 
 class SentencePieceRules:
-  """A model taken apart for pruning; see `pruning.Rules`."""
+  """The merge rules of a model; see `pruning.Rules`."""
 
   def __init__(self, content: bytes):
     self._proto = proto_lib.ModelProto.FromString(content)
@@ -30,20 +30,20 @@ class SentencePieceRules:
 
   @property
   def always(self) -> np.ndarray:
-    """bool[size]: control and byte tokens, markers, ASCII characters."""
+    """Control and byte tokens, markers and ASCII characters, bool[size]."""
     return np.array([self._is_needed(token) for token in range(self.size)])
 
   @property
   def order(self) -> np.ndarray:
-    """int64[n]: ordinary tokens, best scores first, as they are merged."""
+    """Ordinary tokens in the order of merging, best scores first, int64[n]."""
     ordinary = np.flatnonzero(np.array(self._kinds) == _Piece.NORMAL)
     scores = np.array(self._scores)[ordinary]
     return ordinary[np.argsort(-scores, kind="stable")]
 
   def path(self, token: int) -> list[int] | None:
-    """Tokens that merging makes on the way to a token; None if it never does.
+    """Intermediate tokens of merging a token; None if it is never merged.
 
-    A unigram model merges nothing: there a token needs no other.
+    A unigram model merges nothing, so its tokens need no others.
     """
     if self._proto.trainer_spec.model_type != proto_lib.TrainerSpec.BPE:
       return []
@@ -56,29 +56,29 @@ class SentencePieceRules:
       known = [at for at, pair in enumerate(pairs) if pair in self._ids]
       if not known:
         return None
-      # The first of equal scores, as SentencePiece has it.
+      # The first of equal scores, as in SentencePiece.
       at = max(known, key=lambda at: self._scores[self._ids[pairs[at]]])
       symbols[at : at + 2] = [pairs[at]]
       made.append(self._ids[pairs[at]])
     return made
 
-  def select(self, kept: np.ndarray) -> bytes:
-    """The model with these tokens only, renumbered in their order."""
+  def select(self, retained: np.ndarray) -> bytes:
+    """The model with only these tokens, renumbered in order."""
     chosen = proto_lib.ModelProto()
     chosen.CopyFrom(self._proto)
     del chosen.pieces[:]
-    for token in kept.tolist():
+    for token in retained.tolist():
       chosen.pieces.append(self._proto.pieces[token])
     spec = chosen.trainer_spec
-    spec.vocab_size = len(kept)
-    new = {old: token for token, old in enumerate(kept.tolist())}
+    spec.vocab_size = len(retained)
+    new = {old: token for token, old in enumerate(retained.tolist())}
     for name in ("pad_id", "eos_id", "bos_id", "unk_id"):
       setattr(spec, name, new.get(getattr(spec, name), -1))
     return chosen.SerializeToString(deterministic=True)
 
   @functools.cached_property
   def _ids(self) -> dict[str, int]:
-    """What merging may make: control and byte tokens are not among it."""
+    """Ids of pieces that merging can form: all but control and byte tokens."""
     able = (_Piece.NORMAL, _Piece.USER_DEFINED, _Piece.UNUSED)
     return {
       text: token

@@ -1,7 +1,7 @@
-"""Ways to get a vocabulary: trained on the training text, or given.
+"""Vocabularies trained on the training text, or given as a file.
 
-That of a pretrained model is in `pretrained_vocabulary`, the folder that any
-of them becomes in `vocabulary_files`. Needs nothing of TensorFlow.
+Pretrained models' vocabularies are in `pretrained`, the folder in which any of
+them is written in `files`. None of this needs TensorFlow.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ __all__ = [
   "write",
 ]
 
-_REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
+_REQUIRED: Any = gin.REQUIRED  # Gin refuses it where it is used.
 
 _MAX_TEXTS = 200_000
 PADDING, BEGIN, END_OF_TEXT, UNKNOWN = range(4)  # Of trained vocabularies.
-_SPACE = "\u2581"  # How SentencePiece writes a blank.
+_SPACE = "\u2581"  # SentencePiece's escape of a space.
 
-# Reads a domain; fields that are cut by tokens are cut with the tokenizer.
+# Reads a domain; fields limited in tokens are truncated with the tokenizer.
 Prepare = Callable[
   [domain_lib.Domain, text_lib.Tokenizer | None], domain_lib.Prepared
 ]
@@ -64,10 +64,10 @@ def choose_domains(
   names: Sequence[str] | None,
   binding: str,
 ) -> tuple[domain_lib.Domain, ...]:
-  """The domains of these names; all of them for None.
+  """Selects domains by name; None selects all.
 
   Raises:
-    ValueError: naming the binding, for a name that no domain has.
+    ValueError: If no domain has a name, with the binding.
   """
   if names is None:
     return tuple(domains)
@@ -75,7 +75,7 @@ def choose_domains(
   for name in names:
     if name not in known:
       raise ValueError(
-        f"{binding} names {name!r}, which is not in Dataset.domains: "
+        f"{binding}: {name!r} is not in Dataset.domains; choose from "
         f"{', '.join(known)}."
       )
   return tuple(known[name] for name in names)
@@ -84,20 +84,20 @@ def choose_domains(
 @gin.configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainedSentencePiece:
-  """A vocabulary trained on the training text of a data set's domains.
+  """A vocabulary trained on the training text of a dataset's domains.
 
-  Only texts of items with a training event are read. The prompt's pieces and
-  the fields' labels are symbols of their own, so that a template costs one
-  token; bytes stand in for characters the training text does not hold.
+  Only texts of items with a training event are read. The prompt's parts and the
+  fields' labels are symbols of their own, so that a template costs one token;
+  characters missing from the training text are encoded as bytes.
   Ids: 0 padding, 1 begin, 2 end of text (unused), 3 unknown.
 
   Attributes:
-    size: wanted number of tokens; small text may give fewer.
-    model_type: "unigram" or "bpe".
-    domains: names of the domains to read; None is all of the data set.
-    max_texts: distinct texts to train on; of more, so many are drawn at random.
-      Training runs on one core and takes a quarter of a millisecond and some
-      kilobytes of memory a text. None takes all.
+    size: Target number of tokens; a small corpus may give fewer.
+    model_type: Kind of model, "unigram" or "bpe".
+    domains: Names of the domains to read; None is all of the dataset.
+    max_texts: Maximum number of unique texts to train on, sampled at random;
+      None takes all. Training runs on one core and takes about 0.25 ms and a
+      few kilobytes of memory per text.
   """
 
   size: int = 4096
@@ -134,7 +134,7 @@ class TrainedSentencePiece:
       "domains": [domain.fingerprint() for domain in self.reads(domains)],
       "prompt": prompt.fingerprint(),
     }
-    if self.max_texts != _MAX_TEXTS:  # Vocabularies are older than the limit.
+    if self.max_texts != _MAX_TEXTS:  # Older vocabularies had no limit.
       options["max_texts"] = self.max_texts
     return domain_lib.digest(options)
 
@@ -145,7 +145,7 @@ class TrainedSentencePiece:
     prompt: prompt_lib.Prompt,
     prepare: Prepare,
   ) -> Vocabulary:
-    """Trains on the texts of items with a training event, and writes it."""
+    """Trains on the texts of items with training events, and writes it."""
     texts: dict[str, None] = {}
     read = self.reads(domains)
     for domain in read:
@@ -156,10 +156,10 @@ class TrainedSentencePiece:
     return write(folder, model, begin=BEGIN)
 
   def _sample(self, texts: Sequence[str]) -> Sequence[str]:
-    """The texts to train on, in their order."""
+    """The texts to train on, in order."""
     if self.max_texts is None or len(texts) <= self.max_texts:
       return texts
-    # Raw bits rather than `Generator.choice`: NumPy keeps only these stable.
+    # Raw bits, not `Generator.choice`: NumPy keeps only these stable.
     order = np.argsort(np.random.PCG64(0).random_raw(len(texts)), kind="stable")
     return [texts[row] for row in np.sort(order[: self.max_texts])]
 
@@ -167,14 +167,17 @@ class TrainedSentencePiece:
     """Trains the model.
 
     Args:
-      texts: distinct item texts.
-      symbols: texts that become one token each.
+      texts: Unique item texts.
+      symbols: Texts that become one token each.
 
     Returns:
       The SentencePiece model's bytes.
     """
     if not texts:
-      raise ValueError("There is no training text for the vocabulary.")
+      raise ValueError(
+        "TrainedSentencePiece: no item has a training event, so there is no "
+        "text to train on."
+      )
     model = io.BytesIO()
     try:
       sentencepiece.SentencePieceTrainer.train(
@@ -188,14 +191,14 @@ class TrainedSentencePiece:
         unk_id=UNKNOWN,
         byte_fallback=True,
         hard_vocab_limit=False,
-        # Text is cleaned already, and decoding must give it back unchanged.
+        # Text is already normalised, and decoding must restore it unchanged.
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
         add_dummy_prefix=False,
         character_coverage=1.0,
         max_sentence_length=2**20,
         user_defined_symbols=[s.replace(" ", _SPACE) for s in symbols],
-        num_threads=1,  # The same bytes on every machine.
+        num_threads=1,  # For the same bytes on every machine.
         minloglevel=2,
       )
     except RuntimeError as error:
@@ -212,8 +215,8 @@ class SentencePieceFile:
   """A given SentencePiece model.
 
   Attributes:
-    path: the model's file.
-    begin: True takes the model's own begin token; False has none.
+    path: File of the model.
+    begin: Whether segments start with the model's begin token.
   """
 
   path: str = _REQUIRED
@@ -222,7 +225,7 @@ class SentencePieceFile:
   def fingerprint(
     self, domains: Sequence[domain_lib.Domain], prompt: prompt_lib.Prompt
   ) -> str:
-    """Hash of the model; neither domains nor prompt change it."""
+    """Hash of the model; independent of domains and prompt."""
     del domains, prompt
     sha256 = tables.sha256(os.path.expanduser(self.path))
     return domain_lib.digest(
@@ -251,7 +254,7 @@ class SentencePieceFile:
 def symbols(
   prompt: prompt_lib.Prompt, domains: Sequence[domain_lib.Domain]
 ) -> list[str]:
-  """Texts that become one token each: the prompt's pieces and the labels."""
+  """Texts that become one token each: the prompt's parts and the labels."""
   labels = []
   for domain in domains:
     for at, field in enumerate(domain.chosen_fields()):

@@ -1,1 +1,1 @@
-"""Pretrained models: others' names and shapes, to the decoder's and back."""
+"""Conversion between published models and the decoder's parameters."""

@@ -1,7 +1,7 @@
 """Writes a decoder as a Hugging Face folder that Transformers loads.
 
-Parameters are taken one after another and written in files of limited size,
-so that no more than a parameter and a file are in memory at once. Tested in
+Parameters are read one at a time and written in files of limited size, so that
+at most one parameter and one file are in memory. Tested in
 `tests/unit/models/pretrained/test_export.py` and against Transformers in
 `tests/reference`.
 """
@@ -38,43 +38,45 @@ def write_folder(
   config: DecoderConfig,
   read: Callable[[str], np.ndarray],
   *,
-  kept: np.ndarray | None = None,
+  row_map: np.ndarray | None = None,
   base: Source | None = None,
   dtype: str = "float32",
   special: Mapping[str, int | None] | None = None,
   files: Sequence[tuple[str, bytes]] = (),
   file_bytes: int = _FILE_BYTES,
 ) -> pathlib.Path:
-  """Writes the folder; it appears whole or not at all.
+  """Writes the folder atomically.
 
   Args:
-    folder: must not exist.
-    config: of the decoder, LoRA merged.
-    read: gives a parameter by its path.
-    kept: int32[V], the full vocabulary's row of each row of a pruned one.
-    base: the model whose rows were pruned; with `kept` it is needed.
-    dtype: of the tensors, "float32" or "bfloat16".
-    special: ids of "bos", "eos" and "pad" in the full vocabulary.
-    files: further files, by name, such as the tokenizer's.
-    file_bytes: a file of tensors is closed when it has reached so many.
+    folder: Folder to create; must not exist.
+    config: Shape of the decoder, LoRA merged.
+    read: Function from a parameter's path to its value.
+    row_map: int32[V], row in the full vocabulary of each row of a pruned one.
+    base: Model whose vocabulary was pruned; required with `row_map`.
+    dtype: Dtype of the tensors, "float32" or "bfloat16".
+    special: Ids of "bos", "eos" and "pad" in the full vocabulary.
+    files: Names and contents of extra files, such as the tokenizer's.
+    file_bytes: Size at which a file of tensors is closed.
 
   Returns:
     The folder.
 
   Raises:
-    WeightsError: where the folder exists, for a shape that Hugging Face has
-      no name for, and where a pruned vocabulary cannot be restored.
+    WeightsError: If the folder exists, Hugging Face has no model of this shape,
+      or a pruned vocabulary cannot be restored.
   """
   if folder.exists():
-    raise WeightsError(f"{folder} exists already; give another folder.")
+    raise WeightsError(f"{folder} already exists; choose another folder.")
   if dtype not in _DTYPES:
-    raise WeightsError(f"--dtype={dtype}: there are {', '.join(_DTYPES)}.")
-  if kept is not None and base is None:
+    raise WeightsError(f"--dtype={dtype}: choose one of {', '.join(_DTYPES)}.")
+  if row_map is not None and base is None:
     raise WeightsError(
-      "The vocabulary was pruned; the rows that were left out come from the "
-      "model it was pruned from. Name it with --base."
+      "The vocabulary is pruned, and its missing rows come from the model it "
+      "was pruned from. Name that model with --base."
     )
-  rows = config.vocab_size if kept is None or base is None else base.num_tokens
+  rows = (
+    config.vocab_size if row_map is None or base is None else base.num_tokens
+  )
   described = huggingface.config_json(
     config, tokens=rows, special=special or {}
   ) | {"torch_dtype": dtype}
@@ -82,7 +84,7 @@ def write_folder(
   partial = folder.with_name(f".{folder.name}-{os.getpid()}")
   partial.mkdir(parents=True)
   try:
-    tensors = _tensors(config, read, norm_offset, kept, base)
+    tensors = _tensors(config, read, norm_offset, row_map, base)
     _write_tensors(partial, tensors, _DTYPES[dtype], file_bytes)
     for name, content in (
       ("config.json", _json(described)),
@@ -100,7 +102,7 @@ def _tensors(
   config: DecoderConfig,
   read: Callable[[str], np.ndarray],
   norm_offset: float,
-  kept: np.ndarray | None,
+  row_map: np.ndarray | None,
   base: Source | None,
 ) -> Iterator[tuple[str, np.ndarray]]:
   for parameter in parameters.of(config):
@@ -113,29 +115,29 @@ def _tensors(
         )
     else:
       tensor = parameter.to_tensor(value, norm_offset)
-      if parameter.kind == "vocabulary" and kept is not None:
-        tensor = _restore_rows(parameter, tensor, kept, base)
+      if parameter.kind == "vocabulary" and row_map is not None:
+        tensor = _restore_rows(parameter, tensor, row_map, base)
       yield parameter.tensor, tensor
 
 
 def _restore_rows(
   parameter: Parameter,
   tensor: np.ndarray,
-  kept: np.ndarray,
+  row_map: np.ndarray,
   base: Source | None,
 ) -> np.ndarray:
-  """The full vocabulary: rows that were left out are the base model's."""
+  """The full vocabulary, with the pruned rows taken from the base model."""
   assert base is not None
   if parameter.tensor not in base.shapes:
     raise WeightsError(f"{base.path} has no {parameter.tensor}.")
   full = np.array(base.read(parameter.tensor))
-  if full.shape[1] != tensor.shape[1] or len(full) <= kept.max():
+  if full.shape[1] != tensor.shape[1] or len(full) <= row_map.max():
     raise WeightsError(
       f"{base.path} is not the model the vocabulary was pruned from: its "
-      f"{parameter.tensor} is {full.shape}, a kept row is number {kept.max()} "
-      f"of width {tensor.shape[1]}."
+      f"{parameter.tensor} is {full.shape}, but the pruned vocabulary has row "
+      f"{row_map.max()} of width {tensor.shape[1]}."
     )
-  full[kept] = tensor
+  full[row_map] = tensor
   return full
 
 
@@ -145,7 +147,7 @@ def _write_tensors(
   dtype: np.dtype,
   file_bytes: int,
 ) -> None:
-  """One file, or several and their index, under Hugging Face's names."""
+  """Writes one file, or several and their index, under Hugging Face's names."""
   written: list[tuple[pathlib.Path, list[str]]] = []
   waiting: dict[str, np.ndarray] = {}
   total = 0
@@ -153,7 +155,7 @@ def _write_tensors(
   def close() -> None:
     path = folder / f".part-{len(written)}"
     safetensors.numpy.save_file(waiting, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # The library writes for its user's eyes only.
+    path.chmod(0o644)  # The library makes files readable to their owner only.
     written.append((path, list(waiting)))
     waiting.clear()
 
@@ -182,7 +184,7 @@ def _json(value: Any) -> bytes:
 
 
 def _recipe(config: DecoderConfig) -> str:
-  """The README of an export, which says what its vectors are."""
+  """The README of an export, which defines its vectors."""
   last = config.user_tokens
   which = "all" if last is None else f"the last {last}"
   skip = "0" if last is None else f"max(0, len(ids) - {last})"
@@ -190,21 +192,21 @@ def _recipe(config: DecoderConfig) -> str:
 
 
 _RECIPE = """\
-# A recommender of next items
+# A next-item recommender
 
 A decoder fine-tuned by calrec_jax. As a language model it continues a purchase
-history with the text of the next item. As two towers it gives vectors whose
-cosine says how well an item follows a history.
+history with the text of the next item. As two towers it computes vectors whose
+cosine tells how well an item follows a history.
 
 The item's vector is the mean of the last hidden states (after the final norm)
-over the item's tokens, its end marker included and the begin token left out.
-The history's vector is the mean over {WHICH} of the prompt's tokens, the
-begin token included.
+over the item's tokens, with its end marker and without the begin token. The
+history's vector is the mean over {WHICH} of the prompt's tokens, with the begin
+token.
 
-Texts are tokenised apart and joined as tokens: begin token (if the vocabulary
-has one), prefix, then `first ITEM`, `next ITEM`, ..., and `next` at the end of
-a prompt, where every ITEM is closed by the end marker. `prompt.json`, where it
-is present, holds the pieces as token ids.
+Texts are tokenised separately and concatenated as tokens: begin token (if the
+vocabulary has one), prefix, then `first ITEM`, `next ITEM`, ..., and `next` at
+the end of a prompt, where every ITEM ends with the end marker. `prompt.json`,
+if present, has these parts as token ids.
 
 ```python
 import json

@@ -1,7 +1,7 @@
-"""What a GGUF file's metadata and tensors mean, in Hugging Face's terms.
+"""GGUF metadata and tensor names in Hugging Face's terms.
 
-llama.cpp knows some things of a model by heart that its files do not say; they
-are written out here (llama.cpp, src/llama-model.cpp).
+Some properties of a model are hard-coded in llama.cpp rather than stored in the
+file; they are repeated here (llama.cpp, src/llama-model.cpp).
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ _GEMMA_27B_LAYERS = 62
 
 
 def architecture(file: GgufFile) -> str:
-  """The family a file belongs to.
+  """The model family of a file.
 
   Raises:
-    WeightsError: for other models.
+    WeightsError: If the architecture is not supported.
   """
   name = file.fields.get("general.architecture")
   if name not in _NORMS:
     raise WeightsError(
-      f"{file.path}: the architecture {name!r} is not read; there are "
+      f"{file.path}: the architecture {name!r} is not supported; choose one of "
       f"{', '.join(sorted(_NORMS))}."
     )
   return name
 
 
 def tensors(file: GgufFile) -> dict[str, str]:
-  """Stored name by Hugging Face's name; tensors without a place are left."""
+  """Stored names by Hugging Face's; those without a counterpart are omitted."""
   layer_names = _LAYER | _NORMS[architecture(file)]
   names = {}
   for stored in file.tensors:
@@ -76,10 +76,10 @@ def tensors(file: GgufFile) -> dict[str, str]:
 
 
 def decoder_fields(file: GgufFile) -> dict[str, Any]:
-  """Fields of `DecoderConfig` that the file decides.
+  """Fields of `DecoderConfig` that the file determines.
 
   Raises:
-    WeightsError: for metadata that is missing or not understood.
+    WeightsError: If metadata is missing or not supported.
   """
   kind = architecture(file)
   width, heads = _field(file, "embedding_length"), _heads(file)
@@ -92,7 +92,7 @@ def decoder_fields(file: GgufFile) -> dict[str, Any]:
     "kv_heads": kv_heads,
     "head_dim": head_dim,
     "mlp_width": _field(file, "feed_forward_length"),
-    # Stored as float32, whose nearest short decimal is meant.
+    # Stored as float32; the shortest decimal that rounds to it is meant.
     "norm_eps": float(
       str(np.float32(_field(file, "attention.layer_norm_rms_epsilon")))
     ),
@@ -119,10 +119,10 @@ def decoder_fields(file: GgufFile) -> dict[str, Any]:
 
 
 def reorder(file: GgufFile, stored: str, rows: np.ndarray) -> np.ndarray:
-  """Undoes llama.cpp's order of rotated rows, where a file has it.
+  """Undoes llama.cpp's permutation of rotated rows, where a file has it.
 
-  It stores the rows of a Llama head as neighbouring pairs; here, as in
-  Hugging Face's files, row i turns with row i + F/2.
+  It stores the rows of a Llama head as adjacent pairs; here, as in Hugging
+  Face's files, row i is rotated with row i + F/2.
   """
   part = stored.split(".")[2] if stored.startswith("blk.") else ""
   if architecture(file) != "llama" or part not in ("attn_q", "attn_k"):
@@ -151,7 +151,7 @@ def _linear_scaling(file: GgufFile) -> rope.RopeScaling | None:
   if kind in (None, "none"):
     return None
   if kind != "linear":
-    raise WeightsError(f"{file.path}: the rotation's scaling {kind!r}.")
+    raise WeightsError(f"{file.path}: RoPE scaling {kind!r} is not supported.")
   return rope.RopeScaling(
     kind="linear", factor=float(file.fields["gemma3.rope.scaling.factor"])
   )
@@ -160,12 +160,12 @@ def _linear_scaling(file: GgufFile) -> rope.RopeScaling | None:
 def _llama_scaling(
   file: GgufFile, head_dim: int, theta: float
 ) -> rope.RopeScaling | None:
-  """Llama 3's stretching, which a file holds as divisors of frequencies."""
+  """Llama 3's RoPE scaling, which a file stores as divisors of frequencies."""
   if FREQUENCIES not in file.tensors:
     if file.fields.get("llama.rope.scaling.type") not in (None, "none"):
       raise WeightsError(
-        f"{file.path}: the rotation's scaling "
-        f"{file.fields['llama.rope.scaling.type']!r} is not read."
+        f"{file.path}: RoPE scaling "
+        f"{file.fields['llama.rope.scaling.type']!r} is not supported."
       )
     return None
   divisors = file.read(FREQUENCIES)
@@ -176,6 +176,5 @@ def _llama_scaling(
     if np.allclose(divisors, expected, rtol=1e-4):
       return scaling
   raise WeightsError(
-    f"{file.path}: its frequencies are stretched otherwise than those of "
-    "Llama 3.1 and 3.2."
+    f"{file.path}: its RoPE frequencies are not scaled as in Llama 3.1 and 3.2."
   )

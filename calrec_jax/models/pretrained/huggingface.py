@@ -1,7 +1,7 @@
-"""Hugging Face's config.json, to the shape of a decoder and back.
+"""Conversion between Hugging Face's config.json and the shape of a decoder.
 
-Read without Transformers. What a configuration asks for and the decoder does
-not have is refused, never ignored.
+Read without Transformers. Features that the decoder does not have are refused,
+never ignored.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from calrec_jax.models.decoder_config import DecoderConfig
 from calrec_jax.models.rope import RopeScaling
 from calrec_jax.weights.packages import WeightsError
 
-# The Transformers whose layout is written. Without it, some versions take a
-# folder's tokenizer for a faulty one of another model and warn.
+# The Transformers version whose layout is written. Without it, some versions
+# mistake a folder's tokenizer for a faulty one of another model and warn.
 _LAYOUT_OF = "4.57.6"
 FAMILIES = ("gemma3", "llama")
-# Names of model types that are the text decoder of a family.
+# Model types whose text decoder belongs to a family.
 _MODEL_TYPES = {
-  "gemma3": "gemma3",  # with an image tower beside it
+  "gemma3": "gemma3",  # Also has an image tower.
   "gemma3_text": "gemma3",
   "llama": "llama",
 }
@@ -34,25 +34,26 @@ def family(config: Mapping[str, Any]) -> str:
   """The family of a configuration.
 
   Raises:
-    WeightsError: for other models, with what is read.
+    WeightsError: If the model type is not supported.
   """
   kind = str(config.get("model_type"))
   if kind not in _MODEL_TYPES:
     raise WeightsError(
-      f"config.json: model_type {kind!r} is not read; there are "
+      f"config.json: model_type {kind!r} is not supported; choose one of "
       f"{', '.join(_MODEL_TYPES)} (Gemma 3; Llama, SmolLM2)."
     )
   return _MODEL_TYPES[kind]
 
 
 def decoder_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Fields of `DecoderConfig` that a config.json decides.
+  """Fields of `DecoderConfig` that a config.json determines.
 
   Args:
-    config: its content; the text part of a model with images is taken.
+    config: Content of config.json; of a model with images, the text part is
+      used.
 
   Raises:
-    WeightsError: for what the decoder cannot do.
+    WeightsError: If the model has a feature that the decoder does not.
   """
   kind = family(config)
   config = config.get("text_config") or config
@@ -79,7 +80,7 @@ def decoder_fields(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def num_tokens(config: Mapping[str, Any]) -> int | None:
-  """Rows of the embedding, where config.json says so."""
+  """Rows of the embedding, if config.json gives them."""
   return (config.get("text_config") or config).get("vocab_size")
 
 
@@ -89,12 +90,12 @@ def config_json(
   """The config.json of a decoder.
 
   Args:
-    config: the decoder's shape.
-    tokens: rows of the embedding.
-    special: ids of "bos", "eos" and "pad", or None.
+    config: Shape of the decoder.
+    tokens: Rows of the embedding.
+    special: Ids of "bos", "eos" and "pad", or None.
 
   Raises:
-    WeightsError: for a shape that neither family has.
+    WeightsError: If neither family has this shape.
   """
   written = {
     "hidden_size": config.width,
@@ -138,13 +139,15 @@ _TANH = "gelu_pytorch_tanh"
 def _refuse(config: Mapping[str, Any]) -> None:
   for name in ("attention_bias", "mlp_bias", "use_bidirectional_attention"):
     if config.get(name):
-      raise WeightsError(f"config.json: {name} is set; the decoder has none.")
+      raise WeightsError(
+        f"config.json: {name} is set, which the decoder does not support."
+      )
 
 
 def _activation(name: str) -> str:
   if name not in _ACTIVATIONS:
     raise WeightsError(
-      f"config.json: the activation {name!r} is not among "
+      f"config.json: the activation {name!r} is not supported; choose one of "
       f"{', '.join(_ACTIVATIONS)}."
     )
   return _ACTIVATIONS[name]
@@ -154,7 +157,9 @@ def _gemma(config: Mapping[str, Any]) -> dict[str, Any]:
   theta, scaling = _rotations(config, "full_attention", 1_000_000.0)
   local, local_scaling = _rotations(config, "sliding_attention", 10_000.0)
   if local_scaling is not None:
-    raise WeightsError("config.json: local layers have stretched rotations.")
+    raise WeightsError(
+      "config.json: RoPE scaling of local layers is not supported."
+    )
   return {
     "activation": _activation(config.get("hidden_activation", _TANH)),
     "qk_norm": True,
@@ -181,12 +186,12 @@ def _global_every(config: Mapping[str, Any]) -> int:
       or 6
     )
   whole = [kind == "full_attention" for kind in kinds]
-  # A model of local layers only: the first global one would come after them.
+  # A model of local layers only: its first global layer would follow them.
   every = whole.index(True) + 1 if any(whole) else len(whole) + 1
   if whole != [(layer + 1) % every == 0 for layer in range(len(whole))]:
     raise WeightsError(
-      "config.json: layer_types are not local layers with every so-many-th "
-      "layer global."
+      "config.json: layer_types has global layers at irregular intervals, "
+      "which is not supported."
     )
   return every
 
@@ -194,7 +199,7 @@ def _global_every(config: Mapping[str, Any]) -> int:
 def _rotations(
   config: Mapping[str, Any], kind: str | None = None, theta: float = 10_000.0
 ) -> tuple[float, RopeScaling | None]:
-  """Base and stretching, from the older or the newer form of config.json."""
+  """RoPE base and scaling, from the older or newer form of config.json."""
   newer = config.get("rope_parameters")
   if newer:
     newer = newer.get(kind, newer) if kind else newer
@@ -222,8 +227,8 @@ def _scaling(given: Mapping[str, Any] | None) -> RopeScaling | None:
       original_length=int(given["original_max_position_embeddings"]),
     )
   raise WeightsError(
-    f"config.json: the rotation's scaling {kind!r} is not read; linear and "
-    "llama3 are."
+    f"config.json: RoPE scaling {kind!r} is not supported; linear and llama3 "
+    "are."
   )
 
 
@@ -255,7 +260,7 @@ def _write_gemma(config: DecoderConfig) -> dict[str, Any]:
       "full_attention" if whole else "sliding_attention"
       for whole in config.is_global()
     ],
-    # Transformers takes the power itself.
+    # Transformers takes the inverse square root itself.
     "query_pre_attn_scalar": _whole(scale**-2),
     "attn_logit_softcapping": config.attention_softcap,
     "final_logit_softcapping": config.logit_softcap,
@@ -280,7 +285,7 @@ def _is_llama(config: DecoderConfig) -> bool:
 
 
 def _length(config: DecoderConfig, plain: int) -> int:
-  """Positions a model was made for, as far as its rotations tell."""
+  """Context length of a model, as far as its RoPE scaling tells."""
   scaling = config.rope_scaling
   if scaling is None:
     return plain

@@ -1,7 +1,7 @@
-"""Reads a pretrained model straight into the decoder's sharded parameters.
+"""Reads a pretrained model directly into the decoder's sharded parameters.
 
-Tensors are read one after another and only the part of this host's devices is
-kept, so that no host holds more of the model than it trains.
+Tensors are read one at a time and a host retains only the shards of its own
+devices, so that no host holds more of the model than it trains.
 Tested in `tests/unit/models/pretrained/test_loading.py` and, against
 Transformers, in `tests/reference` and `tests/pretrained`.
 """
@@ -27,10 +27,10 @@ from calrec_jax.models.pretrained.sources import Source
 from calrec_jax.runtime import partitioning
 from calrec_jax.weights.packages import WeightsError
 
-# Rows of a vocabulary that are read at once: 64 MiB of float32 at width 2048.
+# Rows of a vocabulary read at once: 64 MiB of float32 at width 2048.
 _ROWS = 8192
 
-# What changes how a decoder is run, or what is added to it, not what it is.
+# Fields that change how a decoder runs, or what is added, not what it computes.
 _FREE = (
   "vocab_size", "dropout", "dtype", "param_dtype", "remat", "attention_blocks",
   "scan_unroll", "lora", "user_tokens",
@@ -52,38 +52,38 @@ def load_params(
   shardings: Any = None,
   *,
   abstract: Any = None,
-  kept: np.ndarray | None = None,
+  row_map: np.ndarray | None = None,
   progress: bool = False,
 ) -> Any:
-  """The parameters of a pretrained model, where they are to live.
+  """Loads the parameters of a pretrained model onto their devices.
 
   Args:
-    source: an opened model.
-    config: the decoder's shape, which must be the model's.
-    shardings: a `NamedSharding` for each parameter; None is the first device.
-    abstract: shapes and dtypes of the parameters; None takes them from
-      `config`. Parameters that no published model has (LoRA's) are left out.
-    kept: int32[V], the row of the source's vocabulary of each token; None
-      takes the first V.
-    progress: shows a bar of the bytes.
+    source: Opened model.
+    config: Shape of the decoder; must match the model's.
+    shardings: `NamedSharding` of each parameter; None is the first device.
+    abstract: Shapes and dtypes of the parameters; None takes them from
+      `config`. Parameters that no published model has (LoRA's) are omitted.
+    row_map: int32[V], row of each token in the source's vocabulary; None takes
+      the first V rows.
+    progress: Whether to show a progress bar in bytes.
 
   Returns:
     The tree of arrays.
 
   Raises:
-    WeightsError: if the model has another shape, with every difference.
+    WeightsError: If the shape does not match, with every difference.
   """
-  refuse_other_shape(source, config)
+  check_shape(source, config)
   shapes = flax.traverse_util.flatten_dict(
     abstract_params(config) if abstract is None else abstract, sep="/"
   )
   chosen = parameters.of(config)
-  _refuse_other_tensors(source, config, chosen, shapes, kept)
+  _check_tensors(source, config, chosen, shapes, row_map)
   if shardings is None:
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    places = dict.fromkeys(shapes, device)
+    placements = dict.fromkeys(shapes, device)
   else:
-    places = flax.traverse_util.flatten_dict(shardings, sep="/")
+    placements = flax.traverse_util.flatten_dict(shardings, sep="/")
   bar = tqdm.tqdm(
     desc=f"load {source.path.name}",
     total=sum(_nbytes(shapes[parameter.path]) for parameter in chosen),
@@ -97,10 +97,10 @@ def load_params(
     for parameter in chosen:
       shape = shapes[parameter.path]
       parts = pieces.in_parallel(
-        pool, read_pieces(source, parameter, shape.shape, kept)
+        pool, read_pieces(source, parameter, shape.shape, row_map)
       )
       loaded[parameter.path] = pieces.assemble(
-        shape, places[parameter.path], parts
+        shape, placements[parameter.path], parts
       )
       bar.update(_nbytes(shape))
   return flax.traverse_util.unflatten_dict(loaded, sep="/")
@@ -110,15 +110,15 @@ def read_pieces(
   source: Source,
   parameter: Parameter,
   shape: tuple[int, ...],
-  kept: np.ndarray | None = None,
+  row_map: np.ndarray | None = None,
 ) -> Iterator[Callable[[], pieces.Piece]]:
-  """A parameter in parts of at most one tensor, each read when it is called.
+  """Splits a parameter into pieces of at most one tensor, read lazily.
 
   Args:
-    source: an opened model.
-    parameter: which of its parameters.
-    shape: of the parameter.
-    kept: see `load_params`.
+    source: Opened model.
+    parameter: Parameter to read.
+    shape: Shape of the parameter.
+    row_map: See `load_params`.
   """
   if parameter.layered:
     for layer in range(shape[0]):
@@ -142,7 +142,7 @@ def read_pieces(
     )
     return
   axis = 1 if parameter.transposed_vocabulary else 0
-  rows = np.arange(shape[axis]) if kept is None else kept
+  rows = np.arange(shape[axis]) if row_map is None else row_map
   for start in range(0, len(rows), _ROWS):
     yield lambda start=start: pieces.Piece(
       axis,
@@ -155,11 +155,11 @@ def read_pieces(
     )
 
 
-def refuse_other_shape(source: Source, config: DecoderConfig) -> None:
-  """Refuses a configuration that computes something else than the model.
+def check_shape(source: Source, config: DecoderConfig) -> None:
+  """Checks that a configuration computes what the model does.
 
   Raises:
-    WeightsError: with every field that differs.
+    WeightsError: If it does not match, with every field that differs.
   """
   defaults = {
     field.name: field.default for field in dataclasses.fields(DecoderConfig)
@@ -175,9 +175,9 @@ def refuse_other_shape(source: Source, config: DecoderConfig) -> None:
   ]
   if faults:
     raise WeightsError(
-      f"{source.path} is a model of another shape:\n  "
+      f"{source.path} does not match the configuration:\n  "
       + "\n  ".join(faults)
-      + "\nInclude the model's file of gin/models, such as "
+      + "\nInclude the model's file from gin/models, such as "
       "models/gemma3_270m.gin, or bind these values."
     )
 
@@ -194,12 +194,12 @@ def _same(name: str, ours: Any, theirs: Any, config: DecoderConfig) -> bool:
   return ours == theirs
 
 
-def _refuse_other_tensors(
+def _check_tensors(
   source: Source,
   config: DecoderConfig,
   chosen: list[Parameter],
   shapes: dict[str, Any],
-  kept: np.ndarray | None,
+  row_map: np.ndarray | None,
 ) -> None:
   faults = []
   used = set()
@@ -212,13 +212,15 @@ def _refuse_other_tensors(
         continue
       stored = source.shapes[name]
       shape = shapes[parameter.path].shape
-      faults += _shape_faults(parameter, name, stored, shape, kept)
-  further = sorted(source.shapes.keys() - used)
-  # A copy of a tied embedding does no harm.
-  faults += [f"further {name}" for name in further if name != parameters.OUTPUT]
+      faults += _shape_faults(parameter, name, stored, shape, row_map)
+  unexpected = sorted(source.shapes.keys() - used)
+  # A copy of a tied embedding is harmless.
+  faults += [
+    f"unexpected {name}" for name in unexpected if name != parameters.OUTPUT
+  ]
   if faults:
     raise WeightsError(
-      f"{source.path} does not hold this decoder's tensors: "
+      f"The tensors in {source.path} do not match the decoder: "
       + "; ".join(faults[:8])
       + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
     )
@@ -229,27 +231,30 @@ def _shape_faults(
   name: str,
   stored: tuple[int, ...],
   shape: tuple[int, ...],
-  kept: np.ndarray | None,
+  row_map: np.ndarray | None,
 ) -> list[str]:
   if parameter.kind == "vocabulary":
     rows = shape[1] if parameter.transposed_vocabulary else shape[0]
-    if kept is not None and len(kept) != rows:
-      return [f"{name}: {len(kept)} tokens are kept, the model has {rows} rows"]
-    needed = rows if kept is None else int(kept.max()) + 1
+    if row_map is not None and len(row_map) != rows:
+      return [
+        f"{name}: the pruned vocabulary has {len(row_map)} tokens, the decoder "
+        f"{rows} rows"
+      ]
+    needed = rows if row_map is None else int(row_map.max()) + 1
     if needed > stored[0]:
       return [
-        f"{name} has {stored[0]} rows, the vocabulary needs {needed}: it is "
-        "another vocabulary (Dataset.vocabulary)"
+        f"{name} has {stored[0]} rows, but the vocabulary needs {needed}: "
+        "Dataset.vocabulary is not this model's"
       ]
     return []
   inside = shape[1:] if parameter.layered else shape
   if math.prod(inside) != math.prod(stored):
-    return [f"{name} is {stored}, the decoder wants {inside}"]
+    return [f"{name} is {stored}, the decoder expects {inside}"]
   return []
 
 
 def _read_rows(source: Source, name: str, rows: np.ndarray) -> np.ndarray:
-  """Rows of a tensor, read as one range where they lie close together."""
+  """Rows of a tensor, read as one range where they are close together."""
   low, high = int(rows.min()), int(rows.max()) + 1
   if high - low == len(rows):
     return source.read(name, low, high)
@@ -262,7 +267,7 @@ def _read_rows(source: Source, name: str, rows: np.ndarray) -> np.ndarray:
   )
 
 
-# Reading so many rows for nothing is cheaper than another read.
+# Reading this many unneeded rows is cheaper than another read.
 _GAP = 32
 
 

@@ -1,8 +1,8 @@
-"""Which tensor of a published model is which parameter of the decoder.
+"""The tensors of published models that make up the decoder's parameters.
 
-Names are Hugging Face's, for both families; the same table serves reading and
-writing. Kernels there are [outputs, inputs] matrices, here they have an axis
-for heads and inputs first.
+Names are Hugging Face's, for both families; reading and writing use the same
+table. Their kernels are [outputs, inputs] matrices; ours have the inputs first
+and an axis of heads.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ OUTPUT = "lm_head.weight"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parameter:
-  """A parameter and the tensors it is made of.
+  """A parameter and the tensors it consists of.
 
   Attributes:
-    path: in the decoder's tree, joined by slashes.
-    tensor: Hugging Face's name; "{layer}" where every layer has one.
-    kind: "vocabulary" [V, D], "matrix" or "norm".
-    num_inputs: of a matrix: leading axes of the kernel that are inputs.
+    path: Path in the decoder's tree, joined by slashes.
+    tensor: Hugging Face's name, with "{layer}" where each layer has one.
+    kind: Kind of parameter: "vocabulary" [V, D], "matrix" or "norm".
+    num_inputs: Number of leading axes of a kernel that are inputs.
   """
 
   path: str
@@ -50,9 +50,9 @@ class Parameter:
     """A parameter of one layer, or rows of a vocabulary.
 
     Args:
-      tensor: float32, as it is stored.
-      shape: of the parameter, without the axis of layers.
-      norm_offset: what a stored norm lacks to be a multiplier.
+      tensor: Tensor as stored, float32.
+      shape: Shape of the parameter, without the axis of layers.
+      norm_offset: Offset from a stored norm to its multiplier.
     """
     if self.kind == "matrix":
       return tensor.T.reshape(shape)
@@ -75,11 +75,11 @@ class Parameter:
 
 
 def of(config: DecoderConfig) -> list[Parameter]:
-  """All parameters of a decoder, LoRA's left out.
+  """All parameters of a decoder, except LoRA's.
 
   Args:
-    config: its shape; norms after attention and feed-forward tell Gemma's
-      names from Llama's.
+    config: Shape of the decoder; Gemma's names are used if it has norms after
+      attention and feed-forward, else Llama's.
   """
   entries = [("token_embedder/embedding", EMBEDDING, "vocabulary", 1)]
   entries += [
@@ -110,7 +110,7 @@ def of(config: DecoderConfig) -> list[Parameter]:
     norms["pre_mlp_norm"] = "pre_feedforward_layernorm"
     norms["post_mlp_norm"] = "post_feedforward_layernorm"
   else:
-    # Llama names the norm by what stands before it.
+    # Llama names the norm by what precedes it.
     norms["pre_mlp_norm"] = "post_attention_layernorm"
   entries += [
     (f"layers/{ours}/scale", theirs, "norm", 1)

@@ -1,7 +1,7 @@
-"""Arrays from parts that are read one after another, each where it belongs.
+"""Sharded arrays assembled from pieces that are read one at a time.
 
-Whatever the file format, a parameter comes in pieces: rows of a vocabulary, or
-the tensor of a layer. A host keeps of each what belongs to its devices.
+In every file format a parameter comes in pieces: rows of a vocabulary, or the
+tensor of a layer. A host retains of each what belongs to its devices.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-  """A part of a parameter: `values` from `start` on along one axis."""
+  """A piece of a parameter: `values`, starting at `start` along one axis."""
 
   axis: int
   start: int
@@ -27,7 +27,7 @@ class Piece:
 def in_parallel(
   pool: concurrent.futures.Executor, pieces: Iterator[Callable[[], Piece]]
 ) -> Iterator[Piece]:
-  """Reads pieces in order, a few ahead of the one that is asked for."""
+  """Reads pieces in order, prefetching a few."""
   waiting: list[concurrent.futures.Future[Piece]] = []
   for read in pieces:
     waiting.append(pool.submit(read))
@@ -42,15 +42,15 @@ def assemble(
   sharding: jax.sharding.Sharding,
   pieces: Iterator[Piece],
 ) -> jax.Array:
-  """An array of which each host keeps what belongs to its devices.
+  """Assembles an array of which each host holds the shards of its devices.
 
   Args:
-    shape: of the whole array.
-    sharding: where it lives.
-    pieces: all of its parts, in any order.
+    shape: Shape and dtype of the whole array.
+    sharding: Sharding of the array.
+    pieces: All of its pieces, in any order.
   """
   indices = sharding.addressable_devices_indices_map(shape.shape)
-  # Devices that hold the same part share a buffer.
+  # Devices with the same shard share a buffer.
   buffers: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
   bounds = {
     device: tuple(
@@ -88,5 +88,5 @@ def _copy_overlap(
 
 
 def threads() -> int:
-  """Readers at a time."""
+  """Number of concurrent readers."""
   return min(8, os.cpu_count() or 1)

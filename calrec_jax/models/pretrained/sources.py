@@ -1,8 +1,7 @@
-"""Where pretrained parameters come from: one interface over file formats.
+"""Pretrained models in all file formats, behind one interface.
 
-`open_source` tells what a path or a packaged model's name means. Tensors have
-Hugging Face's names and shapes whatever the file, and are read as float32 rows
-when they are asked for.
+`open_source` opens a path or a packaged model by name. In every format tensors
+have Hugging Face's names and shapes, and are read lazily as float32 rows.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ class Source(Protocol):
   """An opened model.
 
   Attributes:
-    path: its file or folder.
-    kind: of the files, for people.
-    num_tokens: rows of the embedding.
-    norm_offset: what stored norms lack to be multipliers.
-    shapes: of the tensors of the text decoder.
-    ignored: tensors that the decoder has no place for, such as those of an
-      image tower.
+    path: File or folder of the model.
+    kind: Human-readable file format.
+    num_tokens: Rows of the embedding.
+    norm_offset: Offset from stored norms to their multipliers.
+    shapes: Shapes of the text decoder's tensors, by name.
+    ignored: Names of tensors that the decoder does not use, such as those of
+      an image tower.
   """
 
   path: pathlib.Path
@@ -46,7 +45,7 @@ class Source(Protocol):
   ignored: list[str]
 
   def decoder_fields(self) -> dict[str, Any]:
-    """Fields of `DecoderConfig` that the model decides."""
+    """Fields of `DecoderConfig` that the model determines."""
     ...
 
   def read(
@@ -71,7 +70,7 @@ class HuggingFaceSource:
     try:
       self.config = json.loads(config_file.read_text("utf-8"))
     except ValueError as error:
-      raise WeightsError(f"{config_file} is no JSON: {error}") from error
+      raise WeightsError(f"{config_file} is not JSON: {error}") from error
     family = huggingface.family(self.config)
     self.norm_offset = 1.0 if family == "gemma3" else 0.0
     self._tensors = SafetensorsFiles(path)
@@ -85,7 +84,7 @@ class HuggingFaceSource:
     self.num_tokens = _rows(self.shapes, path)
 
   def decoder_fields(self) -> dict[str, Any]:
-    """See `Source`; tied embeddings are what the tensors say."""
+    """See `Source`; the tensors tell whether embeddings are tied."""
     fields = huggingface.decoder_fields(self.config)
     return fields | {"tied_embeddings": "lm_head.weight" not in self.shapes}
 
@@ -104,7 +103,7 @@ class GgufSource:
   """A GGUF file; see `Source`."""
 
   kind = "GGUF file"
-  # llama.cpp stores Gemma's norms as multipliers already.
+  # llama.cpp stores Gemma's norms as multipliers.
   norm_offset = 0.0
 
   def __init__(self, path: pathlib.Path):
@@ -129,7 +128,7 @@ class GgufSource:
   def read(
     self, name: str, start: int = 0, stop: int | None = None
   ) -> np.ndarray:
-    """See `Source`; rotated rows come in Hugging Face's order."""
+    """See `Source`; rotated rows are in Hugging Face's order."""
     rows = self.file.read(self._names[name], start, stop)
     return gguf_names.reorder(self.file, self._names[name], rows)
 
@@ -142,18 +141,18 @@ def open_source(source: str | os.PathLike[str]) -> Source:
   """Opens a pretrained model.
 
   Args:
-    source: a Hugging Face folder, a GGUF file, or the name of a packaged model
+    source: Hugging Face folder, GGUF file, or name of a packaged model
       (`calrec_jax.weights.packages.PACKAGES`).
 
   Raises:
-    WeightsError: for anything else, with the way out where there is one.
+    WeightsError: If it is none of these, with a remedy where there is one.
   """
   path = packages.resolve(source)
   if path.is_file():
     with path.open("rb") as file:
       if file.read(4) == b"GGUF":
         return GgufSource(path)
-    raise WeightsError(f"{path} is not a GGUF file. {_way_out(path)}")
+    raise WeightsError(f"{path} is not a GGUF file. {_remedy(path)}")
   if (path / "config.json").exists():
     return HuggingFaceSource(path)
   gguf = sorted(path.glob("*.gguf"))
@@ -161,7 +160,7 @@ def open_source(source: str | os.PathLike[str]) -> Source:
     return GgufSource(gguf[0])
   raise WeightsError(
     f"{path} is neither a Hugging Face folder (it has no config.json) nor a "
-    f"GGUF file. {_way_out(path)}"
+    f"GGUF file. {_remedy(path)}"
   )
 
 
@@ -177,11 +176,11 @@ def is_source(source: str | os.PathLike[str]) -> bool:
 
 
 def identity(source: Source) -> dict[str, Any]:
-  """What tells a model from another without reading all of it.
+  """Identifies a model without reading all of it.
 
   Returns:
-    Its kind and name, and a sha256 over sizes, beginnings and ends of its
-    files: hashing gigabytes at every start would cost minutes.
+    Its format and name, and a sha256 over the sizes, first and last bytes of
+    its files: hashing gigabytes at every start would take minutes.
   """
   digest = hashlib.sha256()
   for path in source.files():
@@ -222,14 +221,14 @@ def _rows(shapes: dict[str, tuple[int, ...]], path: pathlib.Path) -> int:
   embedding = shapes.get("model.embed_tokens.weight")
   if embedding is None:
     raise WeightsError(
-      f"{path} holds no token embedding; it is not a language model of the "
-      f"families {', '.join(huggingface.FAMILIES)}."
+      f"{path} has no token embedding, so it is not a language model of the "
+      f"supported families ({', '.join(huggingface.FAMILIES)})."
     )
   return embedding[0]
 
 
-def _way_out(path: pathlib.Path) -> str:
-  """What to do with a format that is not read."""
+def _remedy(path: pathlib.Path) -> str:
+  """What to do with a format that is not supported."""
   names = (
     {path.name} if path.is_file() else {child.name for child in path.iterdir()}
   )
@@ -241,20 +240,20 @@ def _way_out(path: pathlib.Path) -> str:
     )
   if any(name.endswith((".msgpack", ".h5")) for name in names):
     return (
-      "Flax msgpack and Keras files are not read: load the model in "
+      "Flax msgpack and Keras files are not supported: load the model in "
       "Transformers and write it with save_pretrained(NEW, "
       "safe_serialization=True)."
     )
   if any(name.endswith((".bin", ".pt", ".pth", ".ckpt")) for name in names):
     return (
-      "Pickles can run code and are refused: where you trust them, load the "
+      "Pickle files can run code and are refused: if you trust them, load the "
       "model in Transformers and write it with save_pretrained(NEW, "
       "safe_serialization=True)."
     )
   if any(".index" in name or name.startswith("model.ckpt") for name in names):
     return (
-      "TensorFlow checkpoints are not read: convert them with t5x, then save "
-      "with Orbax."
+      "TensorFlow checkpoints are not supported: convert them with t5x, then "
+      "save them with Orbax."
     )
   return (
     "Give a Hugging Face folder, a GGUF file, a checkpoint_<step> folder, or "

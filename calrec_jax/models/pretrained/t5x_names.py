@@ -1,9 +1,9 @@
-"""Decoder-only checkpoints of t5x, to the decoder's parameters.
+"""Conversion of t5x's decoder-only checkpoints to the decoder's parameters.
 
-t5x's own names differ from ours in a few words, its layers may stand one by
-one (`layers_0`, `layers_1`, ...) and its heads may be joined with their
-features. What has no place here, such as T5's relative position biases, is
-refused: the model would compute something else without it.
+t5x's names differ from ours in a few words, its layers may be separate
+(`layers_0`, `layers_1`, ...) and the axes of heads and features may be merged.
+Unknown parameters, such as T5's relative position biases, are refused: without
+them the model would compute something else.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _REMEDIES = {
 
 
 class T5xTree:
-  """The arrays of a t5x checkpoint by our paths.
+  """The arrays of a t5x checkpoint, by the decoder's paths.
 
   Attributes:
-    arrays: stored path by our path, or a list of them, one a layer.
+    arrays: Stored path, or a list with one per layer, by the decoder's path.
   """
 
   def __init__(self, stored: Mapping[str, Any]):
-    """Names what a checkpoint holds.
+    """Maps the stored paths.
 
     Args:
-      stored: shapes by path below `target`.
+      stored: Shapes by path below `target`.
     """
     self.arrays: dict[str, str | list[str]] = {}
     layers: dict[str, dict[int, str]] = {}
@@ -60,20 +60,20 @@ class T5xTree:
       self.arrays[ours] = [numbered[layer] for layer in sorted(numbered)]
     self._stored = stored
 
-  def refuse_other(self, wanted: Mapping[str, Any]) -> None:
-    """Refuses a tree that is not the decoder's.
+  def check_parameters(self, wanted: Mapping[str, Any]) -> None:
+    """Checks that the arrays match the decoder.
 
     Args:
-      wanted: shapes by our path.
+      wanted: Shapes by the decoder's path.
 
     Raises:
-      WeightsError: with everything missing, further and differing.
+      WeightsError: If they do not match, with every difference.
     """
     faults = [f"missing {path}" for path in sorted(wanted - self.arrays.keys())]
     for path in sorted(self.arrays.keys() - wanted.keys()):
       known = [word for word in _REMEDIES if word in path.split("/")]
       faults.append(
-        f"further {path}" + (f": {_REMEDIES[known[0]]}" if known else "")
+        f"unexpected {path}" + (f": {_REMEDIES[known[0]]}" if known else "")
       )
     for path in sorted(self.arrays.keys() & wanted.keys()):
       shape = tuple(wanted[path].shape)
@@ -82,12 +82,12 @@ class T5xTree:
       numbered = isinstance(at, list)
       inside = shape[1:] if numbered else shape
       if numbered and len(at) != shape[0]:
-        faults.append(f"{path}: {len(at)} layers, the model wants {shape[0]}")
+        faults.append(f"{path}: {len(at)} layers, the model expects {shape[0]}")
       elif any(not _fits(stored, inside) for stored in found):
-        faults.append(f"{path} is {found[0]}, the model wants {inside}")
+        faults.append(f"{path} is {found[0]}, the model expects {inside}")
     if faults:
       raise WeightsError(
-        "This t5x checkpoint is of another model (see DecoderConfig): "
+        "This t5x checkpoint does not match the model (see DecoderConfig): "
         + "; ".join(faults[:8])
         + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
       )
@@ -98,12 +98,12 @@ class T5xTree:
     shape: tuple[int, ...],
     read: Callable[[str], np.ndarray],
   ) -> Iterator[Callable[[], Piece]]:
-    """A parameter in parts of one stored array; see `loading.read_pieces`.
+    """Splits a parameter into its stored arrays; see `loading.read_pieces`.
 
     Args:
-      path: ours.
-      shape: of the parameter.
-      read: gives a stored array.
+      path: Path in the decoder's tree.
+      shape: Shape of the parameter.
+      read: Function from a stored path to its array.
     """
     at = self.arrays[path]
     if not isinstance(at, list):
@@ -116,7 +116,7 @@ class T5xTree:
 
 
 def _fits(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-  """Whether one shape is the other with neighbouring axes joined."""
+  """Whether one shape is the other with adjacent axes merged."""
   if stored == wanted:
     return True
   return len(stored) == 2 < len(wanted) and any(

@@ -114,7 +114,7 @@ def test_collectives_by_kind_and_group(module):
   }
 
 
-def test_what_crosses_slices_is_told_apart(module):
+def test_collectives_across_slices_are_distinguished(module):
   across = {one.kind: one.across_slices for one in _within(module)}
   # Gathers pair devices 0 and 2, the named reduction 0 and 1.
   assert across == {

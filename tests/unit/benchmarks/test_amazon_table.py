@@ -58,7 +58,7 @@ def test_every_run_is_a_command_that_gin_reads(tmp_path, capsys):
     ("smollm2", TARGET, 195),
   ],
 )
-def test_a_pretrained_model_takes_the_place_of_the_small_one(
+def test_a_pretrained_model_replaces_the_small_one(
   tmp_path, capsys, model, target, steps
 ):
   argv = ["--root=logs", f"--output={tmp_path}", "--seeds=0", "--dry_run"]

@@ -1,4 +1,4 @@
-"""Two libraries are asked to do the same, and what they did is compared."""
+"""Two libraries do the same job, and their results are compared."""
 
 import dataclasses
 import json
@@ -73,7 +73,7 @@ def test_a_job_is_read_as_it_was_written(tmp_path):
   assert job.lm_tokens == [rows.size]
   filled = batch.tokens[batch.segment_ids > 0]
   np.testing.assert_array_equal(rows.ravel(), filled[: rows.size])
-  np.testing.assert_array_equal(library_job.kept(folder), KEPT)
+  np.testing.assert_array_equal(library_job.row_map(folder), KEPT)
 
 
 @pytest.mark.slow
@@ -82,13 +82,13 @@ def test_this_library_steps_in_a_process_of_its_own(tmp_path):
   with library_process.LibraryProcess(
     two_libraries.MODULES["calrec_jax"], folder, threads=1, device="cpu"
   ) as process:
-    loaded = process.ask("load", source=job.source)
+    loaded = process.call("load", source=job.source)
     assert loaded["cpu_seconds"] > 0
-    process.ask("begin", part="language_model")
-    losses = [process.ask("step", batch=0)["loss"] for _ in range(3)]
+    process.call("begin", part="language_model")
+    losses = [process.call("step", batch=0)["loss"] for _ in range(3)]
     assert losses[2] < losses[1] < losses[0]
     with pytest.raises(library_process.LibraryError, match="failed at load"):
-      process.ask("load", source=job.source, checkpoint=True)
+      process.call("load", source=job.source, checkpoint=True)
 
 
 def test_a_row_is_described_in_parts(tmp_path):

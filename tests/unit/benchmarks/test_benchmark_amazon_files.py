@@ -1,4 +1,4 @@
-"""Made-up files look like those of the 2018 release, and depend on the seed."""
+"""Synthetic files look like the 2018 release, and depend on the seed."""
 
 import gzip
 import json

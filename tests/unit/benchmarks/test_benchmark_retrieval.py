@@ -23,7 +23,7 @@ def test_dense_search_reports_a_row(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_recall_is_the_share_of_the_exact_list():
+def test_recall_is_the_fraction_of_the_exact_list():
   exact = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
   found = np.array([[4, 3, 9, 1], [5, 6, 7, 8]])
   assert dense_search.recall(exact, found) == 7 / 8

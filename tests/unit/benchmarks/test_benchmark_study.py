@@ -1,4 +1,4 @@
-"""Runs that need one another: order, going on, failures, cores, being told."""
+"""Dependent runs: order, resuming, failures, cores, signals."""
 
 import json
 import os

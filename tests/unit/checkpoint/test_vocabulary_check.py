@@ -38,7 +38,7 @@ def _vocabulary(folder, content, kept=None, full=None, kind="sentencepiece"):
     None,
     kind=kind,
     origin=files.Origin(full_size, "of the full one"),
-    kept=None if kept is None else np.array(kept),
+    row_map=None if kept is None else np.array(kept),
   )
 
 

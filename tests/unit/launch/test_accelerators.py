@@ -38,14 +38,14 @@ def test_a_slice_of_gke(topology, expected):
   ("topology", "remedy"),
   [
     ("v5litepod:4x4", "Did you mean v5e?"),
-    ("4x4", "must begin with one of"),
+    ("4x4", "must start with one of"),
     ("v5e:2x2x2", "2 sides, as in v5e:4x4"),
     ("v5p:4x4", "3 sides, as in v5p:2x2x2"),
     ("v5e:4x0", "2 sides"),
     ("v5e:3x3", "whole hosts of 4"),
   ],
 )
-def test_what_is_no_topology(topology, remedy):
+def test_an_unknown_topology_is_refused(topology, remedy):
   with pytest.raises(LaunchError) as raised:
     gke_slice(topology)
   assert remedy in str(raised.value)

@@ -107,7 +107,7 @@ def test_a_queued_resource_is_waited_for(make):
   assert delete[5:] == ["mine", *WHERE, "--quiet", "--force"]
 
 
-def test_hosts_of_slices_share_an_evaluation(make):
+def test_hosts_of_slices_shard_an_evaluation(make):
   world = make(hosts=4, slices=2)
   done = _pod(world, "--slices=2")
   assert done.returncode == 0, done.stdout + done.stderr
@@ -128,9 +128,9 @@ def test_hosts_of_slices_share_an_evaluation(make):
 @pytest.mark.parametrize(
   ("ends", "why"),
   [
-    (preempted_status(), "saved and left"),
-    ("vanish", "taken away"),
-    ("node", "taken away"),
+    (preempted_status(), "saved its state"),
+    ("vanish", "preempted"),
+    ("node", "preempted"),
   ],
 )
 def test_a_preempted_run_starts_again(make, ends, why):
@@ -160,7 +160,7 @@ def test_preemptions_end_somewhere(make):
   world = make(calrec=[preempted_status()] * 9)
   done = _pod(world, "--spot", "--max_preemptions=1")
   assert done.returncode == preempted_status()
-  assert "Given up: --max_preemptions=1" in done.stderr
+  assert "Giving up: --max_preemptions=1" in done.stderr
   assert len(world.calrec()) == 2
   assert not world.things()
 
@@ -218,7 +218,7 @@ def test_what_existed_is_not_deleted_when_preempted(make):
   world.add("queued-resources", "mine", ["ACTIVE"])
   done = _pod(world)
   assert done.returncode == 1
-  assert "was not made here" in done.stderr
+  assert "was not created here" in done.stderr
   assert _verbs(world, "queued-resources") == []
 
 
@@ -236,10 +236,10 @@ def test_another_of_the_same_name_is_not_deleted(make):
   assert _verbs(world, "tpu-vm") == ["create"]
 
 
-def test_what_was_kept_is_used_again_and_stopped(make):
+def test_a_kept_machine_is_reused_and_stopped(make):
   world = make()
   kept = _vm(world, "--keep")
-  assert "goes on costing" in kept.stdout
+  assert "costs money" in kept.stdout
   again = _vm(world, "--keep", "--verbs=eval")
   assert again.returncode == 0, again.stdout + again.stderr
   assert _verbs(world, "tpu-vm") == ["create"]
@@ -249,23 +249,23 @@ def test_what_was_kept_is_used_again_and_stopped(make):
   assert (gone.returncode, "There is no" in gone.stdout) == (0, True)
 
 
-def test_a_broken_connection_is_made_again(make):
+def test_a_broken_connection_is_reopened(make):
   world = make(broken=[True, True])
   done = _vm(world)
   assert done.returncode == 0, done.stdout + done.stderr
   assert world.calrec() == [["train", GIN], ["eval", GIN]]
 
 
-def test_a_run_that_may_be_going_on_is_not_ended(make):
+def test_a_run_that_may_continue_is_not_ended(make):
   world = make(broken=[True] * 99, unreached=True)
   done = _vm(world)
   assert done.returncode == 1
-  assert "The hosts do not answer" in done.stderr
+  assert "The hosts do not respond" in done.stderr
   assert world.things() == {"tpu-vm/mine"}
   # Nor by a launch that does not reach it either.
   done = _vm(world)
   assert done.returncode == 1
-  assert "was there before and is left" in done.stderr
+  assert "existed already and is not deleted" in done.stderr
   assert _verbs(world, "tpu-vm") == ["create"]
 
 
@@ -316,7 +316,7 @@ def test_a_machine_with_results_that_cannot_be_fetched_is_kept(make):
   world = make()
   done = _vm(world, "--fetch=runs/misspelt")
   assert done.returncode == 1
-  assert "kept for the sake of the results" in done.stderr
+  assert "not deleted, so that the results" in done.stderr
   assert world.things() == {"tpu-vm/mine"}
 
 
@@ -342,20 +342,20 @@ def test_a_cloud_that_does_not_answer_is_no_absent_machine(make):
     ((*PLACE, "--accelerator=v5litepo-16", "--", GIN), "mean v5litepod?"),
     ((*PLACE, "--accelerator=v4-7", "--", GIN), "v4-32"),
     ((*PLACE, "--", GIN), "--accelerator is missing"),
-    ((*PLACE, "--accelerator=v6e-8"), "stands behind `--`"),
+    ((*PLACE, "--accelerator=v6e-8"), "give them after `--`"),
     ((*PLACE, "--verbs=train,,eval", "--", GIN), "empty verb"),
     ((*PLACE, "--slices=0", "--", GIN), "--slices=0"),
     ((*PLACE, "--", "--gin_file=/etc/passwd"), "outside the checkout"),
   ],
 )
-def test_what_is_wrong_is_said_before_anything_is_made(
+def test_invalid_flags_fail_before_anything_is_created(
   words, remedy, tmp_path, monkeypatch
 ):
   monkeypatch.delenv("CLOUDSDK_COMPUTE_ZONE", raising=False)
   monkeypatch.delenv("CLOUDSDK_CORE_PROJECT", raising=False)
   monkeypatch.setattr(Shell, "run", lambda *_: pytest.fail("ran something"))
   absent = Answer(1, "", "NOT_FOUND")
-  monkeypatch.setattr(Shell, "ask", lambda *_, **__: absent)
+  monkeypatch.setattr(Shell, "query", lambda *_, **__: absent)
   with pytest.raises(LaunchError, match=re.escape(remedy)) as raised:
     tpu_pod.main([f"--state_dir={tmp_path}", *words])
   assert raised.value.status == 2

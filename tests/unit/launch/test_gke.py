@@ -112,7 +112,7 @@ def test_it_is_created_once_and_looked_after(tmp_path):
   assert not world.things()
 
 
-def test_a_failed_one_is_made_again_by_the_same_command(tmp_path):
+def test_a_failed_one_is_recreated_by_the_same_command(tmp_path):
   states = [["Failed"], ["Completed"]]
   world = launch_stand_ins.World(tmp_path / "w", states=states)
   done = world.launch("gke", *WORDS, "--", GIN)
@@ -122,13 +122,13 @@ def test_a_failed_one_is_made_again_by_the_same_command(tmp_path):
   assert world.launch("gke", *WORDS, "--", GIN).returncode == 0
 
 
-def test_what_was_not_made_here_is_left_alone(tmp_path):
+def test_a_jobset_of_someone_else_is_not_deleted(tmp_path):
   world = launch_stand_ins.World(tmp_path / "w")
   world.add("jobset", "mine", ["Failed"], team="ours")
   done = world.launch("gke", *WORDS, "--", GIN)
-  assert (done.returncode, "not made here" in done.stderr) == (1, True)
+  assert (done.returncode, "not created here" in done.stderr) == (1, True)
   done = world.launch("gke", "--name=mine", "--stop")
-  assert (done.returncode, "left alone" in done.stderr) == (1, True)
+  assert (done.returncode, "not deleted" in done.stderr) == (1, True)
   assert world.things() == {"jobset/mine"}
   assert not world.calls("kubectl", "--namespace=default", "delete")
   assert not world.calls("kubectl", "--namespace=default", "create")

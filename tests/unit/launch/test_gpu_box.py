@@ -1,4 +1,4 @@
-"""Runs on one machine with GPUs, behind ssh."""
+"""Runs on one machine with GPUs, reached by ssh."""
 
 import pytest
 
@@ -12,7 +12,7 @@ NASTY = "--gin.MODEL_DIR='/data/my run; $HOME \"x\"'"
 BOX = ("--name=mine", "--host=me@box")
 
 
-def test_a_run_that_was_told_to_leave_starts_again(tmp_path):
+def test_a_preempted_run_starts_again(tmp_path):
   plan = {"calrec": [preempted_status(), 0]}
   world = launch_stand_ins.World(tmp_path / "w", **plan)
   done = world.launch("gpu_box", *BOX, "--", GIN, NASTY)
@@ -66,9 +66,9 @@ def test_a_dry_run_here_uses_this_checkout(tmp_path):
 def test_options_that_do_not_go_together(tmp_path):
   world = launch_stand_ins.World(tmp_path / "w")
   for words, remedy in (
-    (("--volume=/a:/b",), "--volume belongs to --docker"),
-    (("--fetch=runs",), "--fetch brings results from --host"),
-    (("--host=-oProxyCommand=x",), "is no host"),
+    (("--volume=/a:/b",), "--volume needs --docker"),
+    (("--fetch=runs",), "--fetch needs --host"),
+    (("--host=-oProxyCommand=x",), "is not a host"),
   ):
     done = world.launch("gpu_box", "--name=mine", *words, "--", GIN)
     assert (done.returncode, remedy in done.stderr) == (2, True)

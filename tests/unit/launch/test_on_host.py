@@ -124,7 +124,7 @@ def test_the_first_failure_ends_it(host):
     ({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, None),
   ],
 )
-def test_the_share_is_that_of_the_process(host, environment, share):
+def test_the_shard_is_that_of_the_process(host, environment, share):
   status, _ = host.run("work", "train,eval", "--", "--x", **environment)
   assert status == 0
   asked = f', "--shard={share}"' if share else ""
@@ -135,13 +135,13 @@ def test_the_share_is_that_of_the_process(host, environment, share):
   )
 
 
-def test_a_share_that_was_asked_for_stays(host):
+def test_a_requested_shard_is_respected(host):
   second = {"CALREC_NUM_PROCESSES": "2", "CALREC_PROCESS_ID": "1"}
   host.run("work", "eval", "--", "--shard=0/1", **second)
   assert host.calls() == ['["eval", "--shard=0/1"]']
 
 
-def test_the_first_process_hands_on_that_it_is_told_to_leave(host):
+def test_the_first_process_forwards_sigterm(host):
   process = host.start("work", "train,eval", "--", "--x", WAIT="")
   host.await_call()
   process.send_signal(signal.SIGTERM)
@@ -150,7 +150,7 @@ def test_the_first_process_hands_on_that_it_is_told_to_leave(host):
   assert host.calls() == ['["train", "--x"]']  # And no further verb.
 
 
-def test_a_detached_run_is_started_once_and_told_to_leave(host):
+def test_a_detached_run_starts_once_and_can_be_stopped(host):
   words = ("start", "mine", "work", "train,eval", "--", "--x")
   assert host.run(*words, WAIT="")[0] == 0
   try:
@@ -158,7 +158,7 @@ def test_a_detached_run_is_started_once_and_told_to_leave(host):
     assert "mine" not in host.run("status", "mine")[1]
     assert host.run("status", "mine")[1].endswith(": running\n")
     status, printed = host.run(*words, WAIT="")
-    assert (status, "running already" in printed) == (0, True)
+    assert (status, "already running" in printed) == (0, True)
     status, printed = host.run(*words, "--other")
     assert (status, "another command" in printed) == (2, True)
   finally:

@@ -89,7 +89,7 @@ def test_scripts_find_their_logic(name):
   assert done.stdout.startswith(f"usage: launch/{name}.sh")
 
 
-def test_the_locks_beside_those_of_pythons_fit_them():
+def test_extra_locks_are_consistent_with_the_pythons():
   for version in ("3.11", "3.12", "3.13"):
     lock = (LAUNCH / "locks" / f"py{version}.txt").read_text()
     [jax] = re.findall(r"^jax==(.*)$", lock, re.MULTILINE)

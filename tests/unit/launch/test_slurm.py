@@ -45,7 +45,7 @@ def test_a_job_is_submitted_and_cancelled(make):
     NASTY,
   ]
   again = world.launch("slurm", *WORDS, "--", GIN)
-  assert (again.returncode, "in the queue" in again.stderr) == (1, True)
+  assert (again.returncode, "already queued" in again.stderr) == (1, True)
   assert world.launch("slurm", "--name=mine", "--stop").returncode == 0
   assert world.calls("scancel") == [["scancel", "77"]]
 
@@ -56,7 +56,7 @@ def test_another_job_of_the_same_number_is_not_cancelled(make):
   things = {"job/77": {"comment": "calrec-launch=another"}}
   world.write(world.read() | {"things": things})
   done = world.launch("slurm", "--name=mine", "--stop")
-  assert (done.returncode, "No job mine" in done.stdout) == (0, True)
+  assert (done.returncode, "No queued job mine" in done.stdout) == (0, True)
   assert not world.calls("scancel")
 
 

@@ -1,4 +1,4 @@
-"""Which layers of a decoder see the whole segment."""
+"""Which layers of a decoder attend to the whole segment."""
 
 from tests.fixtures import model_toys
 

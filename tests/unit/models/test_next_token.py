@@ -49,7 +49,7 @@ def test_no_array_of_all_logits_exists():
   assert _largest_logits(_traced(LENGTH)) == whole
 
 
-def test_the_output_weights_are_not_kept_for_every_chunk():
+def test_the_output_weights_are_not_saved_for_every_chunk():
   vocab, width = 1024, 32
 
   def loss(output, hidden, tokens, weights):

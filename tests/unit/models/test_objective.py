@@ -1,4 +1,4 @@
-"""What the losses must not depend on, and what they must leave out."""
+"""What the losses must not depend on, and what they must ignore."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""SASRec: what a place sees, what packing changes, and that dropout is on."""
+"""SASRec: the attention mask, the effect of packing, and dropout."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def alone(module, params, history):
 
 @pytest.mark.parametrize("positions", ["from_end", "from_start"])
 @pytest.mark.parametrize("changed", range(1, len(HISTORY)))
-def test_no_place_sees_a_later_item(positions, changed):
+def test_no_position_attends_to_a_later_item(positions, changed):
   module, params = sasrec_toys.model(positions=positions)
   other = list(HISTORY)
   other[changed] = 8
@@ -34,7 +34,7 @@ def test_no_place_sees_a_later_item(positions, changed):
   assert np.abs(before[changed] - after[changed]).max() > 0.01
 
 
-def test_where_places_are_counted_from_decides():
+def test_the_origin_of_positions_matters():
   longer = [7, *HISTORY]
   for positions, same in (("from_end", True), ("from_start", False)):
     module, params = sasrec_toys.model(positions=positions)
@@ -87,7 +87,7 @@ def test_dropout_is_on_in_training_only():
   np.testing.assert_allclose(loss(1, without), loss(None), rtol=TOLERANCE)
 
 
-def test_drawn_items_come_from_the_step_s_key_alone():
+def test_sampled_items_depend_on_the_steps_key_alone():
   module, params = sasrec_toys.model(dropout=0.0)
   batch = sasrec_toys.pack([[HISTORY], [[2, 7, 7]]])
 
@@ -99,13 +99,13 @@ def test_drawn_items_come_from_the_step_s_key_alone():
   assert len({float(loss(seed, some)) for seed in range(4)}) == 4
   # Validation takes all items.
   assert loss(None, some) == loss(None, NextItem())
-  drawn = next_item.draw_items(jax.random.key(0), (400,), sasrec_toys.ITEMS)
+  drawn = next_item.sample_items(jax.random.key(0), (400,), sasrec_toys.ITEMS)
   assert set(np.asarray(drawn)) == set(
     range(FIRST_TOKEN, FIRST_TOKEN + sasrec_toys.ITEMS)
   )
 
 
-def test_how_many_places_follow():
+def test_positions_before_the_end():
   segments = jnp.array([[1, 1, 1, 2, 2, 0, 0], [1, 2, 2, 2, 2, 2, 3]])
   assert sasrec.before_end(segments).tolist() == [
     [2, 1, 0, 1, 0, 1, 0],

@@ -149,7 +149,7 @@ def test_in_bfloat16_the_dtype_they_are_stored_in_changes_no_bit():
   assert float(found) == float(wanted)
 
 
-def test_a_saved_state_goes_on_to_the_same_bits(tmp_path):
+def test_a_saved_state_resumes_bit_exactly(tmp_path):
   step = step_of(STORED)
   middle, _ = step(created(STORED), batch())
   opened = checkpointing.Checkpoints(
@@ -186,11 +186,11 @@ def assert_same_bits(tree, other):
   ("settings", "said"),
   [
     ({"trainable": ("atention/qurey",)}, r"'atention/qurey'.*attention/query"),
-    ({"trainable": ("lora_[ab]$",)}, r"'lora_\[ab\]\$' is found in no"),
+    ({"trainable": ("lora_[ab]$",)}, r"'lora_\[ab\]\$' matches no"),
     ({"trainable": ()}, r"train\s+nothing"),
   ],
 )
-def test_patterns_that_find_nothing_are_refused(settings, said):
+def test_patterns_that_match_nothing_are_refused(settings, said):
   with pytest.raises(TuningError, match=said):
     created(Tuning(**settings))
 

@@ -182,7 +182,7 @@ def test_names():
   assert amazon.domain_name("amazon2018/gift_cards") == "amazon2018_gift_cards"
   with pytest.raises(ValueError, match="mean 'Video_Games'"):
     amazon.domain_name("amazon2018/VideoGames")
-  with pytest.raises(ValueError, match="none of amazon2014"):
+  with pytest.raises(ValueError, match="not one of amazon2014"):
     amazon.domain_name("amazon2017/Books")
   with pytest.raises(ValueError, match="a release and a category"):
     amazon.domain_name("Books")

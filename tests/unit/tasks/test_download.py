@@ -103,7 +103,7 @@ def test_a_file_and_its_record(server, tmp_path):
   assert len(server.answers) == 1
 
 
-def test_it_goes_on_where_it_broke_off(server, tmp_path):
+def test_it_resumes_where_it_was_interrupted(server, tmp_path):
   server.cut.extend([100_000, 50_000, 0])
   path = download.fetch([f"{server.url}/x.gz"], str(tmp_path))
   assert pathlib.Path(path).read_bytes() == CONTENT
@@ -115,9 +115,11 @@ def test_it_goes_on_where_it_broke_off(server, tmp_path):
   ]
 
 
-def test_the_next_run_goes_on(server, tmp_path):
+def test_the_next_run_resumes(server, tmp_path):
   server.cut.extend([1000] + [0] * 20)
-  with pytest.raises(download.DownloadError, match="1,000 bytes kept"):
+  with pytest.raises(
+    download.DownloadError, match="1,000 bytes received so far"
+  ):
     download.fetch([f"{server.url}/x.gz"], str(tmp_path))
   assert names(tmp_path) == ["x.gz.part", "x.gz.part.json"]
   server.cut.clear()
@@ -127,7 +129,7 @@ def test_the_next_run_goes_on(server, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["content", "no tag", "no ranges", "note"])
-def test_it_begins_again_where_it_cannot_go_on(server, tmp_path, change):
+def test_it_restarts_where_it_cannot_resume(server, tmp_path, change):
   if change == "no tag":
     server.tag = None
   server.cut.extend([1000] + [0] * 20)
@@ -161,7 +163,7 @@ def test_a_server_that_ignores_the_condition(server, tmp_path):
     ("x.json.gz", b"moved", "b'moved'"),
     ("x.json.gz", b"", "b''"),
     ("x.jsonl", b" <html>", "a web page"),
-    ("x.parquet", CONTENT, "where parquet is expected"),
+    ("x.parquet", CONTENT, "expected parquet"),
   ],
 )
 def test_wrong_content_is_refused(server, tmp_path, name, content, what):
@@ -198,7 +200,7 @@ def test_alternates_in_their_order(server, tmp_path):
   assert asked == ["/1/x.gz", *["/2/x.gz"] * download.ATTEMPTS, "/3/x.gz"]
 
 
-def test_an_alternate_never_goes_on_with_anothers_bytes(server, tmp_path):
+def test_an_alternate_never_resumes_with_anothers_bytes(server, tmp_path):
   server.cut.extend([1000] + [0] * (download.ATTEMPTS - 1))
   urls = [f"{server.url}/{number}/x.gz" for number in (1, 2)]
   path = download.fetch(urls, str(tmp_path))
@@ -206,10 +208,10 @@ def test_an_alternate_never_goes_on_with_anothers_bytes(server, tmp_path):
   assert server.answers[-1] == ("/2/x.gz", None, 200)
 
 
-def test_a_cut_file_of_unknown_length(server, tmp_path):
+def test_a_truncated_file_of_unknown_length(server, tmp_path):
   server.length = False
   server.cut.extend([1000])
-  with pytest.raises(download.DownloadError, match="ends too early"):
+  with pytest.raises(download.DownloadError, match="content is truncated"):
     download.fetch([f"{server.url}/x.gz"], str(tmp_path))
   path = download.fetch([f"{server.url}/x.gz"], str(tmp_path))
   assert pathlib.Path(path).read_bytes() == CONTENT

@@ -1,4 +1,4 @@
-"""Published counts beside a card's, and the reasons where they differ."""
+"""Published counts compared with a card's, and reasons for differences."""
 
 import pytest
 
@@ -81,17 +81,17 @@ def test_rounded_numbers_are_equal_within_their_rounding(card):
 
 def test_reasons(card):
   found = one(
-    card, 85, 31, 940, min_count=10, besides="only ratings of 3 and more"
+    card, 85, 31, 940, min_count=10, extra="only ratings of 3 and more"
   )
   assert not found.equal
   assert found.stage.label == "less consecutive repeats"
   assert found.reasons == (
     "its rows: 5-core file; ours: log.json.gz",
-    "it keeps consecutive repeats; ours are 30 events "
+    "it retains consecutive repeats; ours are 30 events "
     "(Domain.dedup = 'consecutive_id')",
     "it takes a 10-core; our 5-core costs 50 events (Domain.min_count = 5)",
-    "besides, it takes only ratings of 3 and more; we do not",
-    "-10 events (-1.06%) to the nearest count of ours are left to these",
+    "it also takes only ratings of 3 and more; we do not",
+    "these explain the remaining -10 events (-1.06%) to our nearest count",
   )
 
 

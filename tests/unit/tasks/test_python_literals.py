@@ -77,7 +77,7 @@ def test_json_stays():
     b"{'a': 'x' 'y'}",
   ],
 )
-def test_what_is_no_literal_is_no_json(line):
+def test_lines_other_than_literals_are_not_json(line):
   with pytest.raises(ValueError):  # noqa: PT011 (of any message)
     read(line)
 

@@ -148,7 +148,7 @@ def test_items_of_sasrec_are_drawn_for_each_microbatch(negatives):
   module, params = sasrec_toys.model(dropout=0.3)
   rows = sasrec_toys.pack([[[3, 1, 4], [1, 5]], [], [[9, 2, 6, 5]], [[5, 8]]])
   objective = NextItem(negatives=negatives)
-  assert objective.draws == (negatives is not None)
+  assert objective.is_stochastic == (negatives is not None)
   found = accumulated(objective, module, 2)(params, rows)
   # A key's bias moves no softmax: its gradient is noise around zero.
   wanted = apart(objective, module, 2)(params, rows)

@@ -1,4 +1,4 @@
-"""GGUF files, against gguf's own reader; cut and damaged ones."""
+"""GGUF files, compared with gguf's own reader; truncated and damaged ones."""
 
 import gguf
 import numpy as np
@@ -55,7 +55,7 @@ def test_tensors_equal_those_of_the_library(path, name):
   assert file.tensors[name].shape == shape
 
 
-def test_a_cut_file_is_refused_wherever_it_is_cut(path, tmp_path):
+def test_a_file_truncated_anywhere_is_refused(path, tmp_path):
   content = path.read_bytes()
   cut = tmp_path / "cut.gguf"
   for length in [*range(0, 900, 7), len(content) - 1]:

@@ -1,4 +1,4 @@
-"""Safetensors: rows, dtypes, and folders that are not whole."""
+"""Safetensors: rows, dtypes, and incomplete folders."""
 
 import json
 
@@ -48,7 +48,7 @@ def test_an_incomplete_folder_is_refused(tmp_path):
     SafetensorsFiles(tmp_path)
 
 
-def test_a_cut_file_is_refused(tmp_path):
+def test_a_truncated_file_is_refused(tmp_path):
   path = tmp_path / "model.safetensors"
   save_file({"a": np.ones(100, np.float32)}, path)
   path.write_bytes(path.read_bytes()[:-10])
@@ -58,7 +58,7 @@ def test_a_cut_file_is_refused(tmp_path):
 
 def test_pickles_are_refused(tmp_path):
   (tmp_path / "pytorch_model.bin").write_bytes(b"")
-  with pytest.raises(WeightsError, match="pickles"):
+  with pytest.raises(WeightsError, match="pickle files"):
     SafetensorsFiles(tmp_path)
   (tmp_path / "pytorch_model.bin").unlink()
   with pytest.raises(WeightsError, match="no"):

@@ -141,7 +141,7 @@ def test_fill_counts_the_tokens_of_the_batches(shops):
   assert reader.stats.fill == pytest.approx(filled / steps)
 
 
-def test_text_twins_are_one_item_in_the_slots(tmp_path):
+def test_items_with_identical_text_are_one_item_in_the_slots(tmp_path):
   shop = synthetic_caches.write(tmp_path, histories=((0, 1), (2, 3)) * 4)
   shop.__dict__["twins"] = np.array([0, 0, 2, 2, 4, 5, 6], np.int32)
   batch = SMALL.open([shop]).batch(0)
@@ -222,7 +222,7 @@ def test_an_item_that_fits_no_row_is_named(tmp_path):
     tmp_path, item_lengths=(3, 4, 50, 3, 6, 2, 4), histories=((0, 1), (3, 2, 1))
   )
   message = (
-    r"Item 'shop-2' of shop .* the one item 'shop-3' before it, it takes 110 "
+    r"Item 'shop-2' of shop .* only the item 'shop-3' before it, it takes 110 "
     r"tokens \(user 'user-1' of train\), but Feed\.row_tokens = 96"
   )
   with pytest.raises(ValueError, match=message):
@@ -285,7 +285,7 @@ def test_caches_of_different_vocabularies_do_not_mix(tmp_path):
     ValueError, match=r"one and two .* different vocabularies"
   ):
     SMALL.open([one, two])
-  with pytest.raises(ValueError, match="stands twice"):
+  with pytest.raises(ValueError, match="appears twice"):
     SMALL.open([one, one])
 
 

@@ -72,7 +72,7 @@ def test_fewer_rows_than_plain_first_fit():
 
 
 def test_a_document_larger_than_a_row_is_an_error():
-  with pytest.raises(ValueError, match=r"document 1 has 65 tokens.*row_tokens"):
+  with pytest.raises(ValueError, match=r"Document 1 has 65 tokens.*row_tokens"):
     _pack([3, 65], [1, 1])
-  with pytest.raises(ValueError, match=r"document 0 has .* 7 slots.*row_slots"):
+  with pytest.raises(ValueError, match=r"Document 0 has .* 7 slots.*row_slots"):
     _pack([3], [7])

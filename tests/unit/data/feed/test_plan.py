@@ -87,7 +87,7 @@ def test_an_epoch_takes_its_quota_of_users():
       assert len(drawn) == quota
 
 
-def test_domains_are_drawn_by_users_to_the_power():
+def test_domains_are_sampled_by_users_to_the_power():
   domains = [_histories(at, longest=3, seed=at) for at in (4000, 500, 60)]
   plans = _plan(*domains)
   wanted = np.array(plans.num_users) ** 0.3
@@ -131,7 +131,7 @@ def test_every_pass_has_another_order_and_other_windows():
   assert first[:10] != second[:10]
 
 
-def test_every_pass_draws_its_users_in_another_order():
+def test_every_pass_has_a_different_order_of_users():
   plans = _plan(_histories(2000, longest=4), epoch_users=250, rows=1)
   parts = -(-plans.num_users[0] // plans.quotas[0])
   first, again = (
@@ -140,7 +140,7 @@ def test_every_pass_draws_its_users_in_another_order():
   assert len(first & again) < 0.6 * len(first)
 
 
-def test_rows_do_not_stand_in_the_order_of_packing():
+def test_rows_are_not_in_the_order_of_packing():
   """Packing takes the longest documents first; training must not."""
   epoch = _plan(_histories(400)).epoch(0)
   longest = np.maximum.reduceat(epoch.documents.tokens, epoch.row_starts[:-1])
@@ -222,7 +222,7 @@ def test_few_rows_of_an_epoch_are_filling():
   assert (-rows % 16) / rows < 0.02
 
 
-def test_shares_add_up():
+def test_parts_add_up():
   assert plan.apportion(10, np.array([0.5, 0.26, 0.24])) == (5, 3, 2)
   assert plan.apportion(3, np.array([0.98, 0.01, 0.01])) == (3, 1, 1)
 
@@ -234,7 +234,7 @@ def test_the_order_is_this_one_on_every_machine():
 
 def test_a_domain_without_any_target_is_an_error():
   lonely = Histories(np.array([3, 3]), np.array([0, 1, 2]))
-  with pytest.raises(ValueError, match="domain 1 has no user with two events"):
+  with pytest.raises(ValueError, match="Domain 1 has no user with two events"):
     _plan(_histories(5), lonely)
 
 

@@ -111,7 +111,7 @@ def test_prompt_equals_what_precedes_the_target_in_training(prompt, items):
 
 
 @given(prompts, item_lists)
-def test_loss_weights_stand_one_before_the_target_tokens(prompt, items):
+def test_loss_weights_are_one_position_before_the_target_tokens(prompt, items):
   """Unshifted loss: the label of a position is the next token."""
   batch, _ = _written(prompt, items, 1)
   np.testing.assert_array_equal(

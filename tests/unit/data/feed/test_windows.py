@@ -121,7 +121,7 @@ def test_context_takes_at_most_half_of_the_row():
     assert 100 - (9 + COSTS.between) < context <= 100
 
 
-def test_the_draw_moves_the_cuts():
+def test_the_sample_moves_the_windows():
   limits = Limits(100, 50, None, 3)
   histories = _histories([[5] * 60])
   cuts = {
@@ -151,7 +151,7 @@ def test_only_last_events_matter_where_only_they_are_targets():
   assert windows.first_misfit(histories, limits, COSTS, last_only=True) is None
 
 
-def test_what_does_not_fit_is_never_cut_short():
+def test_a_target_that_does_not_fit_is_never_truncated():
   histories = _histories([[4, 20, 20]])
   limits = Limits(45, 8, None, 1)
   with pytest.raises(ValueError, match="does not fit"):

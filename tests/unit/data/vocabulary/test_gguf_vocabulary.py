@@ -69,7 +69,7 @@ def test_byte_level_bpe(pre, tmp_path):
   assert rebuilt.size == reference.get_vocab_size()
 
 
-def test_llama_3_takes_a_word_that_is_a_token_as_it_is(tmp_path):
+def test_llama_3_looks_up_whole_words_first(tmp_path):
   saved = json.loads(toys.byte_bpe("llama-bpe").to_str())
   vocabulary = saved["model"]["vocab"]
   vocabulary["\u0120zebras"] = token = len(vocabulary)  # No merge makes it.

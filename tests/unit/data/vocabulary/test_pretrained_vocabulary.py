@@ -110,7 +110,7 @@ def test_sources_and_their_begin_tokens(files, name, kind, begin, tmp_path):
   made = chosen.make(str(tmp_path / "v"), [], PROMPT, None)
   assert (made.kind, made.begin) == (kind, begin)
   assert made.pretrained
-  assert made.kept is None
+  assert made.row_map is None
   assert (made.size, made.sha256) == (made.full_size, made.full_sha256)
   assert made.decode(made.encode("green tea\n")) == "green tea\n"
   without = dataclasses.replace(chosen, begin=False)
@@ -121,23 +121,23 @@ def test_sources_and_their_begin_tokens(files, name, kind, begin, tmp_path):
     assert begun == (2 if kind == "sentencepiece" else 1)
 
 
-def test_no_begin_token_where_one_is_asked_for(files, tmp_path):
+def test_a_missing_begin_token_is_refused(files, tmp_path):
   chosen = PretrainedVocabulary(source=str(files["json"]), begin=True)
   with pytest.raises(ValueError, match=r"PretrainedVocabulary\.begin"):
     chosen.make(str(tmp_path / "v"), [], PROMPT, None)
 
 
-def test_what_is_no_tokenizer_is_refused(files, tmp_path):
+def test_files_other_than_tokenizers_are_refused(files, tmp_path):
   with pytest.raises(packages.WeightsError, match="VOCABULARY_SOURCE"):
     pretrained.read(files["empty"])
   (tmp_path / "x.model").write_bytes(b"nothing")
-  with pytest.raises(packages.WeightsError, match="no SentencePiece model"):
+  with pytest.raises(packages.WeightsError, match="not a SentencePiece model"):
     pretrained.read(tmp_path / "x.model")
   wordpiece = toys.tokenizers.Tokenizer(
     toys.tokenizers.models.WordPiece({"a": 0, "[UNK]": 1})
   )
   (tmp_path / "tokenizer.json").write_text(wordpiece.to_str())
-  with pytest.raises(packages.WeightsError, match="no byte-level BPE"):
+  with pytest.raises(packages.WeightsError, match="not byte-level BPE"):
     pretrained.read(tmp_path / "tokenizer.json")
   with pytest.raises(packages.WeightsError, match="mean 'gemma3-270m'"):
     pretrained.read("gemma3-270")
@@ -175,7 +175,7 @@ def test_the_fingerprint_follows_file_options_and_texts(files, dataset):
     digest(pruned=True, domains=("third",))
 
 
-def test_the_hash_of_a_large_file_is_kept_until_it_changes(files, tmp_path):
+def test_the_hash_of_a_large_file_is_cached_until_it_changes(files, tmp_path):
   source = tmp_path / "m.gguf"
   source.write_bytes(files["gguf"].read_bytes())
   chosen = PretrainedVocabulary(source=str(source))
@@ -256,8 +256,8 @@ def test_the_catalogue_keeps_its_tokens(pair):
   full, pruned = pair
   for name, opened in pruned.items():
     vocabulary, before = opened.vocabulary(), full[name].vocabulary()
-    kept = vocabulary.kept
-    assert vocabulary.size == len(kept) < before.size
+    row_map = vocabulary.row_map
+    assert vocabulary.size == len(row_map) < before.size
     assert vocabulary.size % 128 == 0
     assert (vocabulary.full_size, vocabulary.full_sha256) == (
       before.size,
@@ -267,15 +267,15 @@ def test_the_catalogue_keeps_its_tokens(pair):
     assert list(opened.catalogue.texts) == list(full[name].catalogue.texts)
     values, offsets = opened.item_tokens
     expected, expected_offsets = full[name].item_tokens
-    assert kept[values].tolist() == expected.tolist()
+    assert row_map[values].tolist() == expected.tolist()
     assert offsets.tolist() == expected_offsets.tolist()
-    assert kept[opened.prompt.begin] == full[name].prompt.begin
-    assert kept[list(opened.prompt.next)].tolist() == list(
+    assert row_map[opened.prompt.begin] == full[name].prompt.begin
+    assert row_map[list(opened.prompt.next)].tolist() == list(
       full[name].prompt.next
     )
 
 
-def test_texts_cut_by_tokens_are_cut_alike(pair):
+def test_texts_limited_in_tokens_are_truncated_alike(pair):
   _, pruned = pair
   lengths = pruned["second"].catalogue.lengths
   assert lengths.max() <= 6 + len(
@@ -283,7 +283,7 @@ def test_texts_cut_by_tokens_are_cut_alike(pair):
   )
 
 
-def test_what_only_cutting_by_tokens_encodes_counts(files, dataset, tmp_path):
+def test_tokens_needed_for_truncation_are_retained(files, dataset, tmp_path):
   """Fields are cut as the full vocabulary would cut them."""
   chosen = PretrainedVocabulary(source=str(files["gguf"]), pruned=True)
   full = pretrained.read(files["gguf"]).content
@@ -301,8 +301,8 @@ def test_what_only_cutting_by_tokens_encodes_counts(files, dataset, tmp_path):
 
     return chosen.make(str(folder), dataset.domains[:1], PROMPT, prepare)
 
-  assert last not in make(tmp_path / "without").kept
-  assert last in make(tmp_path / "with", word).kept
+  assert last not in make(tmp_path / "without").row_map
+  assert last in make(tmp_path / "with", word).row_map
 
 
 def test_the_cache_speaks_as_the_vocabulary(pair):
@@ -335,8 +335,8 @@ def test_a_changed_map_is_refused(pair, tmp_path):
   _, pruned = pair
   for path in pruned["first"].vocabulary().files:
     shutil.copy(path, tmp_path)
-  assert vocabulary_lib.load(tmp_path).kept is not None
-  np.save(tmp_path / "kept.npy", pruned["first"].vocabulary().kept[::-1])
+  assert vocabulary_lib.load(tmp_path).row_map is not None
+  np.save(tmp_path / "kept.npy", pruned["first"].vocabulary().row_map[::-1])
   with pytest.raises(ValueError, match=r"kept\.npy"):
     vocabulary_lib.load(tmp_path)
 
@@ -363,7 +363,7 @@ def test_inference_imports_neither_tensorflow_nor_jax(pair):
     "import sys\nfrom calrec_jax.data.vocabulary import files\n"
     f"loaded = files.load({str(folder)!r})\n"
     "assert loaded.decode(loaded.encode('tea')) == 'tea'\n"
-    "assert len(loaded.kept) == loaded.size\n"
+    "assert len(loaded.row_map) == loaded.size\n"
     "bad = {'tensorflow', 'seqio', 'jax', 'gguf'} & set(sys.modules)\n"
     "sys.exit(f'imported {bad}' if bad else 0)"
   )

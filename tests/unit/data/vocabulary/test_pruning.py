@@ -66,7 +66,7 @@ def test_any_text_survives(pruned):
   assert [pruned.model.decode(ids) for ids in encoded] == texts
 
 
-def test_every_kept_token_is_within_reach(pruned):
+def test_every_retained_token_can_be_merged(pruned):
   kept = set(pruned.kept.tolist())
   for token in kept:
     assert kept.issuperset(pruned.rules.path(token) or [])

@@ -90,7 +90,7 @@ def test_a_changed_model_is_refused(trained, tmp_path):
   vocabulary_lib.write(str(folder), trained, None)
   model = folder / vocabulary_lib.MODEL_FILE
   model.write_bytes(model.read_bytes() + b"\0")
-  with pytest.raises(ValueError, match="not the model"):
+  with pytest.raises(ValueError, match="does not match"):
     vocabulary_lib.load(folder)
   model.unlink()
   with pytest.raises(FileNotFoundError, match="calrec data cache"):

@@ -38,7 +38,7 @@ def test_a_pruned_vocabulary_gets_its_rows_back(tmp_path):
   )
   trained["logits_dense/kernel"] = params["logits_dense/kernel"][:, kept] - 1
   folder = export.write_folder(
-    tmp_path / "out", small, trained.__getitem__, kept=kept, base=base
+    tmp_path / "out", small, trained.__getitem__, row_map=kept, base=base
   )
   tensors = SafetensorsFiles(folder)
   expected = params["token_embedder/embedding"].copy()
@@ -52,7 +52,7 @@ def test_a_pruned_vocabulary_gets_its_rows_back(tmp_path):
   assert json.loads((folder / "config.json").read_text())["vocab_size"] == 48
   with pytest.raises(WeightsError, match="--base"):
     export.write_folder(
-      tmp_path / "other", small, trained.__getitem__, kept=kept
+      tmp_path / "other", small, trained.__getitem__, row_map=kept
     )
 
 

@@ -38,7 +38,7 @@ def test_the_file_tells_the_shape(tmp_path, family, form):
   told = type(config)(
     **source.decoder_fields(), vocab_size=source.num_tokens, dtype="float32"
   )
-  loading.refuse_other_shape(source, config)
+  loading.check_shape(source, config)
   for field in ("width", "layers", "heads", "kv_heads", "head_dim", "window"):
     assert getattr(told, field) == getattr(config, field)
   assert told.rope_scaling == config.rope_scaling
@@ -68,11 +68,11 @@ def test_every_device_gets_its_part(tmp_path, axes):
     assert loaded[path].sharding == wanted[path]
 
 
-def test_a_kept_vocabulary_picks_its_rows(tmp_path):
+def test_a_pruned_vocabulary_reads_its_rows(tmp_path):
   config, params, source = _written(tmp_path, "llama", "huggingface")
   kept = np.array([0, 1, 2, 5, 40, 47], np.int32)
   smaller = dataclasses.replace(config, vocab_size=len(kept))
-  loaded = _flat(loading.load_params(source, smaller, kept=kept))
+  loaded = _flat(loading.load_params(source, smaller, row_map=kept))
   np.testing.assert_array_equal(
     loaded["token_embedder/embedding"],
     params["token_embedder/embedding"][kept],
@@ -80,8 +80,8 @@ def test_a_kept_vocabulary_picks_its_rows(tmp_path):
   np.testing.assert_array_equal(
     loaded["logits_dense/kernel"], params["logits_dense/kernel"][:, kept]
   )
-  with pytest.raises(WeightsError, match="another vocabulary"):
-    loading.load_params(source, smaller, kept=kept + 10)
+  with pytest.raises(WeightsError, match="not this model"):
+    loading.load_params(source, smaller, row_map=kept + 10)
 
 
 def test_another_shape_is_refused_by_name(tmp_path):
@@ -92,19 +92,19 @@ def test_another_shape_is_refused_by_name(tmp_path):
   assert "DecoderConfig.window is 7, the model has 5" in str(refusal.value)
   assert "DecoderConfig.rope_theta is 5.0" in str(refusal.value)
   # How it is run is the user's business.
-  loading.refuse_other_shape(
+  loading.check_shape(
     source, dataclasses.replace(config, remat="full", dropout=0.1)
   )
 
 
-def test_missing_and_further_tensors_are_named(tmp_path):
+def test_missing_and_unexpected_tensors_are_named(tmp_path):
   config, _, source = _written(tmp_path, "llama", "huggingface")
   source.shapes["model.layers.0.self_attn.q_proj.bias"] = (16,)
   del source.shapes["model.norm.weight"]
   with pytest.raises(WeightsError) as refusal:
     loading.load_params(source, config)
   assert "missing model.norm.weight" in str(refusal.value)
-  assert "further model.layers.0.self_attn.q_proj.bias" in str(refusal.value)
+  assert "unexpected model.layers.0.self_attn.q_proj.bias" in str(refusal.value)
 
 
 def test_the_text_decoder_of_a_model_with_images(tmp_path):
@@ -134,7 +134,7 @@ def test_the_text_decoder_of_a_model_with_images(tmp_path):
 @pytest.mark.parametrize(
   ("name", "content", "remedy"),
   [
-    ("pytorch_model.bin", b"", "Pickles"),
+    ("pytorch_model.bin", b"", "Pickle files"),
     ("flax_model.msgpack", b"", "save_pretrained"),
     ("checkpoint", b"", "t5x"),
     ("model.ckpt-100.index", b"", "TensorFlow"),

@@ -23,23 +23,23 @@ def test_both_forms_give_the_parameters(form):
   _, params = pretrained_toys.model("llama")
   stored = pretrained_toys.t5x_tree(params) if form == "t5x" else params
   tree = T5xTree(stored)
-  tree.refuse_other(params)
+  tree.check_parameters(params)
   for path, value in gathered(tree, stored, params).items():
     np.testing.assert_array_equal(value, params[path])
 
 
-def test_what_has_no_place_is_refused_with_the_reason():
+def test_unexpected_parameters_are_refused_with_the_reason():
   _, params = pretrained_toys.model("llama")
   stored = pretrained_toys.t5x_tree(params)
   stored["decoder/relpos_bias/rel_embedding"] = np.zeros((4, 32))
   with pytest.raises(WeightsError, match="rotary positions"):
-    T5xTree(stored).refuse_other(params)
+    T5xTree(stored).check_parameters(params)
   stored = pretrained_toys.t5x_tree(params)
   stored["decoder/layers_0/mlp/wi/kernel"] = stored.pop(
     "decoder/layers_0/mlp/wi_0/kernel"
   )
   with pytest.raises(WeightsError, match="without a gate"):
-    T5xTree(stored).refuse_other(params)
+    T5xTree(stored).check_parameters(params)
 
 
 def test_other_shapes_and_depths_are_refused():
@@ -47,8 +47,10 @@ def test_other_shapes_and_depths_are_refused():
   stored = pretrained_toys.t5x_tree(params)
   path = "decoder/layers_1/mlp/wo/kernel"
   with pytest.raises(WeightsError, match="layers/mlp/wo/kernel: 1 layers"):
-    T5xTree({k: v for k, v in stored.items() if k != path}).refuse_other(params)
+    T5xTree({k: v for k, v in stored.items() if k != path}).check_parameters(
+      params
+    )
   stored[path] = stored[path].T
   stored["decoder/layers_0/mlp/wo/kernel"] = stored[path]
   with pytest.raises(WeightsError, match="layers/mlp/wo/kernel is"):
-    T5xTree(stored).refuse_other(params)
+    T5xTree(stored).check_parameters(params)
