@@ -28,6 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from calrec_jax.data.logs import progress
+from calrec_jax.errors import CalrecError
 from calrec_jax.storage import atomic
 
 ATTEMPTS = 5  # In a row without a byte; with one, counting begins again.
@@ -43,7 +44,7 @@ _MAGIC = {
 }
 
 
-class DownloadError(OSError):
+class DownloadError(CalrecError, OSError):
   """No address gave the file; the message says why, and what to do."""
 
 

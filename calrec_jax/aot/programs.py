@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from calrec_jax.data.feed.batch import Batch
+from calrec_jax.errors import InputError
 from calrec_jax.models import flops
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.decoder_config import DecoderConfig
@@ -77,11 +78,11 @@ def of_stage(
     mesh: of the devices to compile for.
 
   Raises:
-    ValueError: for a model of item ids.
+    InputError: for a model of item ids.
   """
   if not isinstance(stage.decoder, DecoderConfig):
     kind = type(stage.decoder).__name__
-    raise ValueError(
+    raise InputError(
       f"Stage.decoder is a {kind}. Language models are what `calrec compile` "
       "compiles; bind @DecoderConfig()."
     )

@@ -26,6 +26,8 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 from orbax.checkpoint import type_handlers
 
+from calrec_jax.errors import CalrecError
+
 # Orbax logs every save and read; the progress bar says what matters.
 logging.getLogger("absl").setLevel(logging.ERROR)
 
@@ -34,7 +36,7 @@ _STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
 _CHUNK_BYTES = 64 * 2**20
 
 
-class CheckpointError(ValueError):
+class CheckpointError(CalrecError, ValueError):
   """A checkpoint that is absent, broken or of another model."""
 
 

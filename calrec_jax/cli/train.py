@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from calrec_jax import config
+from calrec_jax.cli import verb
 from calrec_jax.runtime import distributed, preemption
 from calrec_jax.runtime.preemption import PREEMPTED_STATUS, Notice
 from calrec_jax.train import loop, stages
@@ -38,12 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     The exit status.
   """
-  parser = argparse.ArgumentParser(
-    prog="calrec train",
-    description=__doc__,
-    epilog=_EPILOG,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = verb.parser("train", __doc__, _EPILOG)
   parser.add_argument(
     "--stage", metavar="NAME", help="only this stage of the chain"
   )

@@ -20,6 +20,8 @@ import gin
 import numpy as np
 from jaxtyping import Float
 
+from calrec_jax.errors import InputError
+
 _CHUNK_COUNTS = 1 << 22  # Counts in memory at once, 32 MiB.
 
 
@@ -54,11 +56,11 @@ class Bootstrap:
 
   def __post_init__(self):
     if self.resamples < 1:
-      raise ValueError(
+      raise InputError(
         f"Bootstrap.resamples is {self.resamples}; use 1 or more"
       )
     if not 0 < self.confidence < 1:
-      raise ValueError(
+      raise InputError(
         f"Bootstrap.confidence is {self.confidence}; use a share between 0 "
         "and 1, such as 0.95"
       )

@@ -7,6 +7,7 @@ from typing import Any
 import gin
 import jax
 
+from calrec_jax.errors import InputError
 from calrec_jax.models import rope, splash
 from calrec_jax.models.layers import ACTIVATIONS
 from calrec_jax.models.lora import Lora
@@ -104,14 +105,14 @@ class DecoderConfig:
     ):  # fmt: skip
       value = getattr(self, name)
       if value is not None and value < 1:
-        raise ValueError(f"DecoderConfig.{name} must be at least 1.")
+        raise InputError(f"DecoderConfig.{name} must be at least 1.")
     if self.heads % self.kv_heads:
-      raise ValueError(
+      raise InputError(
         f"DecoderConfig.heads = {self.heads} is not a multiple of "
         f"DecoderConfig.kv_heads = {self.kv_heads}."
       )
     if self.head_dim % 2:
-      raise ValueError(
+      raise InputError(
         f"DecoderConfig.head_dim = {self.head_dim} must be even: rotary "
         "embeddings turn pairs of features."
       )
@@ -123,7 +124,7 @@ class DecoderConfig:
       ("param_dtype", DTYPES),
     ):
       if getattr(self, name) not in known:
-        raise ValueError(
+        raise InputError(
           f"DecoderConfig.{name} = {getattr(self, name)!r}; there are "
           f"{', '.join(known)}."
         )
@@ -150,13 +151,13 @@ class DecoderConfig:
         rounded up to a multiple of 128, which every mesh divides.
 
     Raises:
-      ValueError: if a fixed `vocab_size` is too small.
+      InputError: if a fixed `vocab_size` is too small.
     """
     if self.vocab_size is None:
       rows = tokens if exact else -(-tokens // 128) * 128
       return dataclasses.replace(self, vocab_size=rows)
     if self.vocab_size < tokens:
-      raise ValueError(
+      raise InputError(
         f"DecoderConfig.vocab_size = {self.vocab_size}, but the token cache "
         f"holds ids up to {tokens - 1}. Leave it at None, or use the "
         "vocabulary that belongs to the model."

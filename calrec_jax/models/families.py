@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 
+from calrec_jax.errors import InputError
 from calrec_jax.models import flops, next_item, objective, sasrec
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.decoder_config import DecoderConfig
@@ -55,6 +56,6 @@ def family_of(config: ModelConfig) -> Family:
   for kind, family in _FAMILIES.items():
     if isinstance(config, kind):
       return family
-  raise TypeError(
+  raise InputError(
     f"Stage.decoder is {config!r}; bind @DecoderConfig() or @SASRecConfig()."
   )

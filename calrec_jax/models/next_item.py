@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from calrec_jax.data.cache.item_ids import FIRST_TOKEN
 from calrec_jax.data.feed.batch import Batch
+from calrec_jax.errors import InputError
 from calrec_jax.metrics.weighted_sum import WeightedSum
 from calrec_jax.models import sasrec
 from calrec_jax.models.next_token import asked_weights, chunked_cross_entropy
@@ -54,7 +55,7 @@ class NextItem(RowObjective):
     for name in ("negatives", "shared_by", "loss_chunk_tokens"):
       value = getattr(self, name)
       if value is not None and value < 1:
-        raise ValueError(f"NextItem.{name} must be at least 1.")
+        raise InputError(f"NextItem.{name} must be at least 1.")
 
   @property
   def draws(self) -> bool:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from calrec_jax.data.feed.batch import NO_SLOT, Batch
+from calrec_jax.errors import InputError
 from calrec_jax.models import contrastive, two_tower
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.next_token import next_token_loss
@@ -47,21 +48,21 @@ class Objective(RowObjective):
   def __post_init__(self):
     """Refuses settings that are no mixture."""
     if self.temperature <= 0:
-      raise ValueError(
+      raise InputError(
         f"Objective.temperature = {self.temperature} must be above 0."
       )
     if self.language_weight < 0:
-      raise ValueError(
+      raise InputError(
         f"Objective.alpha + Objective.beta = {self.alpha + self.beta} leaves "
         "the language model a negative weight."
       )
     if self.direction not in contrastive.DIRECTIONS:
-      raise ValueError(
+      raise InputError(
         f"Objective.direction = {self.direction!r}; there are "
         f"{', '.join(contrastive.DIRECTIONS)}."
       )
     if self.loss_chunk_tokens < 1:
-      raise ValueError("Objective.loss_chunk_tokens must be at least 1.")
+      raise InputError("Objective.loss_chunk_tokens must be at least 1.")
 
   @property
   def language_weight(self) -> float:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from calrec_jax.errors import InputError
+
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class RopeScaling:
 
   def __post_init__(self):
     if self.kind not in ("linear", "llama3"):
-      raise ValueError(
+      raise InputError(
         f'RopeScaling.kind = {self.kind!r}: use "linear" or "llama3"'
       )
 

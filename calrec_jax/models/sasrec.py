@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from calrec_jax.data.cache.item_ids import FIRST_TOKEN
+from calrec_jax.errors import InputError
 from calrec_jax.models.attention import packed_mask
 from calrec_jax.models.decoder_config import DTYPES
 from calrec_jax.runtime.partitioning import constrain
@@ -70,14 +71,14 @@ class SASRecConfig:
     for name in ("num_items", "max_items", "width", "blocks", "heads"):
       value = getattr(self, name)
       if value is not None and value < 1:
-        raise ValueError(f"SASRecConfig.{name} must be at least 1.")
+        raise InputError(f"SASRecConfig.{name} must be at least 1.")
     if self.width % self.heads:
-      raise ValueError(
+      raise InputError(
         f"SASRecConfig.width = {self.width} is not a multiple of "
         f"SASRecConfig.heads = {self.heads}."
       )
     if not 0 <= self.dropout < 1:
-      raise ValueError(
+      raise InputError(
         f"SASRecConfig.dropout = {self.dropout}: use a rate in [0, 1)."
       )
     for name, known in (
@@ -86,7 +87,7 @@ class SASRecConfig:
       ("param_dtype", DTYPES),
     ):
       if getattr(self, name) not in known:
-        raise ValueError(
+        raise InputError(
           f"SASRecConfig.{name} = {getattr(self, name)!r}; there are "
           f"{', '.join(known)}."
         )
@@ -125,7 +126,7 @@ class SASRecConfig:
     del exact
     items = tokens - FIRST_TOKEN
     if self.num_items not in (None, items):
-      raise ValueError(
+      raise InputError(
         f"SASRecConfig.num_items = {self.num_items}, but the token caches hold "
         f"{items} items. Leave it at None."
       )

@@ -17,10 +17,11 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from calrec_jax.errors import CalrecError
 from calrec_jax.models.decoder_config import DTYPES
 
 
-class TuningError(ValueError):
+class TuningError(CalrecError, ValueError):
   """A choice of parameters that no model has."""
 
 

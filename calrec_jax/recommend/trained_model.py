@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from calrec_jax.checkpoint import initial_parameters, restore, store
 from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.errors import InputError
 from calrec_jax.models.decoder import Decoder, DecoderConfig
 from calrec_jax.models.families import ModelConfig
 from calrec_jax.runtime import partitioning
@@ -51,7 +52,7 @@ def load_model(
     TypeError: for another model than a language model.
   """
   if not isinstance(decoder_config, DecoderConfig):
-    raise TypeError(
+    raise InputError(
       f"A language model is needed, but Stage.decoder is {decoder_config}. "
       "Leave recommenders that use one out of Evaluation.recommenders."
     )

@@ -21,6 +21,8 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from calrec_jax.errors import CalrecError
+
 MESH_AXES = ("replica", "data", "fsdp", "tensor")
 # Rows of a batch are split over every axis that is not a model axis.
 BATCH_AXES = ("replica", "data", "fsdp")
@@ -28,7 +30,7 @@ BATCH_AXES = ("replica", "data", "fsdp")
 Rules = Mapping[str, str | Sequence[str] | None]
 
 
-class PartitioningError(ValueError):
+class PartitioningError(CalrecError, ValueError):
   """A mesh or a rule that does not fit the devices or the model."""
 
 

@@ -19,13 +19,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import IO
 
+from calrec_jax.errors import CalrecError
+
 # What says that a disk is full, of whatever kind the exception is: TensorFlow
 # and ArrayRecord have kinds of their own.
 _FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL)
 
 
-class DiskFullError(OSError):
+class DiskFullError(CalrecError, OSError):
   """There is no room for what is to be written.
 
   Attributes:

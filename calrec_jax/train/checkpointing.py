@@ -27,6 +27,7 @@ from calrec_jax.checkpoint.store import (
   restore_arguments,
   steps,
 )
+from calrec_jax.errors import InputError
 from calrec_jax.train.state import TrainState
 
 EARLY_STOPPING = "early_stopping"
@@ -56,7 +57,7 @@ class CheckpointPolicy:
     """Refuses periods that save nothing."""
     for name in ("period", "keep"):
       if getattr(self, name) < 1:
-        raise ValueError(f"CheckpointPolicy.{name} must be at least 1.")
+        raise InputError(f"CheckpointPolicy.{name} must be at least 1.")
 
   def rank(self, metrics: Mapping[str, float]) -> float:
     """The larger, the better."""

@@ -17,6 +17,7 @@ from calrec_jax import config
 from calrec_jax.checkpoint import initial_parameters, stage_folder, store
 from calrec_jax.checkpoint.initial_parameters import Parent
 from calrec_jax.data.feed.feed import OpenFeed
+from calrec_jax.errors import DivergedError
 from calrec_jax.models import lora as loras
 from calrec_jax.models.families import ModelConfig, family_of
 from calrec_jax.runtime import (
@@ -313,7 +314,7 @@ class _Loop:
   def _report(self) -> None:
     values = self.meter.read()
     if not math.isfinite(values["loss"]):
-      raise FloatingPointError(
+      raise DivergedError(
         f"{self.name}: the loss is {values['loss']} at step {self.step}. "
         "Lower LEARNING_RATE, or look at the rows of metrics.jsonl "
         f"before it; {self.folder} holds the last good checkpoint."

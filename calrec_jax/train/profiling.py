@@ -8,6 +8,8 @@ import pathlib
 import gin
 import jax
 
+from calrec_jax.errors import InputError
+
 FOLDER = "profile"
 
 
@@ -28,9 +30,9 @@ class ProfileWindow:
   def __post_init__(self):
     """Refuses windows without a step."""
     if self.first_step is not None and self.first_step < 1:
-      raise ValueError("ProfileWindow.first_step must be at least 1.")
+      raise InputError("ProfileWindow.first_step must be at least 1.")
     if self.steps < 1:
-      raise ValueError("ProfileWindow.steps must be at least 1.")
+      raise InputError("ProfileWindow.steps must be at least 1.")
 
 
 NOTHING = ProfileWindow()

@@ -22,6 +22,7 @@ from calrec_jax.data.cache.item_ids import by_item_ids
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.dataset import Dataset
 from calrec_jax.data.feed.feed import Feed
+from calrec_jax.errors import InputError, nearest
 from calrec_jax.models.families import ModelConfig, family_of
 from calrec_jax.models.tuning import EVERYTHING, Tuning
 from calrec_jax.runtime.partitioning import MeshShape
@@ -89,18 +90,18 @@ class Stage:
     """Refuses stages that train nothing, and places that are no folder."""
     if "://" in str(self.model_dir):
       # As a path it would be a folder here, lost with the machine.
-      raise ValueError(
+      raise InputError(
         f"MODEL_DIR = {self.model_dir!r} is no folder. Mount the bucket and "
         "give its folder; the launch scripts do so by --bucket=NAME "
         "(docs/launch.md)."
       )
     for name in ("steps", "microbatches", "log_period"):
       if getattr(self, name) < 1:
-        raise ValueError(f"Stage.{name} must be at least 1.")
+        raise InputError(f"Stage.{name} must be at least 1.")
     _refuse_choosing_on_trained_targets(self)
     family = family_of(self.decoder)
     if not isinstance(self.objective, family.objective):
-      raise ValueError(
+      raise InputError(
         f"Stage.objective is a {_kind(self.objective)}, but a model of "
         f"{_kind(self.decoder)} is trained by a {family.objective.__name__}."
       )
@@ -117,10 +118,10 @@ def feature_length(name: str, lengths: Mapping[str, int]) -> int:
     lengths: all of them.
 
   Raises:
-    ValueError: where it is missing.
+    InputError: where it is missing.
   """
   if name not in lengths:
-    raise ValueError(
+    raise InputError(
       f"TASK_FEATURE_LENGTHS = {dict(lengths)} lacks {name!r}; it needs "
       '{"tokens": ..., "slots": ...}.'
     )
@@ -144,7 +145,7 @@ def chosen(wanted: str | None) -> tuple[str, ...]:
   if wanted not in chain:
     raise config.ConfigurationError(
       f"--stage={wanted}: the recipe chains {', '.join(chain)}."
-      f"{config.nearest(wanted, chain)}"
+      f"{nearest(wanted, chain)}"
     )
   return (wanted,)
 
@@ -293,7 +294,7 @@ def _refuse_choosing_on_trained_targets(stage: Stage) -> None:
     ('CheckpointPolicy.best_metric = ""', stage.checkpoints.best_metric != ""),
   ):
     if chooses:
-      raise ValueError(
+      raise InputError(
         'Feed.split = "validation" trains on the validation targets, so that '
         f"nothing can be chosen by them. Bind {binding}."
       )
@@ -303,12 +304,12 @@ def _require_item_feed(stage: Stage) -> None:
   """What a model that reads item ids wants of the feed."""
   longest = getattr(stage.decoder, "max_items", None)
   if stage.feed.max_history is None or stage.feed.max_history > longest:
-    raise ValueError(
+    raise InputError(
       f"Feed.max_history = {stage.feed.max_history}, but the model has "
       f"positions for SASRecConfig.max_items = {longest}. Set MAX_ITEMS."
     )
   if stage.feed.item_segments:
-    raise ValueError(
+    raise InputError(
       "Feed.item_segments = True writes every target a second time for an item "
       "tower, which a model of item ids does not have. Bind it to False."
     )

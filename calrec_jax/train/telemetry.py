@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import jax
 import tqdm
 
+from calrec_jax.errors import InputError
 from calrec_jax.storage import atomic
 
 METRICS_FILE = "metrics.jsonl"
@@ -117,7 +118,7 @@ def read_rows(path: pathlib.Path) -> list[dict]:
     except json.JSONDecodeError as error:
       if number == len(lines):
         break
-      raise ValueError(f"{path}:{number} is not JSON: {error}") from error
+      raise InputError(f"{path}:{number} is not JSON: {error}") from error
   return rows
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from calrec_jax.data.cache.item_ids import ItemCache
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.feed.feed import OpenFeed
+from calrec_jax.errors import InputError
 from calrec_jax.metrics import ranking_metrics
 from calrec_jax.metrics.weighted_sum import WeightedSum
 from calrec_jax.models.row_objective import RowObjective
@@ -66,9 +67,9 @@ class Validation:
   def __post_init__(self):
     """Refuses a period that never comes, and ends before the start."""
     if self.period < 1:
-      raise ValueError("Validation.period must be at least 1.")
+      raise InputError("Validation.period must be at least 1.")
     if self.patience is not None and self.patience < 1:
-      raise ValueError("Validation.patience must be at least 1, or None.")
+      raise InputError("Validation.patience must be at least 1, or None.")
 
 
 class Validator:

@@ -24,6 +24,7 @@ from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.feed import assembly, plan, tokenization, windows
 from calrec_jax.data.feed.batch import Batch
 from calrec_jax.data.feed.windows import Histories
+from calrec_jax.errors import InputError
 
 # Raised whenever the same settings would give other batches than before.
 _ORDER = 1
@@ -92,23 +93,23 @@ class Feed:
     if self.max_history is not None:
       _require_integer("max_history", self.max_history, at_least=1)
     if self.targets not in ("all", "last"):
-      raise ValueError(f'Feed.targets = {self.targets!r}: use "all" or "last"')
+      raise InputError(f'Feed.targets = {self.targets!r}: use "all" or "last"')
     if self.split not in ("train", "validation"):
-      raise ValueError(
+      raise InputError(
         f'Feed.split = {self.split!r}: use "train" or "validation"'
       )
     if not 0 <= self.mixing_exponent <= 1:
-      raise ValueError(
+      raise InputError(
         f"Feed.mixing_exponent = {self.mixing_exponent}: use a number from 0 "
         "(every domain alike) to 1 (in proportion to users)"
       )
     if self.shard_index >= self.shard_count:
-      raise ValueError(
+      raise InputError(
         f"Feed.shard_index = {self.shard_index} must be less than "
         f"Feed.shard_count = {self.shard_count}"
       )
     if self.rows % self.shard_count:
-      raise ValueError(
+      raise InputError(
         f"Feed.rows = {self.rows} cannot be split evenly over "
         f"Feed.shard_count = {self.shard_count} hosts; use a multiple"
       )
@@ -269,7 +270,7 @@ class OpenFeed:
         for name in sorted({*mine, *theirs})
         if mine.get(name) != theirs.get(name)
       ]
-      raise ValueError(
+      raise InputError(
         "the checkpoint was fed differently and cannot be continued to the "
         f"same batches: {'; '.join(differing)}. Set them back, or start a "
         "new run from its parameters."
@@ -371,7 +372,7 @@ class OpenFeed:
       before, target = (
         cache.item(int(user.items[at])) for at in (position - 1, position)
       )
-      raise ValueError(
+      raise InputError(
         f"Item {target[0]!r} of {cache.name} does not fit a row as a target: "
         f"with the prompt and the one item {before[0]!r} before it, it takes "
         f"{needed} tokens (user {user.user_id!r} of {split}), but "
@@ -402,7 +403,7 @@ def _out_of_shared_memory(numbered: tuple[int, Batch]) -> tuple[int, Batch]:
 
 def _require_integer(name: str, value: Any, *, at_least: int) -> None:
   if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-    raise ValueError(
+    raise InputError(
       f"Feed.{name} = {value!r}: use a whole number, at least {at_least}"
     )
 
@@ -410,14 +411,14 @@ def _require_integer(name: str, value: Any, *, at_least: int) -> None:
 def _require_one_vocabulary(caches: Sequence[TokenCache]) -> None:
   names = [cache.name for cache in caches]
   if len(set(names)) != len(names):
-    raise ValueError(f"a domain stands twice in the mixture: {names}")
+    raise InputError(f"a domain stands twice in the mixture: {names}")
   first = caches[0]
   for cache in caches[1:]:
     if (cache.vocabulary_fingerprint, cache.prompt.end) != (
       first.vocabulary_fingerprint,
       first.prompt.end,
     ):
-      raise ValueError(
+      raise InputError(
         f"the caches of {first.name} and {cache.name} were made with different "
         "vocabularies or end markers; run `calrec data cache` with one gin "
         "file for the whole mixture"

@@ -23,6 +23,7 @@ import numpy as np
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.feed.batch import NO_SLOT, PADDING_SEGMENT, Batch
 from calrec_jax.data.records import PromptTokens
+from calrec_jax.errors import CalrecError
 
 
 class TokenCosts(NamedTuple):
@@ -47,7 +48,7 @@ class Cursor(NamedTuple):
   segment: int = PADDING_SEGMENT + 1
 
 
-class PromptTooLong(ValueError):
+class PromptTooLong(CalrecError, ValueError):
   """A prompt whose newest item alone is longer than the limit."""
 
 

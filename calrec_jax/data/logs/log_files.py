@@ -20,6 +20,7 @@ from calrec_jax.data.logs import events as events_lib
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import tables
 from calrec_jax.data.logs import text as text_lib
+from calrec_jax.errors import InputError
 
 _REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
 
@@ -67,12 +68,12 @@ class LogFiles:
 
   def __post_init__(self) -> None:
     if self.time_unit not in TIME_UNITS:
-      raise ValueError(
+      raise InputError(
         f"LogFiles.time_unit is {self.time_unit!r}; it must be one of "
         f"{', '.join(TIME_UNITS)}."
       )
     if self.delimiter is not None and len(self.delimiter) != 1:
-      raise ValueError(
+      raise InputError(
         f"LogFiles.delimiter is {self.delimiter!r}; it must be one character."
       )
 
@@ -160,7 +161,7 @@ class LogFiles:
     unit = "ms" if self.time_column in log.milliseconds else self.time_unit
     times, readable = timestamps(values, unit)
     if num_rows and not readable.any():
-      raise ValueError(
+      raise InputError(
         f"{log.file}:{log.lines[0]}: no time of the column "
         f"{self.time_column!r} can be read as {unit!r}; the first is "
         f"{values[0]!r}. Set LogFiles.time_unit to one of "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import difflib
 import functools
 import gzip
 import hashlib
@@ -24,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.errors import InputError, nearest
 
 _FORMATS = {
   ".csv": "csv",
@@ -59,11 +59,10 @@ class Table:
   def require(self, column: str, binding: str) -> list[Any]:
     """A column that must exist; `binding` is the gin name that chose it."""
     if column not in self.available:
-      near = difflib.get_close_matches(column, self.available, n=1)
-      raise ValueError(
+      raise InputError(
         f"{self.file} has no column {column!r} ({binding}). It has "
         f"{', '.join(map(repr, self.available)) or 'no columns'}."
-        + (f" Did you mean {near[0]!r}?" if near else "")
+        + nearest(column, self.available)
       )
     return self.columns[column]
 
@@ -86,7 +85,7 @@ def read(
     encoding: of text files.
 
   Raises:
-    ValueError: for an unknown suffix or a file that cannot be read.
+    InputError: for an unknown suffix or a file that cannot be read.
     FileNotFoundError: if there is no such file.
   """
   _require_file(path)
@@ -101,11 +100,11 @@ def read(
       return _read_json(path, wanted, problems, encoding)
     return _read_parquet(path, wanted)
   except (EOFError, gzip.BadGzipFile, pa.ArrowInvalid) as error:
-    raise ValueError(
+    raise InputError(
       f"{path} is damaged or is not what its suffix says: {error}"
     ) from error
   except LookupError as error:
-    raise ValueError(f"LogFiles.encoding: {error}") from error
+    raise InputError(f"LogFiles.encoding: {error}") from error
 
 
 def sha256(path: str) -> str:
@@ -136,7 +135,7 @@ def _format(path: str) -> str:
     suffixes.pop()
   kind = _FORMATS.get(suffixes[-1] if suffixes else "")
   if kind is None:
-    raise ValueError(
+    raise InputError(
       f"{path}: the suffix tells the format; it must be one of "
       f"{', '.join(_FORMATS)}, and all but .parquet may end in .gz."
     )
@@ -168,7 +167,7 @@ def _read_csv(
     header = [name.strip() for name in next(rows, (0, []))[1]]
     repeated = [name for name in wanted if header.count(name) > 1]
     if repeated:
-      raise ValueError(f"{path}:1: two columns are called {repeated[0]!r}.")
+      raise InputError(f"{path}:1: two columns are called {repeated[0]!r}.")
     present = [name for name in wanted if name in header]
     at = [header.index(name) for name in present]
     lines: list[int] = []
@@ -214,7 +213,7 @@ def _csv_rows(
       return
     except csv.Error as error:
       if "unexpected end" in str(error) or "field larger" in str(error):
-        raise ValueError(
+        raise InputError(
           f"{path}:{line}: a quoted field that begins in this row is never "
           "closed; everything after it would be lost. Close the quote or "
           "double it."
@@ -240,7 +239,7 @@ def _read_json(
       if line == 1:
         raw = raw.removeprefix(b"\xef\xbb\xbf")
         if raw.lstrip().startswith((b"[", b"{'")):
-          raise ValueError(_not_json_lines(path, raw))
+          raise InputError(_not_json_lines(path, raw))
       if raw.isspace() or not raw:
         continue
       num_rows += 1

@@ -14,6 +14,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
+from calrec_jax.errors import InputError
+
 UNKNOWN = "Unknown"
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -58,7 +60,7 @@ class Field:
     for name in ("max_words", "max_tokens"):
       value = getattr(self, name)
       if value is not None and value < 1:
-        raise ValueError(
+        raise InputError(
           f"Domain.fields: {name} of {self.label!r} is {value}; it must be at "
           "least 1, or None for no limit."
         )
@@ -81,7 +83,7 @@ def as_field(value: Field | str | Sequence[Any]) -> Field:
   try:
     return Field(*value)
   except TypeError as error:
-    raise ValueError(
+    raise InputError(
       f"Domain.fields holds {value!r}; a field is (label, column), "
       "(label, column, max_words) or (label, column, max_words, max_tokens)."
     ) from error

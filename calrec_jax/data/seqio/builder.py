@@ -25,6 +25,7 @@ from calrec_jax.data.domain import splits
 from calrec_jax.data.seqio import shards
 from calrec_jax.data.seqio.quiet_tensorflow import registered, tfds
 from calrec_jax.data.seqio.shards import CATALOGUE
+from calrec_jax.errors import MissingPackageError
 from calrec_jax.storage import build_lock
 
 __all__ = ["CATALOGUE", "NAME", "PurchaseHistories", "build", "full_name"]
@@ -243,7 +244,7 @@ def _beam(flags: Sequence[str]) -> Any:
   try:
     from apache_beam.options import pipeline_options
   except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
+    raise MissingPackageError(
       "Dataset.beam_options is set, but Apache Beam is not installed. It needs "
       "an environment of its own: launch/locks/beam-py3.11.txt."
     ) from error

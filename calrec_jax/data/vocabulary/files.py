@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from calrec_jax.data.vocabulary import sentencepiece
+from calrec_jax.errors import InputError
 
 SCHEMA = 1
 _PRETRAINED_SCHEMA = 2  # Tells older versions that there is more to know.
@@ -175,7 +176,7 @@ def load(folder: str | os.PathLike[str]) -> Vocabulary:
 
   Raises:
     FileNotFoundError: if the folder holds no vocabulary.
-    ValueError: if the model is not the one described.
+    InputError: if the model is not the one described.
   """
   folder = os.fspath(folder)
   try:
@@ -183,7 +184,7 @@ def load(folder: str | os.PathLike[str]) -> Vocabulary:
     description = json.loads(text)
     kind = description.get("kind", SENTENCEPIECE)
     if description.get("schema") not in (SCHEMA, _PRETRAINED_SCHEMA):
-      raise ValueError(_damaged(folder, DESCRIPTION_FILE))
+      raise InputError(_damaged(folder, DESCRIPTION_FILE))
     origin = None
     if "origin" in description:
       origin = Origin(**description["origin"])
@@ -203,7 +204,7 @@ def load(folder: str | os.PathLike[str]) -> Vocabulary:
 def _check(folder: str, name: str, sha256: str) -> None:
   content = pathlib.Path(folder, name).read_bytes()
   if hashlib.sha256(content).hexdigest() != sha256:
-    raise ValueError(_damaged(folder, name))
+    raise InputError(_damaged(folder, name))
 
 
 def _damaged(folder: str, name: str) -> str:

@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from calrec_jax.data.vocabulary import files
+from calrec_jax.errors import InputError
 
 # Rows that models keep in reserve; nothing was ever trained in them.
 SPARE = re.compile(r"<unused\d+>|<\|reserved_special_token_\d+\|>")
@@ -123,12 +124,12 @@ def verify(seen: Seen, pruned: files.Model, kept: np.ndarray) -> None:
     kept: the full id of each of its tokens.
 
   Raises:
-    ValueError: with the first text that becomes other tokens.
+    InputError: with the first text that becomes other tokens.
   """
   texts = list(seen.tokens)
   for text, ids in zip(texts, pruned.encode_all(texts), strict=True):
     if not np.array_equal(kept[ids], seen.tokens[text]):
-      raise ValueError(
+      raise InputError(
         f"The pruned vocabulary tokenises {text!r} otherwise than the full "
         "one: this tokenizer does not merge as its file says. Set "
         "PretrainedVocabulary.pruned = False (PRUNE_VOCABULARY)."

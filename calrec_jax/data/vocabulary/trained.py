@@ -29,6 +29,7 @@ from calrec_jax.data.vocabulary.files import (
   load,
   write,
 )
+from calrec_jax.errors import InputError
 
 __all__ = [
   "BEGIN",
@@ -67,14 +68,14 @@ def choose_domains(
   """The domains of these names; all of them for None.
 
   Raises:
-    ValueError: naming the binding, for a name that no domain has.
+    InputError: naming the binding, for a name that no domain has.
   """
   if names is None:
     return tuple(domains)
   known = {domain.name: domain for domain in domains}
   for name in names:
     if name not in known:
-      raise ValueError(
+      raise InputError(
         f"{binding} names {name!r}, which is not in Dataset.domains: "
         f"{', '.join(known)}."
       )
@@ -107,12 +108,12 @@ class TrainedSentencePiece:
 
   def __post_init__(self) -> None:
     if self.model_type not in ("unigram", "bpe"):
-      raise ValueError(
+      raise InputError(
         f"TrainedSentencePiece.model_type is {self.model_type!r}; it must be "
         "'unigram' or 'bpe'."
       )
     if self.max_texts is not None and self.max_texts < 1:
-      raise ValueError(
+      raise InputError(
         f"TrainedSentencePiece.max_texts is {self.max_texts}; it must be at "
         "least 1, or None for all texts."
       )
@@ -174,7 +175,7 @@ class TrainedSentencePiece:
       The SentencePiece model's bytes.
     """
     if not texts:
-      raise ValueError("There is no training text for the vocabulary.")
+      raise InputError("There is no training text for the vocabulary.")
     model = io.BytesIO()
     try:
       sentencepiece.SentencePieceTrainer.train(
@@ -199,7 +200,7 @@ class TrainedSentencePiece:
         minloglevel=2,
       )
     except RuntimeError as error:
-      raise ValueError(
+      raise InputError(
         f"TrainedSentencePiece.size = {self.size} does not fit the text "
         f"({len(texts)} texts): {error}"
       ) from error

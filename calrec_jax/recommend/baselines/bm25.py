@@ -19,6 +19,8 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float
 
+from calrec_jax.errors import InputError
+
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # It reports each index.
 
 # Those where an absent word adds 0.
@@ -52,17 +54,17 @@ class BM25:
 
   def __post_init__(self):
     if self.k1 < 0:
-      raise ValueError(f"BM25.k1 is {self.k1}; it must be at least 0.")
+      raise InputError(f"BM25.k1 is {self.k1}; it must be at least 0.")
     if not 0 <= self.b <= 1:
-      raise ValueError(f"BM25.b is {self.b}; it must lie between 0 and 1.")
+      raise InputError(f"BM25.b is {self.b}; it must lie between 0 and 1.")
     if self.method not in _METHODS:
-      raise ValueError(
+      raise InputError(
         f"BM25.method is {self.method!r}; choose one of {', '.join(_METHODS)}."
       )
     try:
       re.compile(self.word_pattern)
     except re.error as error:
-      raise ValueError(
+      raise InputError(
         f"BM25.word_pattern is no regular expression: {error}"
       ) from error
 
@@ -90,12 +92,12 @@ class CatalogueIndex:
     """Indexes the texts of a catalogue, in the order of its rows.
 
     Raises:
-      ValueError: if there is no text, or no word in any of them.
+      InputError: if there is no text, or no word in any of them.
     """
     self.settings = settings or BM25()
     words = [self.settings.words(text) for text in texts]
     if not any(words):
-      raise ValueError(
+      raise InputError(
         f"None of the {len(words)} item texts holds a word that matches "
         f"BM25.word_pattern = {self.settings.word_pattern!r}."
       )

@@ -23,6 +23,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Int
 
+from calrec_jax.errors import InputError
 from calrec_jax.metrics.ranking import Ranking
 from calrec_jax.recommend import protocol
 
@@ -53,18 +54,18 @@ class SequentialRules:
 
   def __post_init__(self):
     if self.reach < 1:
-      raise ValueError(f"SequentialRules.reach is {self.reach}; use 1 or more.")
+      raise InputError(f"SequentialRules.reach is {self.reach}; use 1 or more.")
     if not 0 < self.decay <= 1:
-      raise ValueError(
+      raise InputError(
         f"SequentialRules.decay is {self.decay}; choose it above 0, up to 1."
       )
     if self.shrink <= 0:
-      raise ValueError(
+      raise InputError(
         f"SequentialRules.shrink is {self.shrink}; it must be above 0."
       )
     for name in ("asked", "answered"):
       if getattr(self, name) < 0:
-        raise ValueError(
+        raise InputError(
           f"SequentialRules.{name} is {getattr(self, name)}; use 0 or more."
         )
 

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 
 from calrec_jax.data.records import Catalogue, PromptTokens
+from calrec_jax.errors import DivergedError, InputError
 from calrec_jax.metrics.ranking import Ranking
 from calrec_jax.recommend import protocol
 from calrec_jax.recommend.by_prompt import ByPrompt
@@ -58,21 +59,21 @@ class Constrained:
       ("score", ("walk", *SCORES)),
     ):
       if getattr(self, name) not in known:
-        raise ValueError(
+        raise InputError(
           f"Constrained.{name} is {getattr(self, name)!r}; choose one of "
           f"{', '.join(known)}."
         )
     for name in ("hypotheses", "rows"):
       if getattr(self, name) < 1:
-        raise ValueError(
+        raise InputError(
           f"Constrained.{name} is {getattr(self, name)}; use 1 or more."
         )
     if not self.temperature > 0:
-      raise ValueError(
+      raise InputError(
         f"Constrained.temperature is {self.temperature}; it must be above 0."
       )
     if not 0 <= self.seed < 2**64:
-      raise ValueError(f"Constrained.seed is {self.seed}; use 0 or more.")
+      raise InputError(f"Constrained.seed is {self.seed}; use 0 or more.")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -251,7 +252,7 @@ class ConstrainedItems:
     prefix, walked = begun
     columns, log_probs = map(np.asarray, walked)
     if np.isnan(log_probs).any():
-      raise ValueError(
+      raise DivergedError(
         "The model's choices hold NaN; a model that has diverged cannot rank."
       )
     found = [_distinct(*row) for row in zip(columns, log_probs, strict=True)]

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from calrec_jax.data.cache.item_ids import ItemDomain
+from calrec_jax.errors import InputError
 from calrec_jax.metrics.ranking import Ranking
 from calrec_jax.models.sasrec import SASRec
 from calrec_jax.recommend import protocol
@@ -42,7 +43,7 @@ class SASRecSearch:
   def __post_init__(self):
     for name in ("user_rows", "chunk"):
       if getattr(self, name) < 1:
-        raise ValueError(
+        raise InputError(
           f"SASRecSearch.{name} is {getattr(self, name)}; use 1 or more."
         )
 

@@ -20,6 +20,7 @@ from calrec_jax.checkpoint.store import CheckpointError
 from calrec_jax.data.cache import item_ids
 from calrec_jax.data.cache.item_ids import ItemDomain
 from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.errors import InputError
 from calrec_jax.models.sasrec import SASRec, SASRecConfig
 from calrec_jax.recommend import provenance
 from calrec_jax.recommend.dense.sasrec import SASRecRecommender, SASRecSearch
@@ -45,11 +46,11 @@ def trained_sasrec(
       recipe without STAGES. In a recipe of another model, bind it.
 
   Raises:
-    ValueError: without a checkpoint.
+    InputError: without a checkpoint.
     CheckpointError: if it holds another model, other items or other users.
   """
   if checkpoint is None:
-    raise ValueError(
+    raise InputError(
       "The recommender 'sasrec' needs a trained SASRec. Train one with "
       "recipes/sasrec_folders.gin or recipes/sasrec_own_log.gin, and bind "
       "trained_sasrec.checkpoint to its MODEL_DIR."
