@@ -84,6 +84,18 @@ def one_of(*choices: Any) -> Rule:
   )
 
 
+def some_of(*choices: str) -> Rule:
+  """A list or tuple of one value or more, all among the choices."""
+  return Rule(
+    lambda values: (
+      not isinstance(values, str)
+      and len(values) > 0
+      and set(values) <= set(choices)
+    ),
+    f"a list of some of {', '.join(map(repr, choices))}",
+  )
+
+
 def optional(rule: Rule) -> Rule:
   """None, or what a rule allows."""
   return Rule(

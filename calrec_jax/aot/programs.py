@@ -20,9 +20,11 @@ from calrec_jax.errors import InputError
 from calrec_jax.models import flops
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.decoder_config import DecoderConfig
+from calrec_jax.models.families import abstract_params
 from calrec_jax.recommend import prefix
 from calrec_jax.recommend.dense import dense
 from calrec_jax.recommend.generate import sampling
+from calrec_jax.recommend.prompts import prompt_limits
 from calrec_jax.runtime import partitioning, placement
 from calrec_jax.train import state as states
 from calrec_jax.train import train_step
@@ -121,10 +123,8 @@ def _train_step(
   feed = stage.feed
   partitioning.require_rows(feed.rows, mesh, stage.microbatches)
   boxed = states.abstract_state(decoder, stage.optimizer, stage.tuning)
-  shardings = partitioning.state_shardings(
-    boxed, mesh, partitioning.logical_axis_rules()
-  )
-  state = _placed(partitioning.unbox(boxed), shardings)
+  abstract, shardings = partitioning.place(boxed, mesh)
+  state = _placed(abstract, shardings)
   batch = _batch(feed.rows, feed.row_tokens, feed.row_slots, mesh)
   step = train_step.make_train_step(
     decoder,
@@ -156,7 +156,7 @@ def _recommending(
   sampler, search = sampling.Sampler(), dense.DenseSearch()
   prompts = placement.whole_rows(sampler.rows, mesh)
   items = placement.whole_rows(search.item_rows, mesh)
-  limits = prompts.prompt_limits(stage.feed)
+  limits = prompt_limits(stage.feed)
   longest, written = limits.usual_tokens or limits.max_tokens, sizes.item_tokens
   if sampler.max_new_tokens is not None:
     written = sampler.max_new_tokens
@@ -214,15 +214,7 @@ def _recommending(
 
 
 def _params(decoder: Decoder, mesh: jax.sharding.Mesh) -> Any:
-  def initialise() -> Any:
-    tokens = jnp.zeros((1, 1), jnp.int32)
-    return decoder.init(jax.random.key(0), tokens, tokens, tokens)["params"]
-
-  boxed = jax.eval_shape(initialise)
-  shardings = partitioning.state_shardings(
-    boxed, mesh, partitioning.logical_axis_rules()
-  )
-  return _placed(partitioning.unbox(boxed), shardings)
+  return _placed(*partitioning.place(abstract_params(decoder), mesh))
 
 
 def _batch(

@@ -13,12 +13,12 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from calrec_jax.checkpoint import store
 from calrec_jax.models import lora as loras
 from calrec_jax.models import tuning
 from calrec_jax.models.decoder import Decoder, DecoderConfig
+from calrec_jax.models.families import abstract_params
 from calrec_jax.models.lora import Lora
 from calrec_jax.runtime import partitioning
 
@@ -97,15 +97,10 @@ def _merged(
   shardings: Any,
 ) -> Any:
   """The plain model of a checkpoint with LoRA, where `shardings` say."""
-  tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-  boxed = jax.eval_shape(
-    Decoder(config).init, jax.random.key(0), tokens, tokens, tokens
-  )["params"]
   mesh = jax.tree.leaves(shardings)[0].mesh
-  places = partitioning.state_shardings(
-    boxed, mesh, partitioning.logical_axis_rules()
+  params = store.restore_params(
+    checkpoint, *partitioning.place(abstract_params(Decoder(config)), mesh)
   )
-  params = store.restore_params(checkpoint, partitioning.unbox(boxed), places)
 
   def merge(kernels: Any, low_rank: Any) -> Any:
     return loras.merge_lora(tuning.join(kernels, low_rank), config)

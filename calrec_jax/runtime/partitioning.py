@@ -248,6 +248,19 @@ def unbox(tree: Any) -> Any:
   )
 
 
+def place(boxed: Any, mesh: Mesh) -> tuple[Any, Any]:
+  """The unboxed tree, and where every leaf of it lives by the bound rules.
+
+  Args:
+    boxed: Tree as `state_shardings` takes it.
+    mesh: Mesh of the devices.
+
+  Raises:
+    PartitioningError: as `state_shardings`.
+  """
+  return unbox(boxed), state_shardings(boxed, mesh, logical_axis_rules())
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Rows over every batch axis, the rest whole."""
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))

@@ -21,7 +21,7 @@ from typing import Any
 
 import gin
 
-from calrec_jax.errors import InputError
+from calrec_jax.errors import InputError, at_least, check
 from calrec_jax.storage import atomic, lineage
 
 MADE_BY_FILE = "made_by.json"
@@ -44,8 +44,8 @@ class Job:
   block_users: int = 512
 
   def __post_init__(self):
-    if self.block_users < 1:
-      raise InputError(f"Job.block_users is {self.block_users}; use 1 or more.")
+    """Refuses blocks without users."""
+    check(self, block_users=at_least(1))
 
   def blocks(self, num_users: int) -> list[slice]:
     """The users of each block."""

@@ -22,7 +22,7 @@ from calrec_jax.data.cache.item_ids import by_item_ids
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.dataset import Dataset
 from calrec_jax.data.feed.feed import Feed
-from calrec_jax.errors import InputError, nearest
+from calrec_jax.errors import InputError, at_least, check, nearest, refuse
 from calrec_jax.models.families import ModelConfig, family_of
 from calrec_jax.models.tuning import EVERYTHING, Tuning
 from calrec_jax.runtime.partitioning import MeshShape
@@ -95,9 +95,12 @@ class Stage:
         "give its folder; the launch scripts do so by --bucket=NAME "
         "(docs/launch.md)."
       )
-    for name in ("steps", "microbatches", "log_period"):
-      if getattr(self, name) < 1:
-        raise InputError(f"Stage.{name} must be at least 1.")
+    check(
+      self,
+      steps=at_least(1),
+      microbatches=at_least(1),
+      log_period=at_least(1),
+    )
     _refuse_choosing_on_trained_targets(self)
     family = family_of(self.decoder)
     if not isinstance(self.objective, family.objective):
@@ -105,6 +108,7 @@ class Stage:
         f"Stage.objective is a {_kind(self.objective)}, but a model of "
         f"{_kind(self.decoder)} is trained by a {family.objective.__name__}."
       )
+    _refuse_unknown_best_metric(self)
     if family.tokens == "ids":
       _require_item_feed(self)
 
@@ -298,6 +302,18 @@ def _refuse_choosing_on_trained_targets(stage: Stage) -> None:
         'Feed.split = "validation" trains on the validation targets, so that '
         f"nothing can be chosen by them. Bind {binding}."
       )
+
+
+def _refuse_unknown_best_metric(stage: Stage) -> None:
+  policy = stage.checkpoints
+  known = (*stage.validation.metrics, *stage.objective.METRICS)
+  if policy.best_metric and policy.best_metric not in known:
+    refuse(
+      policy,
+      "best_metric",
+      "a validation gives no such metric; choose one of "
+      f"{', '.join(known)}.{nearest(policy.best_metric, known)}",
+    )
 
 
 def _require_item_feed(stage: Stage) -> None:

@@ -26,6 +26,7 @@ class Settings:
     (errors.within("[0, 1)"), (0, 0.5), (1, -0.1), "in [0, 1)"),
     (errors.within("(0, 1]"), (1, 0.5), (0,), "in (0, 1]"),
     (errors.one_of("a", "b"), ("a",), ("c", ["a"]), "one of 'a', 'b'"),
+    (errors.some_of("a", "b"), (["a"], ("b", "a")), ((), "a", ["c"], 3), "'b'"),
     (errors.optional(errors.at_least(1)), (None, 1), (0,), "or None"),
   ],
 )

@@ -21,7 +21,15 @@ from calrec_jax.data.domain import splits
 from calrec_jax.data.logs import events as events_lib
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import text as text_lib
-from calrec_jax.errors import InputError, nearest
+from calrec_jax.errors import (
+  InputError,
+  at_least,
+  check,
+  nearest,
+  one_of,
+  optional,
+  refuse,
+)
 
 _REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
 
@@ -131,29 +139,23 @@ class Domain:
 
   def __post_init__(self) -> None:
     if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-      raise InputError(
-        f"Domain.name is {self.name!r}; it must be lower-case letters, digits "
-        "and underscores and begin with a letter."
+      refuse(
+        self,
+        "name",
+        "must be lower-case letters, digits and underscores and begin with a "
+        "letter.",
       )
-    for name, allowed in (
-      ("dedup", events_lib.DEDUPS),
-      ("split", splits.METHODS),
-    ):
-      if getattr(self, name) not in allowed:
-        raise InputError(
-          f"Domain.{name} is {getattr(self, name)!r}; it must be one of "
-          f"{', '.join(allowed)}."
-        )
-    if self.min_count < 1:
-      raise InputError(f"Domain.min_count is {self.min_count}; 1 keeps all.")
-    if self.max_history is not None and self.max_history < 1:
-      raise InputError(
-        f"Domain.max_history is {self.max_history}; None keeps all events."
-      )
+    check(
+      self,
+      dedup=one_of(*events_lib.DEDUPS),
+      split=one_of(*splits.METHODS),
+      min_count=at_least(1),
+      max_history=optional(at_least(1)),
+    )
     if self.fields is not None:
       fields = tuple(map(text_lib.as_field, self.fields))
       if not fields or len({f.label for f in fields}) != len(fields):
-        raise InputError("Domain.fields must hold fields of distinct labels.")
+        refuse(self, "fields", "must hold fields of distinct labels.")
       object.__setattr__(self, "fields", fields)
 
   @property

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import gin
 
 from calrec_jax.data import records
-from calrec_jax.errors import InputError
+from calrec_jax.errors import InputError, refuse
 
 
 class Vocabulary(Protocol):
@@ -46,8 +46,9 @@ class Prompt:
   end: str = "\n"
 
   def __post_init__(self) -> None:
+    """Refuses a prompt without an end marker."""
     if not self.end:
-      raise InputError("Prompt.end is empty; decoding would never stop.")
+      refuse(self, "end", "is empty; decoding would never stop.")
 
   def pieces(self) -> tuple[str, ...]:
     """All strings of the prompt that are not empty, the end marker last."""

@@ -24,7 +24,15 @@ from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.feed import assembly, plan, tokenization, windows
 from calrec_jax.data.feed.batch import Batch
 from calrec_jax.data.feed.windows import Histories
-from calrec_jax.errors import InputError
+from calrec_jax.errors import (
+  InputError,
+  check,
+  integer,
+  one_of,
+  optional,
+  refuse,
+  within,
+)
 
 # Raised whenever the same settings would give other batches than before.
 _ORDER = 1
@@ -85,34 +93,24 @@ class Feed:
 
   def __post_init__(self):
     """Refuses settings that no feed can have."""
-    for name in ("row_tokens", "row_slots", "rows", "context", "epoch_users"):
-      _require_integer(name, getattr(self, name), at_least=1)
-    for name in ("seed", "workers", "shard_index"):
-      _require_integer(name, getattr(self, name), at_least=0)
-    _require_integer("shard_count", self.shard_count, at_least=1)
-    if self.max_history is not None:
-      _require_integer("max_history", self.max_history, at_least=1)
-    if self.targets not in ("all", "last"):
-      raise InputError(f'Feed.targets = {self.targets!r}: use "all" or "last"')
-    if self.split not in ("train", "validation"):
-      raise InputError(
-        f'Feed.split = {self.split!r}: use "train" or "validation"'
-      )
-    if not 0 <= self.mixing_exponent <= 1:
-      raise InputError(
-        f"Feed.mixing_exponent = {self.mixing_exponent}: use a number from 0 "
-        "(every domain alike) to 1 (in proportion to users)"
-      )
-    if self.shard_index >= self.shard_count:
-      raise InputError(
-        f"Feed.shard_index = {self.shard_index} must be less than "
-        f"Feed.shard_count = {self.shard_count}"
-      )
+    check(
+      self,
+      row_tokens=integer(1),
+      row_slots=integer(1),
+      rows=integer(1),
+      context=integer(1),
+      epoch_users=integer(1),
+      seed=integer(0),
+      workers=integer(0),
+      shard_count=integer(1),
+      shard_index=integer(0, below=self.shard_count),
+      max_history=optional(integer(1)),
+      targets=one_of("all", "last"),
+      split=one_of("train", "validation"),
+      mixing_exponent=within("[0, 1]"),
+    )
     if self.rows % self.shard_count:
-      raise InputError(
-        f"Feed.rows = {self.rows} cannot be split evenly over "
-        f"Feed.shard_count = {self.shard_count} hosts; use a multiple"
-      )
+      refuse(self, "rows", f"must be a multiple of {self.shard_count} hosts.")
 
   def open(self, caches: Sequence[TokenCache]) -> OpenFeed:
     """Joins the settings with the caches of a mixture, in the given order."""
@@ -399,13 +397,6 @@ def _out_of_shared_memory(numbered: tuple[int, Batch]) -> tuple[int, Batch]:
   """Copies a batch, so that Grain can free what its worker shared."""
   step, batch = numbered
   return step, Batch(*(np.array(array) for array in batch))
-
-
-def _require_integer(name: str, value: Any, *, at_least: int) -> None:
-  if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-    raise InputError(
-      f"Feed.{name} = {value!r}: use a whole number, at least {at_least}"
-    )
 
 
 def _require_one_vocabulary(caches: Sequence[TokenCache]) -> None:

@@ -20,7 +20,7 @@ from calrec_jax.data.logs import events as events_lib
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import tables
 from calrec_jax.data.logs import text as text_lib
-from calrec_jax.errors import InputError
+from calrec_jax.errors import InputError, check, one_of, refuse
 
 _REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
 
@@ -67,15 +67,10 @@ class LogFiles:
   encoding: str = "utf-8"
 
   def __post_init__(self) -> None:
-    if self.time_unit not in TIME_UNITS:
-      raise InputError(
-        f"LogFiles.time_unit is {self.time_unit!r}; it must be one of "
-        f"{', '.join(TIME_UNITS)}."
-      )
+    """Refuses a mapping that no file has."""
+    check(self, time_unit=one_of(*TIME_UNITS))
     if self.delimiter is not None and len(self.delimiter) != 1:
-      raise InputError(
-        f"LogFiles.delimiter is {self.delimiter!r}; it must be one character."
-      )
+      refuse(self, "delimiter", "must be one character.")
 
   @property
   def by_time(self) -> bool:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from calrec_jax.errors import InputError
+from calrec_jax.errors import InputError, at_least, check, optional
 
 UNKNOWN = "Unknown"
 
@@ -57,13 +57,9 @@ class Field:
   max_tokens: int | None = None
 
   def __post_init__(self) -> None:
-    for name in ("max_words", "max_tokens"):
-      value = getattr(self, name)
-      if value is not None and value < 1:
-        raise InputError(
-          f"Domain.fields: {name} of {self.label!r} is {value}; it must be at "
-          "least 1, or None for no limit."
-        )
+    """Refuses limits below 1."""
+    limit = optional(at_least(1))
+    check(self, max_words=limit, max_tokens=limit)
 
 
 DEFAULT_FIELDS = (

@@ -29,7 +29,7 @@ from calrec_jax.data.vocabulary.files import (
   load,
   write,
 )
-from calrec_jax.errors import InputError
+from calrec_jax.errors import InputError, at_least, check, one_of, optional
 
 __all__ = [
   "BEGIN",
@@ -107,16 +107,12 @@ class TrainedSentencePiece:
   max_texts: int | None = _MAX_TEXTS
 
   def __post_init__(self) -> None:
-    if self.model_type not in ("unigram", "bpe"):
-      raise InputError(
-        f"TrainedSentencePiece.model_type is {self.model_type!r}; it must be "
-        "'unigram' or 'bpe'."
-      )
-    if self.max_texts is not None and self.max_texts < 1:
-      raise InputError(
-        f"TrainedSentencePiece.max_texts is {self.max_texts}; it must be at "
-        "least 1, or None for all texts."
-      )
+    """Refuses what SentencePiece does not know."""
+    check(
+      self,
+      model_type=one_of("unigram", "bpe"),
+      max_texts=optional(at_least(1)),
+    )
 
   def reads(
     self, domains: Sequence[domain_lib.Domain]

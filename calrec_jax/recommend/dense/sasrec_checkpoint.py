@@ -13,7 +13,6 @@ from typing import Any
 
 import gin
 import jax
-import jax.numpy as jnp
 
 from calrec_jax.checkpoint import stage_folder, store
 from calrec_jax.checkpoint.store import CheckpointError
@@ -21,6 +20,7 @@ from calrec_jax.data.cache import item_ids
 from calrec_jax.data.cache.item_ids import ItemDomain
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.errors import InputError
+from calrec_jax.models.families import abstract_params
 from calrec_jax.models.sasrec import SASRec, SASRecConfig
 from calrec_jax.recommend import provenance
 from calrec_jax.recommend.dense.sasrec import SASRecRecommender, SASRecSearch
@@ -62,14 +62,8 @@ def trained_sasrec(
   record = store.read_json(folder, "lineage")
   config, domain = _described(folder, record, cache)
   model = SASRec(config)
-  tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-  boxed = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens, tokens)[
-    "params"
-  ]
-  shardings = partitioning.state_shardings(
-    boxed, mesh, partitioning.logical_axis_rules()
-  )
-  params = store.restore_params(folder, partitioning.unbox(boxed), shardings)
+  abstract, shardings = partitioning.place(abstract_params(model), mesh)
+  params = store.restore_params(folder, abstract, shardings)
   return SASRecRecommender(
     model,
     params,
