@@ -16,7 +16,8 @@ import numpy as np
 import tqdm
 
 from calrec_jax.data.records import Catalogue, History
-from calrec_jax.errors import InputError
+from calrec_jax.errors import InputError, at_least, some_of
+from calrec_jax.errors import check as check_settings
 from calrec_jax.evaluate import cases, checks, slices, summary
 from calrec_jax.evaluate.results import Results
 from calrec_jax.evaluate.runs import Block, Call, Run
@@ -69,17 +70,11 @@ class Protocol:
           f"Protocol.{field} names {missing}, which Protocol.metrics does not "
           "list; add it there"
         )
-    unknown = [rule for rule in self.rules if rule not in RULES]
-    if unknown or not self.rules:
-      raise InputError(f"Protocol.rules is {self.rules}; choose from {RULES}")
+    check_settings(self, rules=some_of(*RULES), batch_users=at_least(1))
     if self.rule not in self.rules:
       raise InputError(
         f"Protocol.rule is {self.rule!r}, which Protocol.rules "
         f"{tuple(self.rules)} does not list"
-      )
-    if self.batch_users < 1:
-      raise InputError(
-        f"Protocol.batch_users is {self.batch_users}; use 1 or more"
       )
 
   @property

@@ -17,7 +17,7 @@ import numpy as np
 from calrec_jax.data.feed import tokenization
 from calrec_jax.data.feed.feed import Feed
 from calrec_jax.data.records import Catalogue, PromptTokens
-from calrec_jax.errors import InputError
+from calrec_jax.errors import InputError, at_least, check, optional
 
 PADDING_TOKEN = 0
 
@@ -42,14 +42,14 @@ class PromptLimits:
   smallest_length: int = 128
 
   def __post_init__(self):
-    for name in (
-      "max_tokens", "usual_tokens", "max_items", "smallest_length"
-    ):  # fmt: skip
-      value = getattr(self, name)
-      if value is not None and value < 1:
-        raise InputError(
-          f"PromptLimits.{name} is {value}; it must be at least 1."
-        )
+    """Refuses limits below 1."""
+    check(
+      self,
+      max_tokens=at_least(1),
+      usual_tokens=optional(at_least(1)),
+      max_items=optional(at_least(1)),
+      smallest_length=at_least(1),
+    )
 
 
 class TokenRows(NamedTuple):

@@ -142,7 +142,7 @@ class Workshop:
     return VectorPlace(
       folder=model.checkpoint.parent / "vectors",
       domain=self._cache.name,
-      checkpoint=initial_parameters.CheckpointParent(
+      checkpoint=initial_parameters.CheckpointSource(
         model.checkpoint
       ).describe(),
       share=self._share,

@@ -16,7 +16,7 @@ import jax
 
 from calrec_jax import config
 from calrec_jax.checkpoint import initial_parameters, stage_folder, store
-from calrec_jax.checkpoint.initial_parameters import Parent
+from calrec_jax.checkpoint.initial_parameters import ParameterSource
 from calrec_jax.data.feed.feed import OpenFeed
 from calrec_jax.errors import DivergedError
 from calrec_jax.models import lora as loras
@@ -65,7 +65,7 @@ def run_stage(
   compile_cache.keep(pathlib.Path(stage.dataset.folder))
   with distributed.first_before_others("caches are built"):
     caches = stages.documents_of(stage, stages.open_caches(stage))
-  parent = stages.find_parent(stage, name, stage_names)
+  source = stages.find_source(stage, name, stage_names)
   feed = dataclasses.replace(
     stage.feed,
     shard_index=jax.process_index(),
@@ -76,7 +76,7 @@ def run_stage(
   partitioning.require_rows(stage.feed.rows, mesh, stage.microbatches)
   record = lineage.describe(
     stage=name,
-    parent=parent.describe() if parent is not None else None,
+    parent=source.describe() if source is not None else None,
     data={
       cache.name: {
         "fingerprint": cache.fingerprint,
@@ -99,7 +99,7 @@ def run_stage(
     loop = _Loop(
       stage, name, folder, feed, decoder_config, mesh, record, guard, timeline
     )
-    loop.start(parent)
+    loop.start(source)
     with guard.deferred():
       loop.run()
       loop.finish()
@@ -147,8 +147,8 @@ class _Loop:
     )
     self.profiler = profiling.Profiler(stage.profile, folder)
 
-  def start(self, parent: Parent | None) -> None:
-    """Own checkpoint first, then the parent's parameters, then scratch."""
+  def start(self, source: ParameterSource | None) -> None:
+    """Own checkpoint first, then the source's parameters, then scratch."""
     self.meter = Meter(self.decoder_config, self.stage.tuning)
     newest = checkpointing.newest(self.folder)
     self.fresh = newest is None
@@ -168,9 +168,9 @@ class _Loop:
         self.stage.tuning,
       )
       origin = "starts from scratch"
-      if parent is not None:
-        self._take_params(parent)
-        origin = f"starts from {parent}"
+      if source is not None:
+        self._take_params(source)
+        origin = f"starts from {source}"
     if jax.process_index() == 0:
       self._write_records()
       self._introduce(origin)
@@ -192,12 +192,12 @@ class _Loop:
       self.meter.resume(store.read_json(checkpoint, checkpointing.UNREPORTED))
       opened.close()
 
-  def _take_params(self, parent: Parent) -> None:
+  def _take_params(self, source: ParameterSource) -> None:
     # Of the new parameters only LoRA's are needed: two copies of a large model
     # would not fit.
     for leaf in jax.tree.leaves(loras.without_lora(self.state.params)):
       leaf.delete()
-    params = parent.params(
+    params = source.params(
       self.decoder_config,
       self.feed.caches[0].vocabulary(),
       self.abstract.params,

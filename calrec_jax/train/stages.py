@@ -222,12 +222,12 @@ def decoder_for(stage: Stage, caches: Sequence[TokenCache]) -> ModelConfig:
   )
 
 
-def find_parent(
+def find_source(
   stage: Stage, name: str, stage_names: tuple[str, ...]
-) -> initial_parameters.Parent | None:
+) -> initial_parameters.ParameterSource | None:
   """What a stage takes its parameters from; None is from scratch."""
   if stage.initial_checkpoint:
-    return initial_parameters.open_parent(stage.initial_checkpoint)
+    return initial_parameters.open_source(stage.initial_checkpoint)
   position = stage_names.index(name)
   if position == 0:
     return None
@@ -239,7 +239,7 @@ def find_parent(
       f"has not finished in {before}. Train that one first (without --stage), "
       "or set INITIAL_CHECKPOINT_PATH."
     )
-  return initial_parameters.CheckpointParent(before / record["checkpoint"])
+  return initial_parameters.CheckpointSource(before / record["checkpoint"])
 
 
 def describe_training(

@@ -19,7 +19,14 @@ import numpy as np
 from calrec_jax.data.cache.item_ids import ItemCache
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.feed.feed import OpenFeed
-from calrec_jax.errors import at_least, check, one_of, optional, refuse
+from calrec_jax.errors import (
+  InputError,
+  at_least,
+  check,
+  one_of,
+  optional,
+  refuse,
+)
 from calrec_jax.metrics import ranking_metrics
 from calrec_jax.metrics.weighted_sum import WeightedSum
 from calrec_jax.models.row_objective import RowObjective

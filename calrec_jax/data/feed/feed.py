@@ -110,7 +110,9 @@ class Feed:
       mixing_exponent=within("[0, 1]"),
     )
     if self.rows % self.shard_count:
-      refuse(self, "rows", f"must be a multiple of {self.shard_count} hosts.")
+      refuse(
+        self, "rows", f"must be a multiple of shard_count = {self.shard_count}."
+      )
 
   def open(self, caches: Sequence[TokenCache]) -> OpenFeed:
     """Joins the settings with the caches of a mixture, in the given order."""

@@ -14,15 +14,14 @@ import io
 import json
 import os
 import pathlib
-import shutil
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from calrec_jax.data.vocabulary import sentencepiece
 from calrec_jax.errors import InputError
+from calrec_jax.storage import atomic
 
 SCHEMA = 1
 _PRETRAINED_SCHEMA = 2  # Tells older versions that there is more to know.
@@ -252,23 +251,11 @@ def write(
       "origin": origin._asdict(),
     }
   text = json.dumps(description, indent=2) + "\n"
-  _publish(folder, files | {DESCRIPTION_FILE: text.encode()})
-  return load(folder)
-
-
-def _publish(folder: str, files: Mapping[str, bytes]) -> None:
-  parent, name = os.path.split(os.path.abspath(folder))
-  os.makedirs(parent, exist_ok=True)
-  partial = tempfile.mkdtemp(dir=parent, prefix=f".{name}-")
-  try:
+  files[DESCRIPTION_FILE] = text.encode()
+  # Where another process is faster, the content is the same by its address.
+  with atomic.new_folder(
+    pathlib.Path(os.path.abspath(folder)), or_existing=True
+  ) as part:
     for name, content in files.items():
-      pathlib.Path(partial, name).write_bytes(content)
-    os.chmod(partial, 0o755)
-    try:
-      os.rename(partial, folder)
-    except OSError:
-      if not os.path.exists(folder):
-        raise
-      # Another process was faster; the content is the same by its address.
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
+      (part / name).write_bytes(content)
+  return load(folder)

@@ -15,7 +15,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 
 from calrec_jax.data.records import Catalogue, PromptTokens
-from calrec_jax.errors import DivergedError, InputError
+from calrec_jax.errors import (
+  DivergedError,
+  above,
+  at_least,
+  check,
+  integer,
+  one_of,
+)
 from calrec_jax.metrics.ranking import Ranking
 from calrec_jax.recommend import protocol
 from calrec_jax.recommend.by_prompt import ByPrompt
@@ -54,26 +61,16 @@ class Constrained:
   rows: int = 16
 
   def __post_init__(self):
-    for name, known in (
-      ("search", ("beams", "samples")),
-      ("score", ("walk", *SCORES)),
-    ):
-      if getattr(self, name) not in known:
-        raise InputError(
-          f"Constrained.{name} is {getattr(self, name)!r}; choose one of "
-          f"{', '.join(known)}."
-        )
-    for name in ("hypotheses", "rows"):
-      if getattr(self, name) < 1:
-        raise InputError(
-          f"Constrained.{name} is {getattr(self, name)}; use 1 or more."
-        )
-    if not self.temperature > 0:
-      raise InputError(
-        f"Constrained.temperature is {self.temperature}; it must be above 0."
-      )
-    if not 0 <= self.seed < 2**64:
-      raise InputError(f"Constrained.seed is {self.seed}; use 0 or more.")
+    """Refuses settings without a search."""
+    check(
+      self,
+      search=one_of("beams", "samples"),
+      score=one_of("walk", *SCORES),
+      hypotheses=at_least(1),
+      rows=at_least(1),
+      temperature=above(0),
+      seed=integer(0, below=2**64),
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

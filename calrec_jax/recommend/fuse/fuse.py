@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import gin
 import numpy as np
 
-from calrec_jax.errors import InputError
+from calrec_jax.errors import InputError, at_least, check, one_of, refuse
 from calrec_jax.metrics.ranking import Ranking
 from calrec_jax.recommend import protocol
 from calrec_jax.recommend.protocol import Recommender
@@ -67,23 +67,18 @@ class Fusion:
   places: int = 200
 
   def __post_init__(self):
-    if self.by not in ("ranks", "scores"):
-      raise InputError(f'Fusion.by is {self.by!r}; choose "ranks" or "scores".')
-    if self.k < 0:
-      raise InputError(f"Fusion.k is {self.k}; it must be at least 0.")
-    for name in ("places", "users"):
-      if getattr(self, name) < 1:
-        raise InputError(
-          f"Fusion.{name} is {getattr(self, name)}; use 1 or more."
-        )
+    """Refuses a fusion of less than two lists."""
+    check(
+      self,
+      by=one_of("ranks", "scores"),
+      k=at_least(0),
+      places=at_least(1),
+      users=at_least(1),
+    )
     if any(not weight > 0 for weight in self.numbers or ()):
-      raise InputError(
-        f"Fusion.weights is {self.numbers}; all must be above 0."
-      )
+      refuse(self, "weights", "all must be above 0.")
     if isinstance(self.members, str) or len(self.members) < 2:
-      raise InputError(
-        f"Fusion.members is {self.members!r}; name two recommenders or more."
-      )
+      refuse(self, "members", "name two recommenders or more.")
 
   @property
   def numbers(self) -> tuple[float, ...] | None:
