@@ -1,20 +1,20 @@
-"""The console script `calrec`: one verb, one module."""
+"""The console script `calrec`: one verb, one module of `calrec_jax.cli`."""
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
 
-from calrec_jax import config
+from calrec_jax.cli import verb
+from calrec_jax.errors import nearest
 
-VERBS = {  # Each is a module of `calrec_jax.cli`.
+VERBS = {
   "data": "build, cache and describe datasets",
   "train": "train the stages of a recipe",
-  "eval": "measure recommenders beside the baselines",
+  "eval": "evaluate recommenders beside the baselines, compare runs",
   "infer": "recommend items to users",
-  "compile": "say what a recipe costs on a TPU slice",
-  "checkpoint": "show and compare checkpoints",
+  "compile": "estimate what a recipe costs on a TPU slice",
+  "checkpoint": "show, compare and convert checkpoints",
 }
 
 _USAGE = """\
@@ -24,7 +24,7 @@ Recommends the next item with a language model.
 
 {verbs}
 
-`calrec VERB --help` says more. A first run, on a CPU, in minutes:
+`calrec VERB --help` shows flags and examples. A first run, minutes on a CPU:
   calrec train --gin_file=recipes/quickstart.gin
   calrec eval --gin_file=recipes/quickstart.gin
 """
@@ -34,47 +34,24 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs a verb.
 
   Args:
-    argv: the command line without the program's name.
+    argv: Command line without the program's name; by default the process's.
 
   Returns:
     The exit status: 0, 1 for an error the user can mend, 2 for wrong usage.
   """
   argv = list(sys.argv[1:] if argv is None else argv)
   if not argv or argv[0] in ("-h", "--help", "help"):
-    verbs = "\n".join(f"  {verb:<12}{text}" for verb, text in VERBS.items())
+    verbs = "\n".join(f"  {name:<12}{text}" for name, text in VERBS.items())
     print(_USAGE.format(verbs=verbs), end="")
     return 0 if argv else 2
   if argv[0] not in VERBS:
     print(
       f"calrec: there is no verb {argv[0]!r}."
-      f"{config.nearest(argv[0], VERBS)} See `calrec --help`.",
+      f"{nearest(argv[0], VERBS)} See `calrec --help`.",
       file=sys.stderr,
     )
     return 2
-  module = importlib.import_module(f"calrec_jax.cli.{argv[0]}")
-  try:
-    return module.main(argv[1:])
-  except Exception as error:
-    if not isinstance(error, _mendable()):
-      raise
-    # What a user can mend is said in one message; a traceback would hide it.
-    print(f"calrec {argv[0]}: {error}", file=sys.stderr)
-    return 1
-
-
-def _mendable() -> tuple[type[Exception], ...]:
-  # Imported here: `calrec --help` is to be quick.
-  from calrec_jax.data.cache.files import CacheError
-  from calrec_jax.data.domain.leakage import LeakageError
-
-  return (
-    ValueError,
-    OSError,
-    FloatingPointError,
-    ModuleNotFoundError,
-    CacheError,
-    LeakageError,
-  )
+  return verb.run(argv[0], argv[1:])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import importlib
 import inspect
 import io
@@ -27,6 +26,8 @@ from typing import Any
 
 import gin
 from gin import config as gin_config
+
+from calrec_jax.errors import CalrecError, nearest
 
 # Where modules with configurables were before the rooms; gin files of users and
 # `config.gin` of earlier runs import them by these names.
@@ -68,7 +69,7 @@ _NO_PARAMETER = re.compile(
 )
 
 
-class ConfigurationError(ValueError):
+class ConfigurationError(CalrecError, ValueError):
   """A configuration that cannot mean what its writer wanted."""
 
 
@@ -274,13 +275,6 @@ def explained() -> Iterator[None]:
       f"{str(error).splitlines()[0]} Set the value in a gin file or on the "
       "command line with --gin.NAME=VALUE."
     ) from error
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-  """`" Did you mean 'x'?"`, or an empty text where nothing is near."""
-  folded = {candidate.lower(): candidate for candidate in names}
-  found = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
-  return f" Did you mean {folded[found[0]]!r}?" if found else ""
 
 
 def _is_macro(value: Any) -> bool:

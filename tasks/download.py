@@ -27,6 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from calrec_jax.data.logs import progress
+from calrec_jax.errors import CalrecError
 from calrec_jax.storage import atomic
 
 ATTEMPTS = 5  # Consecutive attempts without receiving any data.
@@ -42,7 +43,7 @@ _MAGIC = {
 }
 
 
-class DownloadError(OSError):
+class DownloadError(CalrecError, OSError):
   """No address provided the file; the message has the reasons and a remedy."""
 
 

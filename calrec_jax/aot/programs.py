@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from calrec_jax.data.feed.batch import Batch
+from calrec_jax.errors import InputError
 from calrec_jax.models import flops
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.decoder_config import DecoderConfig
+from calrec_jax.models.families import abstract_params
 from calrec_jax.recommend import prefix
 from calrec_jax.recommend.dense import dense
 from calrec_jax.recommend.generate import sampling
@@ -78,11 +80,11 @@ def of_stage(
     mesh: Mesh of the devices to compile for.
 
   Raises:
-    ValueError: If it is a model of item ids.
+    InputError: If it is a model of item ids.
   """
   if not isinstance(stage.decoder, DecoderConfig):
     kind = type(stage.decoder).__name__
-    raise ValueError(
+    raise InputError(
       f"Stage.decoder is a {kind}, but `calrec compile` compiles language "
       "models only; bind @DecoderConfig()."
     )
@@ -121,10 +123,8 @@ def _train_step(
   feed = stage.feed
   partitioning.require_rows(feed.rows, mesh, stage.microbatches)
   boxed = states.abstract_state(decoder, stage.optimizer, stage.tuning)
-  shardings = partitioning.state_shardings(
-    boxed, mesh, partitioning.logical_axis_rules()
-  )
-  state = _placed(partitioning.unbox(boxed), shardings)
+  abstract, shardings = partitioning.place(boxed, mesh)
+  state = _placed(abstract, shardings)
   batch = _batch(feed.rows, feed.row_tokens, feed.row_slots, mesh)
   step = train_step.make_train_step(
     decoder,
@@ -216,15 +216,7 @@ def _recommending(
 
 
 def _params(decoder: Decoder, mesh: jax.sharding.Mesh) -> Any:
-  def initialise() -> Any:
-    tokens = jnp.zeros((1, 1), jnp.int32)
-    return decoder.init(jax.random.key(0), tokens, tokens, tokens)["params"]
-
-  boxed = jax.eval_shape(initialise)
-  shardings = partitioning.state_shardings(
-    boxed, mesh, partitioning.logical_axis_rules()
-  )
-  return _placed(partitioning.unbox(boxed), shardings)
+  return _placed(*partitioning.place(abstract_params(decoder), mesh))
 
 
 def _batch(

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from calrec_jax.errors import CalrecError, MissingPackageError
 from calrec_jax.runtime import chips
 
 _NAME = re.compile(r"(v\d[a-z]*):(\d+(?:x\d+){1,2})")
@@ -19,7 +20,7 @@ _GIB = 2**30
 _OPTIONS = {"v4": {"chip_config_name": "megacore"}}
 
 
-class TopologyError(ValueError):
+class TopologyError(CalrecError, ValueError):
   """A topology that cannot be described here."""
 
 
@@ -96,7 +97,7 @@ def describe(name: str, slices: int = 1) -> Topology:
   if slices < 1:
     raise TopologyError(f"--slices={slices} must be at least 1.")
   if importlib.util.find_spec("libtpu") is None:
-    raise ModuleNotFoundError(
+    raise MissingPackageError(
       "The TPU compiler is not installed: pip install 'calrec_jax[tpu]' (about "
       "700 MB). No TPU is needed for it."
     )

@@ -46,7 +46,7 @@ class Cut(NamedTuple):
 
   Attributes:
     vocabulary: of a data set, taken from that model.
-    record: what a checkpoint keeps of it; see `parents.vocabulary_record`.
+    record: Record of it, as `initial_parameters.vocabulary_record` makes it.
   """
 
   vocabulary: Vocabulary
@@ -62,7 +62,7 @@ class Model:
     config: its shape, LoRA left out: it is merged while reading.
     parts: of a parameter, by its path, each read when it is called.
     record: the lineage of a checkpoint made from it.
-    vocabulary: what its rows mean; see `parents.vocabulary_record`.
+    vocabulary: what its rows mean; see `initial_parameters.vocabulary_record`.
     source: the published model, where it is one.
   """
 
@@ -100,7 +100,7 @@ def open_model(
   """Opens a model of any format.
 
   Args:
-    path: see `parents.open_parent`.
+    path: Path as `initial_parameters.open_source` takes it.
     config: the shape of a t5x checkpoint's model, which it does not say.
     cut: of a published model, the rows of this vocabulary alone.
     layers: of a published model, so many of its first layers; None is all.
@@ -110,18 +110,18 @@ def open_model(
     WeightsError: for a number of layers that the model has not, and for a
       checkpoint that is to be cut.
   """
-  parent = initial_parameters.open_parent(path)
-  if isinstance(parent, initial_parameters.PretrainedParent):
-    return _published(parent, cut, layers)
+  source = initial_parameters.open_source(path)
+  if isinstance(source, initial_parameters.PretrainedSource):
+    return _published(source, cut, layers)
   if cut is not None or layers is not None:
     raise WeightsError(
-      f"{parent} is a checkpoint: only a published model is cut to a "
+      f"{source} is a checkpoint: only a published model is cut to a "
       "vocabulary or to its first layers."
     )
-  if isinstance(parent, initial_parameters.T5xParent):
-    return _t5x(parent, config)
-  assert isinstance(parent, initial_parameters.CheckpointParent)
-  return _ours(parent.checkpoint)
+  if isinstance(source, initial_parameters.T5xSource):
+    return _t5x(source, config)
+  assert isinstance(source, initial_parameters.CheckpointSource)
+  return _ours(source.checkpoint)
 
 
 def to_checkpoint(
@@ -237,15 +237,15 @@ def _bar(model: Model, progress: bool) -> Iterator[tuple[str, Any]]:
 
 
 def _published(
-  parent: initial_parameters.PretrainedParent,
+  published: initial_parameters.PretrainedSource,
   cut: Cut | None,
   layers: int | None,
 ) -> Model:
-  source = parent.source
+  source = published.source
   if cut is None:
     vocabulary = {"size": source.num_tokens, "kept": None, "pretrained": True}
   else:
-    parent.require_vocabulary(cut.vocabulary)
+    published.require_vocabulary(cut.vocabulary)
     vocabulary = cut.record
   config = DecoderConfig(
     **source.decoder_fields(), vocab_size=vocabulary["size"]
@@ -254,7 +254,7 @@ def _published(
   if layers is not None:
     if not 1 <= layers <= config.layers:
       raise WeightsError(
-        f"{parent} has {config.layers} layers: its first {layers} cannot be "
+        f"{published} has {config.layers} layers: its first {layers} cannot be "
         "taken."
       )
     config = dataclasses.replace(config, layers=layers)
@@ -270,7 +270,7 @@ def _published(
     parts=lambda path: loading.read_pieces(
       source, by_path[path], shapes[path].shape, rows
     ),
-    record=_record("pretrained", parent.describe(), config),
+    record=_record("pretrained", published.describe(), config),
     vocabulary=vocabulary,
     source=source,
   )
@@ -321,15 +321,15 @@ def _read_merged(
 
 
 def _t5x(
-  parent: initial_parameters.T5xParent, config: DecoderConfig | None
+  source: initial_parameters.T5xSource, config: DecoderConfig | None
 ) -> Model:
   if config is None:
     raise WeightsError(
-      f"{parent.checkpoint} is a t5x checkpoint, which does not say the shape "
+      f"{source.checkpoint} is a t5x checkpoint, which does not say the shape "
       "of its model. Name it: --gin_file=models/NAME.gin, or "
       "--gin.DecoderConfig.NAME=VALUE."
     )
-  stored = parent.stored()
+  stored = source.stored()
   tree = T5xTree(stored)
   if config.vocab_size is None:
     embedding = stored[tree.arrays["token_embedder/embedding"]]
@@ -339,10 +339,10 @@ def _t5x(
   )
   tree.check_parameters(shapes)
   return Model(
-    path=parent.checkpoint,
+    path=source.checkpoint,
     config=config,
-    parts=lambda path: tree.pieces(path, shapes[path].shape, parent.read),
-    record=_record("t5x", parent.describe(), config),
+    parts=lambda path: tree.pieces(path, shapes[path].shape, source.read),
+    record=_record("t5x", source.describe(), config),
     vocabulary={},
   )
 

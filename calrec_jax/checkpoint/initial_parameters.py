@@ -1,8 +1,8 @@
-"""What a stage starts from: INITIAL_CHECKPOINT_PATH, or the stage before.
+"""Sources of a stage's initial parameters.
 
-A checkpoint of ours, one of t5x in Orbax's format, or a published model; each
-gives its parameters straight to the devices. Tested by
-`tests/unit/test_conversion.py` and `tests/end_to_end/test_pretrained_start.py`.
+INITIAL_CHECKPOINT_PATH, or the stage before: a checkpoint of calrec_jax, one of
+t5x in Orbax's format, or a published model. Each reads its parameters straight
+onto the devices.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from calrec_jax.models.pretrained.t5x_names import T5xTree
 from calrec_jax.storage import lineage
 
 
-class Parent(Protocol):
-  """Something that has parameters for a stage."""
+class ParameterSource(Protocol):
+  """Where the initial parameters of a stage come from."""
 
   def __str__(self) -> str:
-    """A name for people."""
+    """A human-readable name."""
     ...
 
   def describe(self) -> dict[str, Any]:
-    """What the lineage keeps of it."""
+    """What the lineage records of it."""
     ...
 
   def params(
@@ -53,12 +53,12 @@ class Parent(Protocol):
     """The parameters, where they are to live.
 
     Args:
-      config: of the stage's model.
-      vocabulary: of the stage.
-      abstract: unboxed shapes and dtypes of its parameters.
-      shardings: a `NamedSharding` for each.
-      fresh: the leaves of the model's LoRA, newly made, where the parent has
-        none; empty without LoRA.
+      config: Configuration of the stage's model.
+      vocabulary: Vocabulary of the stage.
+      abstract: Unboxed shapes and dtypes of the model's parameters.
+      shardings: `NamedSharding` of each parameter.
+      fresh: Freshly initialised leaves of the model's LoRA, for a source that
+        has none; empty without LoRA.
 
     Raises:
       CheckpointError: if they are another model's, or of another vocabulary.
@@ -67,8 +67,8 @@ class Parent(Protocol):
     ...
 
 
-class CheckpointParent:
-  """A checkpoint of ours."""
+class CheckpointSource:
+  """A checkpoint of calrec_jax."""
 
   def __init__(self, checkpoint: pathlib.Path):
     self.checkpoint = checkpoint
@@ -86,14 +86,14 @@ class CheckpointParent:
     }
 
   def params(self, config, vocabulary, abstract, shardings, fresh) -> Any:
-    """See `Parent`."""
+    """See `ParameterSource`."""
     require_vocabulary(self.checkpoint, vocabulary)
     return restore.restore_params(
       self.checkpoint, config, abstract, shardings, fresh=fresh
     )
 
 
-class T5xParent:
+class T5xSource:
   """A checkpoint that t5x wrote with Orbax."""
 
   def __init__(self, checkpoint: pathlib.Path):
@@ -116,7 +116,7 @@ class T5xParent:
     }
 
   def params(self, config, vocabulary, abstract, shardings, fresh) -> Any:
-    """See `Parent`; what the rows mean is up to who gives such a path."""
+    """See `ParameterSource`; the caller knows what its rows mean."""
     del config, vocabulary
     wanted = flax.traverse_util.flatten_dict(
       loras.without_lora(abstract), sep="/"
@@ -147,7 +147,7 @@ class T5xParent:
     return store.read_array(self.checkpoint, f"target/{path}")
 
 
-class PretrainedParent:
+class PretrainedSource:
   """A published model."""
 
   def __init__(self, source: sources.Source):
@@ -157,7 +157,7 @@ class PretrainedParent:
     return f"{self.source.path.name} ({self.source.kind})"
 
   def describe(self) -> dict[str, Any]:
-    """What tells it from another model."""
+    """What identifies the model."""
     return sources.identity(self.source)
 
   def require_vocabulary(self, vocabulary: Vocabulary) -> None:
@@ -179,7 +179,7 @@ class PretrainedParent:
       )
 
   def params(self, config, vocabulary, abstract, shardings, fresh) -> Any:
-    """See `Parent`; rows of a pruned vocabulary are picked while reading."""
+    """See `ParameterSource`; picks rows of a pruned vocabulary on the way."""
     self.require_vocabulary(vocabulary)
     params = loading.load_params(
       self.source,
@@ -192,28 +192,28 @@ class PretrainedParent:
     return tuning.join(params, fresh)
 
 
-def open_parent(path: str | os.PathLike[str]) -> Parent:
-  """What a path means.
+def open_source(path: str | os.PathLike[str]) -> ParameterSource:
+  """The source that a path means.
 
   Args:
-    path: a `checkpoint_<step>` folder or a stage's, a t5x checkpoint in
-      Orbax's format, a Hugging Face folder, a GGUF file, or the name of a
-      packaged model.
+    path: Path of a `checkpoint_<step>` folder, a stage's folder, a t5x
+      checkpoint in Orbax's format, a Hugging Face folder or a GGUF file, or the
+      name of a packaged model.
 
   Raises:
     CheckpointError: where there is no whole checkpoint.
     WeightsError: for a format that is not read, with the way out.
   """
   if sources.is_source(path):
-    return PretrainedParent(sources.open_source(path))
+    return PretrainedSource(sources.open_source(path))
   folder = pathlib.Path(path).expanduser().absolute()
   if not folder.exists():
     sources.open_source(path)  # Says which names and paths there are.
   checkpoint = store.find(folder)
   if (checkpoint / "lineage").is_dir():
-    return CheckpointParent(checkpoint)
+    return CheckpointSource(checkpoint)
   if (checkpoint / "state").is_dir():
-    return T5xParent(checkpoint)
+    return T5xSource(checkpoint)
   raise CheckpointError(
     f"{checkpoint} is no checkpoint in Orbax's format. t5x's older formats are "
     "not read: restore it in t5x and save it with its Orbax checkpoint manager "
@@ -222,12 +222,12 @@ def open_parent(path: str | os.PathLike[str]) -> Parent:
 
 
 def vocabulary_record(cache: TokenCache, chosen: Any) -> dict[str, Any]:
-  """What a checkpoint keeps of the vocabulary its rows belong to.
+  """What a checkpoint records of the vocabulary its rows belong to.
 
   Args:
-    cache: a token cache of the stage.
-    chosen: `Dataset.vocabulary`; where it has a `source`, an export finds the
-      rest of the vocabulary there.
+    cache: Token cache of the stage.
+    chosen: Value of `Dataset.vocabulary`; where it has a `source`, an export
+      finds the rest of the vocabulary there.
 
   Returns:
     Hashes and sizes, and the pieces of the prompt; `kept` lists the full
@@ -251,7 +251,7 @@ def vocabulary_record(cache: TokenCache, chosen: Any) -> dict[str, Any]:
 
 
 def stored_vocabulary(checkpoint: pathlib.Path) -> Mapping[str, Any]:
-  """The record that a checkpoint of ours keeps; empty in older ones."""
+  """The vocabulary record of a checkpoint; empty in older ones."""
   if not (checkpoint / "vocabulary").is_dir():
     return {}
   return store.read_json(checkpoint, "vocabulary")

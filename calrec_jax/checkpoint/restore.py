@@ -1,9 +1,9 @@
 """Parameters of a checkpoint, for a model that may differ in its LoRA.
 
 A stage may train LoRA and the next one everything, or the other way round:
-matrices that the model lacks are merged into the kernels, matrices that the
-checkpoint lacks start fresh. All else must be the same model, as `checkpoints`
-makes sure. Tested by `tests/unit/test_handover.py`.
+matrices missing in the model are merged into the kernels, matrices missing in
+the checkpoint are freshly initialised. All else must be the same model, which
+`store` checks.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from calrec_jax.checkpoint import store
 from calrec_jax.models import lora as loras
 from calrec_jax.models import tuning
 from calrec_jax.models.decoder import Decoder, DecoderConfig
+from calrec_jax.models.families import abstract_params
 from calrec_jax.models.lora import Lora
 from calrec_jax.runtime import partitioning
 
@@ -32,19 +32,19 @@ def restore_params(
 ) -> Any:
   """Reads the parameters alone, onto their devices.
 
-  A checkpoint's LoRA goes on where the model's has the same settings, and is
-  merged where they differ or the model has none.
+  A checkpoint's LoRA stays apart where the model's has the same settings, and
+  is merged where they differ or the model has none.
 
   Args:
-    checkpoint: a `checkpoint_<step>` folder.
-    config: of the model that the parameters are for.
-    abstract: unboxed shapes and dtypes of its parameters.
-    shardings: a `NamedSharding` for each.
-    fresh: the model's parameters, newly made; LoRA's are taken from there
-      where the checkpoint's cannot go on. None refuses such a checkpoint.
+    checkpoint: Path of a `checkpoint_<step>` folder.
+    config: Configuration of the model that the parameters are for.
+    abstract: Unboxed shapes and dtypes of its parameters.
+    shardings: `NamedSharding` of each parameter.
+    fresh: Freshly initialised parameters of the model; LoRA's are taken from
+      there where the checkpoint's do not fit. None refuses such a checkpoint.
 
   Raises:
-    CheckpointError: with every missing, further and differing array.
+    CheckpointError: with every missing, unexpected and differing array.
   """
   stored = stored_lora(checkpoint)
   if stored == config.lora:
@@ -97,15 +97,10 @@ def _merged(
   shardings: Any,
 ) -> Any:
   """The plain model of a checkpoint with LoRA, where `shardings` say."""
-  tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-  boxed = jax.eval_shape(
-    Decoder(config).init, jax.random.key(0), tokens, tokens, tokens
-  )["params"]
   mesh = jax.tree.leaves(shardings)[0].mesh
-  places = partitioning.state_shardings(
-    boxed, mesh, partitioning.logical_axis_rules()
+  params = store.restore_params(
+    checkpoint, *partitioning.place(abstract_params(Decoder(config)), mesh)
   )
-  params = store.restore_params(checkpoint, partitioning.unbox(boxed), places)
 
   def merge(kernels: Any, low_rank: Any) -> Any:
     return loras.merge_lora(tuning.join(kernels, low_rank), config)

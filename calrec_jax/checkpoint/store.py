@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import pathlib
 import re
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +24,9 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 from orbax.checkpoint import type_handlers
 
+from calrec_jax.errors import CalrecError
+from calrec_jax.storage import atomic
+
 # Orbax logs every save and read; the progress bar says what matters.
 logging.getLogger("absl").setLevel(logging.ERROR)
 
@@ -34,7 +35,7 @@ _STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
 _CHUNK_BYTES = 64 * 2**20
 
 
-class CheckpointError(ValueError):
+class CheckpointError(CalrecError, ValueError):
   """A checkpoint that is absent, broken or of another model."""
 
 
@@ -193,8 +194,6 @@ def write_params(
   folder = folder.absolute()
   if steps(folder):
     raise FileExistsError(f"{folder} holds a checkpoint already.")
-  folder.mkdir(parents=True, exist_ok=True)
-  partial = folder / f".checkpoint_0-{os.getpid()}"
   registry = type_handlers.create_type_handler_registry(
     (np.ndarray, type_handlers.NumpyHandler(deepcopy_host_arrays=False))
   )
@@ -203,7 +202,7 @@ def write_params(
     lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), tree
   )
   handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
-  try:
+  with atomic.new_folder(folder / "checkpoint_0") as partial:
     with ocp.Checkpointer(handler) as checkpointer:
       checkpointer.save(
         partial / "state", args=ocp.args.PyTreeSave(tree, arguments)
@@ -212,9 +211,6 @@ def write_params(
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
       for name, value in items.items():
         checkpointer.save(partial / name, args=ocp.args.JsonSave(dict(value)))
-    partial.rename(folder / "checkpoint_0")
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
   return folder / "checkpoint_0"
 
 

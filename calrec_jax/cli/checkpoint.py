@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import pathlib
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from calrec_jax.checkpoint import initial_parameters, store
+from calrec_jax.cli import verb
 
 _EPILOG = """\
 A path is a checkpoint_<step> folder, or a stage's folder, of which the
@@ -38,12 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from calrec_jax.cli import convert
 
     return convert.main(argv[1:])
-  parser = argparse.ArgumentParser(
-    prog="calrec checkpoint",
-    description=__doc__,
-    epilog=_EPILOG,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = verb.parser("checkpoint", __doc__, _EPILOG)
   actions = parser.add_subparsers(dest="action", required=True)
   show = actions.add_parser("show", help="tree, shapes, bytes, step, lineage")
   show.add_argument("path")

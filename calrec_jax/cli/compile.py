@@ -16,7 +16,9 @@ from calrec_jax.aot import environment  # noqa: F401 (goes before JAX)
 # isort: on
 from calrec_jax import config
 from calrec_jax.aot import advice, costs, programs, table, topology
+from calrec_jax.cli import verb
 from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.errors import InputError
 from calrec_jax.models.decoder_config import DecoderConfig
 from calrec_jax.runtime import partitioning
 from calrec_jax.storage import lineage
@@ -46,12 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     The exit status: 1 where a program does not fit.
   """
-  parser = argparse.ArgumentParser(
-    prog="calrec compile",
-    description=__doc__,
-    epilog=_EPILOG,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = verb.parser("compile", __doc__, _EPILOG)
   _add_flags(parser)
   arguments = config.parse_arguments(parser, argv)
   configuration = arguments.configuration
@@ -157,7 +154,7 @@ def _sizes(
   """What the flags say, and else the token caches.
 
   Raises:
-    ValueError: where neither says it.
+    InputError: where neither says it.
   """
   vocab_size, item_tokens = arguments.vocab_size, arguments.item_tokens
   if vocab_size is None and isinstance(stage.decoder, DecoderConfig):
@@ -181,11 +178,11 @@ def _caches(stage: stages.Stage) -> list[TokenCache]:
     missing = stage.dataset.missing(stage.task)
     folders = [stage.dataset.cache_dir(domain) for domain in domains]
   except OSError as error:
-    raise ValueError(
+    raise InputError(
       f"The data of {stage.task} is not here ({error}), and with it the number "
       f"of tokens. {remedy}"
     ) from error
   if missing:
     names = ", ".join(domain.name for domain in missing)
-    raise ValueError(f"There is no token cache for {names} yet. {remedy}")
+    raise InputError(f"There is no token cache for {names} yet. {remedy}")
   return [TokenCache.open(os.fspath(folder)) for folder in folders]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import pathlib
 from collections.abc import Sequence
 
 from calrec_jax import config
 from calrec_jax.checkpoint import conversion, initial_parameters
+from calrec_jax.cli import verb
 from calrec_jax.models.decoder_config import DecoderConfig
 from calrec_jax.train import stages
 from calrec_jax.weights.packages import PACKAGES
@@ -42,12 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     The exit status.
   """
-  parser = argparse.ArgumentParser(
-    prog="calrec checkpoint convert",
-    description=__doc__,
-    epilog=_EPILOG,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = verb.parser("checkpoint convert", __doc__, _EPILOG)
   parser.add_argument("source", metavar="SOURCE")
   parser.add_argument("folder", metavar="FOLDER", help="written; must be new")
   parser.add_argument("--to", choices=("orbax", "huggingface"), default="orbax")

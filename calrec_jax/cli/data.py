@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 
 from calrec_jax import config
-from calrec_jax.cli import named_datasets
+from calrec_jax.cli import named_datasets, verb
 from calrec_jax.data import building
 from calrec_jax.data import dataset as dataset_lib
 from calrec_jax.data.cache import token_cache
 from calrec_jax.data.domain import card as card_lib
-from calrec_jax.data.domain import leakage, splits
+from calrec_jax.data.domain import splits
 from calrec_jax.data.feed import tokenization
 from calrec_jax.data.logs import progress
+from calrec_jax.errors import InputError
 
 NAME_MACRO = "MIXTURE_OR_TASK_NAME"
-
-# Wrong input and wrong configuration: their messages say what to do.
-_EXPECTED = (
-  ValueError,
-  OSError,
-  ModuleNotFoundError,
-  token_cache.CacheError,
-  leakage.LeakageError,
-)
 
 _EPILOG = """\
 cache   reads and checks the logs, writes the token caches that training reads
@@ -54,34 +45,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     The exit status.
   """
   arguments = _parse(argv)
-  try:
-    configuration = named_datasets.configure(
-      arguments.configuration, arguments.datasets, arguments.manual_dir
-    )
-    configuration = dataclasses.replace(
-      configuration, macros=(*configuration.macros, NAME_MACRO)
-    )
-    configuration.apply()
-    if arguments.dry_run:
-      print(config.text())
-      return 0
-    with config.explained():
-      dataset = dataset_lib.Dataset()
-    with progress.hidden(arguments.quiet):
-      _ACTIONS[arguments.action](dataset, _names(dataset), arguments)
-  except _EXPECTED as error:
-    print(f"calrec data: {error}", file=sys.stderr)
-    return 1
+  configuration = named_datasets.configure(
+    arguments.configuration, arguments.datasets, arguments.manual_dir
+  )
+  configuration = dataclasses.replace(
+    configuration, macros=(*configuration.macros, NAME_MACRO)
+  )
+  configuration.apply()
+  if arguments.dry_run:
+    print(config.text())
+    return 0
+  with config.explained():
+    dataset = dataset_lib.Dataset()
+  with progress.hidden(arguments.quiet):
+    _ACTIONS[arguments.action](dataset, _names(dataset), arguments)
   return 0
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="calrec data",
-    description=__doc__,
-    epilog=_EPILOG,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = verb.parser("data", __doc__, _EPILOG)
   parser.add_argument("action", choices=tuple(_ACTIONS))
   parser.add_argument(
     "datasets",
@@ -196,7 +178,7 @@ def describe_user(
     max_tokens: Length of the longest prompt in tokens, or None.
 
   Raises:
-    ValueError: If the split has no such user.
+    InputError: If the split has no such user.
   """
   document = _find_user(opened, split, user_id)
   catalogue = opened.catalogue
@@ -229,7 +211,7 @@ def _find_user(
     document = opened.document(split, index)
     if user_id in (None, document.user_id):
       return document
-  raise ValueError(
+  raise InputError(
     f"{opened.name} has no user {user_id!r} in its {split} split (--user)."
   )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import pathlib
 import shlex
 from collections.abc import Sequence
@@ -12,7 +11,9 @@ import jax
 
 from calrec_jax import config
 from calrec_jax.checkpoint import stage_folder
+from calrec_jax.cli import verb
 from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.errors import InputError
 from calrec_jax.evaluate import (
   Results,
   RunSide,
@@ -72,12 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     The exit status.
   """
-  parser = argparse.ArgumentParser(
-    prog="calrec eval",
-    description=__doc__,
-    epilog=_EPILOG,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = verb.parser("eval", __doc__, _EPILOG)
   parser.add_argument(
     "--stage", metavar="NAME", help="evaluate this stage, not the last one"
   )
@@ -194,7 +190,7 @@ def _refuse_known_targets(
   if model is not None and trained_on == "train":
     trained_on = lineage.trained_split(model.lineage)
   if evaluation.split == trained_on:
-    raise ValueError(
+    raise InputError(
       f"Evaluation.split = {evaluation.split!r}, but its targets were trained "
       f"on (Feed.split = {trained_on!r}). Evaluate on 'test'."
     )

@@ -14,8 +14,10 @@ import numpy as np
 import tqdm
 
 from calrec_jax import config
+from calrec_jax.cli import verb
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.records import Catalogue
+from calrec_jax.errors import InputError
 from calrec_jax.recommend import output, provenance, registry
 from calrec_jax.recommend.prompts import prompt_limits
 from calrec_jax.recommend.protocol import RULES, Recommender, answers_of
@@ -78,12 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="calrec infer",
-    description=__doc__,
-    epilog=_EPILOG,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = verb.parser("infer", __doc__, _EPILOG)
   asking = parser.add_mutually_exclusive_group()
   asking.add_argument(
     "--user", action="append", help="id of a user of the log (repeatable)"
@@ -291,7 +288,7 @@ def _choose(caches: list[TokenCache], name: str | None) -> TokenCache:
   if name is None and len(caches) == 1:
     return caches[0]
   if name not in known:
-    raise ValueError(
+    raise InputError(
       f"--domain={name}: choose from {', '.join(known)}."
       f"{config.nearest(name or '', known)}"
     )
@@ -312,7 +309,7 @@ def _requests(
   }
   for user in arguments.user or ():
     if user not in known:
-      raise ValueError(
+      raise InputError(
         f"--user={user}: {cache.name} has no such user."
         f"{config.nearest(user, known)}"
       )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from calrec_jax import config
+from calrec_jax.errors import nearest
 
 
 class _Known(NamedTuple):
@@ -92,9 +92,8 @@ def _family(name: str) -> _Known:
       f"{name!r} is no dataset's name; write one as in {EXAMPLES}."
     )
   if family not in _KNOWN:
-    near = difflib.get_close_matches(family, _KNOWN, n=1)
     raise config.ConfigurationError(
       f"No dataset is called {name!r}: {family!r} is none of "
-      f"{', '.join(_KNOWN)}." + (f" Did you mean {near[0]!r}?" if near else "")
+      f"{', '.join(_KNOWN)}.{nearest(family, _KNOWN)}"
     )
   return _KNOWN[family]

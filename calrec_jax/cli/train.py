@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from calrec_jax import config
+from calrec_jax.cli import verb
 from calrec_jax.runtime import distributed, preemption
-from calrec_jax.runtime.preemption import PREEMPTED_STATUS, Notice
+from calrec_jax.runtime.preemption import PREEMPTED_STATUS, PreemptionGuard
 from calrec_jax.train import loop, stages
 
 _EPILOG = f"""\
 A recipe names its stages in the macro STAGES. They are trained one after the
-other, each in MODEL_DIR/<stage>; a stage starts from the checkpoint that the
-one before handed over. Run the same command again after a stop, and it goes
-on where it was. Missing datasets and token caches are built first.
+other, each in MODEL_DIR/<stage>; a stage starts from the best checkpoint of the
+one before. After an interruption, rerun the same command: it resumes
+bit-exactly. Missing datasets and token caches are built first.
 
   calrec train --gin_file=recipes/quickstart.gin
   calrec train --gin_file=recipes/quickstart.gin --gin.target/TRAIN_STEPS=50
 
-Told to leave by SIGTERM, as before a machine is taken away, it finishes its
-step, saves, and exits with status {PREEMPTED_STATUS}. A later SIGTERM kills.
+Preempted by SIGTERM, as before a machine is taken away, it finishes its step,
+saves, and exits with status {PREEMPTED_STATUS}. A later SIGTERM kills it.
 
 Processes of one job, on one host or several, each run this command with
 CALREC_COORDINATOR=HOST:PORT, CALREC_NUM_PROCESSES and CALREC_PROCESS_ID, or
@@ -38,12 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     The exit status.
   """
-  parser = argparse.ArgumentParser(
-    prog="calrec train",
-    description=__doc__,
-    epilog=_EPILOG,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = verb.parser("train", __doc__, _EPILOG)
   parser.add_argument(
     "--stage", metavar="NAME", help="only this stage of the chain"
   )
@@ -56,32 +51,32 @@ def main(argv: Sequence[str] | None = None) -> int:
   if arguments.stage is None:
     stages.refuse_shared_start(chain)
   names = stages.chosen(arguments.stage)
-  with distributed.failures_explained(), preemption.watch() as notice:
+  with distributed.failures_explained(), preemption.watch() as guard:
     try:
       for name in names:
         with configuration.stage(name), config.explained():
           if arguments.dry_run:
             print(f"# Stage {name}\n{config.text()}")
             continue
-          train(name, chain, notice)
-    except preemption.Preempted as left:
+          train(name, chain, guard)
+    except preemption.Preempted as preempted:
       print(
-        f"calrec train: {left} The same command goes on from there.",
+        f"calrec train: {preempted}; rerun the same command to resume.",
         file=sys.stderr,
       )
       return PREEMPTED_STATUS
   return 0
 
 
-def train(name: str, chain: tuple[str, ...], notice: Notice) -> None:
+def train(name: str, chain: tuple[str, ...], guard: PreemptionGuard) -> None:
   """Trains one stage as the applied configuration says.
 
   Args:
-    name: of the stage.
-    chain: all stages of the recipe, in order.
-    notice: says when to leave.
+    name: Name of the stage.
+    chain: Names of all stages of the recipe, in order.
+    guard: Guard that says when the run is preempted.
 
   Raises:
-    Preempted: when it was told to leave, and has saved.
+    Preempted: when it was preempted, and has saved.
   """
-  loop.run_stage(stages.Stage(), name, chain, notice)
+  loop.run_stage(stages.Stage(), name, chain, guard)

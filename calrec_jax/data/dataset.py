@@ -8,7 +8,6 @@ gives another folder, and nothing is ever overwritten.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import os
 import pathlib
@@ -23,6 +22,7 @@ from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import prompt as prompt_lib
 from calrec_jax.data.logs import log_files
 from calrec_jax.data.vocabulary import trained as vocabulary_lib
+from calrec_jax.errors import InputError, nearest
 
 _REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
 
@@ -66,23 +66,23 @@ class Dataset:
   def __post_init__(self) -> None:
     names = self.names()
     if not names or len(set(names)) != len(names):
-      raise ValueError(
+      raise InputError(
         f"Dataset.domains holds {', '.join(names) or 'nothing'}; give it "
         "domains of distinct names (Domain.name, each in a scope of its own)."
       )
     for mixture, members in self.mixtures.items():
       if mixture in names:
-        raise ValueError(
+        raise InputError(
           f"Dataset.mixtures: {mixture!r} is a domain's name already."
         )
       for member in members:
         if member not in names:
-          raise ValueError(
+          raise InputError(
             f"Dataset.mixtures: {mixture!r} names {member!r}, which is not in "
-            f"Dataset.domains.{_nearest(member, names)}"
+            f"Dataset.domains.{nearest(member, names)}"
           )
       if not members or len(set(members)) != len(members):
-        raise ValueError(
+        raise InputError(
           f"Dataset.mixtures: {mixture!r} must name distinct domains."
         )
 
@@ -104,7 +104,7 @@ class Dataset:
       names: Names of mixtures and tasks, as in MIXTURE_OR_TASK_NAME.
 
     Raises:
-      ValueError: If a name is unknown, with the nearest known one.
+      InputError: If a name is unknown, with the nearest known one.
     """
     known = {domain.name: domain for domain in self.domains}
     chosen: dict[str, None] = {}
@@ -115,9 +115,9 @@ class Dataset:
         chosen.update(dict.fromkeys(self.mixtures[name]))
       else:
         every = (*known, *self.mixtures)
-        raise ValueError(
+        raise InputError(
           f"MIXTURE_OR_TASK_NAME = {name!r} is neither a domain nor a mixture "
-          f"of Dataset.{_nearest(name, every)} There are {', '.join(every)}."
+          f"of Dataset.{nearest(name, every)} There are {', '.join(every)}."
         )
     return tuple(known[name] for name in chosen)
 
@@ -173,9 +173,9 @@ def folder_domains(
   """
   for name in positions:
     if name not in names:
-      raise ValueError(
+      raise InputError(
         f"folder_domains.positions names {name!r}, which is not in "
-        f"folder_domains.names.{_nearest(name, names)}"
+        f"folder_domains.names.{nearest(name, names)}"
       )
 
   def source(name: str) -> log_files.LogFiles:
@@ -212,8 +212,3 @@ def _is_cached(folder: str, *, strict: bool) -> bool:
     return True
   card = json.loads((path / "card.json").read_text(encoding="utf-8"))
   return not card["problems"]
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-  near = difflib.get_close_matches(str(name), names, n=1)
-  return f" Did you mean {near[0]!r}?" if near else ""

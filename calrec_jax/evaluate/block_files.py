@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from calrec_jax.errors import InputError
 from calrec_jax.evaluate.runs import LISTED, Block, Call, CurveRanks
 
 _PER_RULE = {"rank": "ranks", "text_rank": "text_ranks", "listed": "listed"}
@@ -58,17 +59,17 @@ def read_block(path: str | os.PathLike[str], user_ids: Sequence[str]) -> Block:
     user_ids: of the users it has to hold, in their order.
 
   Raises:
-    ValueError: if the file cannot be read, or holds other users.
+    InputError: if the file cannot be read, or holds other users.
   """
   try:
     table = pq.read_table(path)
     told = json.loads((table.schema.metadata or {})[b"block"])
   except (pa.ArrowInvalid, KeyError, json.JSONDecodeError) as error:
-    raise ValueError(
+    raise InputError(
       f"{path} is no block of answers ({error}). Remove it; it is made again."
     ) from error
   if table["user_id"].to_pylist() != list(user_ids):
-    raise ValueError(
+    raise InputError(
       f"{path} holds other users than the split has there. Remove its folder; "
       "it is made again."
     )

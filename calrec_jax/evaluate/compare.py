@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from calrec_jax.errors import InputError
 from calrec_jax.evaluate import table
 from calrec_jax.evaluate.results import (
   METRICS_FILE,
@@ -68,7 +69,7 @@ def compare_runs(a: RunSide, b: RunSide) -> dict[str, Any]:
     The content of `compare.json`, see `docs/evaluation.md`.
 
   Raises:
-    ValueError: if the runs cannot be compared; the message says why.
+    InputError: if the runs cannot be compared; the message says why.
   """
   sides = [_read(side) for side in (a, b)]
   joined = _Joined([run for side in sides for run in side])
@@ -105,7 +106,7 @@ def average_runs(side: RunSide) -> dict[str, dict[str, Any]]:
     (`value`, `low`, `high`), and `runs`, the mean of each.
 
   Raises:
-    ValueError: if the runs were not measured alike, or lack the recommender.
+    InputError: if the runs were not measured alike, or lack the recommender.
   """
   runs = _read(side)
   joined = _Joined(runs)
@@ -211,7 +212,7 @@ class _Joined:
       if all(name in run.results.protocol["metrics"] for run in runs)
     )
     if not self.metrics:
-      raise ValueError(
+      raise InputError(
         f"{', '.join(run.folder for run in runs)} have no metric in common."
       )
     intervals = first.results.protocol["intervals"]
@@ -246,7 +247,7 @@ def _folders(text: str) -> tuple[pathlib.Path, ...] | None:
 
 def _read(side: RunSide) -> list[_Run]:
   if len(set(side.folders)) < len(side.folders):
-    raise ValueError(
+    raise InputError(
       f"{', '.join(map(str, side.folders))}: a run stands there twice."
     )
   return [_Run(str(folder), read_results(folder)) for folder in side.folders]
@@ -289,7 +290,7 @@ def _refuse_other_rules(one: _Run, other: _Run) -> None:
     if hashes[0][key] != hashes[1][key]
   ]
   if differing:
-    raise ValueError(
+    raise InputError(
       f"{where[0]} and {where[1]} were not measured alike, so their difference "
       "would mean nothing:\n  " + "\n  ".join(sorted(differing))
     )
@@ -311,7 +312,7 @@ def _users_of_second(one: _Run, other: _Run) -> np.ndarray:
   ids = [results.users["user_id"] for results in found]
   for users, folder in zip(ids, where, strict=True):
     if len(set(users)) < len(users):
-      raise ValueError(
+      raise InputError(
         f"{folder} has several rows for one user, so users cannot be joined."
       )
   place = {user: number for number, user in enumerate(ids[1])}
@@ -319,7 +320,7 @@ def _users_of_second(one: _Run, other: _Run) -> np.ndarray:
   further = len(ids[1]) - (len(ids[0]) - len(missing))
   if missing or further:
     other = missing[0] if missing else next(iter(set(ids[1]) - set(ids[0])))
-    raise ValueError(
+    raise InputError(
       f"{len(missing)} users of {where[0]} are missing in {where[1]}, and "
       f"{further} the other way round, user {other!r} among them. Evaluate "
       "both with the same Evaluation.users and Evaluation.seed."
@@ -329,7 +330,7 @@ def _users_of_second(one: _Run, other: _Run) -> np.ndarray:
   differing = np.flatnonzero(targets[0] != targets[1][order])
   if len(differing):
     user = int(differing[0])
-    raise ValueError(
+    raise InputError(
       f"{len(differing)} users have another target in {where[1]} than in "
       f"{where[0]}: user {ids[0][user]!r} {targets[1][order][user]!r} rather "
       f"than {targets[0][user]!r}."
@@ -356,14 +357,14 @@ def _pairs(
   else:
     pairs = [(name, name) for name in known[0] if name in known[1]]
   if not pairs:
-    raise ValueError(
+    raise InputError(
       f"{where[0]} has {', '.join(known[0])}, {where[1]} has "
       f"{', '.join(known[1])}: none in common. Name one of each, as "
       f"{sides[0][0].folder}:{next(iter(known[0]), 'dense')}."
     )
   for name, recommenders, place in zip(pairs[0], known, where, strict=True):
     if name not in recommenders:
-      raise ValueError(
+      raise InputError(
         f"{place} has no recommender {name!r}; it has "
         f"{', '.join(recommenders)}."
       )

@@ -16,6 +16,8 @@ import numpy as np
 import tqdm
 
 from calrec_jax.data.records import Catalogue, History
+from calrec_jax.errors import InputError, at_least, some_of
+from calrec_jax.errors import check as check_settings
 from calrec_jax.evaluate import cases, checks, slices, summary
 from calrec_jax.evaluate.results import Results
 from calrec_jax.evaluate.runs import Block, Call, Run
@@ -64,21 +66,15 @@ class Protocol:
       names = (value,) if isinstance(value, str) else value
       missing = sorted(set(names) - set(self.metrics))
       if missing:
-        raise ValueError(
+        raise InputError(
           f"Protocol.{field} names {missing}, which Protocol.metrics does not "
           "list; add it there"
         )
-    unknown = [rule for rule in self.rules if rule not in RULES]
-    if unknown or not self.rules:
-      raise ValueError(f"Protocol.rules is {self.rules}; choose from {RULES}")
+    check_settings(self, rules=some_of(*RULES), batch_users=at_least(1))
     if self.rule not in self.rules:
-      raise ValueError(
+      raise InputError(
         f"Protocol.rule is {self.rule!r}, which Protocol.rules "
         f"{tuple(self.rules)} does not list"
-      )
-    if self.batch_users < 1:
-      raise ValueError(
-        f"Protocol.batch_users is {self.batch_users}; use 1 or more"
       )
 
   @property
@@ -338,7 +334,7 @@ def _to_host(rankings: Mapping[str, Ranking]) -> dict[str, Ranking]:
 
 def _check_users(histories: Sequence[History], catalogue: Catalogue) -> None:
   if not histories:
-    raise ValueError(
+    raise InputError(
       "there are no users to evaluate; `calrec data card` shows the size of "
       "each split"
     )
@@ -359,7 +355,7 @@ def _check_names(names: list[str], protocol: Protocol) -> None:
       "name of its own"
     )
   if protocol.reference and protocol.reference not in names:
-    raise ValueError(
+    raise InputError(
       f"Protocol.reference is {protocol.reference!r}, which does not run; "
       f"choose from {names}"
     )

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from calrec_jax.errors import InputError
 from calrec_jax.storage import atomic
 
 SCHEMA = 1
@@ -93,12 +94,12 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
   """Reads back what `write_results` wrote.
 
   Raises:
-    ValueError: if the files are of another schema.
+    InputError: if the files are of another schema.
   """
   folder = pathlib.Path(folder)
   numbers = json.loads((folder / METRICS_FILE).read_text("utf-8"))
   if numbers.get("schema") != SCHEMA:
-    raise ValueError(
+    raise InputError(
       f"{folder / METRICS_FILE} has schema {numbers.get('schema')}; this "
       f"version reads {SCHEMA}. Evaluate again with `calrec eval`."
     )
@@ -137,7 +138,7 @@ def write_json(path: pathlib.Path, content: Any) -> None:
   """Writes a JSON file atomically.
 
   Raises:
-    ValueError: for a number that JSON does not have, such as NaN.
+    InputError: for a number that JSON does not have, such as NaN.
   """
   text = json.dumps(
     content, indent=1, ensure_ascii=False, allow_nan=False, default=plain
@@ -153,7 +154,7 @@ def plain(value: Any) -> Any:
     return os.fspath(value)
   if isinstance(value, Mapping):
     return dict(value)
-  raise TypeError(f"{type(value).__name__} has no place in a result file")
+  raise InputError(f"{type(value).__name__} has no place in a result file")
 
 
 def _repeated(value: str, times: int) -> pa.DictionaryArray:

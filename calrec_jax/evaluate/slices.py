@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from calrec_jax.data.records import Catalogue, History
+from calrec_jax.errors import InputError
 
 POPULARITY = ("head", "mid", "tail")
 
@@ -50,7 +51,7 @@ def slice_users(
     training event); `target_repeat` (is the target in the history).
 
   Raises:
-    ValueError: if the lengths do not ascend from at least 1.
+    InputError: if the lengths do not ascend from at least 1.
   """
   targets = np.array([history.target for history in histories], np.int64)
   repeats = [bool(np.any(h.items == h.target)) for h in histories]
@@ -93,7 +94,7 @@ def _by_length(
   histories: Sequence[History], starts: tuple[int, ...]
 ) -> Slicing:
   if not starts or starts[0] < 1 or any(np.diff(starts) <= 0):
-    raise ValueError(
+    raise InputError(
       f"slice_users.history_lengths is {starts}; give the shortest history of "
       "each bucket, ascending from 1"
     )

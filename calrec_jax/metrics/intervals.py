@@ -20,6 +20,8 @@ import gin
 import numpy as np
 from jaxtyping import Float
 
+from calrec_jax.errors import at_least, check, within
+
 _CHUNK_COUNTS = 1 << 22  # Counts in memory at once, 32 MiB.
 
 
@@ -53,15 +55,8 @@ class Bootstrap:
   seed: int = 0
 
   def __post_init__(self):
-    if self.resamples < 1:
-      raise ValueError(
-        f"Bootstrap.resamples is {self.resamples}; use 1 or more"
-      )
-    if not 0 < self.confidence < 1:
-      raise ValueError(
-        f"Bootstrap.confidence is {self.confidence}; use a share between 0 "
-        "and 1, such as 0.95"
-      )
+    """Refuses what gives no interval."""
+    check(self, resamples=at_least(1), confidence=within("(0, 1)"))
 
   def means(self, values: Float[np.ndarray, "U M"]) -> list[Interval]:
     """The mean of each column with its interval; NaN for no users."""

@@ -12,6 +12,7 @@ import re
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from calrec_jax.errors import InputError
 from calrec_jax.metrics.ranking import Ranking
 
 RECALL_CUTOFFS = (1, 5, 10, 20, 50)
@@ -50,7 +51,7 @@ def expected_ranks(
     Ranks from 1, in halves; infinity for a miss.
 
   Raises:
-    ValueError: if the lists are too short for the horizon.
+    InputError: if the lists are too short for the horizon.
   """
   _check_depth(ranking, horizon)
   return _first_ranks(ranking, _listed(ranking, targets[:, None]), horizon)
@@ -80,7 +81,7 @@ def text_ranks(
     Ranks from 1; infinity for a miss.
 
   Raises:
-    ValueError: if the lists are too short for the horizon.
+    InputError: if the lists are too short for the horizon.
   """
   _check_depth(ranking, horizon)
   items = np.asarray(ranking.items)
@@ -100,7 +101,7 @@ def user_values(
   Each is 0 for a miss. The suffix `_text` reads the rank of the text.
 
   Raises:
-    ValueError: for a metric that does not exist.
+    InputError: for a metric that does not exist.
   """
   columns = []
   for name in names:
@@ -121,11 +122,11 @@ def parse(name: str) -> tuple[str, int | None, bool]:
   """Splits a metric's name into its kind, its cutoff and whether of text.
 
   Raises:
-    ValueError: for a metric that does not exist.
+    InputError: for a metric that does not exist.
   """
   match = _NAME.fullmatch(name)
   if not match:
-    raise ValueError(
+    raise InputError(
       f"Protocol.metrics names {name!r}, which does not exist. Write "
       "recall@K, ndcg@K or mrr, with _text behind it to let any item with the "
       "target's text count."
@@ -172,7 +173,7 @@ def _first_ranks(
 def _check_depth(ranking: Ranking, horizon: int) -> None:
   depth = ranking.items.shape[1]
   if depth < 2 * horizon:
-    raise ValueError(
+    raise InputError(
       f"Lists of {depth} places cannot give ranks up to {horizon}: ask the "
       f"recommender for depth={2 * horizon}."
     )

@@ -7,6 +7,15 @@ from typing import Any
 import gin
 import jax
 
+from calrec_jax.errors import (
+  InputError,
+  at_least,
+  check,
+  one_of,
+  optional,
+  refuse,
+  within,
+)
 from calrec_jax.models import rope, splash
 from calrec_jax.models.layers import ACTIVATIONS
 from calrec_jax.models.lora import Lora
@@ -99,35 +108,30 @@ class DecoderConfig:
 
   def __post_init__(self):
     """Refuses shapes that no decoder has."""
-    for name in (
-      "width", "layers", "heads", "kv_heads", "mlp_width", "window",
-      "global_every", "attention_blocks", "scan_unroll", "user_tokens",
-    ):  # fmt: skip
-      value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ValueError(f"DecoderConfig.{name} must be at least 1.")
+    size = at_least(1)
+    check(
+      self,
+      width=size,
+      layers=size,
+      heads=size,
+      kv_heads=size,
+      mlp_width=size,
+      window=optional(size),
+      global_every=size,
+      attention_blocks=size,
+      scan_unroll=size,
+      user_tokens=optional(size),
+      dropout=within("[0, 1)"),
+      activation=one_of(*sorted(ACTIVATIONS)),
+      remat=one_of("none", *REMAT_POLICIES),
+      attention_kernel=one_of(*splash.KERNELS),
+      dtype=one_of(*DTYPES),
+      param_dtype=one_of(*DTYPES),
+    )
     if self.heads % self.kv_heads:
-      raise ValueError(
-        f"DecoderConfig.heads = {self.heads} is not a multiple of "
-        f"DecoderConfig.kv_heads = {self.kv_heads}."
-      )
+      refuse(self, "heads", f"must be a multiple of kv_heads, {self.kv_heads}.")
     if self.head_dim % 2:
-      raise ValueError(
-        f"DecoderConfig.head_dim = {self.head_dim} must be even: rotary "
-        "embeddings turn pairs of features."
-      )
-    for name, known in (
-      ("activation", sorted(ACTIVATIONS)),
-      ("remat", ["none", *REMAT_POLICIES]),
-      ("attention_kernel", splash.KERNELS),
-      ("dtype", DTYPES),
-      ("param_dtype", DTYPES),
-    ):
-      if getattr(self, name) not in known:
-        raise ValueError(
-          f"DecoderConfig.{name} = {getattr(self, name)!r}; there are "
-          f"{', '.join(known)}."
-        )
+      refuse(self, "head_dim", "must be even: rotary embeddings turn pairs.")
 
   @classmethod
   def from_record(cls, record: Mapping[str, Any]) -> "DecoderConfig":
@@ -151,13 +155,13 @@ class DecoderConfig:
         rows are rounded up to a multiple of 128, which every mesh divides.
 
     Raises:
-      ValueError: if a fixed `vocab_size` is too small.
+      InputError: if a fixed `vocab_size` is too small.
     """
     if self.vocab_size is None:
       rows = tokens if exact else -(-tokens // 128) * 128
       return dataclasses.replace(self, vocab_size=rows)
     if self.vocab_size < tokens:
-      raise ValueError(
+      raise InputError(
         f"DecoderConfig.vocab_size = {self.vocab_size}, but the token cache "
         f"holds ids up to {tokens - 1}. Leave it at None, or use the "
         "vocabulary that belongs to the model."

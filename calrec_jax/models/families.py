@@ -8,7 +8,10 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
+from calrec_jax.errors import InputError
 from calrec_jax.models import flops, next_item, objective, sasrec
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.decoder_config import DecoderConfig
@@ -55,6 +58,22 @@ def family_of(config: ModelConfig) -> Family:
   for kind, family in _FAMILIES.items():
     if isinstance(config, kind):
       return family
-  raise TypeError(
+  raise InputError(
     f"Stage.decoder is {config!r}; bind @DecoderConfig() or @SASRecConfig()."
   )
+
+
+def abstract_params(module: nn.Module) -> Any:
+  """Shapes and logical axes of a model's parameters; nothing is allocated.
+
+  Args:
+    module: Module of a family; `partitioning.place` unboxes its parameters
+      and says where they live, `partitioning.unbox` gives shapes and dtypes.
+  """
+
+  def initialise() -> Any:
+    # The key is made in here: the devices of the mesh need not be at hand.
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    return module.init(jax.random.key(0), tokens, tokens, tokens)["params"]
+
+  return jax.eval_shape(initialise)

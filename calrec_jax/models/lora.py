@@ -20,6 +20,8 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jaxtyping import Array, Float
 
+from calrec_jax.errors import InputError, above, at_least, check, some_of
+
 TARGETS = ("query", "key", "value", "out", "wi_0", "wi_1", "wo")
 LEAVES = ("lora_a", "lora_b")
 
@@ -42,15 +44,7 @@ class Lora:
 
   def __post_init__(self):
     """Refuses what changes no projection."""
-    if self.rank < 1:
-      raise ValueError(f"Lora.rank = {self.rank} must be at least 1.")
-    if self.alpha <= 0:
-      raise ValueError(f"Lora.alpha = {self.alpha} must be above 0.")
-    unknown = [name for name in self.targets if name not in TARGETS]
-    if unknown or not self.targets or isinstance(self.targets, str):
-      raise ValueError(
-        f"Lora.targets = {self.targets!r} must be some of {', '.join(TARGETS)}."
-      )
+    check(self, rank=at_least(1), alpha=above(0), targets=some_of(*TARGETS))
     # A tuple, as a module's configuration is hashed, and in one order.
     targets = tuple(name for name in TARGETS if name in self.targets)
     object.__setattr__(self, "targets", targets)
@@ -100,7 +94,7 @@ def merge_lora(params: Any, config: Any) -> Any:
   for path, a in flat.items():
     if path[-1] == "lora_a":
       if config.lora is None:
-        raise ValueError(
+        raise InputError(
           f"The parameters contain {'/'.join(path)}, but DecoderConfig.lora is "
           "None, so its scaling is unknown. Bind DecoderConfig.lora = @Lora()."
         )

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from calrec_jax.data.cache.item_ids import FIRST_TOKEN
 from calrec_jax.data.feed.batch import Batch
+from calrec_jax.errors import at_least, check, optional
 from calrec_jax.metrics.weighted_sum import WeightedSum
 from calrec_jax.models import sasrec
 from calrec_jax.models.next_token import (
@@ -53,10 +54,12 @@ class NextItem(RowObjective):
 
   def __post_init__(self):
     """Refuses sizes below 1."""
-    for name in ("negatives", "shared_by", "loss_chunk_tokens"):
-      value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ValueError(f"NextItem.{name} must be at least 1.")
+    check(
+      self,
+      negatives=optional(at_least(1)),
+      shared_by=at_least(1),
+      loss_chunk_tokens=at_least(1),
+    )
 
   @property
   def is_stochastic(self) -> bool:

@@ -8,7 +8,7 @@ One forward pass computes all three losses for every target of every row.
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import gin
 import jax
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from calrec_jax.data.feed.batch import NO_SLOT, Batch
+from calrec_jax.errors import above, at_least, check, one_of, refuse
 from calrec_jax.models import contrastive, two_tower
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.next_token import next_token_loss
@@ -37,6 +38,11 @@ class Objective(RowObjective):
     loss_chunk_tokens: Positions of a row whose logits are in memory at once.
   """
 
+  METRICS: ClassVar[tuple[str, ...]] = (
+    *RowObjective.METRICS,
+    *("loss_tt_nats", "loss_ut_nats", "batch_accuracy_tt", "batch_accuracy_ut"),
+  )
+
   alpha: float = 0.125
   beta: float = 0.025
   temperature: float = 0.5
@@ -46,22 +52,19 @@ class Objective(RowObjective):
 
   def __post_init__(self):
     """Refuses settings that are no mixture."""
-    if self.temperature <= 0:
-      raise ValueError(
-        f"Objective.temperature = {self.temperature} must be above 0."
+    check(
+      self,
+      temperature=above(0),
+      direction=one_of(*contrastive.DIRECTIONS),
+      loss_chunk_tokens=at_least(1),
+    )
+    if self.alpha + self.beta > 1:
+      refuse(
+        self,
+        "alpha",
+        f"with beta = {self.beta} the language model has a negative weight; "
+        "their sum must be at most 1.",
       )
-    if self.language_weight < 0:
-      raise ValueError(
-        f"Objective.alpha + Objective.beta = {self.alpha + self.beta} leaves "
-        "the language model a negative weight."
-      )
-    if self.direction not in contrastive.DIRECTIONS:
-      raise ValueError(
-        f"Objective.direction = {self.direction!r}; there are "
-        f"{', '.join(contrastive.DIRECTIONS)}."
-      )
-    if self.loss_chunk_tokens < 1:
-      raise ValueError("Objective.loss_chunk_tokens must be at least 1.")
 
   @property
   def language_weight(self) -> float:

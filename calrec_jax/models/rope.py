@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from calrec_jax.errors import check, one_of
+
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,10 +34,8 @@ class RopeScaling:
   original_length: int = 8192
 
   def __post_init__(self):
-    if self.kind not in ("linear", "llama3"):
-      raise ValueError(
-        f'RopeScaling.kind = {self.kind!r}: use "linear" or "llama3"'
-      )
+    """Refuses a stretching that is not known."""
+    check(self, kind=one_of("linear", "llama3"))
 
 
 def frequencies(

@@ -8,7 +8,7 @@ definition.
 
 import abc
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -27,7 +27,14 @@ class RowObjective(abc.ABC):
 
   A subclass defines the sums over rows (`sums`), how their means are combined
   (`total`) and, where rows are compared, `vectors`, `compare` and `compares`.
+
+  Attributes:
+    METRICS: Names of what a validation gives of it: the loss and its parts.
   """
+
+  METRICS: ClassVar[tuple[str, ...]] = (
+    "loss", "loss_nig_nats", "token_accuracy"
+  )  # fmt: skip
 
   @property
   def compares(self) -> bool:

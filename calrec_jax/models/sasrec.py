@@ -24,6 +24,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from calrec_jax.data.cache.item_ids import FIRST_TOKEN
+from calrec_jax.errors import (
+  InputError,
+  at_least,
+  check,
+  one_of,
+  optional,
+  refuse,
+  within,
+)
 from calrec_jax.models.attention import packed_mask
 from calrec_jax.models.decoder_config import DTYPES
 from calrec_jax.runtime.partitioning import constrain
@@ -68,29 +77,20 @@ class SASRecConfig:
 
   def __post_init__(self):
     """Refuses shapes that no model has."""
-    for name in ("num_items", "max_items", "width", "blocks", "heads"):
-      value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ValueError(f"SASRecConfig.{name} must be at least 1.")
+    check(
+      self,
+      num_items=optional(at_least(1)),
+      max_items=at_least(1),
+      width=at_least(1),
+      blocks=at_least(1),
+      heads=at_least(1),
+      dropout=within("[0, 1)"),
+      positions=one_of(*POSITIONS),
+      dtype=one_of(*DTYPES),
+      param_dtype=one_of(*DTYPES),
+    )
     if self.width % self.heads:
-      raise ValueError(
-        f"SASRecConfig.width = {self.width} is not a multiple of "
-        f"SASRecConfig.heads = {self.heads}."
-      )
-    if not 0 <= self.dropout < 1:
-      raise ValueError(
-        f"SASRecConfig.dropout = {self.dropout}: use a rate in [0, 1)."
-      )
-    for name, known in (
-      ("positions", POSITIONS),
-      ("dtype", DTYPES),
-      ("param_dtype", DTYPES),
-    ):
-      if getattr(self, name) not in known:
-        raise ValueError(
-          f"SASRecConfig.{name} = {getattr(self, name)!r}; there are "
-          f"{', '.join(known)}."
-        )
+      refuse(self, "width", f"must be a multiple of heads = {self.heads}.")
 
   @classmethod
   def from_record(cls, record: Mapping[str, Any]) -> "SASRecConfig":
@@ -126,7 +126,7 @@ class SASRecConfig:
     del exact
     items = tokens - FIRST_TOKEN
     if self.num_items not in (None, items):
-      raise ValueError(
+      raise InputError(
         f"SASRecConfig.num_items = {self.num_items}, but the token caches hold "
         f"{items} items. Leave it at None."
       )

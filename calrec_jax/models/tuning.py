@@ -17,10 +17,11 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from calrec_jax.errors import CalrecError, check, one_of, optional, refuse
 from calrec_jax.models.decoder_config import DTYPES
 
 
-class TuningError(ValueError):
+class TuningError(CalrecError, ValueError):
   """A selection that matches none of the model's parameters."""
 
 
@@ -44,23 +45,16 @@ class Tuning:
 
   def __post_init__(self):
     """Refuses what is no list of expressions, and dtypes there are not."""
+    check(self, frozen_dtype=optional(one_of(*DTYPES)))
     if isinstance(self.trainable, str):
-      raise TuningError(
-        f"Tuning.trainable = {self.trainable!r} is a text; write "
-        f"({self.trainable!r},)."
-      )
+      refuse(self, "trainable", f"write ({self.trainable!r},).")
     for pattern in self.trainable:
       try:
         re.compile(pattern)
       except re.error as error:
-        raise TuningError(
-          f"Tuning.trainable: {pattern!r} is no regular expression: {error}."
-        ) from error
-    if self.frozen_dtype is not None and self.frozen_dtype not in DTYPES:
-      raise TuningError(
-        f"Tuning.frozen_dtype = {self.frozen_dtype!r}; there are None, "
-        f"{', '.join(DTYPES)}."
-      )
+        refuse(
+          self, "trainable", f"{pattern!r} is no regular expression: {error}."
+        )
 
   def trains(self, path: str) -> bool:
     """Whether the parameter at this slash-joined path is trained."""

@@ -16,6 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from calrec_jax.errors import InputError
+
 Answers = Sequence[dict[str, Any]]
 _SCHEMA = pa.schema(
   [
@@ -33,7 +35,7 @@ def writer_of(path: str | pathlib.Path) -> Callable[[Answers, str], None]:
   """What writes answers to a file, by the suffix of the path.
 
   Raises:
-    ValueError: for another suffix than `.jsonl` and `.parquet`.
+    InputError: for another suffix than `.jsonl` and `.parquet`.
   """
   return _of_suffix(path, _write_jsonl, _write_parquet)
 
@@ -49,7 +51,7 @@ def _of_suffix(path: str | pathlib.Path, jsonl: Any, parquet: Any) -> Any:
   functions = {".jsonl": jsonl, ".parquet": parquet}
   suffix = pathlib.Path(path).suffix
   if suffix not in functions:
-    raise ValueError(f"--output={path}: write to a .jsonl or .parquet file.")
+    raise InputError(f"--output={path}: write to a .jsonl or .parquet file.")
   return functions[suffix]
 
 

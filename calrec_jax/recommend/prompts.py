@@ -17,6 +17,7 @@ import numpy as np
 from calrec_jax.data.feed import tokenization
 from calrec_jax.data.feed.feed import Feed
 from calrec_jax.data.records import Catalogue, PromptTokens
+from calrec_jax.errors import InputError, at_least, check, optional
 
 PADDING_TOKEN = 0
 
@@ -41,14 +42,14 @@ class PromptLimits:
   smallest_length: int = 128
 
   def __post_init__(self):
-    for name in (
-      "max_tokens", "usual_tokens", "max_items", "smallest_length"
-    ):  # fmt: skip
-      value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ValueError(
-          f"PromptLimits.{name} is {value}; it must be at least 1."
-        )
+    """Refuses limits below 1."""
+    check(
+      self,
+      max_tokens=at_least(1),
+      usual_tokens=optional(at_least(1)),
+      max_items=optional(at_least(1)),
+      smallest_length=at_least(1),
+    )
 
 
 class TokenRows(NamedTuple):
@@ -83,7 +84,7 @@ class PromptWriter:
     """The prompt of a user, int32[P], ending before the next item.
 
     Raises:
-      ValueError: if `PromptLimits.max_tokens` is too short for the last item.
+      InputError: if `PromptLimits.max_tokens` is too short for the last item.
     """
     kept = self.limits.max_items
     rows = history if kept is None else history[-kept:]
@@ -99,7 +100,7 @@ class PromptWriter:
         self._prompt, tokens, self.limits.max_tokens
       )
     except tokenization.PromptTooLong as error:
-      raise ValueError(f"PromptLimits.max_tokens: {error}") from error
+      raise InputError(f"PromptLimits.max_tokens: {error}") from error
 
   def item(self, row: int) -> np.ndarray:
     """What the item tower reads, int32: as in training."""

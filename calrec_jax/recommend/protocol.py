@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
+from calrec_jax.errors import DivergedError, InputError
 from calrec_jax.metrics.ranking import Ranking
 
 RULES = ("all", "not_last", "not_seen")
@@ -139,7 +140,7 @@ def check_request(
     raise ValueError(f"depth is {depth}; a list has at least one place.")
   for rule in rules:
     if rule not in RULES:
-      raise ValueError(
+      raise InputError(
         f"Unknown rule of candidates {rule!r}; there are {', '.join(RULES)}."
       )
   checked = []
@@ -151,13 +152,13 @@ def check_request(
         "line of catalogue rows."
       )
     if not rows.size and not empty_allowed:
-      raise ValueError(
+      raise InputError(
         f"History {user} is empty. Leave such users out, or ask a recommender "
         "that needs no history, such as popularity."
       )
     outside = (rows < 0) | (rows >= num_items)
     if outside.any():
-      raise ValueError(
+      raise InputError(
         f"History {user} holds row {rows[outside][0]}, but the catalogue has "
         f"rows 0..{num_items - 1}. Was it made with another catalogue?"
       )
@@ -210,7 +211,7 @@ def top_items(
     row = scores[user].astype(np.float32)  # A copy: it is written to.
     row[excluded[user][excluded[user] >= 0]] = -np.inf
     if np.isnan(row).any():
-      raise ValueError(
+      raise DivergedError(
         f"The scores of user {user} hold NaN; a model that has diverged "
         "cannot rank."
       )

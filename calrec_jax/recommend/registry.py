@@ -15,6 +15,7 @@ from jaxtyping import Float
 from calrec_jax import config
 from calrec_jax.checkpoint import initial_parameters
 from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.errors import InputError
 from calrec_jax.recommend import provenance
 from calrec_jax.recommend.baselines import baselines
 from calrec_jax.recommend.baselines.bm25 import CatalogueIndex
@@ -78,11 +79,11 @@ class Workshop:
     """The recommenders of these names, in this order.
 
     Raises:
-      ValueError: for an unknown name, with the nearest one.
+      InputError: for an unknown name, with the nearest one.
     """
     for name in names:
       if name not in RECOMMENDERS:
-        raise ValueError(
+        raise InputError(
           f"There is no recommender {name!r}."
           f"{config.nearest(name, RECOMMENDERS)} "
           f"Choose from {', '.join(RECOMMENDERS)}."
@@ -141,7 +142,7 @@ class Workshop:
     return VectorPlace(
       folder=model.checkpoint.parent / "vectors",
       domain=self._cache.name,
-      checkpoint=initial_parameters.CheckpointParent(
+      checkpoint=initial_parameters.CheckpointSource(
         model.checkpoint
       ).describe(),
       share=self._share,
@@ -182,7 +183,7 @@ class Workshop:
     ]
     for name in settings.members:
       if name not in allowed:
-        raise ValueError(
+        raise InputError(
           f"Fusion.members names {name!r}.{config.nearest(name, allowed)} "
           f"Choose from {', '.join(allowed)}."
         )
@@ -210,7 +211,7 @@ class Workshop:
       elif name in ITEM_MODELS:
         trained_on = self._sasrec.trained_on
       if trained_on != "train":
-        raise ValueError(
+        raise InputError(
           f"{name!r} was trained on the validation targets (Feed.split = "
           f"{trained_on!r}), so that they cannot choose the weights of a "
           "fusion. Bind Fusion.weights to the folder of a stage that was not, "
@@ -248,7 +249,7 @@ class Workshop:
 
   def _trained(self, name: str) -> TrainedModel:
     if self._model is None:
-      raise ValueError(f"The recommender {name!r} needs a checkpoint.")
+      raise InputError(f"The recommender {name!r} needs a checkpoint.")
     return self._model
 
 

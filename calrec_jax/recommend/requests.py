@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.errors import InputError
 
 
 class Request(NamedTuple):
@@ -35,7 +36,7 @@ def read_histories(
     skip_unknown: whether items outside the catalogue are left out.
 
   Raises:
-    ValueError: with file and line of what cannot be used.
+    InputError: with file and line of what cannot be used.
   """
   rows, requests, skipped = cache.catalogue.rows, [], 0
   for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
@@ -45,23 +46,23 @@ def read_histories(
       entry = json.loads(line)
       user, items = str(entry["user_id"]), [str(i) for i in entry["items"]]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-      raise ValueError(
+      raise InputError(
         f"{path}:{number}: {error}. A line looks like "
         '{"user_id": "anna", "items": ["id-1", "id-2"]}.'
       ) from error
     unknown = [item for item in items if item not in rows]
     if unknown and not skip_unknown:
-      raise ValueError(
+      raise InputError(
         f"{path}:{number}: the catalogue of {cache.name} does not hold "
         f"{unknown[0]!r}. --skip_unknown leaves such items out."
       )
     skipped += len(unknown)
     found = [rows[item] for item in items if item in rows]
     if not found:
-      raise ValueError(f"{path}:{number}: user {user!r} has no known item.")
+      raise InputError(f"{path}:{number}: user {user!r} has no known item.")
     requests.append(Request(user, np.array(found, np.int32)))
   if skipped:
     print(f"{path}: {skipped:,} unknown items left out", file=sys.stderr)
   if not requests:
-    raise ValueError(f"{path} holds no history.")
+    raise InputError(f"{path} holds no history.")
   return requests

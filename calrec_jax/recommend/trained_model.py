@@ -8,12 +8,12 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from calrec_jax.checkpoint import initial_parameters, restore, store
 from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.errors import InputError
 from calrec_jax.models.decoder import Decoder, DecoderConfig
-from calrec_jax.models.families import ModelConfig
+from calrec_jax.models.families import ModelConfig, abstract_params
 from calrec_jax.runtime import partitioning
 
 
@@ -51,20 +51,14 @@ def load_model(
     TypeError: for another model than a language model.
   """
   if not isinstance(decoder_config, DecoderConfig):
-    raise TypeError(
+    raise InputError(
       f"A language model is needed, but Stage.decoder is {decoder_config}. "
       "Leave recommenders that use one out of Evaluation.recommenders."
     )
   decoder = Decoder(decoder_config)
-  tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-  boxed = jax.eval_shape(
-    decoder.init, jax.random.key(0), tokens, tokens, tokens
-  )["params"]
-  shardings = partitioning.state_shardings(
-    boxed, mesh, partitioning.logical_axis_rules()
-  )
+  abstract, shardings = partitioning.place(abstract_params(decoder), mesh)
   params = restore.restore_params(
-    checkpoint, decoder_config, partitioning.unbox(boxed), shardings
+    checkpoint, decoder_config, abstract, shardings
   )
   return TrainedModel(
     decoder, params, checkpoint, store.read_json(checkpoint, "lineage")

@@ -23,6 +23,8 @@ from collections.abc import Iterator, Mapping
 import jax
 from jax.experimental import multihost_utils
 
+from calrec_jax.errors import CalrecError
+
 _COORDINATOR = "CALREC_COORDINATOR"
 _COUNT = "CALREC_NUM_PROCESSES"
 _INDEX = "CALREC_PROCESS_ID"
@@ -33,7 +35,7 @@ _HEARTBEAT = ("CALREC_HEARTBEAT_SECONDS", 100)
 _JOIN = ("CALREC_JOIN_SECONDS", 600)
 
 
-class DistributedError(ValueError):
+class DistributedError(CalrecError, ValueError):
   """An environment that does not say how the processes find each other."""
 
 

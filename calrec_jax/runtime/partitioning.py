@@ -21,6 +21,8 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from calrec_jax.errors import CalrecError
+
 MESH_AXES = ("replica", "data", "fsdp", "tensor")
 # Rows of a batch are split over every axis that is not a model axis.
 BATCH_AXES = ("replica", "data", "fsdp")
@@ -28,7 +30,7 @@ BATCH_AXES = ("replica", "data", "fsdp")
 Rules = Mapping[str, str | Sequence[str] | None]
 
 
-class PartitioningError(ValueError):
+class PartitioningError(CalrecError, ValueError):
   """A mesh or a rule that does not fit the devices or the model."""
 
 
@@ -244,6 +246,19 @@ def unbox(tree: Any) -> Any:
   return jax.tree.map(
     lambda leaf: leaf.value if _is_box(leaf) else leaf, tree, is_leaf=_is_box
   )
+
+
+def place(boxed: Any, mesh: Mesh) -> tuple[Any, Any]:
+  """The unboxed tree, and where every leaf of it lives by the bound rules.
+
+  Args:
+    boxed: Tree as `state_shardings` takes it.
+    mesh: Mesh of the devices.
+
+  Raises:
+    PartitioningError: as `state_shardings`.
+  """
+  return unbox(boxed), state_shardings(boxed, mesh, logical_axis_rules())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

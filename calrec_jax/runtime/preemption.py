@@ -1,10 +1,10 @@
-"""Leaving when told to: SIGTERM, which clouds and Slurm send before the end.
+"""Preemption: SIGTERM, which clouds and Slurm send before they take a machine.
 
-A stage that is told to leave finishes its step, saves, and ends with
-`PREEMPTED_STATUS`; run again, it goes on to the bits of a run that was never
-stopped. Processes of one job leave after the same step, whichever of them was
-told: JAX's preemption service agrees on it. Tested by
-`tests/contract/test_told_to_leave.py` and `tests/multiprocess`.
+A stage that is preempted finishes its step, saves, and ends with
+`PREEMPTED_STATUS`; rerun, it resumes bit-exactly. Processes of one job stop
+after the same step, whichever of them was signalled: JAX's preemption service
+agrees on it. Tested by `tests/contract/test_preempted.py` and
+`tests/multiprocess`.
 """
 
 from __future__ import annotations
@@ -22,107 +22,108 @@ from jax.experimental import multihost_utils
 
 # "Saved; start me again", as `launch/preemption.sh` names it for launchers.
 PREEMPTED_STATUS = 83
-# A scheduler tells a whole group of processes, and the script among them tells
-# its child again: that is one notice.
-SAME_NOTICE_SECONDS = 2.0
+# A scheduler signals a whole group of processes, and the script among them
+# signals its child again: that is one preemption.
+SAME_SIGNAL_SECONDS = 2.0
 
 
 class Preempted(BaseException):
-  """The run leaves because it was told to; what was to be saved is saved.
+  """The run ends because it was preempted; what had to be saved is saved.
 
   Like KeyboardInterrupt no Exception, so that nothing on the way takes it for
   a failure.
   """
 
 
-class Notice:
-  """Whether the run was told to leave, and when it may; see `watch`."""
+class PreemptionGuard:
+  """Whether the run is preempted, and when it may stop; see `watch`."""
 
   def __init__(self, shared: bool):
-    """Nothing was told yet.
+    """Starts without a signal.
 
     Args:
-      shared: whether several processes have to leave after the same step.
+      shared: Whether several processes have to stop after the same step.
     """
     self._shared = shared
-    self._told_at: float | None = None
-    self._held = False
-    self._asked = 0
+    self._signalled_at: float | None = None
+    self._deferred = False
+    self._queries = 0
 
-  def leave(self) -> bool:
-    """Whether to save and leave now; asked after every step.
+  def preempted(self) -> bool:
+    """Whether to save and stop now; queried after every step.
 
-    All processes of a job must ask equally often. They are told yes at the
-    same time, one or two steps after the first of them was told to leave.
+    All processes of a job must query equally often. They get True at the same
+    time, one or two steps after the first of them was signalled.
     """
     if not self._shared:
-      return self._told_at is not None
+      return self._signalled_at is not None
     # Not the number of the step: that starts again with the next stage.
-    self._asked += 1
-    if not multihost_utils.reached_preemption_sync_point(self._asked):
+    self._queries += 1
+    if not multihost_utils.reached_preemption_sync_point(self._queries):
       return False
-    self._told_at = time.monotonic()
-    signal.signal(signal.SIGTERM, self.take)  # JAX's would swallow a second.
+    self._signalled_at = time.monotonic()
+    # JAX's handler would swallow a second signal.
+    signal.signal(signal.SIGTERM, self.on_signal)
     return True
 
   @contextlib.contextmanager
-  def held(self) -> Iterator[None]:
-    """Inside, a notice waits for `leave`, or else for the end.
+  def deferred(self) -> Iterator[None]:
+    """Inside, a signal waits for `preempted`, or else for the end.
 
     Raises:
-      Preempted: at the end, if nobody asked after the notice.
+      Preempted: at the end, if `preempted` was not queried after the signal.
     """
-    self._held = True
+    self._deferred = True
     try:
       yield
     finally:
-      self._held = False
-    self._raise_if_told()
+      self._deferred = False
+    self._raise_if_signalled()
 
   @contextlib.contextmanager
   def interruptible(self) -> Iterator[None]:
-    """Inside `held`: something long that may be cut anywhere.
+    """Inside `deferred`: something long that may be cut anywhere.
 
     Only where the process is alone: others would wait for it in a collective.
 
     Raises:
-      Preempted: as soon as there is a notice.
+      Preempted: as soon as there is a signal.
     """
-    self._held = False
+    self._deferred = False
     try:
-      self._raise_if_told()
+      self._raise_if_signalled()
       yield
     finally:
-      self._held = True
+      self._deferred = True
 
-  def take(self, number: int, frame: FrameType | None) -> None:
-    """Handles a signal: the first is the notice, a later one kills."""
+  def on_signal(self, number: int, frame: FrameType | None) -> None:
+    """Handles a signal: the first preempts, a later one kills."""
     del frame
     now = time.monotonic()
-    if self._told_at is None:
-      self._told_at = now
-      if not self._held:
-        self._raise_if_told()
-    elif now - self._told_at > SAME_NOTICE_SECONDS:
+    if self._signalled_at is None:
+      self._signalled_at = now
+      if not self._deferred:
+        self._raise_if_signalled()
+    elif now - self._signalled_at > SAME_SIGNAL_SECONDS:
       signal.signal(number, signal.SIG_DFL)
       os.kill(os.getpid(), number)
 
-  def _raise_if_told(self) -> None:
-    if self._told_at is not None:
-      raise Preempted("told to leave; nothing was there to be saved.")
+  def _raise_if_signalled(self) -> None:
+    if self._signalled_at is not None:
+      raise Preempted("Preempted: nothing had to be saved")
 
 
 @contextlib.contextmanager
-def watch() -> Iterator[Notice]:
-  """Takes SIGTERM as a notice; a later one kills, and SIGINT as ever."""
+def watch() -> Iterator[PreemptionGuard]:
+  """Handles SIGTERM as preemption; a later one kills. SIGINT is as ever."""
   # With several processes JAX has installed a handler of its own.
   shared = jax.distributed.is_initialized()
-  notice = Notice(shared)
+  guard = PreemptionGuard(shared)
   if shared or threading.current_thread() is not threading.main_thread():
-    yield notice
+    yield guard
     return
-  before = signal.signal(signal.SIGTERM, notice.take)
+  before = signal.signal(signal.SIGTERM, guard.on_signal)
   try:
-    yield notice
+    yield guard
   finally:
     signal.signal(signal.SIGTERM, before)

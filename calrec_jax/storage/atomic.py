@@ -1,8 +1,7 @@
-"""Files that appear whole or not at all.
+"""Files and folders that appear whole or not at all.
 
-A file is filled beside its place and moved there: readers see the old one or
-the new one, and a killed process leaves at most a hidden `.partial` file.
-Tested by `tests/unit/test_atomic.py`.
+A file or folder is filled beside its place and moved there: readers see the old
+one or the new one, and a killed process leaves at most a hidden one.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
   Where the block raises, it is removed and `path` stays as it was.
 
   Args:
-    path: of the file; its folder is made when needed.
+    path: Path of the file; its folder is made when needed.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
   handle, name = tempfile.mkstemp(
@@ -35,6 +35,38 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     part.replace(path)
   finally:
     part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(
+  path: pathlib.Path, *, or_existing: bool = False
+) -> Iterator[pathlib.Path]:
+  """A folder to fill, `.<name>-...`, which becomes `path` when the block ends.
+
+  Where the block raises, it is removed.
+
+  Args:
+    path: Path of the folder; the folder around it is made when needed.
+    or_existing: Whether a folder that another process has published there
+      meanwhile is as good.
+
+  Raises:
+    OSError: where `path` exists already and holds something.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = pathlib.Path(
+    tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)
+  )
+  try:
+    yield part
+    part.chmod(0o777 & ~_umask())  # mkdtemp gives the owner only.
+    try:
+      part.rename(path)
+    except OSError:
+      if not (or_existing and path.exists()):
+        raise
+  finally:
+    shutil.rmtree(part, ignore_errors=True)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import gin
 
+from calrec_jax.errors import InputError, at_least, check
 from calrec_jax.storage import atomic, lineage
 
 MADE_BY_FILE = "made_by.json"
@@ -43,8 +44,8 @@ class Job:
   block_users: int = 512
 
   def __post_init__(self):
-    if self.block_users < 1:
-      raise ValueError(f"Job.block_users is {self.block_users}; use 1 or more.")
+    """Refuses blocks without users."""
+    check(self, block_users=at_least(1))
 
   def blocks(self, num_users: int) -> list[slice]:
     """The users of each block."""
@@ -72,13 +73,13 @@ class Share:
     """The share that `--shard=0/4` means.
 
     Raises:
-      ValueError: for anything else.
+      InputError: for anything else.
     """
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal()) or int(index) >= int(
       count
     ):
-      raise ValueError(
+      raise InputError(
         f"--shard={text}: write INDEX/COUNT, from --shard=0/4 to --shard=3/4 "
         "for four processes."
       )

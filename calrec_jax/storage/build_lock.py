@@ -18,13 +18,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import IO
 
+from calrec_jax.errors import CalrecError
+
 # What says that a disk is full, whatever the type of the exception: TensorFlow
 # and ArrayRecord have types of their own.
 _FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL)
 
 
-class DiskFullError(OSError):
+class DiskFullError(CalrecError, OSError):
   """The disk is too full for what is to be written.
 
   Attributes:

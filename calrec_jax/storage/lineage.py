@@ -18,13 +18,14 @@ from typing import Any
 
 import jax
 
+from calrec_jax.errors import CalrecError
 from calrec_jax.storage import atomic
 
 SCHEMA = 1
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-class LineageError(ValueError):
+class LineageError(CalrecError, ValueError):
   """A run that would go on from something it was not started as."""
 
 

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from calrec_jax.data.feed.batch import Batch
+from calrec_jax.errors import InputError
 from calrec_jax.metrics.weighted_sum import WeightedSum
 from calrec_jax.models.row_objective import RowObjective, Sums, means
 from calrec_jax.runtime import partitioning
@@ -59,7 +60,7 @@ def value_and_grad(
     ((loss, weighted sums), gradients).
 
   Raises:
-    ValueError: if the rows cannot be split.
+    InputError: if the rows cannot be split.
   """
   parts = split(batch, microbatches)
   keys = jax.random.split(dropout_rng, microbatches)
@@ -112,12 +113,12 @@ def split(rows: Any, microbatches: int) -> Any:
   in blocks, so every device finds its share of every microbatch among its own.
 
   Raises:
-    ValueError: if the rows cannot be split.
+    InputError: if the rows cannot be split.
   """
 
   def one(array: jax.Array) -> jax.Array:
     if len(array) % microbatches:
-      raise ValueError(
+      raise InputError(
         f"BATCH_SIZE (Feed.rows) = {len(array)} rows cannot be split into "
         f"MICROBATCHES (Stage.microbatches) = {microbatches}."
       )

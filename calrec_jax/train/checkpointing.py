@@ -1,13 +1,12 @@
-"""What a stage saves while it trains, when, and how much of it stays.
+"""What a stage saves while it trains, when, and how much of it is retained.
 
-Beside what every checkpoint holds (see `checkpoints.py`), where validations
-may end the stage also `early_stopping/`. Saving is asynchronous.
+A checkpoint holds what `calrec_jax.checkpoint.store` lists and, where
+validations may end the stage, `early_stopping/`. Saving is asynchronous.
 
-What a stage saves when it is told to leave lies apart, in
-`<stage>/preempted/checkpoint_<step>/`, so that it takes no other's place among
-the newest and is none of the candidates for the best. It holds `unreported/`
-too: the sums that the next row of the log needs. Tested by
-`tests/unit/test_checkpoints.py`.
+What a stage saves when it is preempted lies apart, in
+`<stage>/preempted/checkpoint_<step>/`, so that it displaces none of the newest
+and is no candidate for the best. It also holds `unreported/`: the sums that
+the next row of the log needs.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from calrec_jax.checkpoint.store import (
   restore_arguments,
   steps,
 )
+from calrec_jax.errors import at_least, check
 from calrec_jax.train.state import TrainState
 
 EARLY_STOPPING = "early_stopping"
@@ -37,14 +37,14 @@ UNREPORTED = "unreported"
 @gin.configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointPolicy:
-  """When to save and what to keep.
+  """When to save and what to retain.
 
   Attributes:
-    period: steps between checkpoints; the last step is always saved.
-    keep: newest checkpoints that stay.
-    best_metric: validation metric by which one further checkpoint stays; the
-      next stage starts from it. An empty text keeps and hands over the last.
-    best_is_highest: whether more of the metric is better.
+    period: Steps between checkpoints; the last step is always saved.
+    keep: Number of newest checkpoints that are retained.
+    best_metric: Validation metric by which one more checkpoint is retained; the
+      next stage starts from it. With an empty text it starts from the last.
+    best_is_highest: Whether a larger value of the metric is better.
   """
 
   period: int = 500
@@ -54,9 +54,7 @@ class CheckpointPolicy:
 
   def __post_init__(self):
     """Refuses periods that save nothing."""
-    for name in ("period", "keep"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"CheckpointPolicy.{name} must be at least 1.")
+    check(self, period=at_least(1), keep=at_least(1))
 
   def rank(self, metrics: Mapping[str, float]) -> float:
     """The larger, the better."""
@@ -155,12 +153,12 @@ class Checkpoints:
     """Reads the state straight onto its devices, and the feed's record.
 
     Args:
-      step: of the checkpoint.
-      abstract: unboxed shapes and dtypes.
-      shardings: where each leaf goes; any mesh will do.
+      step: Step of the checkpoint.
+      abstract: Unboxed shapes and dtypes.
+      shardings: `NamedSharding` of each leaf, on any mesh.
 
     Raises:
-      CheckpointError: with every missing, further and differing array.
+      CheckpointError: with every missing, unexpected and differing array.
     """
     arguments = ocp.args.Composite(
       state=restore_arguments(
@@ -180,7 +178,7 @@ class Checkpoints:
     return TrainState.from_disk(restored.state), restored.feed
 
   def early_stopping(self, step: int) -> dict[str, Any]:
-    """What a checkpoint keeps of the validations before it."""
+    """State of early stopping in a checkpoint."""
     return read_json(self.folder / f"checkpoint_{step}", EARLY_STOPPING)
 
   def wait(self) -> None:
@@ -194,13 +192,13 @@ class Checkpoints:
 
 
 def preempted(folder: pathlib.Path) -> Checkpoints:
-  """Where a stage in `folder` saves when it is told to leave; one stays."""
+  """Where a stage in `folder` saves when it is preempted; one is retained."""
   policy = CheckpointPolicy(period=1, keep=1, best_metric="")
   return Checkpoints(folder / PREEMPTED, policy)
 
 
 def newest(folder: pathlib.Path) -> pathlib.Path | None:
-  """The checkpoint from which a stage in `folder` goes on, if there is one.
+  """The checkpoint from which a stage in `folder` resumes, if there is one.
 
   Of the same step the one of `preempted` is the older: what a step entails,
   as its validation, was still to come.

@@ -1,8 +1,8 @@
-"""Stopping a stage that has not become better for some validations.
+"""Stopping a stage that has not improved for some validations.
 
-What it remembers is part of a checkpoint, so that a stage that was killed
-stops where it would have stopped. Tested by
-`tests/unit/test_early_stopping.py`.
+Its state is part of a checkpoint, so that a stage that was killed stops where
+it would have stopped. Flax's `EarlyStopping` has neither the step of the best
+validation nor a state for JSON, and stops one validation later.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ class EarlyStopping:
   """Counts validations since the best one.
 
   Attributes:
-    patience: so many validations in a row without a better one are the end;
-      None never ends.
-    best: rank of the best validation, the larger the better; None before the
+    patience: Number of validations in a row without a better one after which
+      the stage ends; None never ends it.
+    best: Rank of the best validation, the larger the better; None before the
       first one.
-    best_step: its step.
-    waited: validations since then.
+    best_step: Step of the best validation.
+    waited: Number of validations since the best one.
   """
 
   def __init__(
@@ -29,8 +29,8 @@ class EarlyStopping:
     """Starts a stage.
 
     Args:
-      patience: see above.
-      rank: of a validation's metrics, such as `CheckpointPolicy.rank`.
+      patience: Number of validations, as above.
+      rank: Function of a validation's metrics, as `CheckpointPolicy.rank`.
     """
     self.patience = patience
     self._rank = rank
@@ -38,8 +38,8 @@ class EarlyStopping:
     self.best_step: int | None = None
     self.waited = 0
 
-  def see(self, metrics: Mapping[str, float], step: int) -> bool:
-    """Takes a validation; whether it is better than all before."""
+  def update(self, metrics: Mapping[str, float], step: int) -> bool:
+    """Counts a validation; whether it is better than all before."""
     if self.patience is None:
       return False
     rank = self._rank(metrics)
@@ -51,11 +51,11 @@ class EarlyStopping:
 
   @property
   def is_over(self) -> bool:
-    """Whether the patience is at its end."""
+    """Whether the patience is exhausted."""
     return self.patience is not None and self.waited >= self.patience
 
   def state(self) -> dict[str, Any] | None:
-    """What a checkpoint keeps, fit for JSON; None where it never ends."""
+    """What a checkpoint holds, fit for JSON; None where it never ends."""
     if self.patience is None:
       return None
     return {
@@ -65,6 +65,6 @@ class EarlyStopping:
     }
 
   def resume(self, state: Mapping[str, Any]) -> None:
-    """Goes on from what a checkpoint kept."""
+    """Takes over the state that a checkpoint holds."""
     self.best, self.best_step = state["best"], state["best_step"]
     self.waited = state["waited"]

@@ -9,14 +9,16 @@ import dataclasses
 import math
 import pathlib
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from calrec_jax import config
 from calrec_jax.checkpoint import initial_parameters, stage_folder, store
-from calrec_jax.checkpoint.initial_parameters import Parent
+from calrec_jax.checkpoint.initial_parameters import ParameterSource
 from calrec_jax.data.feed.feed import OpenFeed
+from calrec_jax.errors import DivergedError
 from calrec_jax.models import lora as loras
 from calrec_jax.models.families import ModelConfig, family_of
 from calrec_jax.runtime import (
@@ -25,11 +27,12 @@ from calrec_jax.runtime import (
   partitioning,
   placement,
 )
-from calrec_jax.runtime.preemption import Notice, Preempted
+from calrec_jax.runtime.preemption import Preempted, PreemptionGuard
 from calrec_jax.storage import atomic, lineage
 from calrec_jax.train import (
   checkpointing,
   goodput,
+  profiling,
   stages,
   telemetry,
   train_step,
@@ -37,33 +40,32 @@ from calrec_jax.train import (
 from calrec_jax.train import state as states
 from calrec_jax.train.early_stopping import EarlyStopping
 from calrec_jax.train.meter import Meter
-from calrec_jax.train.profiling import Profiler
 from calrec_jax.train.stages import Stage
 from calrec_jax.train.validation import Validator
 
 
 def run_stage(
-  stage: Stage, name: str, stage_names: tuple[str, ...], notice: Notice
+  stage: Stage, name: str, stage_names: tuple[str, ...], guard: PreemptionGuard
 ) -> None:
   """Trains one stage to its end, from wherever it stands.
 
   A stage that is finished is left as it is.
 
   Args:
-    stage: the configuration of the stage.
-    name: of the stage; its folder in MODEL_DIR.
-    stage_names: of the whole chain, in order.
-    notice: says when to leave.
+    stage: Configuration of the stage.
+    name: Name of the stage; its folder in MODEL_DIR.
+    stage_names: Names of all stages of the chain, in order.
+    guard: Guard that says when the run is preempted.
 
   Raises:
-    Preempted: when it was told to leave, and has saved.
+    Preempted: when it was preempted, and has saved.
   """
   timeline = goodput.Timeline()
   folder = stages.folder(stage, name)
   compile_cache.keep(pathlib.Path(stage.dataset.folder))
   with distributed.first_before_others("caches are built"):
     caches = stages.documents_of(stage, stages.open_caches(stage))
-  parent = stages.find_parent(stage, name, stage_names)
+  source = stages.find_source(stage, name, stage_names)
   feed = dataclasses.replace(
     stage.feed,
     shard_index=jax.process_index(),
@@ -74,7 +76,7 @@ def run_stage(
   partitioning.require_rows(stage.feed.rows, mesh, stage.microbatches)
   record = lineage.describe(
     stage=name,
-    parent=parent.describe() if parent is not None else None,
+    parent=source.describe() if source is not None else None,
     data={
       cache.name: {
         "fingerprint": cache.fingerprint,
@@ -88,17 +90,17 @@ def run_stage(
   done = stage_folder.handover(folder)
   if done is not None or checkpointing.newest(folder) is not None:
     # Not to be passed off as a run of another configuration; and before Orbax
-    # tidies up in a folder that is not ours.
+    # cleans up in a folder that is not ours.
     lineage.refuse_changes(stage_folder.lineage_of(folder), record, folder)
   if done is not None:
     print(f"{name}: finished before; {done['checkpoint']} of {folder}")
     return
   with partitioning.activate(mesh, partitioning.logical_axis_rules()):
     loop = _Loop(
-      stage, name, folder, feed, decoder_config, mesh, record, notice, timeline
+      stage, name, folder, feed, decoder_config, mesh, record, guard, timeline
     )
-    loop.start(parent)
-    with notice.held():
+    loop.start(source)
+    with guard.deferred():
       loop.run()
       loop.finish()
 
@@ -115,19 +117,18 @@ class _Loop:
     decoder_config: ModelConfig,
     mesh: jax.sharding.Mesh,
     record: dict[str, Any],
-    notice: Notice,
+    guard: PreemptionGuard,
     timeline: goodput.Timeline,
   ):
     timeline.now("parameters")
-    self.notice, self.timeline = notice, timeline
+    self.guard, self.timeline = guard, timeline
     self.stage, self.name, self.folder = stage, name, folder
     self.feed, self.mesh, self.record = feed, mesh, record
     self.decoder_config = decoder_config
     self.decoder = family_of(decoder_config).module(decoder_config)
     rules = partitioning.logical_axis_rules()
     boxed = states.abstract_state(self.decoder, stage.optimizer, stage.tuning)
-    self.shardings = partitioning.state_shardings(boxed, mesh, rules)
-    self.abstract = partitioning.unbox(boxed)
+    self.abstract, self.shardings = partitioning.place(boxed, mesh)
     frozen = stage.tuning.frozen_paths(boxed.params)
     table = partitioning.parameter_table(boxed.params, mesh, rules, frozen)
     summary = stage.tuning.summary(
@@ -144,19 +145,19 @@ class _Loop:
     self.early_stopping = EarlyStopping(
       stage.validation.patience, stage.checkpoints.rank
     )
-    self.profiler = Profiler(stage.profile, folder)
+    self.profiler = profiling.Profiler(stage.profile, folder)
 
-  def start(self, parent: Parent | None) -> None:
-    """Own checkpoint first, then the parent's parameters, then scratch."""
+  def start(self, source: ParameterSource | None) -> None:
+    """Own checkpoint first, then the source's parameters, then scratch."""
     self.meter = Meter(self.decoder_config, self.stage.tuning)
     newest = checkpointing.newest(self.folder)
     self.fresh = newest is None
-    # What a step entails is still to be done where the notice cut it, and at
-    # a fresh start.
-    self.closed = False
+    # Whether what follows the last step (rows, validation, checkpoint) is done;
+    # it is not after a preemption, nor at a fresh start.
+    self.complete = False
     if newest is not None:
       self._restore(newest)
-      origin = f"goes on from step {self.step}"
+      origin = f"resumes from step {self.step}"
     else:
       self.step = 0
       self.state = states.create_state(
@@ -167,34 +168,36 @@ class _Loop:
         self.stage.tuning,
       )
       origin = "starts from scratch"
-      if parent is not None:
-        self._take_params(parent)
-        origin = f"starts from {parent}"
+      if source is not None:
+        self._take_params(source)
+        origin = f"starts from {source}"
     if jax.process_index() == 0:
       self._write_records()
       self._introduce(origin)
       self._note("start")
 
   def _restore(self, checkpoint: pathlib.Path) -> None:
-    self.closed = checkpoint.parent == self.folder
+    self.complete = checkpoint.parent == self.folder
     opened = (
-      self.checkpoints if self.closed else checkpointing.preempted(self.folder)
+      self.checkpoints
+      if self.complete
+      else checkpointing.preempted(self.folder)
     )
     step = store.step_of(checkpoint)
     self.state, feed_state = opened.restore(step, self.abstract, self.shardings)
     self.step = self.feed.resume(feed_state)
     if self.early_stopping.patience is not None:
       self.early_stopping.resume(opened.early_stopping(step))
-    if not self.closed:
+    if not self.complete:
       self.meter.resume(store.read_json(checkpoint, checkpointing.UNREPORTED))
       opened.close()
 
-  def _take_params(self, parent: Parent) -> None:
+  def _take_params(self, source: ParameterSource) -> None:
     # Of the new parameters only LoRA's are needed: two copies of a large model
     # would not fit.
     for leaf in jax.tree.leaves(loras.without_lora(self.state.params)):
       leaf.delete()
-    params = parent.params(
+    params = source.params(
       self.decoder_config,
       self.feed.caches[0].vocabulary(),
       self.abstract.params,
@@ -204,7 +207,7 @@ class _Loop:
     self.state = self.state._replace(params=params)
 
   def run(self) -> None:
-    """Steps, until TRAIN_STEPS or until nothing becomes better."""
+    """Makes steps until TRAIN_STEPS or until validations stop improving."""
     if self.early_stopping.is_over:
       return  # Killed between its last checkpoint and the handover.
     stage = self.stage
@@ -220,49 +223,56 @@ class _Loop:
       donate_argnums=0,
     )
     self.log = telemetry.StageLog(
-      self.folder, self.name, self.step, stage.steps, self.closed
+      self.folder, self.name, self.step, stage.steps, self.complete
     )
     try:
       if self.fresh:
-        self._close_start()
-      elif not self.closed and self._close_step():
+        self._after_start()
+      elif not self.complete and self._after_step():
         return
-      first = self.step + 1
-      for step, batch in self.feed.iterator(self.step, stage.steps):
-        self.profiler.before(step + 1)
-        self.state, metrics = step_fn(
-          self.state, placement.from_local_rows(batch, self.mesh)
-        )
-        self.step = step + 1
-        self.meter.add(metrics)
-        if self.step == first:
-          self.timeline.now(goodput.STEPS)
-          self.log.say(f"first step made after {self.timeline.start_up()}")
-        if (trace := self.profiler.after(self.step, metrics)) is not None:
-          self.log.say(f"profile of steps to {self.step}: {trace}")
-        self.log.advance()
-        if self.notice.leave():
-          raise Preempted
-        if self._close_step():
-          break
+      self._make_steps(step_fn)
     except Preempted:
-      self._leave()
-      raise Preempted(self._left()) from None
+      self._save_on_preemption()
+      saved = f"saved checkpoint at step {self.step}"
+      if self.step == 0:
+        saved = "before the first step, nothing had to be saved"
+      raise Preempted(f"Preempted: {saved}") from None
     finally:
       self.profiler.close()
       self.log.close()
 
-  def _close_start(self) -> None:
+  def _make_steps(self, step_fn: Callable[..., Any]) -> None:
+    first = self.step + 1
+    for step, batch in self.feed.iterator(self.step, self.stage.steps):
+      self.profiler.before(step + 1)
+      with profiling.training_step(step + 1):
+        self.state, metrics = step_fn(
+          self.state, placement.from_local_rows(batch, self.mesh)
+        )
+      self.step = step + 1
+      self.meter.add(metrics)
+      if self.step == first:
+        self.timeline.now(goodput.STEPS)
+        self.log.say(f"first step made after {self.timeline.start_up()}")
+      if (trace := self.profiler.after(self.step, metrics)) is not None:
+        self.log.say(f"profile of steps to {self.step}: {trace}")
+      self.log.advance()
+      if self.guard.preempted():
+        raise Preempted
+      if self._after_step():
+        return
+
+  def _after_start(self) -> None:
     """Step 0 is a candidate too: what a stage begins with may be the best."""
     if not self.stage.validation.at_start:
       return
     validated = self._validate()
-    self.early_stopping.see(validated, self.step)
+    self.early_stopping.update(validated, self.step)
     if self.stage.checkpoints.best_metric:
       self._save(validated)
 
-  def _close_step(self) -> bool:
-    """What a step entails: rows, validation, checkpoint; whether to end.
+  def _after_step(self) -> bool:
+    """What follows a step: rows, validation, checkpoint; whether to end.
 
     Raises:
       Preempted: in a validation. Nothing of the rest was done then.
@@ -279,7 +289,7 @@ class _Loop:
     validated, improved = None, False
     if self._due(stage.validation.period):
       validated = self._validate()
-      improved = self.early_stopping.see(validated, self.step)
+      improved = self.early_stopping.update(validated, self.step)
     over = self.early_stopping.is_over
     if self._due(stage.checkpoints.period) or improved or over:
       self._save(validated)
@@ -291,9 +301,9 @@ class _Loop:
       self.checkpoints.wait()
     best = self.checkpoints.best_step()
     if jax.process_index() == 0:
-      left = self.folder / checkpointing.PREEMPTED
-      if left.exists():
-        shutil.rmtree(left)
+      preempted = self.folder / checkpointing.PREEMPTED
+      if preempted.exists():
+        shutil.rmtree(preempted)
       lineage.write_json(
         self.folder / stage_folder.HANDOVER,
         {"checkpoint": f"checkpoint_{best}", "steps": self.step},
@@ -313,7 +323,7 @@ class _Loop:
   def _report(self) -> None:
     values = self.meter.read()
     if not math.isfinite(values["loss"]):
-      raise FloatingPointError(
+      raise DivergedError(
         f"{self.name}: the loss is {values['loss']} at step {self.step}. "
         "Lower LEARNING_RATE, or look at the rows of metrics.jsonl "
         f"before it; {self.folder} holds the last good checkpoint."
@@ -324,7 +334,7 @@ class _Loop:
     with (
       self.meter.paused(),
       self.timeline.during(goodput.VALIDATION),
-      self.notice.interruptible(),
+      self.guard.interruptible(),
     ):
       values = self.validator(self.state.params)
     self.log.write(self.step, "validation", values)
@@ -337,17 +347,17 @@ class _Loop:
       self.checkpoints.save(self.state, metrics=validated, **self._records())
     self._note("saved")
 
-  def _leave(self) -> None:
-    """Saves what it takes to go on as if nothing had been.
+  def _save_on_preemption(self) -> None:
+    """Saves what it takes to resume bit-exactly.
 
     Rows, validation and checkpoint of the step are left to the next run.
     """
     self.timeline.now(goodput.CHECKPOINTS)
     self.checkpoints.close()
     if self.step == 0:
-      return  # From the start it goes on just as well.
+      return  # A fresh start is the same.
     opened = checkpointing.preempted(self.folder)
-    if opened.latest_step() != self.step:  # Or told again at once.
+    if opened.latest_step() != self.step:  # Preempted again at once.
       opened.save(
         self.state,
         metrics=None,
@@ -360,11 +370,6 @@ class _Loop:
   def _note(self, event: str) -> None:
     if jax.process_index() == 0:
       goodput.add_row(self.folder, event, self.step, self.timeline)
-
-  def _left(self) -> str:
-    if self.step == 0:
-      return f"{self.name} was told to leave before its first step."
-    return f"{self.name} was told to leave, and has saved step {self.step}."
 
   def _records(self) -> dict[str, Any]:
     return {

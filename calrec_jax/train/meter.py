@@ -1,9 +1,8 @@
 """The figures of a row of the training log: means, and speeds.
 
-What a run that has to leave has summed since the last row is kept in its
+The sums that a preempted run has gathered since the last row are part of its
 checkpoint (`state`, `resume`), so that the next row is that of a run that was
-never stopped. Tested by `tests/unit/test_meter.py` and
-`tests/contract/test_told_to_leave.py`.
+never stopped.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ class Meter:
     self._config, self._tuning = decoder_config, tuning
     self._peak = chips.peak_flops()
     self._parts: list[Metrics] = []
-    # Sums over how many steps a run before this one left unreported.
+    # Sums, and over how many steps, that an earlier run left unreported.
     self._left: tuple[Metrics | None, int] = None, 0
     self._row = self._left  # The last that was summed.
     self._since: float | None = None  # The first step compiles.
     self._timed = 0
 
   def add(self, metrics: Metrics) -> None:
-    """Takes a step's metrics without waiting for them."""
+    """Adds a step's metrics without waiting for them."""
     self._parts.append(metrics)
     if self._since is None:
       jax.block_until_ready(metrics)
@@ -88,7 +87,7 @@ class Meter:
     sums, steps = self._sum() if self._parts else self._row
     return {
       "steps": steps,
-      # float32 goes into JSON and comes back without a loss.
+      # float32 survives JSON exactly.
       "sums": {
         name: [float(value.total), float(value.weight)]
         for name, value in (sums or {}).items()
@@ -96,7 +95,7 @@ class Meter:
     }
 
   def resume(self, state: dict[str, Any]) -> None:
-    """Goes on with what another run left."""
+    """Takes over the sums of a preempted run."""
     sums = {
       name: WeightedSum(np.float32(total), np.float32(weight))
       for name, (total, weight) in state["sums"].items()

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from calrec_jax.errors import InputError
+
 # Norm scales and biases are not decayed, by the last name of their path.
 _UNDECAYED = ("scale", "bias")
 
@@ -81,7 +83,7 @@ def rsqrt(
       at the peak.
   """
   if warmup_steps < 1:
-    raise ValueError(
+    raise InputError(
       f"rsqrt.warmup_steps = {warmup_steps} must be at least 1: the learning "
       "rate falls with the root of the steps since then."
     )

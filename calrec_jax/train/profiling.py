@@ -1,12 +1,16 @@
-"""A window of steps that JAX's profiler records, chosen by gin."""
+"""What marks a step for JAX's profiler, and the window that it records."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 
 import gin
 import jax
+
+from calrec_jax.errors import at_least, check, optional
 
 FOLDER = "profile"
 
@@ -17,9 +21,9 @@ class ProfileWindow:
   """Which steps are recorded.
 
   Attributes:
-    first_step: number of the first one, counted as in `metrics.jsonl`; None
+    first_step: Number of the first recorded step, as in `metrics.jsonl`; None
       records nothing. A run's first step compiles, so take a later one.
-    steps: how many are recorded; a trace of some steps is large already.
+    steps: Number of recorded steps; a trace of a few is large already.
   """
 
   first_step: int | None = None
@@ -27,13 +31,27 @@ class ProfileWindow:
 
   def __post_init__(self):
     """Refuses windows without a step."""
-    if self.first_step is not None and self.first_step < 1:
-      raise ValueError("ProfileWindow.first_step must be at least 1.")
-    if self.steps < 1:
-      raise ValueError("ProfileWindow.steps must be at least 1.")
+    check(self, first_step=optional(at_least(1)), steps=at_least(1))
 
 
 NOTHING = ProfileWindow()
+
+
+@contextlib.contextmanager
+def training_step(step: int) -> Iterator[None]:
+  """One step: named in a profile, and free of implicit transfers.
+
+  An array that moved between host and devices by accident would stall every
+  step; inside, that is an error. `device_put` and `device_get` are allowed.
+
+  Args:
+    step: Number of the step, counted from 1.
+  """
+  with (
+    jax.profiler.StepTraceAnnotation("train", step_num=step),
+    jax.transfer_guard("disallow"),
+  ):
+    yield
 
 
 class Profiler:
@@ -43,8 +61,8 @@ class Profiler:
     """Records nothing yet.
 
     Args:
-      window: the steps.
-      folder: of the stage; TensorBoard's profile page, or xprof, reads
+      window: Steps to record.
+      folder: Folder of the stage; TensorBoard's profile page, or xprof, reads
         `profile` in it.
     """
     self._window, self._folder = window, folder / FOLDER
@@ -71,7 +89,7 @@ class Profiler:
     return self._folder
 
   def close(self) -> None:
-    """Ends a recording that is under way, as where a run leaves."""
+    """Ends a recording that is under way, as where a run is preempted."""
     if self._running:
       self._running = False
       jax.profiler.stop_trace()

@@ -23,6 +23,7 @@ from calrec_jax.data.cache.item_ids import by_item_ids
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.dataset import Dataset
 from calrec_jax.data.feed.feed import Feed
+from calrec_jax.errors import InputError, at_least, check, nearest, refuse
 from calrec_jax.models.families import ModelConfig, family_of
 from calrec_jax.models.tuning import EVERYTHING, Tuning
 from calrec_jax.runtime.partitioning import MeshShape
@@ -90,21 +91,25 @@ class Stage:
     """Refuses stages that train nothing, and places that are no folder."""
     if "://" in str(self.model_dir):
       # As a path it would be a folder here, lost with the machine.
-      raise ValueError(
+      raise InputError(
         f"MODEL_DIR = {self.model_dir!r} is no folder. Mount the bucket and "
         "give its folder; the launch scripts do so by --bucket=NAME "
         "(docs/launch.md)."
       )
-    for name in ("steps", "microbatches", "log_period"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"Stage.{name} must be at least 1.")
+    check(
+      self,
+      steps=at_least(1),
+      microbatches=at_least(1),
+      log_period=at_least(1),
+    )
     _refuse_choosing_on_trained_targets(self)
     family = family_of(self.decoder)
     if not isinstance(self.objective, family.objective):
-      raise ValueError(
+      raise InputError(
         f"Stage.objective is a {_kind(self.objective)}, but a model of "
         f"{_kind(self.decoder)} is trained by a {family.objective.__name__}."
       )
+    _refuse_unknown_best_metric(self)
     if family.tokens == "ids":
       _require_item_feed(self)
 
@@ -118,10 +123,10 @@ def feature_length(name: str, lengths: Mapping[str, int]) -> int:
     lengths: all of them.
 
   Raises:
-    ValueError: where it is missing.
+    InputError: where it is missing.
   """
   if name not in lengths:
-    raise ValueError(
+    raise InputError(
       f"TASK_FEATURE_LENGTHS = {dict(lengths)} lacks {name!r}; it needs "
       '{"tokens": ..., "slots": ...}.'
     )
@@ -145,7 +150,7 @@ def chosen(wanted: str | None) -> tuple[str, ...]:
   if wanted not in chain:
     raise config.ConfigurationError(
       f"--stage={wanted}: the recipe chains {', '.join(chain)}."
-      f"{config.nearest(wanted, chain)}"
+      f"{nearest(wanted, chain)}"
     )
   return (wanted,)
 
@@ -218,12 +223,12 @@ def decoder_for(stage: Stage, caches: Sequence[TokenCache]) -> ModelConfig:
   )
 
 
-def find_parent(
+def find_source(
   stage: Stage, name: str, stage_names: tuple[str, ...]
-) -> initial_parameters.Parent | None:
+) -> initial_parameters.ParameterSource | None:
   """What a stage takes its parameters from; None is from scratch."""
   if stage.initial_checkpoint:
-    return initial_parameters.open_parent(stage.initial_checkpoint)
+    return initial_parameters.open_source(stage.initial_checkpoint)
   position = stage_names.index(name)
   if position == 0:
     return None
@@ -235,7 +240,7 @@ def find_parent(
       f"has not finished in {before}. Train that one first (without --stage), "
       "or set INITIAL_CHECKPOINT_PATH."
     )
-  return initial_parameters.CheckpointParent(before / record["checkpoint"])
+  return initial_parameters.CheckpointSource(before / record["checkpoint"])
 
 
 def describe_training(
@@ -296,22 +301,34 @@ def _refuse_choosing_on_trained_targets(stage: Stage) -> None:
     ('CheckpointPolicy.best_metric = ""', stage.checkpoints.best_metric != ""),
   ):
     if chooses:
-      raise ValueError(
+      raise InputError(
         'Feed.split = "validation" trains on the validation targets, so that '
         f"nothing can be chosen by them. Bind {binding}."
       )
+
+
+def _refuse_unknown_best_metric(stage: Stage) -> None:
+  policy = stage.checkpoints
+  known = (*stage.validation.metrics, *stage.objective.METRICS)
+  if policy.best_metric and policy.best_metric not in known:
+    refuse(
+      policy,
+      "best_metric",
+      "a validation gives no such metric; choose one of "
+      f"{', '.join(known)}.{nearest(policy.best_metric, known)}",
+    )
 
 
 def _require_item_feed(stage: Stage) -> None:
   """What a model that reads item ids wants of the feed."""
   longest = getattr(stage.decoder, "max_items", None)
   if stage.feed.max_history is None or stage.feed.max_history > longest:
-    raise ValueError(
+    raise InputError(
       f"Feed.max_history = {stage.feed.max_history}, but the model has "
       f"positions for SASRecConfig.max_items = {longest}. Set MAX_ITEMS."
     )
   if stage.feed.item_segments:
-    raise ValueError(
+    raise InputError(
       "Feed.item_segments = True writes every target a second time for an item "
       "tower, which a model of item ids does not have. Bind it to False."
     )

@@ -12,10 +12,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 
 from calrec_jax.models.tuning import EVERYTHING, Tuning
 from calrec_jax.runtime import partitioning
-from calrec_jax.train import optimizer_axes
 
 
 class TrainState(NamedTuple):
@@ -70,7 +70,7 @@ def _initialise(
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=tuning.store(params),
-    opt_state=optimizer_axes.fit(optimizer.init(trained), trained),
+    opt_state=fit_axes(optimizer.init(trained), trained),
     rng=key_data,
   )
 
@@ -100,11 +100,11 @@ def create_state(
   """A fresh state, every leaf created where it will live.
 
   Args:
-    decoder: the model.
-    optimizer: the gradient transformation.
-    shardings: a `TrainState` of `NamedSharding`.
-    seed: of the initial weights and of dropout.
-    tuning: which parameters are trained.
+    decoder: Module of the model.
+    optimizer: Gradient transformation.
+    shardings: `TrainState` of `NamedSharding`.
+    seed: Seed of the initial weights and of dropout.
+    tuning: Choice of the trained parameters.
   """
   key_data = jax.random.key_data(jax.random.key(seed))
 
@@ -112,3 +112,54 @@ def create_state(
     return partitioning.unbox(_initialise(decoder, optimizer, tuning, data))
 
   return jax.jit(create, out_shardings=shardings)(key_data)
+
+
+def fit_axes(opt_state: Any, params: Any) -> Any:
+  """An optimizer's state with logical axes that fit the shapes of its leaves.
+
+  Optax makes the state from parameters that are boxed with their axes, and maps
+  over the boxes: a moment gets the axes of its parameter. Adafactor's means of
+  rows and columns have one axis less than those, and get the axes that are
+  left, so that a mean lies where it is computed and is never gathered.
+
+  Args:
+    opt_state: State that the optimizer made of `params`.
+    params: Nested dictionaries of boxed parameters.
+
+  Returns:
+    The state; a leaf that is neither of its parameter's shape nor of that
+    shape without one axis is unboxed, which means replicated. Optax leaves
+    such ones, of a single element, where a moment is not used.
+  """
+  owners = traverse_util.flatten_dict(params)
+
+  def fitted(path: Any, leaf: Any) -> Any:
+    if not _is_box(leaf):
+      return leaf
+    keys = tuple(getattr(entry, "key", None) for entry in path)
+    owner = next(
+      owners[keys[start:]]
+      for start in range(len(keys))
+      if keys[start:] in owners
+    )
+    shape, whole = leaf.value.shape, owner.value.shape
+    if shape == whole:
+      return leaf
+    dropped = [
+      axis
+      for axis in range(len(whole))
+      if whole[:axis] + whole[axis + 1 :] == shape
+    ]
+    if not dropped:
+      return leaf.value
+    # Of equal axes the mean of rows lacks the last one and that of columns the
+    # first one. A wrong guess would cost a gather, not a wrong number.
+    is_row = any(getattr(entry, "name", None) == "v_row" for entry in path)
+    axis = dropped[-1 if is_row else 0]
+    return leaf.replace(names=owner.names[:axis] + owner.names[axis + 1 :])
+
+  return jax.tree_util.tree_map_with_path(fitted, opt_state, is_leaf=_is_box)
+
+
+def _is_box(leaf: Any) -> bool:
+  return isinstance(leaf, nn.LogicallyPartitioned)

@@ -1,7 +1,7 @@
 """What a running stage tells: a progress bar, `metrics.jsonl`, TensorBoard.
 
 A stage that was killed writes the steps after its last checkpoint a second
-time, so opening the writers drops the rows beyond the step it goes on from.
+time, so opening the writers drops the rows after the step it resumes from.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import jax
 import tqdm
 
+from calrec_jax.errors import InputError
 from calrec_jax.storage import atomic
 
 METRICS_FILE = "metrics.jsonl"
@@ -34,23 +35,23 @@ class StageLog:
     name: str,
     step: int,
     steps: int,
-    closed: bool = True,
+    complete: bool = True,
   ):
     """Opens the writers after `step` of `steps`.
 
     Args:
-      folder: of the stage.
-      name: of the stage.
-      step: that was made last.
-      steps: of the whole stage.
-      closed: whether the rows of `step` itself were written.
+      folder: Folder of the stage.
+      name: Name of the stage.
+      step: Last step that was made.
+      steps: Number of steps of the whole stage.
+      complete: Whether the rows of `step` itself were written.
     """
     self._progress = Progress(name, step, steps)
     self._writers = []
     if jax.process_index() == 0:
       self._writers = [
-        MetricsLog(folder / METRICS_FILE, step, closed),
-        TensorBoardLog(folder / "tensorboard", step if closed else step - 1),
+        MetricsLog(folder / METRICS_FILE, step, complete),
+        TensorBoardLog(folder / "tensorboard", step if complete else step - 1),
       ]
 
   def advance(self) -> None:
@@ -86,10 +87,10 @@ class MetricsLog:
   broken last line, which the next opening drops.
   """
 
-  def __init__(self, path: pathlib.Path, step: int, closed: bool = True):
-    """Opens the log for the steps after `step`; if not `closed`, from it on."""
+  def __init__(self, path: pathlib.Path, step: int, complete: bool = True):
+    """Opens the log after `step`, or from it on where it is not `complete`."""
     self._path = path
-    last = step if closed else step - 1
+    last = step if complete else step - 1
     rows = [row for row in read_rows(path) if row["step"] <= last]
     atomic.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     self._file = path.open("a")
@@ -117,7 +118,7 @@ def read_rows(path: pathlib.Path) -> list[dict]:
     except json.JSONDecodeError as error:
       if number == len(lines):
         break
-      raise ValueError(f"{path}:{number} is not JSON: {error}") from error
+      raise InputError(f"{path}:{number} is not JSON: {error}") from error
   return rows
 
 

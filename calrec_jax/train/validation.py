@@ -19,13 +19,21 @@ import numpy as np
 from calrec_jax.data.cache.item_ids import ItemCache
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.feed.feed import OpenFeed
+from calrec_jax.errors import (
+  InputError,
+  at_least,
+  check,
+  one_of,
+  optional,
+  refuse,
+)
 from calrec_jax.metrics import ranking_metrics
 from calrec_jax.metrics.weighted_sum import WeightedSum
 from calrec_jax.models.row_objective import RowObjective
 from calrec_jax.recommend.dense.dense import Dense
 from calrec_jax.recommend.dense.sasrec import SASRecRecommender
 from calrec_jax.recommend.prompts import prompt_limits
-from calrec_jax.recommend.protocol import Recommender
+from calrec_jax.recommend.protocol import RULES, Recommender
 from calrec_jax.runtime import placement
 from calrec_jax.train import train_step
 
@@ -64,11 +72,19 @@ class Validation:
   patience: int | None = None
 
   def __post_init__(self):
-    """Refuses a period that never comes, and ends before the start."""
-    if self.period < 1:
-      raise ValueError("Validation.period must be at least 1.")
-    if self.patience is not None and self.patience < 1:
-      raise ValueError("Validation.patience must be at least 1, or None.")
+    """Refuses what would fail at the first validation only."""
+    check(
+      self,
+      period=at_least(1),
+      users=optional(at_least(1)),
+      rule=one_of(*RULES),
+      patience=optional(at_least(1)),
+    )
+    for name in self.metrics:
+      try:
+        ranking_metrics.parse(name)
+      except InputError as error:
+        refuse(self, "metrics", str(error))
 
 
 class Validator:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import hashlib
 import importlib.metadata
 import os
@@ -17,12 +16,13 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from calrec_jax.errors import CalrecError, nearest
 from calrec_jax.storage import atomic
 
 _BLOCK = 1 << 20
 
 
-class WeightsError(ValueError):
+class WeightsError(CalrecError, ValueError):
   """Weights that are missing, damaged or of an unsupported kind."""
 
 
@@ -97,11 +97,9 @@ def resolve(
   path = pathlib.Path(name).expanduser().absolute()
   if name not in PACKAGES:
     if not path.exists():
-      near = difflib.get_close_matches(name, PACKAGES, n=1)
-      hint = f" Did you mean {near[0]!r}?" if near else ""
       raise WeightsError(
         f"There is no file or folder {path}, and no packaged model {name!r} "
-        f"(choose one of {', '.join(PACKAGES)}).{hint}"
+        f"(choose one of {', '.join(PACKAGES)}).{nearest(name, PACKAGES)}"
       )
     return path
   package = PACKAGES[name]

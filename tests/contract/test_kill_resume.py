@@ -197,11 +197,11 @@ def test_a_run_killed_in_both_stages_ends_with_the_same_bits(
   model_dir = copy(runs, killed, "killed_finished")
   printed = runs.finish(model_dir, "--gin.Feed.workers=1")
   assert "joint: finished before" in printed
-  assert "target: goes on from step" in printed
+  assert "target: resumes from step" in printed
   assert_same_run(model_dir, straight[0])
 
 
-def test_a_run_that_was_told_to_leave_ends_with_the_same_bits(runs, straight):
+def test_a_preempted_run_ends_with_the_same_bits(runs, straight):
   model_dir = runs.folder / "told"
   joint = model_dir / "joint"
   only = "--stage=joint"
@@ -210,9 +210,9 @@ def test_a_run_that_was_told_to_leave_ends_with_the_same_bits(runs, straight):
   assert saved is not None
   step = store.step_of(saved)
   assert saved == joint / "preempted" / f"checkpoint_{step}"
-  assert f"joint was told to leave, and has saved step {step}." in printed
+  assert f"Preempted: saved checkpoint at step {step}; rerun" in printed
   assert 3 <= step < 10
-  assert f"joint: goes on from step {step}" in runs.finish(model_dir, only)
+  assert f"joint: resumes from step {step}" in runs.finish(model_dir, only)
   assert_same_run(model_dir, straight[0], ["joint"])
   assert not (joint / "preempted").exists()
 

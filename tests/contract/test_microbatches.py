@@ -58,7 +58,7 @@ def test_a_run_goes_on_in_microbatches(train, tmp_path, capsys):
   for step in range(2 * CUT, LAST + 1, CUT):
     shutil.rmtree(cut / "joint" / f"checkpoint_{step}")
   assert train(cut, "MICROBATCHES=4") == 0
-  assert f"joint: goes on from step {CUT}" in capsys.readouterr().out
+  assert f"joint: resumes from step {CUT}" in capsys.readouterr().out
   found, wanted = rows_of(cut), rows_of(whole)
   assert len(found) == len(wanted) == LAST
   assert wanted[-1]["loss"] != wanted[0]["loss"]

@@ -87,7 +87,7 @@ def test_a_run_that_goes_on_from_its_start_ends_with_the_same_bits(
       shutil.rmtree(again / "target" / f"checkpoint_{step}")
   capsys.readouterr()
   assert train(again) == 0
-  assert "target: goes on from step 0" in capsys.readouterr().out
+  assert "target: resumes from step 0" in capsys.readouterr().out
   assert rows_of(again / "target") == rows_of(run / "target")
   assert store.steps(again / "target") == store.steps(run / "target")
   for step in store.steps(run / "target"):

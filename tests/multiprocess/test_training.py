@@ -192,7 +192,7 @@ def test_told_one_all_leave_after_the_same_step_and_go_on_in_another_number(
   assert saved.parent == joint / checkpointing.PREEMPTED
   step = store.step_of(saved)
   for path in job.said:
-    assert f"joint was told to leave, and has saved step {step}." in (
+    assert f"Preempted: saved checkpoint at step {step}; rerun" in (
       path.read_text()
     )
   for count in (4, 1):
@@ -201,7 +201,7 @@ def test_told_one_all_leave_after_the_same_step_and_go_on_in_another_number(
     job.wait(processes, at_step(again / "joint", step + 3))
     processes[0].send_signal(signal.SIGTERM)
     job.end(processes, [PREEMPTED_STATUS] * count, LEAVE_SECONDS)
-    assert f"goes on from step {step}" in job.said[0].read_text()
+    assert f"resumes from step {step}" in job.said[0].read_text()
   rows, others = (
     {
       row["step"]: row

@@ -32,6 +32,8 @@ from array_record.python import (
   array_record_module,  # pyright: ignore[reportAttributeAccessIssue]
 )
 
+from calrec_jax.errors import CalrecError
+
 SCHEMA = 2
 # Of what training reads: raised where the same files give other bytes.
 CONTENT_SCHEMA = 1
@@ -41,7 +43,7 @@ MANIFEST = "COMPLETED"
 _READER_OPTIONS = "readahead_buffer_size:0"
 
 
-class CacheError(RuntimeError):
+class CacheError(CalrecError, RuntimeError):
   """A token cache that cannot be used; the message says how to mend it."""
 
 

@@ -8,7 +8,6 @@ before any training example exists.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import re
@@ -25,6 +24,15 @@ from calrec_jax.data.logs import events as events_lib
 from calrec_jax.data.logs import id_codes
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import text as text_lib
+from calrec_jax.errors import (
+  InputError,
+  at_least,
+  check,
+  nearest,
+  one_of,
+  optional,
+  refuse,
+)
 
 _REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
 
@@ -149,29 +157,23 @@ class Domain:
 
   def __post_init__(self) -> None:
     if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-      raise ValueError(
-        f"Domain.name is {self.name!r}; it must be lower-case letters, digits "
-        "and underscores and begin with a letter."
+      refuse(
+        self,
+        "name",
+        "must be lower-case letters, digits and underscores and begin with a "
+        "letter.",
       )
-    for name, allowed in (
-      ("dedup", events_lib.DEDUPS),
-      ("split", splits.METHODS),
-    ):
-      if getattr(self, name) not in allowed:
-        raise ValueError(
-          f"Domain.{name} is {getattr(self, name)!r}; it must be one of "
-          f"{', '.join(allowed)}."
-        )
-    if self.min_count < 1:
-      raise ValueError(f"Domain.min_count is {self.min_count}; 1 keeps all.")
-    if self.max_history is not None and self.max_history < 1:
-      raise ValueError(
-        f"Domain.max_history is {self.max_history}; None keeps all events."
-      )
+    check(
+      self,
+      dedup=one_of(*events_lib.DEDUPS),
+      split=one_of(*splits.METHODS),
+      min_count=at_least(1),
+      max_history=optional(at_least(1)),
+    )
     if self.fields is not None:
       fields = tuple(map(text_lib.as_field, self.fields))
       if not fields or len({f.label for f in fields}) != len(fields):
-        raise ValueError("Domain.fields must hold fields of distinct labels.")
+        refuse(self, "fields", "must hold fields of distinct labels.")
       object.__setattr__(self, "fields", fields)
 
   @property
@@ -207,7 +209,7 @@ class Domain:
 
     Raises:
       problems.BadRowsError: If the domain is strict and a row is bad.
-      ValueError: If nothing is left, or a field's column does not exist.
+      InputError: If nothing is left, or a field's column does not exist.
     """
     problems = problems_lib.Problems()
     fields = self.chosen_fields()
@@ -280,12 +282,11 @@ class Domain:
     present = tuple(f for f in fields if f.column in items.columns)
     absent = [f for f in fields if f.column not in items.columns]
     if absent and (self.fields is not None or not present):
-      near = difflib.get_close_matches(absent[0].column, items.available, n=1)
-      raise ValueError(
+      raise InputError(
         f"Domain.fields of {self.name!r} reads the column "
         f"{absent[0].column!r}, which {items.file} does not have. It has "
         f"{', '.join(map(repr, items.available))}."
-        + (f" Did you mean {near[0]!r}?" if near else "")
+        + nearest(absent[0].column, items.available)
         + " Set Domain.fields, or LogFiles.text_columns."
       )
     return present
@@ -314,7 +315,7 @@ class Domain:
     self, events: events_lib.Events, problems: problems_lib.Problems, why: str
   ) -> None:
     if not len(events):
-      raise ValueError(
+      raise InputError(
         f"Domain {self.name!r} is empty: {why}."
         + (f" Bad rows:\n{problems.table()}" if len(problems) else "")
       )

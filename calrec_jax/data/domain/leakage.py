@@ -20,6 +20,7 @@ from calrec_jax.data import records
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import splits
 from calrec_jax.data.logs import id_codes
+from calrec_jax.errors import CalrecError
 
 CHECKS = (
   "every document is one user's events, in order, as the log has them",
@@ -32,7 +33,7 @@ CHECKS = (
 )
 
 
-class LeakageError(RuntimeError):
+class LeakageError(CalrecError, RuntimeError):
   """A document shows what is to be predicted."""
 
 

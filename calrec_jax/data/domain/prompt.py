@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import gin
 
 from calrec_jax.data import records
+from calrec_jax.errors import InputError, refuse
 
 
 class Vocabulary(Protocol):
@@ -46,8 +47,9 @@ class Prompt:
   end: str = "\n"
 
   def __post_init__(self) -> None:
+    """Refuses a prompt without an end marker."""
     if not self.end:
-      raise ValueError("Prompt.end is empty; decoding would never stop.")
+      refuse(self, "end", "is empty; decoding would never stop.")
 
   def pieces(self) -> tuple[str, ...]:
     """All strings of the prompt that are not empty, the end marker last."""
@@ -61,11 +63,11 @@ class Prompt:
     """The prompt's pieces as tokens.
 
     Raises:
-      ValueError: if the end marker is not exactly one token.
+      InputError: if the end marker is not exactly one token.
     """
     end = vocabulary.encode(self.end)
     if len(end) != 1:
-      raise ValueError(
+      raise InputError(
         f"Prompt.end = {self.end!r} is {len(end)} tokens in this vocabulary; "
         "it must be one. Choose a text that the vocabulary knows as one piece."
       )

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from calrec_jax.data.logs import events as events_lib
+from calrec_jax.errors import InputError
 
 SPLITS = ("train", "validation", "test")
 METHODS = ("leave_one_out", "global_temporal")
@@ -125,11 +126,11 @@ def boundaries(
     test_fraction: Fraction of events from the second day on.
 
   Raises:
-    ValueError: If the log has positions instead of times, or the days are out
+    InputError: If the log has positions instead of times, or the days are out
       of order.
   """
   if not events.by_time:
-    raise ValueError(
+    raise InputError(
       "Domain.split = 'global_temporal' needs times, but the log holds "
       "positions only (LogFiles.time_unit or LogFiles.time_column). Use "
       "Domain.split = 'leave_one_out'."
@@ -139,7 +140,7 @@ def boundaries(
     ("test_fraction", test_fraction),
   ):
     if not 0 < fraction < 0.5:
-      raise ValueError(f"Domain.{name} is {fraction}; it must be in (0, 0.5).")
+      raise InputError(f"Domain.{name} is {fraction}; it must be in (0, 0.5).")
   times = np.sort(events.timestamps)
 
   def at(fraction: float) -> int:
@@ -154,7 +155,7 @@ def boundaries(
     else at(test_fraction),
   )
   if not times[0] < result.validation_start < result.test_start <= times[-1]:
-    raise ValueError(
+    raise InputError(
       "Domain.validation_start and Domain.test_start must lie in this order "
       f"within the log: first event {day(int(times[0]))}, validation "
       f"{day(result.validation_start)}, test {day(result.test_start)}, last "
@@ -197,7 +198,7 @@ def _milliseconds(value: Any, name: str) -> int:
   try:
     time = datetime.datetime.fromisoformat(value)
   except (TypeError, ValueError) as error:
-    raise ValueError(
+    raise InputError(
       f"Domain.{name} is {value!r}; it must be ISO 8601 text such as "
       "'2017-11-01', or unix milliseconds."
     ) from error

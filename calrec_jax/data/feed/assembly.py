@@ -13,6 +13,7 @@ from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.feed import tokenization
 from calrec_jax.data.feed.batch import Batch
 from calrec_jax.data.feed.plan import Documents
+from calrec_jax.errors import InputError
 
 
 class Assembler:
@@ -92,7 +93,7 @@ def _offsets(counts: Iterable[int]) -> list[int]:
   for count in counts:
     totals.append(totals[-1] + count)
   if totals[-1] > np.iinfo(np.int32).max:
-    raise ValueError(
+    raise InputError(
       f"The mixture has {totals[-1]} items or users, more than int32 allows."
     )
   return totals[:-1]

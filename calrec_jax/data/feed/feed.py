@@ -24,6 +24,15 @@ from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.feed import assembly, plan, tokenization, windows
 from calrec_jax.data.feed.batch import Batch
 from calrec_jax.data.feed.windows import Histories
+from calrec_jax.errors import (
+  InputError,
+  check,
+  integer,
+  one_of,
+  optional,
+  refuse,
+  within,
+)
 
 # Incremented whenever the same settings give different batches than before.
 _ORDER = 1
@@ -84,33 +93,25 @@ class Feed:
 
   def __post_init__(self):
     """Refuses settings that no feed can have."""
-    for name in ("row_tokens", "row_slots", "rows", "context", "epoch_users"):
-      _require_integer(name, getattr(self, name), at_least=1)
-    for name in ("seed", "workers", "shard_index"):
-      _require_integer(name, getattr(self, name), at_least=0)
-    _require_integer("shard_count", self.shard_count, at_least=1)
-    if self.max_history is not None:
-      _require_integer("max_history", self.max_history, at_least=1)
-    if self.targets not in ("all", "last"):
-      raise ValueError(f'Feed.targets = {self.targets!r}: use "all" or "last"')
-    if self.split not in ("train", "validation"):
-      raise ValueError(
-        f'Feed.split = {self.split!r}: use "train" or "validation"'
-      )
-    if not 0 <= self.mixing_exponent <= 1:
-      raise ValueError(
-        f"Feed.mixing_exponent = {self.mixing_exponent}: use a number from 0 "
-        "(domains equally often) to 1 (in proportion to users)"
-      )
-    if self.shard_index >= self.shard_count:
-      raise ValueError(
-        f"Feed.shard_index = {self.shard_index} must be less than "
-        f"Feed.shard_count = {self.shard_count}"
-      )
+    check(
+      self,
+      row_tokens=integer(1),
+      row_slots=integer(1),
+      rows=integer(1),
+      context=integer(1),
+      epoch_users=integer(1),
+      seed=integer(0),
+      workers=integer(0),
+      shard_count=integer(1),
+      shard_index=integer(0, below=self.shard_count),
+      max_history=optional(integer(1)),
+      targets=one_of("all", "last"),
+      split=one_of("train", "validation"),
+      mixing_exponent=within("[0, 1]"),
+    )
     if self.rows % self.shard_count:
-      raise ValueError(
-        f"Feed.rows = {self.rows} cannot be split evenly over "
-        f"Feed.shard_count = {self.shard_count} hosts; use a multiple"
+      refuse(
+        self, "rows", f"must be a multiple of shard_count = {self.shard_count}."
       )
 
   def open(self, caches: Sequence[TokenCache]) -> OpenFeed:
@@ -269,7 +270,7 @@ class OpenFeed:
         for name in sorted({*mine, *theirs})
         if mine.get(name) != theirs.get(name)
       ]
-      raise ValueError(
+      raise InputError(
         "The checkpoint was written with a different data configuration and "
         f"cannot resume with the same batches: {'; '.join(differing)}. Restore "
         "these settings, or start a new run from its parameters."
@@ -371,7 +372,7 @@ class OpenFeed:
       before, target = (
         cache.item(int(user.items[at])) for at in (position - 1, position)
       )
-      raise ValueError(
+      raise InputError(
         f"Item {target[0]!r} of {cache.name} does not fit a row as a target: "
         f"with the prompt and only the item {before[0]!r} before it, it takes "
         f"{needed} tokens (user {user.user_id!r} of {split}), but "
@@ -401,24 +402,17 @@ def _out_of_shared_memory(numbered: tuple[int, Batch]) -> tuple[int, Batch]:
   return step, Batch(*(np.array(array) for array in batch))
 
 
-def _require_integer(name: str, value: Any, *, at_least: int) -> None:
-  if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-    raise ValueError(
-      f"Feed.{name} = {value!r}: use a whole number, at least {at_least}"
-    )
-
-
 def _require_one_vocabulary(caches: Sequence[TokenCache]) -> None:
   names = [cache.name for cache in caches]
   if len(set(names)) != len(names):
-    raise ValueError(f"A domain appears twice in the mixture: {names}.")
+    raise InputError(f"A domain appears twice in the mixture: {names}.")
   first = caches[0]
   for cache in caches[1:]:
     if (cache.vocabulary_fingerprint, cache.prompt.end) != (
       first.vocabulary_fingerprint,
       first.prompt.end,
     ):
-      raise ValueError(
+      raise InputError(
         f"The caches of {first.name} and {cache.name} have different "
         "vocabularies or end markers; run `calrec data cache` with one gin "
         "file for the whole mixture."

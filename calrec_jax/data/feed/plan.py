@@ -30,6 +30,7 @@ import numpy as np
 from calrec_jax.data.feed import packing, windows
 from calrec_jax.data.feed.tokenization import TokenCosts
 from calrec_jax.data.feed.windows import Histories, Limits, Windows
+from calrec_jax.errors import InputError
 
 # Minimum steps of an epoch, so that the padding of its last step is small.
 _SHORTEST_EPOCH_STEPS = 64
@@ -124,7 +125,7 @@ class Plan:
     self.num_users = tuple(len(users) for users in self._users)
     if not all(self.num_users):
       empty = self.num_users.index(0)
-      raise ValueError(f"Domain {empty} has no user with two events.")
+      raise InputError(f"Domain {empty} has no user with two events.")
     self.quotas = self._choose_quotas()
     self._lock = threading.RLock()
     self._first_steps = [0]  # Of epochs self._base, self._base + 1, ...

@@ -22,6 +22,7 @@ import numpy as np
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.feed.batch import NO_SLOT, PADDING_SEGMENT, Batch
 from calrec_jax.data.records import PromptTokens
+from calrec_jax.errors import CalrecError
 
 
 class TokenCosts(NamedTuple):
@@ -46,7 +47,7 @@ class Cursor(NamedTuple):
   segment: int = PADDING_SEGMENT + 1
 
 
-class PromptTooLong(ValueError):
+class PromptTooLong(CalrecError, ValueError):
   """A prompt that exceeds the limit with its newest item alone."""
 
 

@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
+from calrec_jax.errors import InputError
+
 BLOCK_BYTES = 4 << 20
 # A longer line is no row but damage, such as a hole of zeros in the file.
 MAX_LINE_BYTES = 64 << 20
@@ -52,7 +54,7 @@ def read(
     The blocks in their order, without a mark of the byte order.
 
   Raises:
-    ValueError: if the compressed data are damaged or end too early, or a line
+    InputError: if the compressed data are damaged or end too early, or a line
       is longer than `MAX_LINE_BYTES`; the message names the line.
     OSError: if the file cannot be read.
   """
@@ -64,7 +66,7 @@ def read(
       try:
         piece = next(pieces, b"")
       except (EOFError, zlib.error) as error:
-        raise ValueError(
+        raise InputError(
           f"{path}:{line}: the compressed data are damaged or end too early, "
           f"in this line or soon after it ({error}). Fetch the file again."
         ) from error
@@ -85,7 +87,7 @@ def read(
       else:
         rest += piece
       if len(rest) > MAX_LINE_BYTES:
-        raise ValueError(
+        raise InputError(
           f"{path}:{line}: this line is longer than {MAX_LINE_BYTES:,} bytes; "
           "the file is damaged or does not hold one row a line."
         )

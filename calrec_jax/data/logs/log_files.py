@@ -20,6 +20,7 @@ from calrec_jax.data.logs import events as events_lib
 from calrec_jax.data.logs import id_codes, tables
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import text as text_lib
+from calrec_jax.errors import InputError, check, one_of, refuse
 
 _REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
 
@@ -68,15 +69,10 @@ class LogFiles:
   encoding: str = "utf-8"
 
   def __post_init__(self) -> None:
-    if self.time_unit not in TIME_UNITS:
-      raise ValueError(
-        f"LogFiles.time_unit is {self.time_unit!r}; it must be one of "
-        f"{', '.join(TIME_UNITS)}."
-      )
+    """Refuses a mapping that no file has."""
+    check(self, time_unit=one_of(*TIME_UNITS))
     if self.delimiter is not None and len(self.delimiter) != 1:
-      raise ValueError(
-        f"LogFiles.delimiter is {self.delimiter!r}; it must be one character."
-      )
+      refuse(self, "delimiter", "must be one character.")
 
   @property
   def by_time(self) -> bool:
@@ -162,7 +158,7 @@ class LogFiles:
     unit = "ms" if self.time_column in log.milliseconds else self.time_unit
     times, readable = timestamps(values, unit)
     if num_rows and not readable.any():
-      raise ValueError(
+      raise InputError(
         f"{log.file}:{log.lines[0]}: no time of the column "
         f"{self.time_column!r} can be read as {unit!r}; the first is "
         f"{values[0]!r}. Set LogFiles.time_unit to one of "

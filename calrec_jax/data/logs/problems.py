@@ -11,6 +11,8 @@ import os
 
 import numpy as np
 
+from calrec_jax.errors import CalrecError
+
 KINDS = {
   "malformed_row": "not a row of this format; skipped",
   "broken_encoding": "bytes that are not text in the file's encoding; skipped",
@@ -28,7 +30,7 @@ KINDS = {
 }
 
 
-class BadRowsError(ValueError):
+class BadRowsError(CalrecError, ValueError):
   """The input holds bad rows, and the domain is strict."""
 
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from calrec_jax.data.logs import json_blocks, line_blocks, progress
 from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.errors import InputError
 
 _PARQUET = b"PAR1"
 _PARQUET_ROWS = 32768
@@ -52,7 +53,7 @@ def read(
     Rows in the file's order, with their lines (in Parquet: numbers).
 
   Raises:
-    ValueError: if the file is damaged.
+    InputError: if the file is damaged.
     OSError: if it cannot be read.
   """
   name = os.path.basename(path)
@@ -128,7 +129,7 @@ def _parquet(
   except (pa.ArrowInvalid, OSError) as error:
     if isinstance(error, FileNotFoundError):
       raise
-    raise ValueError(f"{path} is damaged: {error}") from error
+    raise InputError(f"{path} is damaged: {error}") from error
 
 
 def _cast(table: pa.Table, schema: pa.Schema) -> tuple[pa.Table, np.ndarray]:

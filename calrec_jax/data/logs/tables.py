@@ -7,7 +7,6 @@ all is an error. `.gz` files are read as they are.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import gzip
 import hashlib
@@ -25,6 +24,7 @@ import pyarrow.parquet as pq
 
 from calrec_jax.data.logs import csv_blocks, id_codes
 from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.errors import InputError, nearest
 
 _TEXT = pa.large_string()
 _UNPACKED_BYTES = 1 << 18
@@ -63,11 +63,10 @@ class Table:
   def require(self, column: str, binding: str) -> Sequence[Any]:
     """Values of a column that must exist; `binding` is the gin name for it."""
     if column not in self.available:
-      near = difflib.get_close_matches(column, self.available, n=1)
-      raise ValueError(
+      raise InputError(
         f"{self.file} has no column {column!r} ({binding}). It has "
         f"{', '.join(map(repr, self.available)) or 'no columns'}."
-        + (f" Did you mean {near[0]!r}?" if near else "")
+        + nearest(column, self.available)
       )
     return self.columns[column]
 
@@ -92,7 +91,7 @@ def read(
     encoding: Encoding of text files.
 
   Raises:
-    ValueError: for an unknown suffix or a file that cannot be read.
+    InputError: for an unknown suffix or a file that cannot be read.
     FileNotFoundError: if there is no such file.
   """
   _require_file(path)
@@ -113,11 +112,11 @@ def read(
     pa.ArrowInvalid,
     UnicodeError,
   ) as error:
-    raise ValueError(
+    raise InputError(
       f"{path} is damaged or is not what its suffix says: {error}"
     ) from error
   except LookupError as error:
-    raise ValueError(f"LogFiles.encoding: {error}") from error
+    raise InputError(f"LogFiles.encoding: {error}") from error
 
 
 def sha256(path: str) -> str:
@@ -148,7 +147,7 @@ def _format(path: str) -> str:
     suffixes.pop()
   kind = _FORMATS.get(suffixes[-1] if suffixes else "")
   if kind is None:
-    raise ValueError(
+    raise InputError(
       f"{path}: the suffix tells the format; it must be one of "
       f"{', '.join(_FORMATS)}, and all but .parquet may end in .gz."
     )
@@ -182,7 +181,7 @@ def _read_csv(
     header = reader.header
     repeated = [name for name in wanted if header.count(name) > 1]
     if repeated:
-      raise ValueError(
+      raise InputError(
         f"{path}:1: two columns are called {repeated[0]!r}. Rename one."
       )
     present = [name for name in wanted if name in header]
@@ -218,7 +217,7 @@ def _read_json(
       if line == 1:
         raw = raw.removeprefix(b"\xef\xbb\xbf")
         if raw.lstrip().startswith((b"[", b"{'")):
-          raise ValueError(_not_json_lines(path, raw))
+          raise InputError(_not_json_lines(path, raw))
       if raw.isspace() or not raw:
         continue
       num_rows += 1

@@ -14,6 +14,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
+from calrec_jax.errors import InputError, at_least, check, optional
+
 UNKNOWN = "Unknown"
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -55,13 +57,9 @@ class Field:
   max_tokens: int | None = None
 
   def __post_init__(self) -> None:
-    for name in ("max_words", "max_tokens"):
-      value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ValueError(
-          f"Domain.fields: {name} of {self.label!r} is {value}; it must be at "
-          "least 1, or None for no limit."
-        )
+    """Refuses limits below 1."""
+    limit = optional(at_least(1))
+    check(self, max_words=limit, max_tokens=limit)
 
 
 DEFAULT_FIELDS = (
@@ -81,7 +79,7 @@ def as_field(value: Field | str | Sequence[Any]) -> Field:
   try:
     return Field(*value)
   except TypeError as error:
-    raise ValueError(
+    raise InputError(
       f"Domain.fields holds {value!r}; a field is (label, column), "
       "(label, column, max_words) or (label, column, max_words, max_tokens)."
     ) from error

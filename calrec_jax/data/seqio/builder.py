@@ -20,6 +20,7 @@ from etils import epath
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.seqio import examples as examples_lib
 from calrec_jax.data.seqio.quiet_tensorflow import registered, tfds
+from calrec_jax.errors import MissingPackageError
 from calrec_jax.storage import build_lock
 
 NAME = "purchase_histories"
@@ -176,7 +177,7 @@ def _beam(flags: Sequence[str]) -> Any:
   try:
     from apache_beam.options import pipeline_options
   except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
+    raise MissingPackageError(
       "Dataset.beam_options is set, but Apache Beam is not installed. It needs "
       "an environment of its own: launch/locks/beam-py3.11.txt."
     ) from error

@@ -8,6 +8,8 @@ from typing import Any
 
 import tokenizers
 
+from calrec_jax.errors import InputError
+
 
 class ByteBpeModel:
   """A tokenizer in memory.
@@ -23,7 +25,7 @@ class ByteBpeModel:
     """Opens a tokenizer from the bytes of its `tokenizer.json`.
 
     Raises:
-      ValueError: If it is not a byte-level BPE tokenizer.
+      InputError: If it is not a byte-level BPE tokenizer.
     """
     _check(content)
     self._tokenizer = tokenizers.Tokenizer.from_str(content.decode())
@@ -63,7 +65,7 @@ def _check(content: bytes) -> None:
     saved = json.loads(content)
     model, decoder = saved["model"], saved["decoder"]
   except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(f"This is not a tokenizer.json ({error!r}).") from error
+    raise InputError(f"This is not a tokenizer.json ({error!r}).") from error
   plain = not any(
     model.get(name)
     for name in (
@@ -74,7 +76,7 @@ def _check(content: bytes) -> None:
     )
   )
   if model.get("type") != "BPE" or not _has_byte_level(decoder) or not plain:
-    raise ValueError(
+    raise InputError(
       f"This tokenizer.json is not byte-level BPE but {model.get('type')!r}. "
       "Tokenizers of the Llama 3 family are read from tokenizer.json, those of "
       "the Gemma family from tokenizer.model or a GGUF file; set "

@@ -13,14 +13,14 @@ import io
 import json
 import os
 import pathlib
-import shutil
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from calrec_jax.data.vocabulary import sentencepiece
+from calrec_jax.errors import InputError
+from calrec_jax.storage import atomic
 
 SCHEMA = 1
 _PRETRAINED_SCHEMA = 2  # Makes older versions refuse the new fields.
@@ -173,7 +173,7 @@ def load(folder: str | os.PathLike[str]) -> Vocabulary:
 
   Raises:
     FileNotFoundError: If the folder has no vocabulary.
-    ValueError: If the model does not match its description.
+    InputError: If the model does not match its description.
   """
   folder = os.fspath(folder)
   try:
@@ -181,7 +181,7 @@ def load(folder: str | os.PathLike[str]) -> Vocabulary:
     description = json.loads(text)
     kind = description.get("kind", SENTENCEPIECE)
     if description.get("schema") not in (SCHEMA, _PRETRAINED_SCHEMA):
-      raise ValueError(_damaged(folder, DESCRIPTION_FILE))
+      raise InputError(_damaged(folder, DESCRIPTION_FILE))
     origin = None
     if "origin" in description:
       origin = Origin(**description["origin"])
@@ -201,7 +201,7 @@ def load(folder: str | os.PathLike[str]) -> Vocabulary:
 def _check(folder: str, name: str, sha256: str) -> None:
   content = pathlib.Path(folder, name).read_bytes()
   if hashlib.sha256(content).hexdigest() != sha256:
-    raise ValueError(_damaged(folder, name))
+    raise InputError(_damaged(folder, name))
 
 
 def _damaged(folder: str, name: str) -> str:
@@ -249,23 +249,11 @@ def write(
       "origin": origin._asdict(),
     }
   text = json.dumps(description, indent=2) + "\n"
-  _publish(folder, files | {DESCRIPTION_FILE: text.encode()})
-  return load(folder)
-
-
-def _publish(folder: str, files: Mapping[str, bytes]) -> None:
-  parent, name = os.path.split(os.path.abspath(folder))
-  os.makedirs(parent, exist_ok=True)
-  partial = tempfile.mkdtemp(dir=parent, prefix=f".{name}-")
-  try:
+  files[DESCRIPTION_FILE] = text.encode()
+  # Where another process is faster, the content is the same by its address.
+  with atomic.new_folder(
+    pathlib.Path(os.path.abspath(folder)), or_existing=True
+  ) as part:
     for name, content in files.items():
-      pathlib.Path(partial, name).write_bytes(content)
-    os.chmod(partial, 0o755)
-    try:
-      os.rename(partial, folder)
-    except OSError:
-      if not os.path.exists(folder):
-        raise
-      # Another process was faster; the folder's name implies its content.
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
+      (part / name).write_bytes(content)
+  return load(folder)

@@ -21,6 +21,7 @@ from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import prompt as prompt_lib
 from calrec_jax.data.vocabulary import files, gguf, pruning, sentencepiece
 from calrec_jax.data.vocabulary import trained as vocabulary_lib
+from calrec_jax.errors import InputError
 from calrec_jax.storage import atomic
 from calrec_jax.weights import packages
 
@@ -103,7 +104,7 @@ class PretrainedVocabulary:
     """Writes the vocabulary, pruned if configured.
 
     Raises:
-      ValueError: If the tokenizer is not supported, or has no begin token
+      InputError: If the tokenizer is not supported, or has no begin token
         although `begin` is True.
     """
     full = read(self.source)
@@ -135,7 +136,7 @@ class PretrainedVocabulary:
 
   def _begin(self, full: Full) -> int | None:
     if self.begin and full.begin is None:
-      raise ValueError(
+      raise InputError(
         f"PretrainedVocabulary.begin is True, but {self.source} has no begin "
         "token. Leave it None."
       )

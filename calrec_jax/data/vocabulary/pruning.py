@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from calrec_jax.data.vocabulary import files
+from calrec_jax.errors import InputError
 
 # Reserved rows of models, which were never trained.
 SPARE = re.compile(r"<unused\d+>|<\|reserved_special_token_\d+\|>")
@@ -123,12 +124,12 @@ def verify(seen: Seen, pruned: files.Model, row_map: np.ndarray) -> None:
     row_map: Full id of each of its tokens.
 
   Raises:
-    ValueError: If tokens differ, with the first such text.
+    InputError: If tokens differ, with the first such text.
   """
   texts = list(seen.tokens)
   for text, ids in zip(texts, pruned.encode_all(texts), strict=True):
     if not np.array_equal(row_map[ids], seen.tokens[text]):
-      raise ValueError(
+      raise InputError(
         f"The pruned vocabulary tokenises {text!r} differently from the full "
         "one: this tokenizer does not follow its own merge rules. Set "
         "PretrainedVocabulary.pruned = False (PRUNE_VOCABULARY)."

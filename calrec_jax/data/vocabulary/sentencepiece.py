@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import sentencepiece
 
+from calrec_jax.errors import InputError
+
 
 class SentencePieceModel:
   """A tokenizer in memory.
@@ -19,14 +21,14 @@ class SentencePieceModel:
     """Opens a model from the bytes of its file.
 
     Raises:
-      ValueError: If it is not a SentencePiece model.
+      InputError: If it is not a SentencePiece model.
     """
     try:
       self._processor = sentencepiece.SentencePieceProcessor(
         model_proto=content
       )
     except RuntimeError as error:
-      raise ValueError(f"This is not a SentencePiece model: {error}") from error
+      raise InputError(f"This is not a SentencePiece model: {error}") from error
     self.size: int = self._processor.vocab_size()
     begin = self._processor.bos_id()
     self.begin: int | None = begin if begin >= 0 else None

@@ -29,6 +29,7 @@ from calrec_jax.data.vocabulary.files import (
   load,
   write,
 )
+from calrec_jax.errors import InputError, at_least, check, one_of, optional
 
 __all__ = [
   "BEGIN",
@@ -67,14 +68,14 @@ def choose_domains(
   """Selects domains by name; None selects all.
 
   Raises:
-    ValueError: If no domain has a name, with the binding.
+    InputError: If no domain has a name, with the binding.
   """
   if names is None:
     return tuple(domains)
   known = {domain.name: domain for domain in domains}
   for name in names:
     if name not in known:
-      raise ValueError(
+      raise InputError(
         f"{binding}: {name!r} is not in Dataset.domains; choose from "
         f"{', '.join(known)}."
       )
@@ -106,16 +107,12 @@ class TrainedSentencePiece:
   max_texts: int | None = _MAX_TEXTS
 
   def __post_init__(self) -> None:
-    if self.model_type not in ("unigram", "bpe"):
-      raise ValueError(
-        f"TrainedSentencePiece.model_type is {self.model_type!r}; it must be "
-        "'unigram' or 'bpe'."
-      )
-    if self.max_texts is not None and self.max_texts < 1:
-      raise ValueError(
-        f"TrainedSentencePiece.max_texts is {self.max_texts}; it must be at "
-        "least 1, or None for all texts."
-      )
+    """Refuses what SentencePiece does not know."""
+    check(
+      self,
+      model_type=one_of("unigram", "bpe"),
+      max_texts=optional(at_least(1)),
+    )
 
   def reads(
     self, domains: Sequence[domain_lib.Domain]
@@ -174,7 +171,7 @@ class TrainedSentencePiece:
       The SentencePiece model's bytes.
     """
     if not texts:
-      raise ValueError(
+      raise InputError(
         "TrainedSentencePiece: no item has a training event, so there is no "
         "text to train on."
       )
@@ -202,7 +199,7 @@ class TrainedSentencePiece:
         minloglevel=2,
       )
     except RuntimeError as error:
-      raise ValueError(
+      raise InputError(
         f"TrainedSentencePiece.size = {self.size} does not fit the text "
         f"({len(texts)} texts): {error}"
       ) from error

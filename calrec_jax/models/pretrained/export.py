@@ -9,9 +9,7 @@ at most one parameter and one file are in memory. Tested in
 from __future__ import annotations
 
 import json
-import os
 import pathlib
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +21,7 @@ from calrec_jax.models.decoder_config import DecoderConfig
 from calrec_jax.models.pretrained import huggingface, parameters
 from calrec_jax.models.pretrained.parameters import Parameter
 from calrec_jax.models.pretrained.sources import Source
+from calrec_jax.storage import atomic
 from calrec_jax.weights import safetensors_files
 from calrec_jax.weights.packages import WeightsError
 
@@ -81,9 +80,7 @@ def write_folder(
     config, tokens=rows, special=special or {}
   ) | {"torch_dtype": dtype}
   norm_offset = 1.0 if huggingface.family(described) == "gemma3" else 0.0
-  partial = folder.with_name(f".{folder.name}-{os.getpid()}")
-  partial.mkdir(parents=True)
-  try:
+  with atomic.new_folder(folder) as partial:
     tensors = _tensors(config, read, norm_offset, row_map, base)
     _write_tensors(partial, tensors, _DTYPES[dtype], file_bytes)
     for name, content in (
@@ -92,9 +89,6 @@ def write_folder(
       *files,
     ):
       (partial / name).write_bytes(content)
-    partial.rename(folder)
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
   return folder
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import tqdm
 
 from calrec_jax.models import decoder as decoders
+from calrec_jax.models import families
 from calrec_jax.models.decoder_config import DecoderConfig
 from calrec_jax.models.pretrained import parameters, pieces
 from calrec_jax.models.pretrained.parameters import Parameter
@@ -39,11 +40,7 @@ _FREE = (
 
 def abstract_params(config: DecoderConfig) -> Any:
   """Shapes and dtypes of a decoder's parameters; nothing is allocated."""
-  tokens = jax.ShapeDtypeStruct((1, 1), np.int32)
-  variables = jax.eval_shape(
-    decoders.Decoder(config).init, jax.random.key(0), tokens, tokens, tokens
-  )
-  return partitioning.unbox(variables["params"])
+  return partitioning.unbox(families.abstract_params(decoders.Decoder(config)))
 
 
 def load_params(

@@ -19,6 +19,15 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float
 
+from calrec_jax.errors import (
+  InputError,
+  at_least,
+  check,
+  one_of,
+  refuse,
+  within,
+)
+
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # It reports each index.
 
 # Those where an absent word adds 0.
@@ -51,20 +60,12 @@ class BM25:
   lower_case: bool = True
 
   def __post_init__(self):
-    if self.k1 < 0:
-      raise ValueError(f"BM25.k1 is {self.k1}; it must be at least 0.")
-    if not 0 <= self.b <= 1:
-      raise ValueError(f"BM25.b is {self.b}; it must lie between 0 and 1.")
-    if self.method not in _METHODS:
-      raise ValueError(
-        f"BM25.method is {self.method!r}; choose one of {', '.join(_METHODS)}."
-      )
+    """Refuses parameters that BM25 does not have."""
+    check(self, k1=at_least(0), b=within("[0, 1]"), method=one_of(*_METHODS))
     try:
       re.compile(self.word_pattern)
     except re.error as error:
-      raise ValueError(
-        f"BM25.word_pattern is no regular expression: {error}"
-      ) from error
+      refuse(self, "word_pattern", f"is no regular expression: {error}.")
 
   def words(self, text: str) -> list[str]:
     """The words of a text, in order, with repeats."""
@@ -90,12 +91,12 @@ class CatalogueIndex:
     """Indexes the texts of a catalogue, in the order of its rows.
 
     Raises:
-      ValueError: if there is no text, or no word in any of them.
+      InputError: if there is no text, or no word in any of them.
     """
     self.settings = settings or BM25()
     words = [self.settings.words(text) for text in texts]
     if not any(words):
-      raise ValueError(
+      raise InputError(
         f"None of the {len(words)} item texts holds a word that matches "
         f"BM25.word_pattern = {self.settings.word_pattern!r}."
       )

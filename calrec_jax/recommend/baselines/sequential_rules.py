@@ -23,6 +23,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Int
 
+from calrec_jax.errors import above, at_least, check, within
 from calrec_jax.metrics.ranking import Ranking
 from calrec_jax.recommend import protocol
 
@@ -52,21 +53,15 @@ class SequentialRules:
   answered: float = 0.15
 
   def __post_init__(self):
-    if self.reach < 1:
-      raise ValueError(f"SequentialRules.reach is {self.reach}; use 1 or more.")
-    if not 0 < self.decay <= 1:
-      raise ValueError(
-        f"SequentialRules.decay is {self.decay}; choose it above 0, up to 1."
-      )
-    if self.shrink <= 0:
-      raise ValueError(
-        f"SequentialRules.shrink is {self.shrink}; it must be above 0."
-      )
-    for name in ("asked", "answered"):
-      if getattr(self, name) < 0:
-        raise ValueError(
-          f"SequentialRules.{name} is {getattr(self, name)}; use 0 or more."
-        )
+    """Refuses rules that count nothing."""
+    check(
+      self,
+      reach=at_least(1),
+      decay=within("(0, 1]"),
+      shrink=above(0),
+      asked=at_least(0),
+      answered=at_least(0),
+    )
 
 
 class RuleRanking:

@@ -15,6 +15,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 
 from calrec_jax.data.records import Catalogue, PromptTokens
+from calrec_jax.errors import (
+  DivergedError,
+  above,
+  at_least,
+  check,
+  integer,
+  one_of,
+)
 from calrec_jax.metrics.ranking import Ranking
 from calrec_jax.recommend import protocol
 from calrec_jax.recommend.by_prompt import ByPrompt
@@ -53,26 +61,16 @@ class Constrained:
   rows: int = 16
 
   def __post_init__(self):
-    for name, known in (
-      ("search", ("beams", "samples")),
-      ("score", ("walk", *SCORES)),
-    ):
-      if getattr(self, name) not in known:
-        raise ValueError(
-          f"Constrained.{name} is {getattr(self, name)!r}; choose one of "
-          f"{', '.join(known)}."
-        )
-    for name in ("hypotheses", "rows"):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f"Constrained.{name} is {getattr(self, name)}; use 1 or more."
-        )
-    if not self.temperature > 0:
-      raise ValueError(
-        f"Constrained.temperature is {self.temperature}; it must be above 0."
-      )
-    if not 0 <= self.seed < 2**64:
-      raise ValueError(f"Constrained.seed is {self.seed}; use 0 or more.")
+    """Refuses settings without a search."""
+    check(
+      self,
+      search=one_of("beams", "samples"),
+      score=one_of("walk", *SCORES),
+      hypotheses=at_least(1),
+      rows=at_least(1),
+      temperature=above(0),
+      seed=integer(0, below=2**64),
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -251,7 +249,7 @@ class ConstrainedItems:
     prefix, walked = begun
     columns, log_probs = map(np.asarray, walked)
     if np.isnan(log_probs).any():
-      raise ValueError(
+      raise DivergedError(
         "The model's choices hold NaN; a model that has diverged cannot rank."
       )
     found = [_distinct(*row) for row in zip(columns, log_probs, strict=True)]

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from calrec_jax.data.records import Catalogue, PromptTokens
+from calrec_jax.errors import at_least, check, one_of
 from calrec_jax.metrics.ranking import Ranking
 from calrec_jax.recommend import protocol
 from calrec_jax.recommend.constrain.text_scores import SCORES, TextScorer
@@ -42,15 +43,8 @@ class Reranking:
   rows: int = 16
 
   def __post_init__(self):
-    if self.score not in SCORES:
-      raise ValueError(
-        f"Reranking.score is {self.score!r}; choose one of {', '.join(SCORES)}."
-      )
-    for name in ("candidates", "rows"):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f"Reranking.{name} is {getattr(self, name)}; use 1 or more."
-        )
+    """Refuses settings without candidates."""
+    check(self, score=one_of(*SCORES), candidates=at_least(1), rows=at_least(1))
 
 
 class Reranked:

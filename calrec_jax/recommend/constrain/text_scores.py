@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
+from calrec_jax.errors import DivergedError
 from calrec_jax.recommend.constrain.likelihood import log_likelihood
 from calrec_jax.recommend.constrain.trie import Texts
 from calrec_jax.recommend.prefix import Prefix
@@ -52,7 +53,7 @@ class TextScorer:
       length = int(step) * _LENGTH_STEP
       self._add(prefix, columns, steps == step, length, found)
     if not np.isfinite(found[columns >= 0]).all():
-      raise ValueError(
+      raise DivergedError(
         "The model gives a text no probability; a model that has diverged "
         "cannot rank."
       )

@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from calrec_jax.data.records import Catalogue, PromptTokens
+from calrec_jax.errors import at_least, check, within
 from calrec_jax.metrics.ranking import Ranking
 from calrec_jax.models import two_tower
 from calrec_jax.recommend import protocol
@@ -72,18 +73,16 @@ class DenseSearch:
   prior: float = 1.0
 
   def __post_init__(self):
-    for name in ("user_rows", "item_rows", "chunk", "block"):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f"DenseSearch.{name} is {getattr(self, name)}; use 1 or more."
-        )
-    if self.prior < 0:
-      raise ValueError(f"DenseSearch.prior is {self.prior}; use 0 or more.")
-    if not 0 < self.recall_target < 1:
-      raise ValueError(
-        f"DenseSearch.recall_target is {self.recall_target}; choose it between "
-        "0 and 1. DenseSearch.approx = False finds all."
-      )
+    """Refuses sizes below 1."""
+    check(
+      self,
+      user_rows=at_least(1),
+      item_rows=at_least(1),
+      chunk=at_least(1),
+      block=at_least(1),
+      prior=at_least(0),
+      recall_target=within("(0, 1)"),
+    )
 
 
 class Dense:

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from calrec_jax.data.cache.item_ids import ItemDomain
+from calrec_jax.errors import at_least, check
 from calrec_jax.metrics.ranking import Ranking
 from calrec_jax.models.sasrec import SASRec
 from calrec_jax.recommend import protocol
@@ -40,11 +41,8 @@ class SASRecSearch:
   chunk: int = 8192
 
   def __post_init__(self):
-    for name in ("user_rows", "chunk"):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f"SASRecSearch.{name} is {getattr(self, name)}; use 1 or more."
-        )
+    """Refuses sizes below 1."""
+    check(self, user_rows=at_least(1), chunk=at_least(1))
 
 
 class SASRecRecommender:

@@ -13,13 +13,14 @@ from typing import Any
 
 import gin
 import jax
-import jax.numpy as jnp
 
 from calrec_jax.checkpoint import stage_folder, store
 from calrec_jax.checkpoint.store import CheckpointError
 from calrec_jax.data.cache import item_ids
 from calrec_jax.data.cache.item_ids import ItemDomain
 from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.errors import InputError
+from calrec_jax.models.families import abstract_params
 from calrec_jax.models.sasrec import SASRec, SASRecConfig
 from calrec_jax.recommend import provenance
 from calrec_jax.recommend.dense.sasrec import SASRecRecommender, SASRecSearch
@@ -45,11 +46,11 @@ def trained_sasrec(
       recipe without STAGES. In a recipe of another model, bind it.
 
   Raises:
-    ValueError: without a checkpoint.
+    InputError: without a checkpoint.
     CheckpointError: if it holds another model, other items or other users.
   """
   if checkpoint is None:
-    raise ValueError(
+    raise InputError(
       "The recommender 'sasrec' needs a trained SASRec. Train one with "
       "recipes/sasrec_folders.gin or recipes/sasrec_own_log.gin, and bind "
       "trained_sasrec.checkpoint to its MODEL_DIR."
@@ -61,14 +62,8 @@ def trained_sasrec(
   record = store.read_json(folder, "lineage")
   config, domain = _described(folder, record, cache)
   model = SASRec(config)
-  tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-  boxed = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens, tokens)[
-    "params"
-  ]
-  shardings = partitioning.state_shardings(
-    boxed, mesh, partitioning.logical_axis_rules()
-  )
-  params = store.restore_params(folder, partitioning.unbox(boxed), shardings)
+  abstract, shardings = partitioning.place(abstract_params(model), mesh)
+  params = store.restore_params(folder, abstract, shardings)
   return SASRecRecommender(
     model,
     params,

@@ -25,6 +25,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from calrec_jax.errors import DivergedError
+
 NO_COLUMN = -1
 _PIECE = 2**15  # Rows that are read at once, so that they are not held twice.
 
@@ -154,7 +156,7 @@ def _filled(array: Rows, start: int, stop: int) -> np.ndarray:
     last = min(first + _PIECE, end)
     piece = array[first:last]
     if not np.isfinite(piece).all():
-      raise ValueError(
+      raise DivergedError(
         "Item vectors hold NaN or infinity; a model that has diverged cannot "
         "rank."
       )

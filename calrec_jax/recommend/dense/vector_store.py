@@ -29,6 +29,7 @@ import numpy as np
 import tqdm
 from jax.experimental import multihost_utils
 
+from calrec_jax.errors import CalrecError
 from calrec_jax.recommend.dense import vector_identity
 from calrec_jax.storage import atomic, lineage
 
@@ -36,7 +37,7 @@ IDENTITY_FILE = "identity.json"
 _DIGITS = 16  # Of an identity, in the name of its folder.
 
 
-class VectorsError(ValueError):
+class VectorsError(CalrecError, ValueError):
   """Vectors on disk that are not those that are asked for."""
 
 

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import gin
 import numpy as np
 
+from calrec_jax.errors import InputError, at_least, check, one_of, refuse
 from calrec_jax.metrics.ranking import Ranking
 from calrec_jax.recommend import protocol
 from calrec_jax.recommend.protocol import Recommender
@@ -66,23 +67,18 @@ class Fusion:
   places: int = 200
 
   def __post_init__(self):
-    if self.by not in ("ranks", "scores"):
-      raise ValueError(f'Fusion.by is {self.by!r}; choose "ranks" or "scores".')
-    if self.k < 0:
-      raise ValueError(f"Fusion.k is {self.k}; it must be at least 0.")
-    for name in ("places", "users"):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f"Fusion.{name} is {getattr(self, name)}; use 1 or more."
-        )
+    """Refuses a fusion of less than two lists."""
+    check(
+      self,
+      by=one_of("ranks", "scores"),
+      k=at_least(0),
+      places=at_least(1),
+      users=at_least(1),
+    )
     if any(not weight > 0 for weight in self.numbers or ()):
-      raise ValueError(
-        f"Fusion.weights is {self.numbers}; all must be above 0."
-      )
+      refuse(self, "weights", "all must be above 0.")
     if isinstance(self.members, str) or len(self.members) < 2:
-      raise ValueError(
-        f"Fusion.members is {self.members!r}; name two recommenders or more."
-      )
+      refuse(self, "members", "name two recommenders or more.")
 
   @property
   def numbers(self) -> tuple[float, ...] | None:
@@ -125,15 +121,15 @@ class Fused:
       name: key in the metrics file.
 
     Raises:
-      ValueError: for fewer than two members, as many weights as do not fit, or
+      InputError: for fewer than two members, as many weights as do not fit, or
         a stage's weights that are not given.
     """
     self.name = name
     self.settings = settings or Fusion()
     if len(members) < 2:
-      raise ValueError("A fusion needs two recommenders or more.")
+      raise InputError("A fusion needs two recommenders or more.")
     if isinstance(self.settings.weights, str) and chosen is None:
-      raise ValueError(
+      raise InputError(
         f"Fusion.weights names {self.settings.weights!r}, but the weights that "
         "were chosen there are not given."
       )
@@ -142,7 +138,7 @@ class Fused:
       weights, self._how = chosen.weights, f"; weights {chosen.how}"
     weights = weights or (1.0,) * len(members)
     if len(weights) != len(members):
-      raise ValueError(
+      raise InputError(
         f"Fusion.weights holds {len(weights)} numbers for {len(members)} "
         "recommenders."
       )

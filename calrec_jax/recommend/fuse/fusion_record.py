@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.errors import InputError
 from calrec_jax.recommend.fuse import fusion_weights
 from calrec_jax.recommend.fuse.fuse import Chosen, Fusion
 from calrec_jax.recommend.protocol import Recommender, answers_of
@@ -102,7 +103,7 @@ def of_stage(
     settings: how they are joined, as they were there.
 
   Raises:
-    ValueError: if the stage has none, or several that differ.
+    InputError: if the stage has none, or several that differ.
   """
   folder = pathlib.Path(stage).expanduser() / FOLDER
   own = re.compile(rf"{re.escape(domain)}-[0-9a-f]{{{_DIGITS}}}\.json")
@@ -114,7 +115,7 @@ def of_stage(
     and _joins(record, members, settings)
   }
   if not found:
-    raise ValueError(
+    raise InputError(
       f"Fusion.weights names {str(stage)!r}, but {folder} holds no weights of "
       f"{', '.join(members)} on {domain!r}, joined as here. `calrec eval` of "
       "that stage with the same Fusion.members chooses them."
@@ -124,7 +125,7 @@ def of_stage(
     listed = ", ".join(
       f"{name} {kept.weights}" for name, kept in chosen.items()
     )
-    raise ValueError(
+    raise InputError(
       f"Fusion.weights names {str(stage)!r}, where different ones were chosen "
       f"over time: {listed}. Bind the numbers, or remove the older files."
     )

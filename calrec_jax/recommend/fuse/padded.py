@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from calrec_jax.errors import InputError
 from calrec_jax.metrics.ranking import Ranking
 from calrec_jax.recommend import protocol
 from calrec_jax.recommend.protocol import Recommender
@@ -38,10 +39,10 @@ class Padded:
       name: key in the metrics file; by default the first one's.
 
     Raises:
-      ValueError: for fewer than two members.
+      InputError: for fewer than two members.
     """
     if len(members) < 2:
-      raise ValueError("Padding needs two recommenders or more.")
+      raise InputError("Padding needs two recommenders or more.")
     self._members = list(members)
     self.name = name or members[0].name
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from calrec_jax.data.records import Catalogue, PromptTokens
+from calrec_jax.errors import InputError
 from calrec_jax.metrics.ranking import Ranking
 from calrec_jax.recommend import protocol
 from calrec_jax.recommend.baselines.bm25 import CatalogueIndex
@@ -261,7 +262,7 @@ def _vocab_size(decoder: Any, vocabulary: Any, given: int | None) -> int:
   if given is None:
     given = getattr(vocabulary, "size", None)
   if given is not None and given > room:
-    raise ValueError(
+    raise InputError(
       f"The vocabulary has {given} tokens, but DecoderConfig.vocab_size is "
       f"{room}. Was the model trained with another vocabulary?"
     )

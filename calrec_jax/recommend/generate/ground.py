@@ -25,6 +25,7 @@ import gin
 import numpy as np
 from jaxtyping import Float
 
+from calrec_jax.errors import at_least, check, one_of, optional
 from calrec_jax.metrics.ranking import Ranking
 from calrec_jax.recommend import protocol
 from calrec_jax.recommend.baselines.bm25 import BM25, CatalogueIndex
@@ -83,27 +84,15 @@ class Grounding:
   cache_mebibytes: int = 256
 
   def __post_init__(self):
-    if self.epsilon < 0:
-      raise ValueError(
-        f"Grounding.epsilon is {self.epsilon}; below 0 the least likely texts "
-        "would come first."
-      )
-    for name, choices in _CHOICES.items():
-      if getattr(self, name) not in choices:
-        raise ValueError(
-          f"Grounding.{name} is {getattr(self, name)!r}; choose from "
-          f"{', '.join(choices)}."
-        )
-    if self.top_texts is not None and self.top_texts < 1:
-      raise ValueError(
-        f"Grounding.top_texts is {self.top_texts}; keep 1 text or more, or "
-        "None for all."
-      )
-    if self.cache_mebibytes < 1:
-      raise ValueError(
-        f"Grounding.cache_mebibytes is {self.cache_mebibytes}; give it at "
-        "least 1."
-      )
+    """Refuses what grounds nothing."""
+    check(
+      self,
+      # Below 0 the least likely texts would come first.
+      epsilon=at_least(0),
+      top_texts=optional(at_least(1)),
+      cache_mebibytes=at_least(1),
+      **{name: one_of(*choices) for name, choices in _CHOICES.items()},
+    )
 
   def describe(self) -> str:
     """The switches that are not as by default, for people; may be empty."""

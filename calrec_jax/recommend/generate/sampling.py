@@ -22,6 +22,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from calrec_jax.errors import above, at_least, check, integer, optional
 from calrec_jax.recommend.prefix import prefill
 from calrec_jax.runtime import placement
 
@@ -52,17 +53,15 @@ class Sampler:
   rows: int = 16
 
   def __post_init__(self):
-    for name in ("samples", "max_new_tokens", "rows"):
-      value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ValueError(f"Sampler.{name} is {value}; it must be at least 1.")
-    if not 0 <= self.seed < 2**64:
-      raise ValueError(f"Sampler.seed is {self.seed}; it must be at least 0.")
-    if not self.temperature > 0:
-      raise ValueError(
-        f"Sampler.temperature is {self.temperature}; it must be above 0. For "
-        "nearly the most likely text take a small one, such as 0.01."
-      )
+    """Refuses settings that sample nothing."""
+    check(
+      self,
+      samples=at_least(1),
+      max_new_tokens=optional(at_least(1)),
+      rows=at_least(1),
+      seed=integer(0, below=2**64),
+      temperature=above(0),
+    )
 
 
 class Samples(NamedTuple):

@@ -137,7 +137,7 @@ def test_a_model_cut_to_a_vocabulary_and_its_first_layers(tmp_path):
   # A stage reads them into its own dtype.
   abstract = loading.abstract_params(model.config)
   place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  loaded = initial_parameters.open_parent(checkpoint).params(
+  loaded = initial_parameters.open_source(checkpoint).params(
     model.config,
     types.SimpleNamespace(sha256="a", size=4),
     abstract,
@@ -198,13 +198,13 @@ def test_t5x_checkpoints_start_a_stage_and_convert(tmp_path, monkeypatch):
   stored = store.read_arrays(written)
   for path, value in params.items():
     np.testing.assert_array_equal(stored[f"target/{path}"], value)
-  parent = initial_parameters.open_parent(checkpoint)
-  assert parent.describe()["kind"] == "t5x checkpoint"
+  source = initial_parameters.open_source(checkpoint)
+  assert source.describe()["kind"] == "t5x checkpoint"
   mesh = partitioning.make_mesh(partitioning.MeshShape(fsdp=4, tensor=2))
   abstract = loading.abstract_params(config)
   place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   shardings = jax.tree.map(lambda _: place, abstract)
-  loaded = parent.params(config, None, abstract, shardings, {})
+  loaded = source.params(config, None, abstract, shardings, {})
   for path, value in _flat(loaded).items():
     np.testing.assert_array_equal(value, params[path])
 
@@ -213,7 +213,7 @@ def test_t5x_checkpoints_start_a_stage_and_convert(tmp_path, monkeypatch):
 def test_older_t5x_formats_are_refused(tmp_path, name):
   (tmp_path / "checkpoint_5" / name).mkdir(parents=True)
   with pytest.raises(store.CheckpointError, match="Orbax"):
-    initial_parameters.open_parent(tmp_path / "checkpoint_5")
+    initial_parameters.open_source(tmp_path / "checkpoint_5")
 
 
 def test_a_conversion_that_fails_leaves_no_checkpoint(tmp_path, monkeypatch):
@@ -231,9 +231,9 @@ def test_a_conversion_that_fails_leaves_no_checkpoint(tmp_path, monkeypatch):
 
 def test_names_that_mean_nothing_say_what_there_is(tmp_path):
   with pytest.raises(WeightsError, match="gemma3-270m"):
-    initial_parameters.open_parent(tmp_path / "nowhere")
+    initial_parameters.open_source(tmp_path / "nowhere")
   with pytest.raises(store.CheckpointError, match="no checkpoint_"):
-    initial_parameters.open_parent(tmp_path)
+    initial_parameters.open_source(tmp_path)
 
 
 def _vocabulary(origin):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from calrec_jax.checkpoint import restore as handover
+from calrec_jax.checkpoint import restore as restoring
 from calrec_jax.checkpoint import store
 from calrec_jax.models import lora as loras
 from calrec_jax.models.decoder import Decoder
@@ -97,7 +97,7 @@ def restore(checkpoint, lora, fresh=None, **settings):
   shapes, shardings = abstract(config(lora), **settings)
   if fresh is not None:
     fresh = jax.device_put(fresh, shardings)
-  params = handover.restore_params(
+  params = restoring.restore_params(
     checkpoint, config(lora), shapes, shardings, fresh=fresh
   )
   jax.tree.map(assert_lies, params, shapes, shardings)
@@ -168,7 +168,7 @@ def test_another_model_is_still_refused(trained):
   shape = model_toys.config(width=32)
   shapes, shardings = abstract(shape)
   with pytest.raises(store.CheckpointError, match="the model wants"):
-    handover.restore_params(trained, shape, shapes, shardings, fresh=shapes)
+    restoring.restore_params(trained, shape, shapes, shardings, fresh=shapes)
 
 
 def test_matrices_without_their_settings_are_refused(tmp_path):

@@ -73,7 +73,7 @@ def test_rows_of_another_models_tokens_are_refused(tmp_path, theirs):
   fault = vocabulary_check.difference(source, vocabulary)
   assert "row " in fault
   assert "would be read for" in fault
-  parent = initial_parameters.PretrainedParent(source)
+  parent = initial_parameters.PretrainedSource(source)
   with pytest.raises(CheckpointError, match="VOCABULARY_SOURCE"):
     parent.require_vocabulary(vocabulary)
   # Nothing tells them apart where the model has no tokenizer.

@@ -5,6 +5,7 @@ import re
 import gin
 import pytest
 
+from calrec_jax.__main__ import main as calrec
 from calrec_jax.cli.data import main
 from tests.fixtures import vocabulary_toys
 
@@ -111,10 +112,10 @@ def test_dry_run_prints_the_configuration_and_stops(folder, tmp_path, capfd):
   ],
 )
 def test_errors_are_one_message_with_the_remedy(folder, capfd, more, match):
-  assert main(["card", *flags(folder, *more)]) == 1
+  assert calrec(["data", "card", *flags(folder, *more)]) == 1
   assert match in capfd.readouterr().err
 
 
 def test_an_unknown_user_is_refused(folder, capfd):
-  assert main(["show", *flags(folder), "--user=nobody"]) == 1
+  assert calrec(["data", "show", *flags(folder), "--user=nobody"]) == 1
   assert "no user 'nobody'" in capfd.readouterr().err

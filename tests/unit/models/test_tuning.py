@@ -10,6 +10,7 @@ import pytest
 from flax import traverse_util
 
 from calrec_jax.checkpoint import store
+from calrec_jax.errors import InputError
 from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.objective import Objective
 from calrec_jax.models.tuning import EVERYTHING, Tuning, TuningError, join
@@ -204,7 +205,7 @@ def test_patterns_that_match_nothing_are_refused(settings, said):
   ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, said):
-  with pytest.raises(TuningError, match=said):
+  with pytest.raises(InputError, match=said):
     Tuning(**settings)
 
 

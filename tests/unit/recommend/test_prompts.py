@@ -79,5 +79,5 @@ def test_the_usual_length_holds_but_for_a_single_item():
   "name", ["max_tokens", "usual_tokens", "max_items", "smallest_length"]
 )
 def test_settings_are_checked(name):
-  with pytest.raises(ValueError, match=rf"PromptLimits\.{name} is 0"):
+  with pytest.raises(ValueError, match=rf"PromptLimits\.{name} = 0"):
     prompts.PromptLimits(**{name: 0})

@@ -43,3 +43,38 @@ def test_others_may_read_what_the_umask_allows(tmp_path):
   mode = stat.S_IMODE((tmp_path / "file.txt").stat().st_mode)
   assert mode == 0o640
   assert (tmp_path / "file.txt").read_bytes() == "ä".encode()
+
+
+def test_a_folder_appears_when_it_is_whole(tmp_path):
+  path = tmp_path / "made" / "folder"
+  with atomic.new_folder(path) as part:
+    (part / "file.txt").write_text("x")
+    assert not path.exists()
+    assert part.name.startswith(".folder-")
+  assert os.listdir(path.parent) == ["folder"]
+  assert os.listdir(path) == ["file.txt"]
+
+
+def test_a_failing_folder_leaves_nothing(tmp_path):
+  def fail():
+    with atomic.new_folder(tmp_path / "folder") as part:
+      (part / "file.txt").write_text("half")
+      raise OSError("disk full")
+
+  with pytest.raises(OSError, match="disk full"):
+    fail()
+  assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_another_process_published_stays(tmp_path):
+  def publish(**options):
+    with atomic.new_folder(tmp_path / "folder", **options) as part:
+      (part / "file.txt").write_text("new")
+
+  (tmp_path / "folder").mkdir()
+  (tmp_path / "folder" / "file.txt").write_text("old")
+  publish(or_existing=True)
+  assert (tmp_path / "folder" / "file.txt").read_text() == "old"
+  with pytest.raises(OSError, match="not empty"):
+    publish()
+  assert os.listdir(tmp_path) == ["folder"]

@@ -13,11 +13,11 @@ def patient(patience, **policy):
   return EarlyStopping(patience, rank)
 
 
-def see_all(stopping, values, first=0):
+def update_all(stopping, values, first=0):
   """Whether each was better, up to the end."""
   seen = []
   for step, value in enumerate(values, start=first):
-    seen.append(stopping.see({"m": value}, step))
+    seen.append(stopping.update({"m": value}, step))
     if stopping.is_over:
       break
   return seen
@@ -26,7 +26,7 @@ def see_all(stopping, values, first=0):
 def test_stops_after_so_many_that_were_not_the_best():
   stopping = patient(3)
   # Equal is not better.
-  assert see_all(stopping, VALUES) == [
+  assert update_all(stopping, VALUES) == [
     *(True, True, False, False, True),
     *(False, False, False),
   ]
@@ -35,23 +35,23 @@ def test_stops_after_so_many_that_were_not_the_best():
 
 def test_the_lowest_may_be_the_best():
   stopping = patient(2, best_is_highest=False)
-  assert see_all(stopping, VALUES) == [True, False, False]
+  assert update_all(stopping, VALUES) == [True, False, False]
 
 
 def test_without_patience_nothing_is_remembered():
   stopping = patient(None)
-  assert see_all(stopping, VALUES) == [False] * len(VALUES)
+  assert update_all(stopping, VALUES) == [False] * len(VALUES)
   assert stopping.state() is None
 
 
 @pytest.mark.parametrize("killed", range(1, 8))
-def test_goes_on_to_the_same_end(killed):
+def test_resumes_to_the_same_end(killed):
   straight = patient(3)
-  expected = see_all(straight, VALUES)
+  expected = update_all(straight, VALUES)
   before = patient(3)
-  seen = see_all(before, VALUES[:killed])
+  seen = update_all(before, VALUES[:killed])
   after = patient(3)
   after.resume(before.state())
-  seen += see_all(after, VALUES[killed:], first=killed)
+  seen += update_all(after, VALUES[killed:], first=killed)
   assert seen == expected
   assert after.state() == straight.state()

@@ -8,7 +8,7 @@ import pytest
 
 from calrec_jax.models.decoder import Decoder, DecoderConfig
 from calrec_jax.runtime import partitioning
-from calrec_jax.train import optimizer_axes, optimizers, state
+from calrec_jax.train import optimizers, state
 
 pytestmark = pytest.mark.heavy
 
@@ -146,7 +146,7 @@ def test_of_equal_axes_rows_lack_the_last_one():
   optimizer = optimizers.adafactor(
     optimizers.constant(0.1), min_factored_size=8, clip_norm=None
   )
-  fitted = optimizer_axes.fit(optimizer.init(boxed), boxed)
+  fitted = state.fit_axes(optimizer.init(boxed), boxed)
   moments = _factored(fitted)
   assert moments.v_row["kernel"].names == ("layers", "embed")
   assert moments.v_col["kernel"].names == ("layers", "mlp")

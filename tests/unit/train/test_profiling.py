@@ -2,9 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from calrec_jax.train.profiling import Profiler, ProfileWindow
+from calrec_jax.train.profiling import (
+  Profiler,
+  ProfileWindow,
+  training_step,
+)
 
 
 def _run(window, folder, steps):
@@ -25,7 +30,7 @@ def test_the_window_is_recorded(tmp_path):
   assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
-def test_a_run_that_leaves_in_the_window_ends_the_recording(tmp_path):
+def test_a_run_preempted_in_the_window_ends_the_recording(tmp_path):
   assert _run(ProfileWindow(first_step=2, steps=9), tmp_path, 3) == []
   assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
@@ -39,3 +44,27 @@ def test_by_default_nothing_is_recorded(tmp_path):
 def test_a_window_without_a_step_is_refused(name):
   with pytest.raises(ValueError, match=f"ProfileWindow.{name}"):
     ProfileWindow(**{name: 0})
+
+
+def test_a_step_refuses_implicit_transfers_and_allows_explicit_ones():
+  double = jax.jit(lambda array: array * 2)
+  double(jnp.ones(3))  # Compiled outside.
+  with training_step(1):
+    doubled = double(jax.device_put(np.ones(3, np.float32)))
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+      double(np.ones(3, np.float32))
+    assert jax.device_get(doubled).tolist() == [2.0] * 3
+
+
+def test_a_step_is_named_in_profiles(monkeypatch):
+  named = []
+
+  class Annotation(jax.profiler.StepTraceAnnotation):
+    def __init__(self, name, **metadata):
+      named.append((name, metadata))
+      super().__init__(name, **metadata)
+
+  monkeypatch.setattr(jax.profiler, "StepTraceAnnotation", Annotation)
+  with training_step(7):
+    pass
+  assert named == [("train", {"step_num": 7})]

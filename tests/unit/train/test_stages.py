@@ -3,7 +3,7 @@
 import gin
 import pytest
 
-from calrec_jax import config
+from calrec_jax import config, errors
 from calrec_jax.train import stages
 
 
@@ -101,5 +101,28 @@ def test_a_bucket_is_no_folder():
   with (
     configuration.stage("target"),
     pytest.raises(ValueError, match=r"gs://b/run.* is no folder"),
+  ):
+    stages.Stage()
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ("Validation.period=0", "Validation.period = 0: must be at least 1"),
+    ("Validation.rule='not_lst'", "Validation.rule = 'not_lst': must be one"),
+    ("Validation.metrics=('recal@10',)", "Validation.metrics = .*'recal@10'"),
+    (
+      "CheckpointPolicy.best_metric='ndcg@01'",
+      "CheckpointPolicy.best_metric = 'ndcg@01': .*mean 'ndcg@10'",
+    ),
+  ],
+)
+def test_a_wrong_validation_is_refused_before_the_first_step(change, message):
+  configuration = config.Configuration(
+    files=("recipes/quickstart.gin",), bindings=(change, "MODEL_DIR='here'")
+  )
+  with (
+    configuration.stage("target"),
+    pytest.raises(errors.InputError, match=message),
   ):
     stages.Stage()

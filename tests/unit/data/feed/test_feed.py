@@ -243,16 +243,19 @@ def test_a_target_that_fits_no_evaluation_row_is_named(tmp_path):
 @pytest.mark.parametrize(
   ("settings", "message"),
   [
-    ({"rows": 0}, r"Feed\.rows = 0: use a whole number, at least 1"),
-    ({"row_tokens": 512.0}, r"Feed\.row_tokens = 512\.0: use a whole number"),
+    ({"rows": 0}, r"Feed\.rows = 0: must be a whole number, at least 1"),
+    (
+      {"row_tokens": 512.0},
+      r"Feed\.row_tokens = 512\.0: must be a whole number",
+    ),
     ({"row_slots": True}, r"Feed\.row_slots = True"),
     ({"context": 0}, r"Feed\.context = 0"),
     ({"seed": -1}, r"Feed\.seed = -1"),
     ({"max_history": 0}, r"Feed\.max_history = 0"),
-    ({"targets": "first"}, r"Feed\.targets = 'first': use \"all\" or"),
+    ({"targets": "first"}, r"Feed\.targets = 'first': must be one of 'all'"),
     ({"mixing_exponent": 2}, r"Feed\.mixing_exponent = 2"),
-    ({"shard_count": 3}, r"Feed\.rows = 4 cannot .* Feed\.shard_count = 3"),
-    ({"shard_index": 1}, r"Feed\.shard_index = 1 must be less"),
+    ({"shard_count": 3}, r"Feed\.rows = 4: must be .* shard_count = 3"),
+    ({"shard_index": 1}, r"Feed\.shard_index = 1: .* below 1"),
   ],
 )
 def test_settings_are_refused_by_their_gin_names(settings, message):

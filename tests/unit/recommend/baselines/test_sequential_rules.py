@@ -127,5 +127,5 @@ def test_without_purchases_nothing_is_listed():
   ],
 )
 def test_settings_that_mean_nothing_are_refused(setting, value):
-  with pytest.raises(ValueError, match=f"SequentialRules.{setting} is {value}"):
+  with pytest.raises(ValueError, match=f"SequentialRules.{setting} = {value}"):
     SequentialRules(**{setting: value})

@@ -170,5 +170,5 @@ def test_an_approximate_search_says_so():
   ],
 )
 def test_settings_are_checked(name, value):
-  with pytest.raises(ValueError, match=rf"DenseSearch\.{name} is {value}"):
+  with pytest.raises(ValueError, match=rf"DenseSearch\.{name} = {value}"):
     dense.DenseSearch(**{name: value})

@@ -1,6 +1,6 @@
-"""A run told to leave at the worst moments ends as one that was never told.
+"""A run preempted at the worst moments ends as one that never was.
 
-In this process, which tells itself at a chosen step or in a chosen validation.
+In this process, which signals itself at a chosen step or in a validation.
 """
 
 import json
@@ -28,15 +28,15 @@ _SETTINGS = (
   "Validation.metrics=()",
   "Validation.at_start=True",
 )
-# The step after which, or in whose validation, each run is told.
-_TOLD = (
+# The step after which, or in whose validation, each run is preempted.
+_PREEMPTED = (
   ("validation", 0), ("step", 1), ("step", 3), ("validation", 3),
   ("validation", 4), ("step", 8), ("validation", 8), ("step", 10),
 )  # fmt: skip
 
 
-class Teller:
-  """Tells the run to leave where it is said; counts validations."""
+class Signaller:
+  """Preempts the run at a chosen place; counts validations."""
 
   def __init__(self, monkeypatch):
     self.step, self.validations, self.at = 0, 0, None
@@ -48,22 +48,22 @@ class Teller:
       self.step = step
       opened(log, folder, name, step, *settings)
 
-    def advance_and_tell(log):
+    def advance_and_signal(log):
       advance(log)
       self.step += 1
-      self.tell("step")
+      self.signal("step")
 
-    def tell_and_validate(validator, params):
-      self.tell("validation")
+    def signal_and_validate(validator, params):
+      self.signal("validation")
       values = validate(validator, params)
       self.validations += 1
       return values
 
     monkeypatch.setattr(telemetry.StageLog, "__init__", open_at)
-    monkeypatch.setattr(telemetry.StageLog, "advance", advance_and_tell)
-    monkeypatch.setattr(validation.Validator, "__call__", tell_and_validate)
+    monkeypatch.setattr(telemetry.StageLog, "advance", advance_and_signal)
+    monkeypatch.setattr(validation.Validator, "__call__", signal_and_validate)
 
-  def tell(self, place):
+  def signal(self, place):
     if (place, self.step) == self.at:
       os.kill(os.getpid(), signal.SIGTERM)
 
@@ -83,7 +83,7 @@ def test_every_stop_leaves_the_run_as_it_was(
 ):
   recipe = planted_log.write_folders(tmp_path)
   more = [patience] if isinstance(patience, str) else patience
-  teller = Teller(monkeypatch)
+  signaller = Signaller(monkeypatch)
 
   def train(model_dir):
     changes = (*_SETTINGS, *more, f"MODEL_DIR='{model_dir}'")
@@ -91,27 +91,27 @@ def test_every_stop_leaves_the_run_as_it_was(
     return main(["train", f"--gin_file={recipe}", "--stage=joint", *flags])
 
   assert train(tmp_path / "straight") == 0
-  wanted, teller.validations = teller.validations, 0
-  straight, told = (tmp_path / name / "joint" for name in ("straight", "told"))
+  wanted, signaller.validations = signaller.validations, 0
+  straight, cut = (tmp_path / name / "joint" for name in ("straight", "cut"))
   last = telemetry.read_rows(straight / telemetry.METRICS_FILE)[-1]["step"]
-  stops = [at for at in _TOLD if at in validated_at(straight)]
+  stops = [at for at in _PREEMPTED if at in validated_at(straight)]
   for stop in stops:
-    teller.at = stop
-    assert train(tmp_path / "told") == PREEMPTED_STATUS, stop
-    newest = checkpointing.newest(told)
+    signaller.at = stop
+    assert train(tmp_path / "cut") == PREEMPTED_STATUS, stop
+    newest = checkpointing.newest(cut)
     step = store.step_of(newest) if newest else 0
     assert step == stop[1]
-    assert "was told to leave" in capsys.readouterr().err
-  teller.at = None
-  assert train(tmp_path / "told") == 0
-  assert f"goes on from step {stops[-1][1]}" in capsys.readouterr().out
-  assert_same(told, straight)
-  assert teller.validations == wanted
+    assert "Preempted: " in capsys.readouterr().err
+  signaller.at = None
+  assert train(tmp_path / "cut") == 0
+  assert f"resumes from step {stops[-1][1]}" in capsys.readouterr().out
+  assert_same(cut, straight)
+  assert signaller.validations == wanted
   assert (last < 10) == (len(more) > 1)
 
 
 def validated_at(folder):
-  """Where a run can be told: after its steps, and in its validations."""
+  """Where a run can be preempted: after its steps, and in its validations."""
   rows = telemetry.read_rows(folder / telemetry.METRICS_FILE)
   last = rows[-1]["step"]
   return {("step", step) for step in range(1, last + 1)} | {
