@@ -261,7 +261,7 @@ class OpenFeed:
     """Checks that a state matches this feed, and returns its step.
 
     Raises:
-      ValueError: If it does not match, with the settings that differ.
+      InputError: If it does not match, with the settings that differ.
     """
     if state["fingerprint"] != self.fingerprint:
       mine, theirs = self.settings(), state["settings"]

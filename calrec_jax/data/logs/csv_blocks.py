@@ -21,6 +21,7 @@ import pyarrow.csv as pa_csv
 
 from calrec_jax.data.logs import json_blocks, row_stream
 from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.errors import InputError
 
 _BLOCK_CHARACTERS = 4 << 20
 _MAX_FIELD = 2**24  # Titles may be longer than the module's default limit.
@@ -108,7 +109,7 @@ class Reader:
       problems: Counter of the malformed rows and of broken encodings.
 
     Raises:
-      ValueError: if a quoted field is never closed, here and while rows are
+      InputError: if a quoted field is never closed, here and while rows are
         read; the message names the line.
     """
     csv.field_size_limit(max(csv.field_size_limit(), _MAX_FIELD))
@@ -175,7 +176,7 @@ class Reader:
       return next(self._dialect.reader(self._lines))
     except csv.Error as error:
       if "unexpected end" in str(error) or "field larger" in str(error):
-        raise ValueError(
+        raise InputError(
           f"{self._path}:{first}: a quoted field that begins in this row is "
           "never closed; everything after it would be lost. Close the quote "
           "or double it."
