@@ -7,3 +7,7 @@ batches). `dataset` names all of it for a run and `building` makes what is
 missing. `seqio` is the second road, for TFDS and SeqIO, and the only room that
 imports TensorFlow.
 """
+
+VERSION = 1
+"""Part of the identity of saved answers: raise it where the same token cache
+gives other prompts, histories or purchases."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from calrec_jax.data.records import Catalogue
 from calrec_jax.metrics.ranking import Ranking
-from calrec_jax.recommend.protocol import exclusions
+from calrec_jax.recommend.candidates import exclusions
 
 
 def check(

@@ -22,7 +22,13 @@ from calrec_jax.evaluate.runs import Block, Call, Run
 from calrec_jax.metrics import ranking_metrics
 from calrec_jax.metrics.intervals import Bootstrap
 from calrec_jax.metrics.ranking import Ranking
-from calrec_jax.recommend.protocol import RULES, Curve, Recommender, exclusions
+from calrec_jax.recommend.candidates import (
+  DEFAULT,
+  RULES,
+  check_rules,
+  exclusions,
+)
+from calrec_jax.recommend.protocol import Curve, Recommender
 
 
 @gin.configurable
@@ -34,7 +40,7 @@ class Protocol:
     metrics: names of the metrics, see `metrics.user_values`.
     rules: candidate rules, reported side by side: `all` items, all but the
       user's last (`not_last`), or none of the user's history (`not_seen`).
-    rule: the rule of the headline metrics and of the slices.
+    rule: CANDIDATES, the rule of the headline metrics and of the slices.
     slice_metrics: metrics that are also given per slice.
     batch_users: users in one call of a recommender.
     bootstrap: how intervals are made.
@@ -47,7 +53,7 @@ class Protocol:
 
   metrics: Sequence[str] = ranking_metrics.METRICS
   rules: Sequence[str] = RULES
-  rule: str = "not_last"
+  rule: str = DEFAULT
   slice_metrics: Sequence[str] = ("recall@10", "ndcg@10")
   batch_users: int = 256
   bootstrap: Bootstrap = dataclasses.field(default_factory=Bootstrap)
@@ -58,7 +64,7 @@ class Protocol:
 
   def __post_init__(self):
     for name in self.metrics:
-      ranking_metrics.parse(name)
+      ranking_metrics.parse(name, "Protocol.metrics")
     for field in ("slice_metrics", "compared"):
       value = getattr(self, field)
       names = (value,) if isinstance(value, str) else value
@@ -68,9 +74,9 @@ class Protocol:
           f"Protocol.{field} names {missing}, which Protocol.metrics does not "
           "list; add it there"
         )
-    unknown = [rule for rule in self.rules if rule not in RULES]
-    if unknown or not self.rules:
-      raise ValueError(f"Protocol.rules is {self.rules}; choose from {RULES}")
+    check_rules(self.rules, "Protocol.rules")
+    if not self.rules:
+      raise ValueError(f"Protocol.rules is empty; choose from {RULES}")
     if self.rule not in self.rules:
       raise ValueError(
         f"Protocol.rule is {self.rule!r}, which Protocol.rules "
@@ -279,16 +285,15 @@ def _curve(
   protocol: Protocol,
 ) -> Curve | None:
   """The checked curve of one call, where the recommender has one."""
-  recommend_curve = getattr(recommender, "recommend_curve", None)
-  if recommend_curve is None:
-    return None
   rules = (protocol.rule,)
-  curve = recommend_curve(items, depth=protocol.depth, rules=rules)
+  curve = recommender.recommend_curve(items, depth=protocol.depth, rules=rules)
+  if curve is None:
+    return None
   values = list(curve.rankings)
   if not values or values != sorted(values):
     raise ValueError(
       f"recommender {recommender.name!r}: the curve over {curve.setting} has "
-      f"the values {values}; give at least one, rising"
+      f"the values {values}; give at least one, ascending"
     )
   rankings = {
     value: _to_host(by_rule) for value, by_rule in curve.rankings.items()

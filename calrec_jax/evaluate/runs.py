@@ -16,8 +16,10 @@ from calrec_jax.data.records import Catalogue, History
 from calrec_jax.evaluate.results import plain
 from calrec_jax.metrics import ranking_metrics
 from calrec_jax.metrics.ranking import Ranking
-from calrec_jax.recommend.protocol import EMPTY, Curve, Recommender
+from calrec_jax.recommend.candidates import EMPTY
+from calrec_jax.recommend.protocol import Curve, Recommender
 
+VERSION = 1  # Raise it when the same lists give other ranks or files.
 COVERAGE_CUTOFF = 10
 SHOWN_ITEMS = 10
 LISTED = max(COVERAGE_CUTOFF, SHOWN_ITEMS)
@@ -170,9 +172,7 @@ class Block:
       users: number of them.
       kept: places of users whose explanation is kept.
     """
-    validity = getattr(recommender, "validity", None)
-    told = {} if validity is None else validity() or {}
-    for share, value in told.items():
+    for share, value in recommender.validity().items():
       if value is None:
         continue
       values = np.asarray(value, np.float64)
@@ -184,12 +184,10 @@ class Block:
         )
       column = self.validity.setdefault(share, np.full(len(self), np.nan))
       column[start : start + users] = values
-    explain = getattr(recommender, "explain", None)
-    if explain is not None:
-      for place in sorted(kept & set(range(start, start + users))):
-        self.explanations[place] = json.dumps(
-          explain(place - start), default=plain
-        )
+    for place in sorted(kept & set(range(start, start + users))):
+      explanation = recommender.explain(place - start)
+      if explanation is not None:
+        self.explanations[place] = json.dumps(explanation, default=plain)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

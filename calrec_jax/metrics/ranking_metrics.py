@@ -108,17 +108,22 @@ def user_values(
     rank = ranks_of_text if of_text else ranks
     hit = rank <= cutoff if cutoff else np.isfinite(rank)
     safe = np.where(hit, rank, 1.0)
-    gain = {
-      "recall": np.ones_like(safe),
-      "ndcg": 1.0 / np.log2(safe + 1.0),
-      "mrr": 1.0 / safe,
-    }[kind]
-    columns.append(np.where(hit, gain, 0.0))
+    gain = {"recall": np.ones_like, "ndcg": ndcg, "mrr": np.reciprocal}[kind]
+    columns.append(np.where(hit, gain(safe), 0.0))
   return np.stack(columns, axis=1).astype(np.float64)
 
 
-def parse(name: str) -> tuple[str, int | None, bool]:
+def ndcg(ranks: Float[np.ndarray, " U"]) -> Float[np.ndarray, " U"]:
+  """NDCG of one target at each rank, from 1: 1 / log2(rank + 1)."""
+  return 1.0 / np.log2(ranks + 1.0)
+
+
+def parse(name: str, binding: str = "metrics") -> tuple[str, int | None, bool]:
   """Splits a metric's name into its kind, its cutoff and whether of text.
+
+  Args:
+    name: Name of the metric.
+    binding: Setting that names it, for the message.
 
   Raises:
     ValueError: for a metric that does not exist.
@@ -126,9 +131,9 @@ def parse(name: str) -> tuple[str, int | None, bool]:
   match = _NAME.fullmatch(name)
   if not match:
     raise ValueError(
-      f"Protocol.metrics names {name!r}, which does not exist. Write "
-      "recall@K, ndcg@K or mrr, with _text behind it to let any item with the "
-      "target's text count."
+      f"{binding} names {name!r}, which does not exist. Write recall@K, ndcg@K "
+      "or mrr, with _text appended to let any item with the target's text "
+      "count."
     )
   cutoff = int(match[2]) if match[2] else None
   return match[1] or "mrr", cutoff, bool(match[3])

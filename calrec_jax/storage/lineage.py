@@ -7,7 +7,6 @@ do and refuses a change that would make another run of it.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import pathlib
@@ -19,6 +18,19 @@ from typing import Any
 import jax
 
 from calrec_jax.storage import atomic
+from calrec_jax.storage.identity import changes, digest, plain
+
+__all__ = [
+  "LineageError",
+  "changes",
+  "copy_files",
+  "describe",
+  "digest",
+  "plain",
+  "refuse_changes",
+  "trained_split",
+  "write_json",
+]
 
 SCHEMA = 1
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -67,22 +79,6 @@ def trained_split(record: Mapping[str, Any]) -> str:
   return feed.get("Feed.split", "train")
 
 
-def digest(value: Any) -> str:
-  """sha256 of a text, or of a JSON value with sorted keys."""
-  if not isinstance(value, str):
-    value = json.dumps(value, sort_keys=True, default=str)
-  return hashlib.sha256(value.encode()).hexdigest()
-
-
-def plain(value: Any) -> Any:
-  """The value as JSON gives it back: lists for tuples."""
-  if isinstance(value, Mapping):
-    return {key: plain(child) for key, child in value.items()}
-  if isinstance(value, tuple | list):
-    return [plain(child) for child in value]
-  return value
-
-
 def refuse_changes(
   before: Mapping[str, Any] | None, now: Mapping[str, Any], folder: pathlib.Path
 ) -> None:
@@ -115,16 +111,6 @@ def refuse_changes(
     )
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-  """What differs between two records, by the path of the value."""
-  old, new = _flat(before), _flat(now)
-  return [
-    f"{key}: was {old.get(key)!r}, is {new.get(key)!r}"
-    for key in sorted(old.keys() | new.keys())
-    if old.get(key) != new.get(key)
-  ]
-
-
 def copy_files(files: Iterable[str], folder: pathlib.Path) -> None:
   """Copies small files into a folder, each atomically."""
   folder.mkdir(parents=True, exist_ok=True)
@@ -136,12 +122,3 @@ def copy_files(files: Iterable[str], folder: pathlib.Path) -> None:
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes a JSON file atomically."""
   atomic.write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-  if isinstance(value, Mapping):
-    parts: dict[str, Any] = {}
-    for key, child in value.items():
-      parts.update(_flat(child, f"{prefix}.{key}" if prefix else str(key)))
-    return parts
-  return {prefix: value}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from calrec_jax.recommend import protocol
+from calrec_jax.recommend import candidates
 from calrec_jax.recommend.dense.topk import VectorIndex
-from calrec_jax.recommend.dense.unique_texts import TextColumns
+from calrec_jax.recommend.dense.unique_texts import BestTexts, UniqueTexts
 
 USERS, WIDTH, ITEMS, SIZE = 6, 4, 150, 3
 
@@ -33,7 +33,7 @@ def world(seed):
   for row in range(ITEMS):
     if draw.random() < 0.3:
       twins[row] = twins[draw.integers(0, row + 1)]
-  texts = TextColumns(twins)
+  texts = UniqueTexts(twins)
   vectors = small_integers(seed + 1, len(texts), SIZE)
   queries = small_integers(seed + 2, USERS, SIZE)
   histories = [
@@ -59,14 +59,14 @@ def test_lists_and_ties_are_those_of_a_full_sort(mesh, depth):
   for seed in range(0, 40, 10):
     texts, vectors, queries, histories = world(seed)
     index = VectorIndex(vectors, texts.sizes, chunk=16, mesh=mesh)
-    own = protocol.exclusions(histories, "not_seen")
+    own = candidates.exclusions(histories, "not_seen")
     own = np.pad(own, ((0, 0), (0, WIDTH - own.shape[1])), constant_values=-1)
     best = index.search(jnp.asarray(queries), texts.of(own), depth + WIDTH)
     best = type(best)(*map(np.asarray, best))
     scores = (queries @ vectors.T)[:, texts.columns]
-    for rule in protocol.RULES:
-      excluded = protocol.exclusions(histories, rule)
-      ranking = texts.cut(best, own, excluded, depth)
+    for rule in candidates.RULES:
+      excluded = candidates.exclusions(histories, rule)
+      ranking = BestTexts(best, own, texts).cut(excluded, depth)
       for user in range(USERS):
         items, ties = full_sort(scores[user], excluded[user], depth)
         assert ranking.items[user].tolist() == items

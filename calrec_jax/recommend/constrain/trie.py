@@ -6,7 +6,7 @@ where no other item shares its beginning. So there are fewer states than items,
 whatever the length of the texts, and nothing depends on the vocabulary's size:
 a million items take tens of megabytes.
 
-Items with the same tokens are one leaf: a column, as in `TextColumns`. Tested
+Items with the same tokens are one leaf: a column, as in `UniqueTexts`. Tested
 against nested dictionaries in `tests/reference/test_trie_reference.py`.
 """
 

@@ -14,9 +14,9 @@ from calrec_jax.recommend.dense.topk import Rows
 
 
 class WithPrior:
-  """Vectors of items with a term of each behind them, for one dot product.
+  """Vectors of items with a term appended to each, for one dot product.
 
-  Users' vectors get a 1 behind them, see `asked`.
+  Users' vectors get a 1 appended, see `queries`.
 
   Attributes:
     shape: of the vectors, their width one more.
@@ -35,7 +35,7 @@ class WithPrior:
     )
 
 
-def asked(users: Float[np.ndarray, "B D"]) -> Float[np.ndarray, "B E"]:
+def queries(users: Float[np.ndarray, "B D"]) -> Float[np.ndarray, "B E"]:
   """Users' vectors as they are compared `WithPrior`."""
   return np.pad(users, ((0, 0), (0, 1)), constant_values=1.0)
 

@@ -26,7 +26,7 @@ import gin
 import numpy as np
 
 from calrec_jax.metrics.ranking import Ranking
-from calrec_jax.recommend import protocol
+from calrec_jax.recommend import candidates, protocol
 from calrec_jax.recommend.protocol import Recommender
 
 
@@ -48,8 +48,9 @@ class Fusion:
       was fitted before the last events were known.
     users: validation users by which they are chosen, at most.
     k: damps the first ranks; 60 in the paper.
-    places: places of each member's list that count, at least; an item beyond
-      them gets nothing from that member.
+    places: Least length of each member's list; an item beyond it gets nothing
+      from that member.
+    rule: CANDIDATES, the candidate rule under which weights are chosen.
   """
 
   members: Sequence[str] = (
@@ -64,10 +65,12 @@ class Fusion:
   users: int = 2048
   k: float = 60.0
   places: int = 200
+  rule: str = candidates.DEFAULT
 
   def __post_init__(self):
     if self.by not in ("ranks", "scores"):
       raise ValueError(f'Fusion.by is {self.by!r}; choose "ranks" or "scores".')
+    candidates.check_rules([self.rule], "Fusion.rule")
     if self.k < 0:
       raise ValueError(f"Fusion.k is {self.k}; it must be at least 0.")
     for name in ("places", "users"):
@@ -97,14 +100,15 @@ class Chosen(NamedTuple):
 
   Attributes:
     weights: one for each member; 0 leaves it out.
-    how: for people, as in "chosen on 2,048 validation users".
+    how: Origin of the weights, human-readable, as in "chosen by 2,048
+      validation users".
   """
 
   weights: tuple[float, ...]
   how: str
 
 
-class Fused:
+class Fused(Recommender):
   """Joins the rankings of other recommenders."""
 
   def __init__(
@@ -118,11 +122,11 @@ class Fused:
     """Takes the recommenders whose lists are joined.
 
     Args:
-      members: the recommenders.
-      settings: how they are joined.
-      chosen: weights where the settings have no numbers; by default equal
+      members: Recommenders whose lists are joined.
+      settings: How they are joined.
+      chosen: Weights where the settings have no numbers; by default equal
         ones.
-      name: key in the metrics file.
+      name: Key in the metrics file.
 
     Raises:
       ValueError: for fewer than two members, as many weights as do not fit, or
@@ -147,11 +151,12 @@ class Fused:
         "recommenders."
       )
     joined = [pair for pair in zip(members, weights, strict=True) if pair[1]]
+    self.num_items = members[0].num_items
     self._members = [member for member, _ in joined]
     self._weights = [weight for _, weight in joined]
 
   def describe(self) -> str:
-    """One line for people: what ranks, and with which settings."""
+    """One human-readable line: what ranks, and with which settings."""
     names = [
       member.name if weight == 1 else f"{weight:g} x {member.name}"
       for member, weight in zip(self._members, self._weights, strict=True)
@@ -162,28 +167,23 @@ class Fused:
     return f"reciprocal ranks (k={self.settings.k:g}) of {joined}"
 
   def fingerprint(self) -> dict[str, Any]:
-    """What decides the members' answers beside data and settings."""
-    return protocol.fingerprints(self._members)
+    """The identities of the members."""
+    return protocol.identities(self._members)
 
-  def recommend(
-    self,
-    histories: Sequence[np.ndarray],
-    *,
-    depth: int,
-    rules: Sequence[str] = ("not_last",),
-  ) -> dict[str, Ranking]:
-    """Ranks what any member lists; see `protocol.Recommender`."""
-    places = max(depth, self.settings.places)
+  def _rank(self, request: protocol.Request) -> dict[str, Ranking]:
+    places = max(request.depth, self.settings.places)
     rankings = [
-      member.recommend(histories, depth=places, rules=rules)
+      member.recommend(request.histories, depth=places, rules=request.rules)
       for member in self._members
     ]
     return {
-      rule: self._fuse([ranking[rule] for ranking in rankings], depth)
-      for rule in rules
+      rule: self._fuse([ranking[rule] for ranking in rankings]).cut(
+        excluded, request.depth
+      )
+      for rule, excluded in request.excluded.items()
     }
 
-  def _fuse(self, rankings: Sequence[Ranking], depth: int) -> Ranking:
+  def _fuse(self, rankings: Sequence[Ranking]) -> protocol.Listed:
     items, scores = [], []
     for user in range(len(rankings[0].items)):
       rows, values = [], []
@@ -195,8 +195,7 @@ class Fused:
       summed = np.bincount(place, np.concatenate(values), len(distinct))
       items.append(distinct)
       scores.append(summed.astype(np.float32))
-    nothing = np.full((len(items), 0), protocol.EMPTY, np.int32)
-    return protocol.top_listed(items, scores, nothing, depth)
+    return protocol.Listed(items, scores)
 
 
 def shares(

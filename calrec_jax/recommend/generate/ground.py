@@ -25,13 +25,12 @@ import gin
 import numpy as np
 from jaxtyping import Float
 
-from calrec_jax.metrics.ranking import Ranking
-from calrec_jax.recommend import protocol
 from calrec_jax.recommend.baselines.bm25 import BM25, CatalogueIndex
-from calrec_jax.recommend.dense.unique_texts import TextColumns
+from calrec_jax.recommend.dense.unique_texts import UniqueTexts
 from calrec_jax.recommend.generate import match
 from calrec_jax.recommend.generate.match import Matcher
 from calrec_jax.recommend.generate.texts import GeneratedText
+from calrec_jax.recommend.protocol import Listed
 
 # Best matches of a text that are kept, at least: enough for the lists of an
 # evaluation, whose depth is not known when texts are matched ahead of it.
@@ -142,7 +141,7 @@ class Grounder:
     _, first, column = np.unique(
       index.columns, return_index=True, return_inverse=True
     )
-    self._columns = TextColumns(first[column])
+    self._columns = UniqueTexts(first[column])
 
   def matches(self, texts: Sequence[str]) -> Float[np.ndarray, "K M"]:
     """Match of each text with each distinct item text, see `Matcher.rows`."""
@@ -193,33 +192,17 @@ class Grounder:
     return self._whole(self._weigh(texts, log_probs, tokens, samples))
 
   def rank(
-    self,
-    written: Sequence[Sequence[GeneratedText]],
-    histories: Sequence[np.ndarray],
-    depth: int,
-    rules: Sequence[str],
-  ) -> dict[str, Ranking]:
-    """Ranks the catalogue for users, as their `scores` do.
+    self, written: Sequence[Sequence[GeneratedText]], reach: int
+  ) -> Listed:
+    """The best items of users, by their `scores`.
 
     Args:
-      written: the distinct texts of each user.
-      histories: catalogue rows of each user, oldest first.
-      depth: places of each list.
-      rules: of candidates, see `protocol.RULES`.
+      written: Distinct texts of each user.
+      reach: Number of items that are certainly among the result, with all
+        that tie with the last of them.
     """
-    excluded = {rule: protocol.exclusions(histories, rule) for rule in rules}
-    wanted = depth + max(
-      (rows.shape[1] for rows in excluded.values()), default=0
-    )
-    items, scores = [], []
-    for texts in written:
-      rows, values = self._candidates(texts, wanted)
-      items.append(rows)
-      scores.append(values)
-    return {
-      rule: protocol.top_listed(items, scores, excluded[rule], depth)
-      for rule in rules
-    }
+    found = [self._candidates(texts, reach) for texts in written]
+    return Listed([rows for rows, _ in found], [values for _, values in found])
 
   def _candidates(
     self, written: Sequence[GeneratedText], wanted: int
