@@ -77,6 +77,7 @@ class Protocol:
     check_rules(self.rules, "Protocol.rules")
     if not self.rules:
       raise ValueError(f"Protocol.rules is empty; choose from {RULES}")
+    check_rules([self.rule], "Protocol.rule")
     if self.rule not in self.rules:
       raise ValueError(
         f"Protocol.rule is {self.rule!r}, which Protocol.rules "
