@@ -28,6 +28,7 @@ __all__ = [
   "digest",
   "plain",
   "refuse_changes",
+  "temperature",
   "trained_split",
   "write_json",
 ]
@@ -77,6 +78,12 @@ def trained_split(record: Mapping[str, Any]) -> str:
   """The split whose targets the last stage of a lineage learned."""
   feed = record.get("training", {}).get("feed", {})
   return feed.get("Feed.split", "train")
+
+
+def temperature(record: Mapping[str, Any]) -> float | None:
+  """Temperature of the two towers; None where they were not trained here."""
+  objective = record.get("training", {}).get("Objective", {})
+  return objective.get("temperature")
 
 
 def refuse_changes(
