@@ -213,7 +213,7 @@ def run_recommender(
     histories: the users.
     catalogue: the items.
     protocol: candidate rules, depth and batch size.
-    pool: users whose lists and explanations are kept.
+    pool: users whose lists and explanations are saved.
     progress: whether to show a progress bar.
 
   Returns:
@@ -239,7 +239,7 @@ def answer_users(
   users: Sequence[History],
   catalogue: Catalogue,
   protocol: Protocol,
-  kept: set[int],
+  explained: set[int],
   *,
   done: Callable[[int], object],
   first_call: bool = True,
@@ -251,8 +251,8 @@ def answer_users(
     users: a block of them.
     catalogue: the items.
     protocol: candidate rules, depth and batch size.
-    kept: places of users whose explanations are kept.
-    done: told the number of users of each call when it is over. What it
+    explained: Indices of users whose explanations are saved.
+    done: Gets the number of users of each call when it is over. What it
       raises ends the work.
     first_call: whether the recommender has not been called by this process.
   """
@@ -270,7 +270,7 @@ def answer_users(
       recommender.name, rankings, items, catalogue, protocol, protocol.rules
     )
     block.collect(rankings, batch, start, catalogue, protocol)
-    block.listen(recommender, start, len(batch), kept)
+    block.record(recommender, start, len(batch), explained)
     block.calls.append(Call(seconds, len(batch), first_call and start == 0))
     curve = _curve(recommender, items, catalogue, protocol)
     if curve is not None:

@@ -116,7 +116,7 @@ def _evaluate_domain(
     counted=counted,
     shard=shard,
   )
-  drawn = {
+  sample = {
     "split": evaluation.split,
     "drawn_users": evaluation.users,
     "seed": evaluation.seed,
@@ -129,7 +129,7 @@ def _evaluate_domain(
     cache.catalogue,
     {
       name: {
-        **drawn,
+        **sample,
         **provenance.of_answers(
           cache,
           model if registry.needs_model([name]) else None,

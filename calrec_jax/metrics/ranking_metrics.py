@@ -32,7 +32,7 @@ def expected_ranks(
 
   With `greater` candidates scored above the target and `equal` candidates
   scored like it (itself included), the rank is `1 + greater + (equal - 1) / 2`
-  (McSherry & Najork, ECIR 2008). Ties that go on beyond the list count: the
+  (McSherry & Najork, ECIR 2008). Ties that continue beyond the list count: the
   ranking says how many there are.
 
   A target that is not listed is a miss, and that is exact: the list is
@@ -44,7 +44,7 @@ def expected_ranks(
   Args:
     ranking: lists of at least `2 * horizon` places, best first.
     targets: catalogue row of each user's next item.
-    horizon: ranks beyond this one are not told apart; the largest cutoff.
+    horizon: ranks beyond this one are not distinguished; the largest cutoff.
 
   Returns:
     Ranks from 1, in halves; infinity for a miss.
@@ -64,10 +64,11 @@ def text_ranks(
 ) -> Float[np.ndarray, " B"]:
   """The expected rank of the first item that has the target's text.
 
-  Any twin of the target counts, as in systems that compare strings. Among
-  `equal` tied candidates of which `same` are twins, the first twin is expected
-  at `greater + (equal + 1) / (same + 1)`; with one twin this is the expected
-  rank. Of a tie that goes on beyond the list only listed twins are known, so
+  Any item with identical text counts, as in systems that compare strings. Among
+  `equal` tied candidates of which `same` have the text, the first one is
+  expected at `greater + (equal + 1) / (same + 1)`; with one such item this is
+  the expected rank. Of a tie that continues beyond the list only listed ones
+  are known, so
   there the rank is an upper bound: never flattering.
 
   Args:
@@ -145,7 +146,7 @@ def horizon_of(names: tuple[str, ...]) -> int:
 
 
 def coverage(seen: Bool[np.ndarray, " N"]) -> float:
-  """The share of the catalogue that stood in at least one user's list."""
+  """The fraction of the catalogue that is in at least one user's list."""
   return float(np.count_nonzero(seen)) / len(seen)
 
 
@@ -178,6 +179,6 @@ def _check_depth(ranking: Ranking, horizon: int) -> None:
   depth = ranking.items.shape[1]
   if depth < 2 * horizon:
     raise ValueError(
-      f"Lists of {depth} places cannot give ranks up to {horizon}: ask the "
-      f"recommender for depth={2 * horizon}."
+      f"Lists of {depth} places cannot give ranks up to {horizon}: call the "
+      f"recommender with depth={2 * horizon}."
     )

@@ -148,7 +148,7 @@ def token_rows(
 def prompt_limits(feed: Feed) -> PromptLimits:
   """The bound limits; what is not bound is what the feed trains on.
 
-  Where every event is a target it stands in the row twice, in the joint
+  Where every event is a target it appears twice in the row, in the joint
   segment and alone; with at most half of the row for events that are context
   only, no joint segment is longer than three quarters of it. A model that
   counts positions from a history's start has never seen those beyond.

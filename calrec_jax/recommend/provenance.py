@@ -3,7 +3,7 @@
 Answers on disk are used again only where all of this is equal; see
 `storage.blocks`. What cannot change an answer, such as the number of processes,
 of data-parallel devices or of users in a call, is left out on purpose. Code
-counts by the explicit versions of its components, beside `Recommender.version`.
+counts by the versions of its components and by `Recommender.version`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from calrec_jax.recommend.trained_model import TrainedModel
 from calrec_jax.storage import identity
 
 _CONFIGURED = "calrec_jax.recommend"
-# Rooms whose code decides an answer, beside `Recommender.version`.
+# Rooms whose code decides an answer, apart from `Recommender.version`.
 _COMPONENTS = (data, models, recommend)
 _PACKAGES = ("calrec_jax", "jax", "jaxlib", "numpy", "bm25s")
 
@@ -65,13 +65,13 @@ def of_answers(
 
 
 def of_checkpoint(checkpoint: pathlib.Path) -> dict[str, Any]:
-  """What tells one checkpoint from another, without reading its arrays.
+  """What distinguishes one checkpoint from another, without reading its arrays.
 
   Args:
     checkpoint: Folder `checkpoint_<step>`; it may be moved and renamed.
   """
   stored = store.read_json(checkpoint, "lineage")
-  # The manifest names every chunk by numbers that no other save has drawn.
+  # The manifest names every chunk by numbers that no other save has.
   manifests = sorted((checkpoint / "state").rglob("manifest.ocdbt"))
   digest = hashlib.sha256()
   for path in manifests or [checkpoint / "state" / "_METADATA"]:

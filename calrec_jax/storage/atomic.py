@@ -1,8 +1,8 @@
 """Files that appear whole or not at all.
 
-A file is filled beside its place and moved there: readers see the old one or
-the new one, and a killed process leaves at most a hidden `.partial` file.
-Tested by `tests/unit/test_atomic.py`.
+A file is filled under a temporary name and moved into place: readers see the
+old one or the new one, and a killed process leaves at most a hidden `.partial`
+file. Tested by `tests/unit/test_atomic.py`.
 """
 
 from __future__ import annotations

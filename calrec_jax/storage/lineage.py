@@ -1,7 +1,7 @@
 """Where a checkpoint comes from: parent, data, configuration, versions.
 
 `lineage.json` lies in a stage's folder and in every checkpoint and metrics
-file made from it. A stage that goes on compares it with what it is asked to
+file made from it. A stage that resumes compares it with what it is to
 do and refuses a change that would make another run of it.
 """
 
@@ -38,7 +38,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class LineageError(ValueError):
-  """A run that would go on from something it was not started as."""
+  """A run that does not match the one it would resume."""
 
 
 def describe(
@@ -103,8 +103,8 @@ def refuse_changes(
   """
   if before is None:
     raise LineageError(
-      f"{folder} holds checkpoints but no lineage.json, which says what they "
-      "are of. Give another MODEL_DIR, or remove the folder."
+      f"{folder} holds checkpoints but no lineage.json, which says how "
+      "they were made. Give another MODEL_DIR, or remove the folder."
     )
   parts = ("parent", "data", "training")
   changed = changes(
@@ -112,7 +112,8 @@ def refuse_changes(
   )
   if changed:
     raise LineageError(
-      f"{folder} holds a run that was started otherwise:\n  "
+      f"{folder} holds a run that was started with a different configuration:"
+      "\n  "
       + "\n  ".join(changed)
       + "\nGive another MODEL_DIR, undo the change, or remove the folder."
     )

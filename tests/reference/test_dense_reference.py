@@ -83,10 +83,12 @@ def test_every_mesh_gives_the_same_bits():
   draw = np.random.default_rng(0)
   vectors = draw.normal(size=(700, 16)).astype(np.float32)
   queries = jnp.asarray(draw.normal(size=(5, 16)).astype(np.float32))
-  asked = draw.integers(0, 700, (5, 3)).astype(np.int32)
+  requested = draw.integers(0, 700, (5, 3)).astype(np.int32)
   sizes = np.ones(700, np.int32)
   first, *others = (
-    VectorIndex(vectors, sizes, chunk=64, mesh=mesh).search(queries, asked, 20)
+    VectorIndex(vectors, sizes, chunk=64, mesh=mesh).search(
+      queries, requested, 20
+    )
     for mesh in meshes()
   )
   for other in others:
@@ -102,12 +104,12 @@ def test_scores_of_users_and_all_items_never_exist_at_once():
     mesh=meshes()[1],
   )
   queries = jnp.zeros((users, 8))
-  asked = np.zeros((users, 1), np.int32)
+  requested = np.zeros((users, 1), np.int32)
   from calrec_jax.recommend.dense import topk
 
   program = topk._program(index._mesh, index.chunk, depth, None)
   compiled = program.lower(
-    index._vectors, index._sizes, queries, asked
+    index._vectors, index._sizes, queries, requested
   ).compile()
   memory = compiled.memory_analysis()
   assert memory.temp_size_in_bytes < 4 * users * items / 2
@@ -141,11 +143,11 @@ def test_an_approximate_search_finds_most_and_scores_exactly(mesh):
   vectors = small_integers(5, 3000, 6)
   queries = jnp.asarray(small_integers(6, 5, 6))
   sizes = draw.integers(1, 3, 3000).astype(np.int32)
-  asked = draw.integers(0, 3000, (5, 2)).astype(np.int32)
+  requested = draw.integers(0, 3000, (5, 2)).astype(np.int32)
   exact, approximate = (
     VectorIndex(
       vectors, sizes, chunk=64, mesh=mesh, recall_target=target
-    ).search(queries, asked, 100)
+    ).search(queries, requested, 100)
     for target in (None, 0.9)
   )
   scores = np.asarray(queries) @ vectors.T
@@ -153,7 +155,7 @@ def test_an_approximate_search_finds_most_and_scores_exactly(mesh):
   np.testing.assert_array_equal(
     approximate.scores, np.take_along_axis(scores, columns, axis=1)
   )
-  np.testing.assert_array_equal(approximate.asked, exact.asked)
+  np.testing.assert_array_equal(approximate.requested, exact.requested)
   assert all(len(set(row)) == 100 for row in columns.tolist())
   # Among ties any column will do, so the scores are compared.
   found = np.asarray(approximate.scores) >= np.asarray(exact.scores)[:, -1:]

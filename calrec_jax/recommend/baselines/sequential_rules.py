@@ -37,8 +37,8 @@ class SequentialRules:
   Attributes:
     reach: farthest distance of two purchases of a rule, 1 for neighbours only.
     decay: weight of each item of a history as a fraction of the one after it.
-    shrink: purchases that every item is given beside its own: rules of few
-      purchases count less.
+    shrink: purchases that every item is given in addition to its own: rules of
+      few purchases count less.
     asked: power of the purchases of the item in the history.
     answered: power of the purchases of the item that is ranked: 0 favours what
       is popular, 1 what is not.

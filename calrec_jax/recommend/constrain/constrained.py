@@ -31,7 +31,7 @@ class Constrained:
   """How items are written.
 
   Attributes:
-    search: `beams` for the most probable items, `samples` to draw them.
+    search: `beams` for the most probable items, `samples` to sample them.
     hypotheses: beams or samples of a user: the most items of a list.
     score: what orders them: `walk` counts only choices, among real items:
       forced tokens count nothing; `sum` is the model's own log-probability of
@@ -132,13 +132,13 @@ class ConstrainedItems(Recommender):
   def describe(self) -> str:
     """One human-readable line: what ranks, and with which settings."""
     settings = self.settings
-    drawn = (
+    search = (
       f"{settings.hypotheses} samples at temperature {settings.temperature:g}"
       if settings.search == "samples"
       else f"{settings.hypotheses} beams"
     )
     return (
-      f"{drawn} along the trie of {self._trie.num_columns} item texts, "
+      f"{search} along the trie of {self._trie.num_columns} item texts, "
       f"ordered by {settings.score}"
     )
 

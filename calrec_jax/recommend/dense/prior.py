@@ -46,7 +46,7 @@ def log_popularity(
   """log(1 + purchases) of each text: the mean over the items that have it.
 
   Items with the same text share a score, so each is given the likelihood of
-  one of them; their sum would put all of them in front of items that are
+  one of them; their sum would put all of them before items that are
   bought more often than any.
 
   Args:

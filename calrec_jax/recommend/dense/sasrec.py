@@ -71,7 +71,7 @@ class SASRecRecommender(Recommender):
       settings: Sizes of the computation.
       mesh: Devices that items and rows are spread over; by default the mesh
         that is set, if any.
-      checkpoint: What tells the parameters from others, JSON-ready, for the
+      checkpoint: What distinguishes the parameters, JSON-ready, for the
         identity of saved answers.
       trained_on: Split whose targets the parameters have learned.
       name: Key in the metrics file.
@@ -83,7 +83,7 @@ class SASRecRecommender(Recommender):
     self._mesh = placement.mesh_in_use(mesh)
     self._checkpoint = dict(checkpoint or {})
     table = np.asarray(_item_table(model, params), np.float32)
-    # Items are told apart by their ids.
+    # Items are distinguished by their ids.
     self._texts = UniqueTexts(np.arange(domain.items))
     self._index = VectorIndex(
       table[domain.first_token : domain.first_token + domain.items],
@@ -101,7 +101,7 @@ class SASRecRecommender(Recommender):
     )
 
   def fingerprint(self) -> dict[str, Any]:
-    """What decides the answers beside data and settings."""
+    """What decides the answers beyond data and settings."""
     return {
       "checkpoint": self._checkpoint,
       "device": jax.devices()[0].device_kind,

@@ -1,6 +1,6 @@
 """The unique texts of a catalogue, and lists of them as lists of items.
 
-Items with the same text cannot be told apart by their text, so a recommender
+Items with the same text cannot be distinguished by their text, so a recommender
 scores each unique text once, as one column, and the items share its score.
 Tested against full sorts in `tests/reference/test_dense_reference.py`.
 """
@@ -61,7 +61,7 @@ class BestTexts(NamedTuple):
   """Scores of B users, known of their best unique texts: see `Scores`.
 
   Attributes:
-    best: Lists of at least `Request.reach` columns; `best.asked` holds the
+    best: Lists of at least `Request.reach` columns; `best.requested` holds the
       scores of `own`.
     own: int32[B, E] rows whose scores are known, right-padded with -1; they
       include all that any rule excludes.
@@ -96,7 +96,7 @@ class BestTexts(NamedTuple):
       return  # The whole tie lies inside the list of columns.
     lost = (
       np.isin(own, excluded[excluded >= 0])
-      & (best.asked[user] == last)
+      & (best.requested[user] == last)
       & ~np.isin(self.texts.of(own[None])[0], best.columns[user])
     )
     ranking.tail_ties[user] += best.ties[user] - np.count_nonzero(lost)
@@ -133,6 +133,8 @@ def search(
   if not parts:
     nothing = Best(*(np.zeros((0, 1), np.float32) for _ in Best._fields))
     return BestTexts(nothing, own, texts)
-  columns, scores, ties, asked = map(np.concatenate, zip(*parts, strict=True))
-  best = Best(columns, scores, ties, asked[:, : own.shape[1]])
+  columns, scores, ties, requested = map(
+    np.concatenate, zip(*parts, strict=True)
+  )
+  best = Best(columns, scores, ties, requested[:, : own.shape[1]])
   return BestTexts(best, own, texts)

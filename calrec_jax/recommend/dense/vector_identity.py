@@ -62,8 +62,8 @@ def params_digest(params: Any) -> str:
   """A digest of parameters, computed where they lie.
 
   Sums of mixed bits, modulo 2^32: such sums do not depend on their order, so
-  neither does the digest on how the arrays are spread. It tells parameters
-  apart that differ by accident, not by malice.
+  neither does the digest on how the arrays are spread. It distinguishes
+  parameters that differ by accident, not by malice.
   """
   leaves = jax.tree_util.tree_leaves_with_path(params)
   sums = jax.device_get([_sums(leaf) for _, leaf in leaves])

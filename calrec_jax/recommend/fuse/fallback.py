@@ -1,6 +1,6 @@
 """Lists that are always full: what one recommender leaves empty another fills.
 
-Constrained decoding lists what it wrote, a fusion what stood in its members'
+Constrained decoding lists what it wrote, a fusion what was in its members'
 first positions. After the last item of such a list come the next recommender's
 items, in its order, without those that are listed already, until the list is
 full or there are no more candidates.
@@ -132,7 +132,7 @@ def _fill(
   Returns:
     Whether the number of ties beyond the list is certain. It is not where the
     other's list ends amid a tie whose rest may hold items that are listed
-    already: a longer list of the other's tells.
+    already: a longer list of the other's shows it.
   """
   listed = ranking.items[user][ranking.items[user] != EMPTY]
   real = extra.items != EMPTY
@@ -155,8 +155,8 @@ def _fill(
 def _below(last: np.float32, scores: np.ndarray) -> np.ndarray:
   """Scores in the same order and with the same ties, all below `last`.
 
-  Those of two recommenders have no common scale, so only the order is kept:
-  each extra value is one less, or as much less as float32 can tell.
+  Those of two recommenders have no common scale, so only the order is retained:
+  each extra value is one less, or as much less as float32 distinguishes.
   """
   steps = np.cumsum(np.diff(scores, prepend=scores[:1]) != 0) + 1
   farthest = np.float32(abs(last) + 2 * len(scores))

@@ -38,7 +38,7 @@ class Fusion:
   Attributes:
     members: names of the recommenders whose lists the recommender "fused"
       joins. By default what the model says, who buys what after what, what is
-      bought again, and whose words are like the last item's; "sasrec" beside
+      bought again, and whose words are like the last item's; "sasrec" with
       them is better still.
     by: what is joined, "scores" or "ranks". Scores want members whose scores
       say how much better an item is, as those of "dense" and "sasrec" do.
@@ -188,7 +188,7 @@ class Fused(Recommender):
     for user in range(len(rankings[0].items)):
       rows, values = [], []
       for ranking, weight in zip(rankings, self._weights, strict=True):
-        listed, parts = shares(ranking, user, self.settings)
+        listed, parts = contributions(ranking, user, self.settings)
         rows.append(listed)
         values.append(weight * parts)
       distinct, place = np.unique(np.concatenate(rows), return_inverse=True)
@@ -198,13 +198,13 @@ class Fused(Recommender):
     return protocol.Listed(items, scores)
 
 
-def shares(
+def contributions(
   ranking: Ranking, user: int, settings: Fusion
 ) -> tuple[np.ndarray, np.ndarray]:
   """The items of one list, and what each gets from it before weighing.
 
   Returns:
-    int32 rows and float64 shares.
+    int32 rows and float64 contributions.
   """
   if settings.by == "scores":
     return scaled_scores(ranking, user)
@@ -215,7 +215,7 @@ def shares(
 def mean_ranks(ranking: Ranking, user: int) -> tuple[np.ndarray, np.ndarray]:
   """The items of one list and their ranks from 1, tied ones sharing the mean.
 
-  Items of a tie that goes on beyond the list are left out.
+  Items of a tie that continues beyond the list are left out.
 
   Returns:
     int32 rows and float64 ranks.
@@ -229,7 +229,7 @@ def mean_ranks(ranking: Ranking, user: int) -> tuple[np.ndarray, np.ndarray]:
 def scaled_scores(ranking: Ranking, user: int) -> tuple[np.ndarray, np.ndarray]:
   """The items of one list and their scores, 1 at its head and 0 at its end.
 
-  Items of a tie that goes on beyond the list are left out; where all are tied
+  Items of a tie that continues beyond the list are left out; where all are tied
   they share the head.
 
   Returns:

@@ -46,7 +46,7 @@ def chosen(
     settings: How they are fused.
     cache: Token cache of the domain whose validation users choose.
     folder: Folder of the records, made when needed.
-    origin: What decides the answers of the members beside themselves.
+    origin: What decides the answers of the members beyond themselves.
   """
   made_by = identity.plain(
     {

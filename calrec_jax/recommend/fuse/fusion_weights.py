@@ -19,7 +19,7 @@ import tqdm
 from jaxtyping import Bool, Float, Float64, Int
 
 from calrec_jax.metrics import ranking_metrics
-from calrec_jax.recommend.fuse.fuse import Fusion, shares
+from calrec_jax.recommend.fuse.fuse import Fusion, contributions
 from calrec_jax.recommend.protocol import Recommender
 
 VERSION = 1  # Raise it when the same lists give other weights.
@@ -34,13 +34,13 @@ class Joined(NamedTuple):
   U users, P places for the items that any member lists, M members.
 
   Attributes:
-    shares: what an item gets from each member; 0 where it is not listed.
+    contributions: what an item gets from each member; 0 where it is not listed.
     filled: which places hold an item.
     target: the place of the user's next item; 0 where nobody lists it.
     found: which members list it.
   """
 
-  shares: Float64[np.ndarray, "U P M"]
+  contributions: Float64[np.ndarray, "U P M"]
   filled: Bool[np.ndarray, "U P"]
   target: Int[np.ndarray, " U"]
   found: Bool[np.ndarray, "U M"]
@@ -72,7 +72,7 @@ def user_ndcg(
   joined: Joined, weights: Float[np.ndarray, " M"]
 ) -> Float[np.ndarray, " U"]:
   """NDCG@10 of each user's list, joined with these weights."""
-  return _gains(joined, joined.shares @ weights, weights)
+  return _gains(joined, joined.contributions @ weights, weights)
 
 
 def join(
@@ -92,7 +92,7 @@ def join(
     np.zeros(shape[::2], bool),
   )
   for user, (items, parts) in enumerate(users):
-    joined.shares[user, : len(items)] = np.nan_to_num(parts)
+    joined.contributions[user, : len(items)] = np.nan_to_num(parts)
     joined.filled[user, : len(items)] = True
     [place] = np.nonzero(items == targets[user])
     if len(place):
@@ -107,7 +107,7 @@ def _users(
   targets: Int[np.ndarray, " U"],
   settings: Fusion,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Of each user the listed items, and [P, M] shares, NaN where not listed."""
+  """Listed items of each user, contributions [P, M], NaN where not listed."""
   rule = settings.rule
   with tqdm.tqdm(total=len(targets), desc="fused: weights", unit="user") as bar:
     for start in range(0, len(targets), _BATCH_USERS):
@@ -117,7 +117,7 @@ def _users(
         for member in members
       ]
       for user in range(len(part)):
-        lists = [shares(ranking, user, settings) for ranking in rankings]
+        lists = [contributions(ranking, user, settings) for ranking in rankings]
         items = np.unique(np.concatenate([rows for rows, _ in lists]))
         parts = np.full((len(items), len(members)), np.nan)
         for member, (rows, values) in enumerate(lists):
@@ -136,11 +136,13 @@ def _best_step(
   for member in range(len(weights)):
     others = weights.copy()
     others[member] = 0.0
-    rest = joined.shares @ others
+    rest = joined.contributions @ others
     for value in VALUES:
       trial = others.copy()
       trial[member] = value
-      reached = _gains(joined, rest + value * joined.shares[..., member], trial)
+      reached = _gains(
+        joined, rest + value * joined.contributions[..., member], trial
+      )
       more = reached - gains
       error = more.std() / np.sqrt(len(more))
       if more.mean() > max(best, error):

@@ -32,8 +32,8 @@ from calrec_jax.recommend.generate.match import Matcher
 from calrec_jax.recommend.generate.texts import GeneratedText
 from calrec_jax.recommend.protocol import Listed
 
-# Best matches of a text that are kept, at least: enough for the lists of an
-# evaluation, whose depth is not known when texts are matched ahead of it.
+# Best matches of a text that are remembered, at least: enough for the lists of
+# an evaluation, whose depth is not known when texts are matched ahead of it.
 _FEWEST_KEPT = 512
 _CHOICES = {
   "score": ("sum", "mean"),
@@ -59,8 +59,8 @@ class Grounding:
     combination: an item gets the "max" over the texts, or their "sum", which
       favours what many texts match a little over what one spells out.
     duplicates: "drop" takes a text once however often it was sampled, "count"
-      multiplies its damping by the number of samples. Samples are drawn by
-      probability already, which s_k holds: counting says it twice.
+      multiplies its damping by the number of samples. Samples follow
+      the probability already, which s_k holds: counting says it twice.
     top_texts: only so many texts of highest s_k are matched; None for all.
       Every text was paid for, and an unlikely one hardly gets in the way.
     exact_first: whether a text that spells an item matches this item best,
@@ -105,7 +105,7 @@ class Grounding:
       )
 
   def describe(self) -> str:
-    """The switches that are not as by default, for people; may be empty."""
+    """The switches that are not as by default, human-readable; may be empty."""
     parts = [
       f"{field.name} {getattr(self, field.name)}"
       for field in dataclasses.fields(self)
@@ -155,13 +155,13 @@ class Grounder:
       self._matcher.rows(texts)
 
   def best_row(self, text: str) -> int:
-    """The catalogue row a text stands for: its own, else the best match."""
+    """The catalogue row a text is of: its own, else the best match."""
     if text in self.index.rows:
       return self.index.rows[text]
     [best] = self._matcher.best([text], _FEWEST_KEPT)
     if len(best.columns):
       column = best.columns[np.argmax(best.matches)]
-    else:  # More items match it equally well than are kept.
+    else:  # More items match it equally well than are remembered.
       column = np.argmax(self.matches([text])[0])
     return int(self._columns.first_rows[column])
 
@@ -280,11 +280,11 @@ class Grounder:
       best[text] = max(best.get(text, -np.inf), float(values[place]))
       number = 1 if samples is None else samples[place]
       counts[text] = counts.get(text, 0) + number
-    kept = sorted(best, key=lambda text: -best[text])[: settings.top_texts]
-    weights = np.exp(settings.epsilon * np.array([best[t] for t in kept]))
+    chosen = sorted(best, key=lambda text: -best[text])[: settings.top_texts]
+    weights = np.exp(settings.epsilon * np.array([best[t] for t in chosen]))
     if settings.duplicates == "count":
-      weights = weights * np.array([counts[text] for text in kept])
-    return _Weighted(kept, weights)
+      weights = weights * np.array([counts[text] for text in chosen])
+    return _Weighted(chosen, weights)
 
 
 def quasi_round_robin(
