@@ -37,7 +37,7 @@ from calrec_jax import config
 from calrec_jax.models.pretrained import sources
 from calrec_jax.recommend import prompts
 from calrec_jax.recommend.constrain import trie
-from calrec_jax.recommend.dense.unique_texts import TextColumns
+from calrec_jax.recommend.dense.unique_texts import UniqueTexts
 from calrec_jax.train import stages
 
 FORMS = ("shared", "unshared", "transformers", "samples", "beams")
@@ -125,7 +125,7 @@ def _prepare(
     writer.user(history.items)
     for history in cache.histories("test", arguments.users, arguments.seed)
   ]
-  columns = TextColumns(cache.catalogue.twins)
+  columns = UniqueTexts(cache.catalogue.twins)
   texts = trie.Texts(cache.catalogue.values, cache.catalogue.offsets).take(
     columns.first_rows
   )

@@ -39,6 +39,7 @@ import tqdm
 from benchmarks.train_step import machine
 from calrec_jax.recommend.dense.topk import NO_COLUMN, VectorIndex
 from calrec_jax.recommend.dense.vector_store import CatalogueVectors
+from calrec_jax.storage.blocks import Shard
 
 _PACKAGES = ("calrec_jax", "jax", "jaxlib", "numpy")
 _BLOCK = 16384  # Vectors per file.
@@ -128,7 +129,7 @@ def stored_vectors(
     )
 
   with tqdm.tqdm(total=size, desc=f"{size:,} vectors", unit="vector") as bar:
-    vectors.complete(draw, share=0, shares=1, together=False, bar=bar)
+    vectors.complete(draw, shard=Shard(), together=False, bar=bar)
   return vectors
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import tqdm
 
 from benchmarks.train_step import machine
-from calrec_jax.recommend import protocol
+from calrec_jax.recommend import candidates, protocol
 from calrec_jax.recommend.baselines.bm25 import CatalogueIndex
 from calrec_jax.recommend.generate.ground import Grounder
 from calrec_jax.recommend.generate.texts import GeneratedText
@@ -93,9 +93,11 @@ def compare(
   start = time.process_time()
   for at in tqdm.trange(0, len(written), _BATCH_USERS, desc="best matches"):
     part = slice(at, at + _BATCH_USERS)
-    rankings.append(
-      grounder.rank(written[part], histories[part], depth, protocol.RULES)
+    request = protocol.check_request(
+      histories[part], depth, candidates.RULES, len(index)
     )
+    found = grounder.rank(written[part], request.reach)
+    rankings.append(protocol.cut(found, request))
   seconds = time.process_time() - start
   checked = min(arguments.checked, len(written), _BATCH_USERS)
   plain = Grounder(index)
@@ -107,9 +109,10 @@ def compare(
     )
     for texts in tqdm.tqdm(written[:checked], desc="whole catalogue")
   ]
-  full = protocol.rank_scores(
-    np.array(scores), histories[:checked], depth, protocol.RULES
+  request = protocol.check_request(
+    histories[:checked], depth, candidates.RULES, len(index)
   )
+  full = protocol.cut(protocol.FullScores(np.array(scores)), request)
   plain_seconds = time.process_time() - start
   for rule, ranking in full.items():
     for one, other in zip(rankings[0][rule], ranking, strict=True):

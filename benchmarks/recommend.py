@@ -31,8 +31,8 @@ from calrec_jax.evaluate import evaluate
 from calrec_jax.evaluate.evaluation import Evaluation
 from calrec_jax.evaluate.evaluator import Protocol
 from calrec_jax.recommend import registry
+from calrec_jax.recommend.candidates import EMPTY
 from calrec_jax.recommend.prompts import prompt_limits
-from calrec_jax.recommend.protocol import EMPTY
 from calrec_jax.recommend.trained_model import open_model
 from calrec_jax.runtime import partitioning
 from calrec_jax.train import stages
@@ -115,10 +115,10 @@ def measure(stage_name: str, users: int) -> dict[str, Any]:
     histories = cache.histories(evaluation.split, users, evaluation.seed)
     found = {}
     for name in evaluation.recommenders:
-      workshop = registry.Workshop(
+      factory = registry.RecommenderFactory(
         cache, model, prompt_limits(stage.feed), mesh
       )
-      found[name] = _measure_one(workshop, name, histories, cache)
+      found[name] = _measure_one(factory, name, histories, cache)
   return {
     "benchmark": "recommend",
     "schema": 1,
@@ -134,7 +134,7 @@ def measure(stage_name: str, users: int) -> dict[str, Any]:
 
 
 def _measure_one(
-  workshop: registry.Workshop,
+  factory: registry.RecommenderFactory,
   name: str,
   histories: Sequence[History],
   cache: TokenCache,
@@ -143,7 +143,7 @@ def _measure_one(
 
   Building it and the first users include compilation.
   """
-  [recommender] = workshop.make([name])
+  [recommender] = factory.make([name])
   warm = min(len(histories) // 4, Protocol().batch_users)
   items = [history.items for history in histories]
   recommender.recommend(items[:warm], depth=Protocol().depth)

@@ -62,6 +62,7 @@ _MOVED = {
 }
 _IMPORT = re.compile(r"^import calrec_jax\.([\w.]+)", flags=re.MULTILINE)
 _MACRO = "gin.macro"
+_RENAMED = {"MAX_ITEMS": "MAX_HISTORY"}  # Macros by their earlier names.
 _GIN_FLAG = re.compile(r"--gin\.([^=]+)=(.*)", flags=re.DOTALL)
 _UNKNOWN = re.compile(r"No configurable matching (?:reference )?'@?([\w./]+)")
 _NO_PARAMETER = re.compile(
@@ -351,9 +352,11 @@ def _refuse_unread_macros(
     if plain in read_by_files and name not in flags:
       del gin_config._CONFIG[name, _MACRO]
     else:
+      hint = nearest(name, [*usable, *_scoped(stages, usable)])
+      if plain in _RENAMED:
+        hint = f" It is called {_RENAMED[plain]} now."
       raise ConfigurationError(
-        f"The macro {name} is bound, but nothing reads it."
-        f"{nearest(name, [*usable, *_scoped(stages, usable)])}"
+        f"The macro {name} is bound, but nothing reads it.{hint}"
       )
   for name in sorted(read - bound):
     lacking = [stage for stage in stages if f"{stage}/{name}" not in bound]

@@ -40,6 +40,9 @@ from calrec_jax.models.pretrained.t5x_names import T5xTree
 from calrec_jax.storage import lineage
 from calrec_jax.weights.packages import WeightsError
 
+# In a Hugging Face folder: what ranking by the two towers needs beside weights.
+TOWERS_FILE = "calrec.json"
+
 
 class Cut(NamedTuple):
   """What is left of a published model's vocabulary.
@@ -202,6 +205,9 @@ def to_huggingface(
     files, special = tokenizer_export.collect(
       model.path, model.vocabulary, source
     )
+    if (temperature := lineage.temperature(model.record)) is not None:
+      text = json.dumps({"temperature": temperature}) + "\n"
+      files = [*files, (TOWERS_FILE, text.encode())]
     return export.write_folder(
       folder,
       model.config,
@@ -270,7 +276,9 @@ def _published(
     parts=lambda path: loading.read_pieces(
       source, by_path[path], shapes[path].shape, rows
     ),
-    record=_record("pretrained", published.describe(), config),
+    record=_record(
+      "pretrained", published.describe(), config, _temperature(source.path)
+    ),
     vocabulary=vocabulary,
     source=source,
   )
@@ -347,10 +355,28 @@ def _t5x(
   )
 
 
+def _temperature(folder: pathlib.Path) -> float | None:
+  """The temperature of the two towers in a folder that we have written."""
+  path = folder / TOWERS_FILE
+  if not path.is_file():
+    return None
+  try:
+    return float(json.loads(path.read_text("utf-8"))["temperature"])
+  except (ValueError, KeyError, TypeError) as error:
+    raise WeightsError(
+      f"{path} gives no temperature ({error!r}). Remove it to rank without the "
+      "prior of purchases."
+    ) from error
+
+
 def _record(
-  stage: str, parent: Mapping[str, Any], config: DecoderConfig
+  stage: str,
+  parent: Mapping[str, Any],
+  config: DecoderConfig,
+  temperature: float | None = None,
 ) -> dict[str, Any]:
   """The lineage of what was trained elsewhere."""
+  objective = {} if temperature is None else {"temperature": temperature}
   return lineage.describe(
     stage=stage,
     parent=parent,
@@ -358,6 +384,7 @@ def _record(
     training={
       "task": "–",
       "DecoderConfig": lineage.plain(dataclasses.asdict(config)),
+      **({"Objective": objective} if objective else {}),
     },
     configuration=json.dumps({}),
   )

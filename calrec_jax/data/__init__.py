@@ -7,3 +7,7 @@ batches). `dataset` names all of it for a run and `building` writes the caches
 that are missing. `seqio` writes the same documents as TFDS datasets with SeqIO
 tasks, for other trainers, and is the only room that imports TensorFlow.
 """
+
+VERSION = 1
+"""Part of the identity of saved answers: raise it where the same token cache
+gives other prompts, histories or purchases."""

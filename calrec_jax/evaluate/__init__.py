@@ -20,18 +20,17 @@ from calrec_jax.evaluate.results import Results, read_results, write_results
 from calrec_jax.evaluate.sharded import ShardedEvaluation
 from calrec_jax.evaluate.table import format_table
 from calrec_jax.metrics.intervals import Bootstrap, Interval
-from calrec_jax.storage.blocks import Job, Parts, Share
+from calrec_jax.storage.blocks import Job, Shard
 
 __all__ = [
   "Bootstrap",
   "Interval",
   "Job",
-  "Parts",
   "Protocol",
   "Results",
   "RunSide",
+  "Shard",
   "ShardedEvaluation",
-  "Share",
   "average_runs",
   "compare_runs",
   "evaluate",

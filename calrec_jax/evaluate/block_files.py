@@ -39,15 +39,17 @@ def write_block(
   columns["explanation"] = pa.array(
     [block.explanations.get(place) for place in range(len(block))], pa.string()
   )
-  for share, values in block.validity.items():
-    columns[f"validity.{share}"] = pa.array(values)
-  told: dict[str, Any] = {"calls": block.calls}
+  for name, values in block.validity.items():
+    columns[f"validity.{name}"] = pa.array(values)
+  described: dict[str, Any] = {"calls": block.calls}
   if block.curve is not None:
     curve = block.curve
     columns["curve.rank"] = _column(curve.ranks.T)
     columns["curve.text_rank"] = _column(curve.text_ranks.T)
-    told["curve"] = {"setting": curve.setting, "values": curve.values}
-  table = pa.table(columns).replace_schema_metadata({"block": json.dumps(told)})
+    described["curve"] = {"setting": curve.setting, "values": curve.values}
+  table = pa.table(columns).replace_schema_metadata(
+    {"block": json.dumps(described)}
+  )
   pq.write_table(table, path, compression="zstd")
 
 
@@ -63,7 +65,7 @@ def read_block(path: str | os.PathLike[str], user_ids: Sequence[str]) -> Block:
   """
   try:
     table = pq.read_table(path)
-    told = json.loads((table.schema.metadata or {})[b"block"])
+    described = json.loads((table.schema.metadata or {})[b"block"])
   except (pa.ArrowInvalid, KeyError, json.JSONDecodeError) as error:
     raise InputError(
       f"{path} is no block of answers ({error}). Remove it; it is made again."
@@ -84,10 +86,10 @@ def read_block(path: str | os.PathLike[str], user_ids: Sequence[str]) -> Block:
     elif kind == "validity":
       validity[rest] = _values(table[column])
   curve = None
-  if "curve" in told:
+  if "curve" in described:
     curve = CurveRanks(
-      told["curve"]["setting"],
-      tuple(told["curve"]["values"]),
+      described["curve"]["setting"],
+      tuple(described["curve"]["values"]),
       _values(table["curve.rank"]).T,
       _values(table["curve.text_rank"]).T,
     )
@@ -100,7 +102,7 @@ def read_block(path: str | os.PathLike[str], user_ids: Sequence[str]) -> Block:
     },
     validity=validity,
     curve=curve,
-    calls=[Call(*call) for call in told["calls"]],
+    calls=[Call(*call) for call in described["calls"]],
   )
 
 

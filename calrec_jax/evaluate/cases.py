@@ -1,7 +1,7 @@
 """A handful of users in full: what was bought, what was written, what matched.
 
 Means hide what a recommender does; a reader judges it from a few people. The
-users are drawn before anything runs, then half of them are taken among the
+users are sampled before anything runs, then half of them are chosen among the
 hits where there are enough, so that the page shows successes and failures.
 """
 
@@ -21,7 +21,7 @@ TEXTS = 8
 
 
 def draw_pool(num_users: int, num_cases: int, seed: int) -> set[int]:
-  """Users whose answers are kept until it is known who was a hit."""
+  """Users whose answers are saved until it is known who was a hit."""
   size = min(num_users, num_cases * POOL_PER_CASE)
   generator = np.random.default_rng(seed)
   drawn = generator.choice(num_users, size=size, replace=False)
@@ -119,7 +119,7 @@ def _texts(
 ) -> list[dict[str, Any]]:
   """The distinct generated texts, most probable first.
 
-  Equal samples become one, with the number of samples it stands for.
+  Equal samples become one, with the number of samples it represents.
   """
   merged: dict[str, dict[str, Any]] = {}
   for sample in explanation:
@@ -146,7 +146,7 @@ def _texts(
 
 
 def _item(row: int, target: int, catalogue: Catalogue) -> dict[str, Any]:
-  """An item as shown; `match` says whether it is the target or its twin."""
+  """An item as shown; `match` is "target", "twin" for its text, or empty."""
   same_text = catalogue.twins[row] == catalogue.twins[target]
   return {
     "item_id": catalogue.item_ids[row],

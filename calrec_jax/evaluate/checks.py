@@ -12,7 +12,7 @@ import numpy as np
 
 from calrec_jax.data.records import Catalogue
 from calrec_jax.metrics.ranking import Ranking
-from calrec_jax.recommend.protocol import exclusions
+from calrec_jax.recommend.candidates import exclusions
 
 
 def check(
@@ -31,7 +31,7 @@ def check(
     histories: catalogue rows of each user of the batch, oldest first.
     catalogue: the items.
     protocol: the `evaluator.Protocol`, for its depth.
-    rules: the candidate rules that were asked.
+    rules: the requested candidate rules.
 
   Raises:
     ValueError: if a rule is missing, or a list is misshapen, unsorted, holds

@@ -106,7 +106,8 @@ def average_runs(side: RunSide) -> dict[str, dict[str, Any]]:
     (`value`, `low`, `high`), and `runs`, the mean of each.
 
   Raises:
-    InputError: if the runs were not measured alike, or lack the recommender.
+    InputError: if the runs were not measured alike, or the recommender is
+      missing.
   """
   runs = _read(side)
   joined = _Joined(runs)
@@ -177,7 +178,7 @@ def format_comparison(comparison: dict[str, Any]) -> str:
   )
   if several:
     notes += (
-      "\nOf several runs a user's value is their mean; beside it the lowest "
+      "\nOf several runs a user's value is their mean; next to it the lowest "
       "and the\nhighest run. The interval is over users, not over seeds."
     )
   return "\n\n".join([*blocks, notes])
@@ -248,7 +249,7 @@ def _folders(text: str) -> tuple[pathlib.Path, ...] | None:
 def _read(side: RunSide) -> list[_Run]:
   if len(set(side.folders)) < len(side.folders):
     raise InputError(
-      f"{', '.join(map(str, side.folders))}: a run stands there twice."
+      f"{', '.join(map(str, side.folders))}: a run appears twice."
     )
   return [_Run(str(folder), read_results(folder)) for folder in side.folders]
 
@@ -317,12 +318,12 @@ def _users_of_second(one: _Run, other: _Run) -> np.ndarray:
       )
   place = {user: number for number, user in enumerate(ids[1])}
   missing = [user for user in ids[0] if user not in place]
-  further = len(ids[1]) - (len(ids[0]) - len(missing))
-  if missing or further:
+  extra = len(ids[1]) - (len(ids[0]) - len(missing))
+  if missing or extra:
     other = missing[0] if missing else next(iter(set(ids[1]) - set(ids[0])))
     raise InputError(
       f"{len(missing)} users of {where[0]} are missing in {where[1]}, and "
-      f"{further} the other way round, user {other!r} among them. Evaluate "
+      f"{extra} the other way round, user {other!r} among them. Evaluate "
       "both with the same Evaluation.users and Evaluation.seed."
     )
   order = np.array([place[user] for user in ids[0]], np.int64)

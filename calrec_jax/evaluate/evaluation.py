@@ -1,8 +1,4 @@
-"""The settings of an evaluation job.
-
-Apart from `eval`, which runs it: `python -m calrec_jax.eval` would make the
-same class twice, and gin could not tell them apart.
-"""
+"""The settings of an evaluation job; `job` runs it."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -23,9 +19,9 @@ class Evaluation:
     checkpoint: CHECKPOINT_PATH: a `checkpoint_<step>` folder or a stage's;
       None takes what the evaluated stage handed over.
     output_dir: EVAL_OUTPUT_DIR; None is `eval` in the stage's folder.
-    split: "test" or "validation".
-    users: at most so many users of a domain, drawn once; None takes all.
-    seed: of that draw.
+    split: Split of the targets, "test" or "validation".
+    users: Most users of a domain, sampled once; None takes all.
+    seed: Seed of that sample.
   """
 
   recommenders: Sequence[str] = (

@@ -16,7 +16,7 @@ import numpy as np
 import tqdm
 
 from calrec_jax.data.records import Catalogue, History
-from calrec_jax.errors import InputError, at_least, some_of
+from calrec_jax.errors import InputError, at_least, one_of, some_of
 from calrec_jax.errors import check as check_settings
 from calrec_jax.evaluate import cases, checks, slices, summary
 from calrec_jax.evaluate.results import Results
@@ -24,7 +24,12 @@ from calrec_jax.evaluate.runs import Block, Call, Run
 from calrec_jax.metrics import ranking_metrics
 from calrec_jax.metrics.intervals import Bootstrap
 from calrec_jax.metrics.ranking import Ranking
-from calrec_jax.recommend.protocol import RULES, Curve, Recommender, exclusions
+from calrec_jax.recommend.candidates import (
+  DEFAULT,
+  RULES,
+  exclusions,
+)
+from calrec_jax.recommend.protocol import Curve, Recommender
 
 
 @gin.configurable
@@ -36,7 +41,7 @@ class Protocol:
     metrics: names of the metrics, see `metrics.user_values`.
     rules: candidate rules, reported side by side: `all` items, all but the
       user's last (`not_last`), or none of the user's history (`not_seen`).
-    rule: the rule of the headline metrics and of the slices.
+    rule: CANDIDATES, the rule of the headline metrics and of the slices.
     slice_metrics: metrics that are also given per slice.
     batch_users: users in one call of a recommender.
     bootstrap: how intervals are made.
@@ -49,7 +54,7 @@ class Protocol:
 
   metrics: Sequence[str] = ranking_metrics.METRICS
   rules: Sequence[str] = RULES
-  rule: str = "not_last"
+  rule: str = DEFAULT
   slice_metrics: Sequence[str] = ("recall@10", "ndcg@10")
   batch_users: int = 256
   bootstrap: Bootstrap = dataclasses.field(default_factory=Bootstrap)
@@ -60,7 +65,7 @@ class Protocol:
 
   def __post_init__(self):
     for name in self.metrics:
-      ranking_metrics.parse(name)
+      ranking_metrics.parse(name, "Protocol.metrics")
     for field in ("slice_metrics", "compared"):
       value = getattr(self, field)
       names = (value,) if isinstance(value, str) else value
@@ -70,7 +75,9 @@ class Protocol:
           f"Protocol.{field} names {missing}, which Protocol.metrics does not "
           "list; add it there"
         )
-    check_settings(self, rules=some_of(*RULES), batch_users=at_least(1))
+    check_settings(
+      self, rules=some_of(*RULES), rule=one_of(*RULES), batch_users=at_least(1)
+    )
     if self.rule not in self.rules:
       raise InputError(
         f"Protocol.rule is {self.rule!r}, which Protocol.rules "
@@ -202,7 +209,7 @@ def run_recommender(
     histories: the users.
     catalogue: the items.
     protocol: candidate rules, depth and batch size.
-    pool: users whose lists and explanations are kept.
+    pool: users whose lists and explanations are saved.
     progress: whether to show a progress bar.
 
   Returns:
@@ -228,7 +235,7 @@ def answer_users(
   users: Sequence[History],
   catalogue: Catalogue,
   protocol: Protocol,
-  kept: set[int],
+  explained: set[int],
   *,
   done: Callable[[int], object],
   first_call: bool = True,
@@ -240,8 +247,8 @@ def answer_users(
     users: a block of them.
     catalogue: the items.
     protocol: candidate rules, depth and batch size.
-    kept: places of users whose explanations are kept.
-    done: told the number of users of each call when it is over. What it
+    explained: Indices of users whose explanations are saved.
+    done: Gets the number of users of each call when it is over. What it
       raises ends the work.
     first_call: whether the recommender has not been called by this process.
   """
@@ -259,7 +266,7 @@ def answer_users(
       recommender.name, rankings, items, catalogue, protocol, protocol.rules
     )
     block.collect(rankings, batch, start, catalogue, protocol)
-    block.listen(recommender, start, len(batch), kept)
+    block.record(recommender, start, len(batch), explained)
     block.calls.append(Call(seconds, len(batch), first_call and start == 0))
     curve = _curve(recommender, items, catalogue, protocol)
     if curve is not None:
@@ -275,16 +282,15 @@ def _curve(
   protocol: Protocol,
 ) -> Curve | None:
   """The checked curve of one call, where the recommender has one."""
-  recommend_curve = getattr(recommender, "recommend_curve", None)
-  if recommend_curve is None:
-    return None
   rules = (protocol.rule,)
-  curve = recommend_curve(items, depth=protocol.depth, rules=rules)
+  curve = recommender.recommend_curve(items, depth=protocol.depth, rules=rules)
+  if curve is None:
+    return None
   values = list(curve.rankings)
   if not values or values != sorted(values):
     raise ValueError(
       f"recommender {recommender.name!r}: the curve over {curve.setting} has "
-      f"the values {values}; give at least one, rising"
+      f"the values {values}; give at least one, ascending"
     )
   rankings = {
     value: _to_host(by_rule) for value, by_rule in curve.rankings.items()

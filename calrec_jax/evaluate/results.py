@@ -1,4 +1,4 @@
-"""Results of an evaluation, and the files they are kept in.
+"""Results of an evaluation, and the files they are saved in.
 
 `metrics.json` holds the numbers, `per_user.parquet` every user's rank under
 every recommender and rule, `cases.json` a few users in full. Files are written
@@ -103,7 +103,7 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
       f"{folder / METRICS_FILE} has schema {numbers.get('schema')}; this "
       f"version reads {SCHEMA}. Evaluate again with `calrec eval`."
     )
-  cases_file = folder / CASES_FILE  # Of single users; not kept everywhere.
+  cases_file = folder / CASES_FILE  # Of single users; not saved everywhere.
   cases = (
     json.loads(cases_file.read_text("utf-8")) if cases_file.exists() else []
   )

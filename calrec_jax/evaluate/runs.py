@@ -16,8 +16,10 @@ from calrec_jax.data.records import Catalogue, History
 from calrec_jax.evaluate.results import plain
 from calrec_jax.metrics import ranking_metrics
 from calrec_jax.metrics.ranking import Ranking
-from calrec_jax.recommend.protocol import EMPTY, Curve, Recommender
+from calrec_jax.recommend.candidates import EMPTY
+from calrec_jax.recommend.protocol import Curve, Recommender
 
+VERSION = 1  # Raise it when the same lists give other ranks or files.
 COVERAGE_CUTOFF = 10
 SHOWN_ITEMS = 10
 LISTED = max(COVERAGE_CUTOFF, SHOWN_ITEMS)
@@ -43,7 +45,7 @@ class CurveRanks:
 
   Attributes:
     setting: what is varied.
-    values: of the setting, rising.
+    values: of the setting, ascending.
     ranks: float64[K, U] under the rule of the headline, infinity for a miss.
     text_ranks: the same where any item with the target's text counts.
   """
@@ -78,8 +80,8 @@ class Block:
     text_ranks: the same where any item with the target's text counts.
     listed: int32[U, 10] for each rule, the first rows of the lists.
     scores: float32[U, 10] of those under the rule of the headline.
-    explanations: JSON of what `explain` said of users that are kept, by place.
-    validity: float64[U] for each share that was told, NaN where it was not.
+    explanations: JSON of what `explain` said of chosen users, by index.
+    validity: float64[U] for each reported fraction, NaN where it was not.
     curve: ranks along a curve, where the recommender has one.
     calls: all calls, in the order of the users.
   """
@@ -159,37 +161,33 @@ class Block:
         _ranks(rankings[settings.rule], users, catalogue, settings.horizon)
       )
 
-  def listen(
-    self, recommender: Recommender, start: int, users: int, kept: set[int]
+  def record(
+    self, recommender: Recommender, start: int, users: int, explained: set[int]
   ) -> None:
-    """Keeps what the recommender tells of its last call, where it tells.
+    """Takes what the recommender reports of its last call.
 
     Args:
       recommender: that was called.
       start: the place of the call's first user.
       users: number of them.
-      kept: places of users whose explanation is kept.
+      explained: Indices of users whose explanations are saved.
     """
-    validity = getattr(recommender, "validity", None)
-    told = {} if validity is None else validity() or {}
-    for share, value in told.items():
+    for fraction, value in recommender.validity().items():
       if value is None:
         continue
       values = np.asarray(value, np.float64)
       if values.shape not in ((), (users,)):
         raise ValueError(
-          f"recommender {recommender.name!r}: validity() gives {share!r} for "
-          f"{values.shape}; give one number, or one for each of the {users} "
-          "users"
+          f"recommender {recommender.name!r}: validity() gives {fraction!r} "
+          f"for {values.shape}; give one number, or one for each of the "
+          f"{users} users"
         )
-      column = self.validity.setdefault(share, np.full(len(self), np.nan))
+      column = self.validity.setdefault(fraction, np.full(len(self), np.nan))
       column[start : start + users] = values
-    explain = getattr(recommender, "explain", None)
-    if explain is not None:
-      for place in sorted(kept & set(range(start, start + users))):
-        self.explanations[place] = json.dumps(
-          explain(place - start), default=plain
-        )
+    for place in sorted(explained & set(range(start, start + users))):
+      explanation = recommender.explain(place - start)
+      if explanation is not None:
+        self.explanations[place] = json.dumps(explanation, default=plain)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -248,7 +246,7 @@ class Run:
     return self.block.text_ranks
 
   def seen(self, rule: str, num_items: int) -> np.ndarray:
-    """Which of the items stood in somebody's first ten, bool[N]."""
+    """Which of the items is in somebody's first ten, bool[N]."""
     top = self.block.listed[rule][:, :COVERAGE_CUTOFF]
     seen = np.zeros(num_items, bool)
     seen[top[top >= 0]] = True
@@ -273,11 +271,11 @@ class Run:
     }
 
   def mean_validity(self) -> dict[str, float]:
-    """The told shares, averaged over the users they were told of."""
+    """The reported fractions, averaged over the users they were reported of."""
     means = {}
-    for share, column in self.block.validity.items():
-      told = column[~np.isnan(column)]
-      means[share] = math.fsum(told) / len(told)
+    for fraction, column in self.block.validity.items():
+      reported = column[~np.isnan(column)]
+      means[fraction] = math.fsum(reported) / len(reported)
     return means
 
 
@@ -289,7 +287,7 @@ def join_blocks(blocks: Sequence[Block]) -> Block:
   """
   offsets = np.cumsum([0, *map(len, blocks)])
   first = blocks[0]
-  shares = dict.fromkeys(share for block in blocks for share in block.validity)
+  fractions = dict.fromkeys(name for block in blocks for name in block.validity)
   return Block(
     ranks=_by_rule([block.ranks for block in blocks]),
     text_ranks=_by_rule([block.text_ranks for block in blocks]),
@@ -301,13 +299,13 @@ def join_blocks(blocks: Sequence[Block]) -> Block:
       for place, text in block.explanations.items()
     },
     validity={
-      share: np.concatenate(
+      name: np.concatenate(
         [
-          block.validity.get(share, np.full(len(block), np.nan))
+          block.validity.get(name, np.full(len(block), np.nan))
           for block in blocks
         ]
       )
-      for share in shares
+      for name in fractions
     },
     curve=None
     if first.curve is None

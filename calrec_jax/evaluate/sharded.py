@@ -1,7 +1,8 @@
 """An evaluation that many processes do together and that can be stopped.
 
 The unit of work is one block of users under one recommender, a file; see
-`job` for who does what. When all are there one process reads them in the order
+`storage.blocks` for who does what. When all are there one process reads them in
+the order
 of the users and makes the numbers, which therefore do not depend on who did
 what, on how often the job was stopped, or on the number of processes.
 """
@@ -15,22 +16,14 @@ from typing import Any
 import tqdm
 
 from calrec_jax.data.records import Catalogue, History
-from calrec_jax.evaluate import block_files, cases, evaluator
+from calrec_jax.evaluate import block_files, cases, evaluator, runs
 from calrec_jax.evaluate.evaluator import Protocol
 from calrec_jax.evaluate.results import Results
 from calrec_jax.evaluate.runs import Run
-from calrec_jax.recommend.protocol import Recommender, answers_of
-from calrec_jax.storage import blocks as job
-from calrec_jax.storage.blocks import Job, Parts, Share
+from calrec_jax.recommend.protocol import Recommender
+from calrec_jax.storage.blocks import BlockStore, Job, Shard
 
 SHARDS_FOLDER = "shards"
-# Programs whose text decides an answer or its rank.
-_PROGRAMS = (
-  *job.RECOMMENDING,
-  "evaluate/block_files.py",
-  "evaluate/evaluator.py",
-  "evaluate/runs.py",
-)
 
 
 class _DoneByAnother(Exception):
@@ -54,15 +47,15 @@ class ShardedEvaluation:
     """Takes a job, new or begun.
 
     Args:
-      folder: of the evaluation; answers go into `shards/RECOMMENDER` there.
-      recommenders: what to measure.
-      histories: the users of the split, the same for every process.
-      catalogue: the items.
-      made_by: for each recommender, JSON-ready, what decides its answers:
+      folder: Folder of the evaluation; answers go into `shards/RECOMMENDER`.
+      recommenders: What to measure.
+      histories: Users of the split, the same for every process.
+      catalogue: Items of the domain.
+      made_by: For each recommender, JSON-ready, what decides its answers:
         data, split, checkpoint, settings, versions. What is known here
-        (protocol, blocks, program text) is added.
-      settings: how the job is cut; by default as gin configures it.
-      protocol: what to measure; by default as gin configures it.
+        (protocol, blocks) is added.
+      settings: How the job is cut; by default as gin configures it.
+      protocol: What to measure; by default as gin configures it.
 
     Raises:
       ValueError: as `evaluator.evaluate`.
@@ -78,7 +71,7 @@ class ShardedEvaluation:
     )
     common = {
       "schema": 1,
-      "program": job.code_digest(_PROGRAMS),
+      "ranks": runs.VERSION,
       "users": len(self._histories),
       "block_users": settings.block_users,
       "rules": list(self._protocol.rules),
@@ -89,13 +82,13 @@ class ShardedEvaluation:
         "seed": self._protocol.seed,
       },
     }
-    self._parts = {
-      recommender.name: Parts(
+    self._stores = {
+      recommender.name: BlockStore.under(
         pathlib.Path(folder) / SHARDS_FOLDER / recommender.name,
         {
           **common,
           **made_by[recommender.name],
-          "recommender": answers_of(recommender),
+          "recommender": recommender.identity(),
         },
         self._blocks,
       )
@@ -105,21 +98,21 @@ class ShardedEvaluation:
   def state(self) -> list[str]:
     """What is there of the job already, a line each; none for a new one."""
     lines = []
-    for name, parts in self._parts.items():
-      done = len(self._blocks) - len(parts.missing())
+    for name, store in self._stores.items():
+      done = len(self._blocks) - len(store.missing())
       if done:
         lines.append(
           f"{name}: {done} of {len(self._blocks)} blocks were done before"
         )
-      lines += [f"{name}: {line}" for line in parts.changes()]
+      lines += [f"{name}: {line}" for line in store.changes()]
     return lines
 
-  def work(self, share: Share, progress: bool = True) -> None:
+  def work(self, shard: Shard, progress: bool = True) -> None:
     """Returns when every block is done, by this process or another.
 
     Args:
-      share: which of how many processes this is.
-      progress: whether to show a progress bar, of all processes' work.
+      shard: This process among those that do the job.
+      progress: Whether to show a progress bar, of all processes' work.
     """
     called: set[str] = set()
     bar = tqdm.tqdm(
@@ -129,7 +122,7 @@ class ShardedEvaluation:
     )
     with bar:
       while missing := self._missing(bar):
-        block = share.choose(sorted(missing))
+        block = shard.choose(sorted(missing))
         for recommender in self._recommenders:
           if recommender.name in missing[block]:
             bar.set_description(recommender.name)
@@ -146,15 +139,15 @@ class ShardedEvaluation:
       FileNotFoundError: if a block is missing.
       ValueError: if a file is no block of these users.
     """
-    runs = []
+    found = []
     for recommender in self._recommenders:
-      parts = self._parts[recommender.name]
+      store = self._stores[recommender.name]
       blocks = [
-        block_files.read_block(parts.path(block), self._user_ids(block))
+        block_files.read_block(store.path(block), self._user_ids(block))
         for block in range(len(self._blocks))
       ]
       description = recommender.describe()
-      runs.append(
+      found.append(
         Run.join(
           recommender.name,
           description,
@@ -164,25 +157,25 @@ class ShardedEvaluation:
         )
       )
     return evaluator.summarise(
-      runs, self._histories, self._catalogue, self._protocol, **described
+      found, self._histories, self._catalogue, self._protocol, **described
     )
 
   def tidy(self) -> None:
     """Removes answers of other settings; these results replace theirs."""
-    for parts in self._parts.values():
-      parts.remove_others()
+    for store in self._stores.values():
+      store.remove_others()
 
   def _missing(self, bar: tqdm.tqdm) -> dict[int, list[str]]:
-    """Blocks and their recommenders that lack; shows what is there."""
+    """Recommenders of which a block is missing; shows what is there."""
     missing: dict[int, list[str]] = {}
-    for name, parts in self._parts.items():
-      for block in parts.missing():
+    for name, store in self._stores.items():
+      for block in store.missing():
         missing.setdefault(block, []).append(name)
-    lacking = sum(
+    left = sum(
       len(names) * (self._blocks[block].stop - self._blocks[block].start)
       for block, names in missing.items()
     )
-    bar.n = bar.total - lacking
+    bar.n = bar.total - left
     bar.refresh()
     return missing
 
@@ -193,8 +186,8 @@ class ShardedEvaluation:
     called: set[str],
     show: Callable[[int], object],
   ) -> None:
-    parts, users = self._parts[recommender.name], self._blocks[block]
-    path = parts.path(block)
+    store, users = self._stores[recommender.name], self._blocks[block]
+    path = store.path(block)
 
     def done(num_users: int) -> None:
       show(num_users)
@@ -217,7 +210,7 @@ class ShardedEvaluation:
       return
     finally:
       called.add(recommender.name)
-    parts.write(
+    store.write(
       block,
       functools.partial(
         block_files.write_block, block=answers, user_ids=self._user_ids(block)

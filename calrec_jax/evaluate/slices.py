@@ -74,7 +74,7 @@ def popularity_classes(
 ) -> Int[np.ndarray, " N"]:
   """Classes 0 (head), 1 (mid) and 2 (tail), each about a third of the events.
 
-  An item's class follows from the share of training events that belongs to
+  An item's class follows from the fraction of training events that belongs to
   more popular items: less than a third is head, less than two thirds is mid.
   Items with equal counts share a class, and items without events are tail.
   """

@@ -127,11 +127,15 @@ def _metrics(
   values = ranking_metrics.user_values(
     names, run.ranks[rule], run.text_ranks[rule]
   )
-  share = ranking_metrics.coverage(run.seen(rule, num_items))
+  covered = ranking_metrics.coverage(run.seen(rule, num_items))
   return {
     **named(names, settings.bootstrap.means(values)),
     # Not a mean over users: a resample of them has no interval to offer.
-    f"coverage@{COVERAGE_CUTOFF}": {"value": share, "low": None, "high": None},
+    f"coverage@{COVERAGE_CUTOFF}": {
+      "value": covered,
+      "low": None,
+      "high": None,
+    },
   }
 
 

@@ -18,7 +18,7 @@ RULE_TEXTS = {
 def format_table(results: Results) -> str:
   """The headline numbers of every recommender, aligned, best first.
 
-  Values are fractions. Brackets hold the bootstrap interval. The sign behind a
+  Values are fractions. Brackets hold the bootstrap interval. The sign after a
   difference says whether its interval leaves out zero: `+` better, `-` worse,
   `~` undecided.
 

@@ -1,13 +1,13 @@
 """How far a mean over users can be trusted: the bootstrap.
 
-Users are drawn with replacement as often as there are users, the mean is taken
+As many users as there are are sampled with replacement, the mean is taken
 again, and so on; the middle 95% of those means is the interval (percentile
 bootstrap, Efron 1979). Two recommenders are compared on the same users: the
 interval of the mean difference is much narrower than two intervals held side
 by side.
 
-Users with the same values are interchangeable, so drawing users is drawing
-how many come from each group of equal values: one multinomial draw over the
+Users with the same values are interchangeable, so sampling users is sampling
+how many come from each group of equal values: one multinomial sample over the
 groups. Ranks take few values, which makes 2,000 resamples of a million users
 as cheap as of a hundred, and independent of the order of the users.
 """
@@ -45,9 +45,9 @@ class Bootstrap:
   """Bootstrap intervals of means over users.
 
   Attributes:
-    resamples: how often the users are drawn anew.
-    confidence: share of the resampled means inside an interval.
-    seed: seed of the draws; the same values give the same interval.
+    resamples: Number of times the users are resampled.
+    confidence: Fraction of the resampled means inside an interval.
+    seed: Seed of the resamples; the same values give the same interval.
   """
 
   resamples: int = 2000
@@ -89,12 +89,12 @@ class Bootstrap:
     generator = np.random.default_rng(self.seed)
     at_once = max(1, _CHUNK_COUNTS // len(groups))
     for start in range(0, self.resamples, at_once):
-      drawn = generator.multinomial(
+      counted = generator.multinomial(
         num_users,
         counts / num_users,
         size=min(at_once, self.resamples - start),
       )
-      yield drawn @ groups / num_users
+      yield counted @ groups / num_users
 
 
 def _group_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

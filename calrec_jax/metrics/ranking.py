@@ -11,9 +11,9 @@ class Ranking(NamedTuple):
   Attributes:
     items: int32[B, depth], catalogue rows, best first; -1 fills up a list that
       has fewer candidates than places.
-    scores: float32[B, depth], never rising; -inf where `items` is -1. Only
+    scores: float32[B, depth], descending; -inf where `items` is -1. Only
       their order is comparable between recommenders.
-    tail_ties: int32[B], how many further candidates beyond the list have
+    tail_ties: int32[B], how many more candidates beyond the list have
       exactly the score of the last listed one.
   """
 

@@ -33,7 +33,7 @@ def expected_ranks(
 
   With `greater` candidates scored above the target and `equal` candidates
   scored like it (itself included), the rank is `1 + greater + (equal - 1) / 2`
-  (McSherry & Najork, ECIR 2008). Ties that go on beyond the list count: the
+  (McSherry & Najork, ECIR 2008). Ties that continue beyond the list count: the
   ranking says how many there are.
 
   A target that is not listed is a miss, and that is exact: the list is
@@ -45,7 +45,7 @@ def expected_ranks(
   Args:
     ranking: lists of at least `2 * horizon` places, best first.
     targets: catalogue row of each user's next item.
-    horizon: ranks beyond this one are not told apart; the largest cutoff.
+    horizon: ranks beyond this one are not distinguished; the largest cutoff.
 
   Returns:
     Ranks from 1, in halves; infinity for a miss.
@@ -65,10 +65,11 @@ def text_ranks(
 ) -> Float[np.ndarray, " B"]:
   """The expected rank of the first item that has the target's text.
 
-  Any twin of the target counts, as in systems that compare strings. Among
-  `equal` tied candidates of which `same` are twins, the first twin is expected
-  at `greater + (equal + 1) / (same + 1)`; with one twin this is the expected
-  rank. Of a tie that goes on beyond the list only listed twins are known, so
+  Any item with identical text counts, as in systems that compare strings. Among
+  `equal` tied candidates of which `same` have the text, the first one is
+  expected at `greater + (equal + 1) / (same + 1)`; with one such item this is
+  the expected rank. Of a tie that continues beyond the list only listed ones
+  are known, so
   there the rank is an upper bound: never flattering.
 
   Args:
@@ -109,17 +110,22 @@ def user_values(
     rank = ranks_of_text if of_text else ranks
     hit = rank <= cutoff if cutoff else np.isfinite(rank)
     safe = np.where(hit, rank, 1.0)
-    gain = {
-      "recall": np.ones_like(safe),
-      "ndcg": 1.0 / np.log2(safe + 1.0),
-      "mrr": 1.0 / safe,
-    }[kind]
-    columns.append(np.where(hit, gain, 0.0))
+    gain = {"recall": np.ones_like, "ndcg": ndcg, "mrr": np.reciprocal}[kind]
+    columns.append(np.where(hit, gain(safe), 0.0))
   return np.stack(columns, axis=1).astype(np.float64)
 
 
-def parse(name: str) -> tuple[str, int | None, bool]:
+def ndcg(ranks: Float[np.ndarray, " U"]) -> Float[np.ndarray, " U"]:
+  """NDCG of one target at each rank, from 1: 1 / log2(rank + 1)."""
+  return 1.0 / np.log2(ranks + 1.0)
+
+
+def parse(name: str, binding: str = "metrics") -> tuple[str, int | None, bool]:
   """Splits a metric's name into its kind, its cutoff and whether of text.
+
+  Args:
+    name: Name of the metric.
+    binding: Setting that names it, for the message.
 
   Raises:
     InputError: for a metric that does not exist.
@@ -127,9 +133,9 @@ def parse(name: str) -> tuple[str, int | None, bool]:
   match = _NAME.fullmatch(name)
   if not match:
     raise InputError(
-      f"Protocol.metrics names {name!r}, which does not exist. Write "
-      "recall@K, ndcg@K or mrr, with _text behind it to let any item with the "
-      "target's text count."
+      f"{binding} names {name!r}, which does not exist. Write recall@K, ndcg@K "
+      "or mrr, with _text appended to let any item with the target's text "
+      "count."
     )
   cutoff = int(match[2]) if match[2] else None
   return match[1] or "mrr", cutoff, bool(match[3])
@@ -141,7 +147,7 @@ def horizon_of(names: tuple[str, ...]) -> int:
 
 
 def coverage(seen: Bool[np.ndarray, " N"]) -> float:
-  """The share of the catalogue that stood in at least one user's list."""
+  """The fraction of the catalogue that is in at least one user's list."""
   return float(np.count_nonzero(seen)) / len(seen)
 
 
@@ -174,6 +180,6 @@ def _check_depth(ranking: Ranking, horizon: int) -> None:
   depth = ranking.items.shape[1]
   if depth < 2 * horizon:
     raise InputError(
-      f"Lists of {depth} places cannot give ranks up to {horizon}: ask the "
-      f"recommender for depth={2 * horizon}."
+      f"Lists of {depth} places cannot give ranks up to {horizon}: call the "
+      f"recommender with depth={2 * horizon}."
     )

@@ -1,7 +1,7 @@
 """Work on the device for each distinct prompt, a batch at a time.
 
 The host looks at the results of one batch while the device works on the next.
-What was found for a prompt is kept, so whoever asks again pays nothing.
+What was found for a prompt is remembered, so that it is computed once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -9,11 +9,10 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import tqdm
-from jax.sharding import Mesh
 
+from calrec_jax.recommend.domain_model import DomainModel
 from calrec_jax.recommend.memory import RecentlyUsed
-from calrec_jax.recommend.prompts import PromptWriter, TokenRows, token_rows
-from calrec_jax.runtime import placement
+from calrec_jax.recommend.prompts import TokenRows, token_rows
 
 Value = TypeVar("Value")
 
@@ -25,36 +24,34 @@ class ByPrompt(Generic[Value]):
 
   def __init__(
     self,
-    prompts: PromptWriter,
+    model: DomainModel,
     begin: Callable[[TokenRows, list[np.ndarray]], Any],
     finish: Callable[[TokenRows, Any], Sequence[Value]],
     *,
     rows: int,
-    mesh: Mesh | None,
     name: str,
     progress: bool,
   ):
     """Takes the two halves of the work.
 
     Args:
-      prompts: writes the prompts.
-      begin: gives the device a batch, with all prompts of the call; does not
+      model: Writes the prompts; rows are spread over its mesh.
+      begin: Gives the device a batch, with all prompts of the call; does not
         wait for it.
-      finish: waits, and gives the value of each prompt of the batch.
-      rows: prompts in a batch.
-      mesh: what the rows are spread over, if anything.
-      name: for the progress bar.
-      progress: whether to show one.
+      finish: Waits, and gives the value of each prompt of the batch.
+      rows: Prompts of a batch on each device.
+      name: Label of the progress bar.
+      progress: Whether to show one.
     """
-    self._prompts, self._begin, self._finish = prompts, begin, finish
-    self._rows = placement.whole_rows(rows, mesh)
+    self._model, self._begin, self._finish = model, begin, finish
+    self._rows = model.whole_rows(rows)
     self._name, self._progress = name, progress
     self._known: RecentlyUsed[bytes, Value] = RecentlyUsed(_REMEMBERED_PROMPTS)
 
   def __call__(self, histories: Sequence[np.ndarray]) -> list[Value]:
     """The values of histories; those with the same prompt share one."""
-    prompts = [self._prompts.user(history).tobytes() for history in histories]
-    return self._known.look_up(prompts, self._find)
+    prompts = self._model.history_prompts(histories)
+    return self._known.look_up([p.tobytes() for p in prompts], self._find)
 
   def _find(self, keys: list[bytes]) -> list[Value]:
     prompts = [np.frombuffer(key, np.int32) for key in keys]
@@ -79,7 +76,7 @@ class ByPrompt(Generic[Value]):
     """Batches whose work has begun, each after the next one's has, too."""
     waiting = None
     for batch in token_rows(
-      prompts, self._rows, self._prompts.limits.smallest_length
+      prompts, self._rows, self._model.limits.smallest_length
     ):
       begun = batch, self._begin(batch, prompts)
       if waiting is not None:

@@ -9,10 +9,10 @@ Value = TypeVar("Value")
 
 
 class RecentlyUsed(Generic[Key, Value]):
-  """Keeps the values that were asked for last, up to a number.
+  """Remembers the values that were used last, up to a number.
 
   Attributes:
-    capacity: how many values are kept.
+    capacity: Number of values that are remembered.
   """
 
   def __init__(self, capacity: int):

@@ -1,4 +1,4 @@
-"""Prompts that were read once, to be gone on from many times."""
+"""Prompts that were read once, to be continued many times."""
 
 import functools
 from typing import Any, NamedTuple
@@ -11,10 +11,10 @@ from calrec_jax.models.block import KeyValue
 
 
 class Prefix(NamedTuple):
-  """What is kept of B prompts.
+  """What is saved of B prompts.
 
   Attributes:
-    hidden: [B, D], the state behind each prompt, from which its next token
+    hidden: [B, D], the state after each prompt, from which its next token
       follows.
     cache: keys and values [layers, B, P, K, F].
     lengths: int32[B], tokens of each prompt; 0 for a row that holds none.
@@ -32,7 +32,7 @@ def prefill(
 
   Args:
     apply: of the decoder, with its parameters.
-    tokens: prompts, padded behind.
+    tokens: Prompts, right-padded.
     lengths: tokens of each prompt.
   """
   at = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
@@ -60,5 +60,5 @@ def read(
 
 
 def first_logits(apply: Any, prefix: Prefix) -> Float[Array, "B V"]:
-  """Logits of the token behind each prompt, float32."""
+  """Logits of the token after each prompt, float32."""
   return apply(prefix.hidden, method="logits").astype(jnp.float32)

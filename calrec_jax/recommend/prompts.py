@@ -27,16 +27,18 @@ PADDING_TOKEN = 0
 class PromptLimits:
   """How much of a history the model reads.
 
+  What is None follows from the feed that the model was trained on, see
+  `prompt_limits`; without a feed it is no limit.
+
   Attributes:
-    max_tokens: the longest prompt; the oldest items are dropped, whole, until
-      it fits. Not longer than the rows the model was trained on.
-    usual_tokens: a shorter limit that a prompt of one item alone may exceed;
-      None for none.
-    max_items: most items of a prompt, the newest; None for all that fit.
-    smallest_length: prompts are padded to this length or to its doubles.
+    max_tokens: Tokens of the longest prompt; the oldest items are dropped,
+      whole, until it fits. Not longer than the rows that were trained on.
+    usual_tokens: A shorter limit that a prompt of one item alone may exceed.
+    max_items: MAX_HISTORY, most items of a prompt, the newest.
+    smallest_length: Prompts are padded to this length or to its doubles.
   """
 
-  max_tokens: int = 1024
+  max_tokens: int | None = None
   usual_tokens: int | None = None
   max_items: int | None = None
   smallest_length: int = 128
@@ -56,8 +58,8 @@ class TokenRows(NamedTuple):
   """Padded token sequences.
 
   Attributes:
-    places: which of the given sequences each row holds, at most `rows` of
-      them; the rows behind them are empty.
+    places: Indices of the sequences that the rows hold, at most `rows` of
+      them; the rows after them are empty.
     tokens: int32[rows, P].
     lengths: int32[rows], 0 for an empty row.
   """
@@ -86,8 +88,8 @@ class PromptWriter:
     Raises:
       InputError: if `PromptLimits.max_tokens` is too short for the last item.
     """
-    kept = self.limits.max_items
-    rows = history if kept is None else history[-kept:]
+    newest = self.limits.max_items
+    rows = history if newest is None else history[-newest:]
     tokens = [self._catalogue.tokens(int(row)) for row in rows]
     if self.limits.usual_tokens is not None:
       with contextlib.suppress(tokenization.PromptTooLong):
@@ -120,9 +122,9 @@ def token_rows(
   """Pads sequences to few shapes: always `rows` rows, doubling lengths.
 
   Args:
-    sequences: int32 token ids of each sequence.
-    rows: rows of every batch.
-    smallest_length: lengths are this or its doubles.
+    sequences: Token ids of each sequence, int32.
+    rows: Number of rows of every batch.
+    smallest_length: Lengths are this or its doubles.
 
   Yields:
     Batches of equal padded length, the shortest first; together they hold
@@ -145,16 +147,34 @@ def token_rows(
 
 
 def prompt_limits(feed: Feed) -> PromptLimits:
-  """Prompts no longer than what the feed trains on.
+  """The bound limits; what is not bound is what the feed trains on.
 
-  Where every event is a target it stands in the row twice, in the joint
+  Where every event is a target it appears twice in the row, in the joint
   segment and alone; with at most half of the row for events that are context
   only, no joint segment is longer than three quarters of it. A model that
-  counts places from a history's start has never seen the places beyond.
+  counts positions from a history's start has never seen those beyond.
+
+  Args:
+    feed: Feed that the model was trained on.
+
+  Raises:
+    ValueError: for limits beyond the rows of the feed.
   """
-  twice = feed.targets == "all" and feed.item_segments
-  return PromptLimits(
-    max_tokens=feed.row_tokens,
-    usual_tokens=3 * feed.row_tokens // 4 if twice else None,
-    max_items=feed.max_history,
+  bound = PromptLimits()
+  for name in ("max_tokens", "usual_tokens"):
+    if (getattr(bound, name) or 0) > feed.row_tokens:
+      raise ValueError(
+        f"PromptLimits.{name} = {getattr(bound, name)}, but the model was "
+        f"trained on rows of Feed.row_tokens = {feed.row_tokens}. Use at most "
+        "that."
+      )
+  longest = bound.max_tokens or feed.row_tokens
+  usual = bound.usual_tokens
+  if usual is None and feed.targets == "all" and feed.item_segments:
+    usual = min(3 * feed.row_tokens // 4, longest)
+  return dataclasses.replace(
+    bound,
+    max_tokens=longest,
+    usual_tokens=usual,
+    max_items=bound.max_items or feed.max_history,
   )

@@ -1,12 +1,17 @@
-"""What every recommender answers, and how a list is cut from scores.
+"""What every recommender does: the request is checked and the list cut here.
 
-A recommender gets histories as rows of one catalogue and gives back lists,
-best first, for each asked rule of candidates. Its heavy part (a model, a text
-index) runs once; the rules only differ in what they leave out.
+A recommender gets histories as rows of one catalogue and returns lists, best
+first, one for each candidate rule of the request. It only scores: its heavy
+part (a model, a text index) runs once, whatever the rules. A new recommender
+derives from `Recommender` and implements `describe` and `_score`; one that
+joins the lists of others implements `_rank`.
 
 Tested against full sorts in `tests/unit/recommend/test_protocol.py`.
 """
 
+from __future__ import annotations
+
+import abc
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -15,102 +20,226 @@ from jaxtyping import Float, Int
 
 from calrec_jax.errors import DivergedError, InputError
 from calrec_jax.metrics.ranking import Ranking
+from calrec_jax.recommend import candidates
+from calrec_jax.recommend.candidates import DEFAULT, EMPTY
 
-RULES = ("all", "not_last", "not_seen")
-"""Which items are candidates: all of the catalogue, all but the user's last
-item, all but what the user ever had."""
 
-EMPTY = -1  # Fills a list that has fewer candidates than places.
+class Request(NamedTuple):
+  """A checked request for recommendations.
+
+  Attributes:
+    histories: int32[n] catalogue rows of each of B users, oldest first.
+    depth: Length of each list, at least 1.
+    excluded: int32[B, E] rows that are no candidates, by candidate rule, in
+      the order of the request; right-padded with -1.
+  """
+
+  histories: list[np.ndarray]
+  depth: int
+  excluded: dict[str, np.ndarray]
+
+  @property
+  def rules(self) -> tuple[str, ...]:
+    """Names of the candidate rules."""
+    return tuple(self.excluded)
+
+  @property
+  def reach(self) -> int:
+    """Length of a list from which those of all rules can be cut."""
+    widths = [rows.shape[1] for rows in self.excluded.values()]
+    return self.depth + max(widths, default=0)
+
+
+@runtime_checkable
+class Scores(Protocol):
+  """Scores of B users, from which the list of any candidate rule is cut."""
+
+  def cut(self, excluded: Int[np.ndarray, "B E"], depth: int) -> Ranking:
+    """The best `depth` candidates; equal scores by ascending row."""
+    ...
+
+
+class FullScores(NamedTuple):
+  """Scores of a whole catalogue.
+
+  Attributes:
+    values: float[B, N], one score for each catalogue row; -inf takes a row out.
+  """
+
+  values: np.ndarray
+
+  def cut(self, excluded: Int[np.ndarray, "B E"], depth: int) -> Ranking:
+    """See `top_items`."""
+    return top_items(self.values, excluded, depth)
+
+
+class Listed(NamedTuple):
+  """Scores of explicit candidates; no other item is ranked at all.
+
+  Attributes:
+    items: Distinct catalogue rows of each of B users, in any order.
+    values: Their scores.
+  """
+
+  items: Sequence[np.ndarray]
+  values: Sequence[np.ndarray]
+
+  def cut(self, excluded: Int[np.ndarray, "B E"], depth: int) -> Ranking:
+    """See `top_listed`."""
+    return top_listed(self.items, self.values, excluded, depth)
 
 
 class Curve(NamedTuple):
-  """What a recommender would have answered with other values of one setting.
+  """What a recommender would have returned with other values of a setting.
 
   Attributes:
-    setting: its name, for people: "samples".
-    rankings: for each value of the setting, rising, a ranking for each asked
-      rule, as `recommend` gives them. The value that `recommend` itself uses
-      may be among them.
+    setting: Name of the setting, human-readable: "samples".
+    rankings: Ranking by candidate rule, by value of the setting, ascending.
+      The value that `recommend` itself uses may be among them.
   """
 
   setting: str
   rankings: Mapping[int | float, Mapping[str, Ranking]]
 
 
-@runtime_checkable
-class Recommender(Protocol):
-  """Anything that ranks the items of one catalogue for a user.
-
-  Four further methods are optional; an evaluation calls those that exist.
-
-  - `validity() -> {share: number or float[B]}` tells how sound the answers of
-    the last call are: one number for each of its B users, or their mean. With
-    one for each user the result does not depend on the batch size at all.
-  - `explain(place) -> [{"text", "log_prob", "samples", "items"}]` gives the
-    texts that were written for one user of the last call, JSON-ready.
-  - `recommend_curve(histories, *, depth, rules) -> Curve` ranks with several
-    values of a setting where one piece of work serves them all, as fewer of
-    the samples that were drawn. It is called right after `recommend` with the
-    same histories, and its time is not counted.
-  - `fingerprint() -> mapping`, JSON-ready, tells what decides the answers
-    beside the dataset, the checkpoint and the gin settings of
-    `calrec_jax.recommend`, such as weights of its own. Answers kept on disk
-    are used again only where it is equal.
+class Recommender(abc.ABC):
+  """Ranks the items of one catalogue for a user.
 
   Attributes:
-    name: short and unique within an evaluation; it becomes a key of the
-      metrics file.
+    name: Short name, unique within an evaluation; a key of the metrics file.
+    num_items: Size of the catalogue, N.
+    answers_empty: Whether a user without history can be answered.
+    curve_setting: Name of the setting that `recommend_curve` varies, or None.
+    version: Version of the code that decides the answers, see `identity`.
+      Raise it when the same settings and data give other lists.
   """
 
   name: str
+  num_items: int
+  answers_empty: bool = False
+  curve_setting: str | None = None
+  version: int = 1
 
+  @abc.abstractmethod
   def describe(self) -> str:
-    """One line for people: what ranks, and with which settings."""
-    ...
+    """One human-readable line: what ranks, and with which settings."""
 
   def recommend(
     self,
     histories: Sequence[np.ndarray],
     *,
     depth: int,
-    rules: Sequence[str] = ("not_last",),
+    rules: Sequence[str] = (DEFAULT,),
   ) -> dict[str, Ranking]:
     """Ranks the catalogue for each history.
 
-    Items with equal scores stand in the order of their rows.
+    Items with equal scores are listed by ascending catalogue row.
 
     Args:
       histories: int32[n] catalogue rows of each user, oldest first.
-      depth: places of each list, at least 1.
-      rules: which candidates, out of `RULES`.
+      depth: Length of each list, at least 1.
+      rules: Candidate rules, out of `candidates.RULES`.
 
     Returns:
-      One ranking for each rule.
+      A ranking for each rule.
 
     Raises:
       ValueError: for a row outside the catalogue, an unknown rule, or an
-        empty history that this recommender has no answer for.
+        empty history where `answers_empty` is false.
     """
-    ...
+    return self._rank(self._checked(histories, depth, rules))
+
+  def recommend_curve(
+    self,
+    histories: Sequence[np.ndarray],
+    *,
+    depth: int,
+    rules: Sequence[str] = (DEFAULT,),
+  ) -> Curve | None:
+    """Ranks with several values of a setting that one piece of work serves.
+
+    An evaluation calls it right after `recommend` with the same histories; its
+    time is not counted.
+
+    Args: as of `recommend`.
+
+    Returns:
+      None for a recommender without such a setting.
+    """
+    if self.curve_setting is None:
+      return None
+    request = self._checked(histories, depth, rules)
+    scores = self._score_curve(request)
+    return Curve(
+      self.curve_setting,
+      {value: cut(scores[value], request) for value in sorted(scores)},
+    )
+
+  def validity(self) -> dict[str, float | np.ndarray | None]:
+    """How sound the answers of the last call are, by name of a fraction.
+
+    Returns:
+      For each fraction a number for each of the B users, float[B], or their
+      mean. With one for each user no result depends on the batch size.
+    """
+    return {}
+
+  def explain(self, position: int) -> list[dict[str, Any]] | None:
+    """What was written for one user of the last call, JSON-ready.
+
+    Args:
+      position: Index of the user in that call.
+
+    Returns:
+      Entries {"text", "log_prob", "samples", "items"}, the likeliest first;
+      None for a recommender that writes no texts.
+    """
+    del position
+
+  def fingerprint(self) -> dict[str, Any] | None:
+    """What decides the answers beyond data, checkpoint and gin settings.
+
+    Returns:
+      JSON-ready, such as a digest of own parameters; None for nothing.
+    """
+    return None
+
+  def identity(self) -> dict[str, Any]:
+    """What the recommender itself adds to the identity of saved answers."""
+    return {
+      "name": self.name,
+      "version": self.version,
+      "description": self.describe(),
+      "fingerprint": self.fingerprint(),
+    }
+
+  def _score(self, request: Request) -> Scores:
+    """Scores of each user, sufficient for all rules of the request."""
+    raise NotImplementedError(f"{type(self).__name__}._score")
+
+  def _score_curve(self, request: Request) -> Mapping[int | float, Scores]:
+    """Scores by value of `curve_setting`."""
+    raise NotImplementedError(f"{type(self).__name__}._score_curve")
+
+  def _rank(self, request: Request) -> dict[str, Ranking]:
+    """The list of each rule."""
+    return cut(self._score(request), request)
+
+  def _checked(
+    self, histories: Sequence[np.ndarray], depth: int, rules: Sequence[str]
+  ) -> Request:
+    return check_request(
+      histories,
+      depth,
+      rules,
+      self.num_items,
+      empty_allowed=self.answers_empty,
+    )
 
 
-def fingerprints(members: Sequence[Recommender]) -> dict[str, Any]:
-  """The `fingerprint` of one that is made of others, by their names."""
-  return {
-    member.name: fingerprint()
-    for member in members
-    if (fingerprint := getattr(member, "fingerprint", None)) is not None
-  }
-
-
-def answers_of(recommender: Recommender) -> dict[str, Any]:
-  """What a recommender says of itself, as part of what decides its answers."""
-  tell = getattr(recommender, "fingerprint", None)
-  return {
-    "name": recommender.name,
-    "description": recommender.describe(),
-    "fingerprint": None if tell is None else tell(),
-  }
+def identities(members: Sequence[Recommender]) -> dict[str, Any]:
+  """The `fingerprint` of a recommender made of others, by their names."""
+  return {member.name: member.identity() for member in members}
 
 
 def check_request(
@@ -120,29 +249,22 @@ def check_request(
   num_items: int,
   *,
   empty_allowed: bool = False,
-) -> list[np.ndarray]:
-  """Checks what a recommender was asked.
+) -> Request:
+  """Checks a request.
 
   Args:
-    histories: catalogue rows of each user, oldest first.
-    depth: places of each list.
-    rules: names out of `RULES`.
-    num_items: size of the catalogue.
-    empty_allowed: whether a user without history can be answered.
-
-  Returns:
-    The histories as int32 arrays.
+    histories: Catalogue rows of each user, oldest first.
+    depth: Length of each list.
+    rules: Names out of `candidates.RULES`.
+    num_items: Size of the catalogue.
+    empty_allowed: Whether a user without history can be answered.
 
   Raises:
-    ValueError: naming the user's place in the request and the remedy.
+    ValueError: naming the index of the user in the request and the remedy.
   """
   if depth < 1:
-    raise ValueError(f"depth is {depth}; a list has at least one place.")
-  for rule in rules:
-    if rule not in RULES:
-      raise InputError(
-        f"Unknown rule of candidates {rule!r}; there are {', '.join(RULES)}."
-      )
+    raise InputError(f"depth is {depth}; a list has at least one position.")
+  candidates.check_rules(rules)
   checked = []
   for user, history in enumerate(histories):
     rows = np.asarray(history)
@@ -153,7 +275,7 @@ def check_request(
       )
     if not rows.size and not empty_allowed:
       raise InputError(
-        f"History {user} is empty. Leave such users out, or ask a recommender "
+        f"History {user} is empty. Leave such users out, or use a recommender "
         "that needs no history, such as popularity."
       )
     outside = (rows < 0) | (rows >= num_items)
@@ -163,32 +285,11 @@ def check_request(
         f"rows 0..{num_items - 1}. Was it made with another catalogue?"
       )
     checked.append(rows.astype(np.int32))
-  return checked
-
-
-def exclusions(
-  histories: Sequence[np.ndarray], rule: str
-) -> Int[np.ndarray, "B E"]:
-  """Rows that a rule takes out of each user's candidates.
-
-  Args:
-    histories: catalogue rows of each user, oldest first.
-    rule: a name out of `RULES`.
-
-  Returns:
-    Distinct rows, rising, filled up with -1; E is what the longest needs.
-  """
-  if rule == "all":
-    out = [np.empty(0, np.int32) for _ in histories]
-  elif rule == "not_last":
-    out = [np.asarray(history[-1:], np.int32) for history in histories]
-  else:
-    out = [np.unique(history).astype(np.int32) for history in histories]
-  width = max(map(len, out), default=0)
-  filled = np.full((len(out), width), EMPTY, np.int32)
-  for user, rows in enumerate(out):
-    filled[user, : len(rows)] = rows
-  return filled
+  return Request(
+    checked,
+    depth,
+    {rule: candidates.exclusions(checked, rule) for rule in rules},
+  )
 
 
 def top_items(
@@ -199,9 +300,9 @@ def top_items(
   """Cuts the best items from the scores of a whole catalogue, exactly.
 
   Args:
-    scores: one score for each catalogue row; -inf takes a row out.
-    excluded: rows that are no candidates, filled up with -1.
-    depth: places of each list.
+    scores: One score for each catalogue row; -inf takes a row out.
+    excluded: Rows that are no candidates, right-padded with -1.
+    depth: Length of each list.
 
   Raises:
     ValueError: if a score is not a number.
@@ -217,10 +318,10 @@ def top_items(
       )
     if depth < len(row):
       last = np.partition(row, len(row) - depth)[len(row) - depth]
-      candidates = np.flatnonzero((row >= last) & (row > -np.inf))
+      rows = np.flatnonzero((row >= last) & (row > -np.inf))
     else:
-      candidates = np.flatnonzero(row > -np.inf)
-    _fill(ranking, user, candidates, row[candidates])
+      rows = np.flatnonzero(row > -np.inf)
+    _fill(ranking, user, rows, row[rows])
   return ranking
 
 
@@ -233,28 +334,23 @@ def top_listed(
   """Cuts the best from explicit candidates; no other item is ranked at all.
 
   Args:
-    items: distinct rows of each user's candidates, in any order.
-    scores: their scores.
-    excluded: rows that are no candidates, filled up with -1.
-    depth: places of each list.
+    items: Distinct rows of each user's candidates, in any order.
+    scores: Their scores.
+    excluded: Rows that are no candidates, right-padded with -1.
+    depth: Length of each list.
   """
   ranking = _blank(len(items), depth)
   for user, (rows, values) in enumerate(zip(items, scores, strict=True)):
-    keep = ~np.isin(rows, excluded[user])
-    _fill(ranking, user, rows[keep], values[keep].astype(np.float32))
+    retained = ~np.isin(rows, excluded[user])
+    _fill(ranking, user, rows[retained], values[retained].astype(np.float32))
   return ranking
 
 
-def rank_scores(
-  scores: Float[np.ndarray, "B N"],
-  histories: Sequence[np.ndarray],
-  depth: int,
-  rules: Sequence[str],
-) -> dict[str, Ranking]:
-  """One ranking for each rule from the scores of a whole catalogue."""
+def cut(scores: Scores, request: Request) -> dict[str, Ranking]:
+  """The list of each candidate rule."""
   return {
-    rule: top_items(scores, exclusions(histories, rule), depth)
-    for rule in rules
+    rule: scores.cut(excluded, request.depth)
+    for rule, excluded in request.excluded.items()
   }
 
 
@@ -269,7 +365,7 @@ def _blank(users: int, depth: int) -> Ranking:
 def _fill(
   ranking: Ranking, user: int, rows: np.ndarray, scores: np.ndarray
 ) -> None:
-  """Writes one user's list; ties stand in the order of their rows."""
+  """Writes one user's list; ties are listed by ascending row."""
   depth = ranking.items.shape[1]
   order = np.lexsort((rows, -scores))
   listed, beyond = order[:depth], order[depth:]

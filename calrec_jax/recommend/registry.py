@@ -19,17 +19,20 @@ from calrec_jax.errors import InputError
 from calrec_jax.recommend import provenance
 from calrec_jax.recommend.baselines import baselines
 from calrec_jax.recommend.baselines.bm25 import CatalogueIndex
-from calrec_jax.recommend.baselines.counted import Counted
+from calrec_jax.recommend.baselines.count_based import CountBased
 from calrec_jax.recommend.constrain import constrained, rerank
 from calrec_jax.recommend.dense import dense, sasrec_checkpoint
 from calrec_jax.recommend.dense.sasrec import SASRecRecommender
 from calrec_jax.recommend.dense.vector_store import VectorPlace
-from calrec_jax.recommend.fuse import fuse, fusion_record, padded
+from calrec_jax.recommend.domain_model import DomainModel
+from calrec_jax.recommend.fuse import fuse, fusion_record
+from calrec_jax.recommend.fuse.fallback import WithFallback
 from calrec_jax.recommend.generate import generate
 from calrec_jax.recommend.prompts import PromptLimits
 from calrec_jax.recommend.protocol import Recommender
 from calrec_jax.recommend.trained_model import TrainedModel
 from calrec_jax.storage import lineage
+from calrec_jax.storage.blocks import Shard
 
 MODEL_RECOMMENDERS = ("generate", "constrained", "dense", "fused", "reranked")
 ITEM_MODELS = ("sasrec",)
@@ -44,7 +47,7 @@ BASELINES = (
 RECOMMENDERS = (*MODEL_RECOMMENDERS, *ITEM_MODELS, *BASELINES)
 
 
-class Workshop:
+class RecommenderFactory:
   """Makes the recommenders of one domain; shares what they have in common."""
 
   def __init__(
@@ -55,24 +58,23 @@ class Workshop:
     mesh: jax.sharding.Mesh | None,
     *,
     counted: str = "train",
-    share: int = 0,
-    shares: int = 1,
+    shard: Shard | None = None,
   ):
     """Takes what the recommenders are made of.
 
     Args:
-      cache: of the domain.
-      model: a trained model, for those that need one.
-      limits: how much of a history the model reads.
-      mesh: where it runs.
-      counted: the split whose purchases are counted, as `TokenCache` takes it:
-        by popularity, sequential rules and the prior of dense.
-      share: this process's index among those that do one job together.
-      shares: how many there are.
+      cache: Token cache of the domain.
+      model: Trained model, for those that need one.
+      limits: How much of a history the model reads.
+      mesh: Devices that the model runs on.
+      counted: Split whose purchases are counted, as `TokenCache` takes it: by
+        popularity, sequential rules and the prior of dense.
+      shard: This process among those that do one job together; by default
+        the only one.
     """
     self._cache, self._model = cache, model
     self._limits, self._mesh = limits, mesh
-    self._share, self._shares = share, shares
+    self._shard = shard or Shard()
     self._counted = self._counting(counted)
 
   def make(self, names: Sequence[str]) -> list[Recommender]:
@@ -90,17 +92,17 @@ class Workshop:
         )
     return [self._make(name) for name in names]
 
-  def _make(self, name: str, counted: Counted | None = None) -> Recommender:
-    counted = counted or self._counted
+  def _make(self, name: str, counts: CountBased | None = None) -> Recommender:
+    counts = counts or self._counted
     catalogue = self._cache.catalogue
     makers: dict[str, Callable[[], Recommender]] = {
       "generate": lambda: self._generate,
-      "dense": lambda: counted.dense,
-      "constrained": lambda: padded.Padded([self._constrained, counted.dense]),
+      "dense": lambda: counts.dense,
+      "constrained": lambda: WithFallback([self._constrained, counts.dense]),
       "fused": lambda: self._fused,
-      "reranked": lambda: padded.Padded([self._reranked, self._fused]),
+      "reranked": lambda: WithFallback([self._reranked, self._fused]),
       "sasrec": lambda: self._sasrec,
-      "popularity": lambda: counted.popularity,
+      "popularity": lambda: counts.popularity,
       "last_item": lambda: baselines.LastItem(len(catalogue)),
       "own_most_frequent": lambda: baselines.OwnMostFrequent(len(catalogue)),
       "bm25_history": lambda: baselines.BM25History(
@@ -109,7 +111,7 @@ class Workshop:
       "bm25_last_item": lambda: baselines.bm25_last_item(
         catalogue.texts, self._index
       ),
-      "sequential_rules": lambda: counted.sequential_rules,
+      "sequential_rules": lambda: counts.sequential_rules,
     }
     return makers[name]()
 
@@ -117,63 +119,51 @@ class Workshop:
   def _index(self) -> CatalogueIndex:
     return CatalogueIndex(self._cache.catalogue.texts)
 
-  def _counting(self, split: str) -> Counted:
-    return Counted(
+  def _counting(self, split: str) -> CountBased:
+    return CountBased(
       split, self._cache.catalogue, self._cache.purchases, self._dense
     )
 
   def _dense(self, recent: Float[np.ndarray, " N"]) -> dense.Dense:
-    model = self._trained("dense")
     return dense.Dense(
-      model.decoder,
-      model.params,
-      self._cache.catalogue,
-      self._cache.prompt,
-      limits=self._limits,
-      temperature=model.temperature,
+      self._domain_model,
       recent=recent,
-      mesh=self._mesh,
-      place=self._vectors(model),
+      place=self._vectors(),
       progress=True,
     )
 
-  def _vectors(self, model: TrainedModel) -> VectorPlace:
-    """Where the items' vectors are kept: in the folder of the stage."""
+  def _vectors(self) -> VectorPlace:
+    """Where the items' vectors are saved: in the folder of the stage."""
+    checkpoint = self._trained.checkpoint
     return VectorPlace(
-      folder=model.checkpoint.parent / "vectors",
+      folder=checkpoint.parent / "vectors",
       domain=self._cache.name,
-      checkpoint=initial_parameters.CheckpointSource(
-        model.checkpoint
-      ).describe(),
-      share=self._share,
-      shares=self._shares,
+      checkpoint=initial_parameters.CheckpointSource(checkpoint).describe(),
+      shard=self._shard,
+    )
+
+  @functools.cached_property
+  def _domain_model(self) -> DomainModel:
+    model = self._trained
+    return DomainModel(
+      decoder=model.decoder,
+      params=model.params,
+      catalogue=self._cache.catalogue,
+      prompt=self._cache.prompt,
+      limits=self._limits,
+      mesh=self._mesh,
+      temperature=model.temperature,
     )
 
   @functools.cached_property
   def _generate(self) -> generate.GenerateAndGround:
-    model = self._trained("generate")
     return generate.GenerateAndGround(
-      model.decoder,
-      model.params,
-      self._cache.catalogue,
-      self._cache.prompt,
-      self._cache.vocabulary(),
-      index=self._index,
-      limits=self._limits,
-      mesh=self._mesh,
+      self._domain_model, self._cache.vocabulary(), index=self._index
     )
 
   @functools.cached_property
   def _constrained(self) -> constrained.ConstrainedItems:
-    model = self._trained("constrained")
-    return constrained.ConstrainedItems(
-      model.decoder,
-      model.params,
-      self._cache.catalogue,
-      self._cache.prompt,
-      limits=self._limits,
-      mesh=self._mesh,
-    )
+    return constrained.ConstrainedItems(self._domain_model)
 
   @functools.cached_property
   def _fused(self) -> Recommender:
@@ -199,11 +189,11 @@ class Workshop:
         settings,
       )
     fused = fuse.Fused(members, settings=settings, chosen=chosen)
-    return padded.Padded([fused, self._counted.dense])
+    return WithFallback([fused, self._counts.dense])
 
   def _chosen_weights(self, settings: fuse.Fusion) -> fuse.Chosen:
     """By validation users, whose targets no member may know."""
-    model = self._trained("fused")
+    model = self._trained
     for name in settings.members:
       trained_on = "train"
       if name in MODEL_RECOMMENDERS:
@@ -236,20 +226,15 @@ class Workshop:
 
   @functools.cached_property
   def _reranked(self) -> rerank.Reranked:
-    model = self._trained("reranked")
-    return rerank.Reranked(
-      self._fused,
-      model.decoder,
-      model.params,
-      self._cache.catalogue,
-      self._cache.prompt,
-      limits=self._limits,
-      mesh=self._mesh,
-    )
+    return rerank.Reranked(self._fused, self._domain_model)
 
-  def _trained(self, name: str) -> TrainedModel:
+  @property
+  def _trained(self) -> TrainedModel:
     if self._model is None:
-      raise InputError(f"The recommender {name!r} needs a checkpoint.")
+      raise InputError(
+        "A recommender of a language model needs a checkpoint "
+        f"({', '.join(MODEL_RECOMMENDERS)})."
+      )
     return self._model
 
 

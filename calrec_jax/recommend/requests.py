@@ -1,28 +1,58 @@
-"""Who asks for recommendations: histories by item id, as JSON lines."""
+"""Requests for recommendations: users of the log, or JSON lines."""
 
 from __future__ import annotations
 
 import json
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from calrec_jax import config
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.errors import InputError
 
+KNOWN = "train+validation+test"
+"""All users and purchases of the log, the newest too, as a cache names them."""
+
 
 class Request(NamedTuple):
-  """Who asks, with what history.
+  """A user and the history that is recommended from.
 
   Attributes:
-    user_id: of the log or of the file of histories.
+    user_id: Id in the log or in the file of histories.
     items: int32[n] catalogue rows, oldest first.
   """
 
   user_id: str
   items: np.ndarray
+
+
+def of_log(cache: TokenCache, users: Sequence[str] | None) -> list[Request]:
+  """Requests of users of the log, from all that is known of them.
+
+  Args:
+    cache: Token cache of the domain.
+    users: Ids of users; None for all.
+
+  Raises:
+    ValueError: for an unknown user, with the nearest one.
+  """
+  known = {
+    document.user_id: document.items
+    for document in cache.documents(
+      KNOWN, np.arange(cache.num_documents(KNOWN))
+    )
+  }
+  for user in users or ():
+    if user not in known:
+      raise ValueError(
+        f"--user={user}: {cache.name} has no such user."
+        f"{config.nearest(user, known)}"
+      )
+  return [Request(user, known[user]) for user in users or known]
 
 
 def read_histories(
@@ -31,9 +61,9 @@ def read_histories(
   """Reads histories by item id.
 
   Args:
-    path: JSON lines with `user_id` and `items`.
-    cache: of the domain.
-    skip_unknown: whether items outside the catalogue are left out.
+    path: File of JSON lines with `user_id` and `items`.
+    cache: Token cache of the domain.
+    skip_unknown: Whether items outside the catalogue are left out.
 
   Raises:
     InputError: with file and line of what cannot be used.

@@ -15,6 +15,7 @@ from calrec_jax.errors import InputError
 from calrec_jax.models.decoder import Decoder, DecoderConfig
 from calrec_jax.models.families import ModelConfig, abstract_params
 from calrec_jax.runtime import partitioning
+from calrec_jax.storage import lineage
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,10 +23,10 @@ class TrainedModel:
   """A decoder with its parameters, as a checkpoint holds them.
 
   Attributes:
-    decoder: the module.
-    params: on the devices of the active mesh.
-    checkpoint: the folder it came from.
-    lineage: where that checkpoint comes from.
+    decoder: Module of the model.
+    params: Parameters, on the devices of the active mesh.
+    checkpoint: Folder that they were read from.
+    lineage: Lineage of that checkpoint.
   """
 
   decoder: Decoder
@@ -35,9 +36,8 @@ class TrainedModel:
 
   @property
   def temperature(self) -> float | None:
-    """Of the towers' training; None for a model that was not trained here."""
-    objective = self.lineage.get("training", {}).get("Objective", {})
-    return objective.get("temperature")
+    """Temperature that the towers were trained with; None if not known."""
+    return lineage.temperature(self.lineage)
 
 
 def load_model(

@@ -1,33 +1,34 @@
-"""A job over many users: cut into blocks that any number of processes do.
+"""Saved work: cut into blocks that any number of processes do.
 
-The users are cut into blocks of a fixed size, whoever works on them. What is
-found for a block is one file, written beside its place and moved there, in a
-folder that is named after everything that decides it: answers of different
-settings never meet, and what is there need not be done again. Processes share
-nothing but that folder. Each does its own share, the blocks whose number
-leaves its index when divided by the number of processes; who is done early
-does what others have not done yet. So nobody waits for a process that died,
-and a job may go on with another number of processes than it began with.
+The work, users or item texts, is cut into blocks of a fixed size, whoever does
+them. The result of a block is one file, which appears whole or not at all, in
+a folder that belongs to one identity (`storage.identity`): results of
+different settings never mix, and what is there is not computed again. The
+processes share nothing but that folder. Each does the blocks of its own shard,
+then those that others have not done yet. So nobody waits for a process that
+died, and a job may be resumed by another number of processes.
 """
 
+from __future__ import annotations
+
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
 
 from calrec_jax.errors import InputError, at_least, check
-from calrec_jax.storage import atomic, lineage
+from calrec_jax.storage import atomic, identity
 
-MADE_BY_FILE = "made_by.json"
-# Programs whose text decides what a recommender answers; see `code_digest`.
-RECOMMENDING = ("data", "models", "metrics", "recommend")
-_DIGITS = 16  # Of the fingerprint, in the name of a folder.
+IDENTITY_FILE = "identity.json"
+
+
+class BlocksError(ValueError):
+  """A folder of blocks that cannot be used."""
 
 
 @gin.configurable
@@ -49,28 +50,31 @@ class Job:
 
   def blocks(self, num_users: int) -> list[slice]:
     """The users of each block."""
-    size = self.block_users
-    return [
-      slice(start, min(start + size, num_users))
-      for start in range(0, num_users, size)
-    ]
+    return cut(num_users, self.block_users)
+
+
+def cut(count: int, size: int) -> list[slice]:
+  """Slices of `size`, the last one shorter, that cover `count` entries."""
+  return [
+    slice(start, min(start + size, count)) for start in range(0, count, size)
+  ]
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
-  """Which of how many processes this is.
+class Shard:
+  """Part of a job that one of several processes does first.
 
   Attributes:
-    index: from 0; process 0 writes the result.
-    count: of processes.
+    index: Index of the process, from 0; process 0 writes the result.
+    count: Number of processes.
   """
 
   index: int = 0
   count: int = 1
 
   @classmethod
-  def parse(cls, text: str) -> "Share":
-    """The share that `--shard=0/4` means.
+  def parse(cls, text: str) -> Shard:
+    """The shard that `--shard=0/4` means.
 
     Raises:
       InputError: for anything else.
@@ -86,111 +90,159 @@ class Share:
     return cls(int(index), int(count))
 
   def choose(self, missing: Sequence[int]) -> int:
-    """The block to do next: of one's own the first, else one of others.
+    """The block to do next: the first of one's own, else one of others.
 
     Of others' blocks the last ones are taken, which their owners would come to
-    last, and by each helper another one.
+    last, and by each helper a different one.
     """
     own = [block for block in missing if block % self.count == self.index]
     return own[0] if own else missing[-1 - self.index % len(missing)]
 
 
-class Parts:
-  """Finished blocks of one piece of work, as files in a folder of their own.
+class BlockStore:
+  """Finished blocks of one piece of work, as files of one folder.
 
   Attributes:
-    made_by: everything that decides the content of the files.
-    folder: where they are.
+    folder: Folder of the files, made when first written to.
+    identity: Everything that decides the content of the files.
+    blocks: The entries of each block.
   """
 
   def __init__(
     self,
+    folder: str | os.PathLike[str],
+    identity: Mapping[str, Any],
+    blocks: Sequence[slice],
+    suffix: str = ".parquet",
+  ):
+    """Takes a folder that holds, or is to hold, this work.
+
+    Args:
+      folder: Folder of the files.
+      identity: JSON-ready; everything that decides the content of the files.
+      blocks: The entries of each block.
+      suffix: Suffix of the files.
+    """
+    self.folder = pathlib.Path(folder)
+    # As it is read back, so that the two can be compared.
+    self.identity = json.loads(json.dumps(identity, default=str))
+    self.blocks, self._suffix = list(blocks), suffix
+
+  @classmethod
+  def under(
+    cls,
     root: str | os.PathLike[str],
     made_by: Mapping[str, Any],
     blocks: Sequence[slice],
     suffix: str = ".parquet",
-  ):
-    """Takes the folder `root/FINGERPRINT`; it is made when first written to.
-
-    Args:
-      root: holds the parts of this work, and of the same under other settings.
-      made_by: JSON-ready; everything that decides the content of the files.
-      blocks: the users of each block.
-      suffix: of the files.
-    """
-    # As it is read back, so that the two can be compared.
-    self.made_by = json.loads(json.dumps(made_by, default=str))
-    self._root = pathlib.Path(root)
-    self.folder = self._root / lineage.digest(self.made_by)[:_DIGITS]
-    self._blocks, self._suffix = list(blocks), suffix
+  ) -> BlockStore:
+    """The store `root/DIGEST`, beside those of the work's other identities."""
+    store = cls(root, made_by, blocks, suffix)
+    store.folder /= identity.short_digest(store.identity)
+    return store
 
   def path(self, block: int) -> pathlib.Path:
-    """The file of a block, named after its first user."""
-    return self.folder / f"{self._blocks[block].start:09d}{self._suffix}"
+    """The file of a block, named after its first entry."""
+    return self.folder / f"{self.blocks[block].start:09d}{self._suffix}"
 
   def missing(self) -> list[int]:
-    """The blocks that have no file yet, rising."""
+    """The blocks that have no file yet, ascending."""
     there = set(os.listdir(self.folder)) if self.folder.is_dir() else set()
     return [
       block
-      for block in range(len(self._blocks))
+      for block in range(len(self.blocks))
       if self.path(block).name not in there
     ]
 
+  def entries(self, blocks: Sequence[int] | None = None) -> int:
+    """Number of entries of some blocks, by default of all."""
+    chosen = range(len(self.blocks)) if blocks is None else blocks
+    return sum(self.blocks[n].stop - self.blocks[n].start for n in chosen)
+
+  def unfinished(
+    self, shard: Shard, show: Callable[[int], object]
+  ) -> Iterator[int]:
+    """Blocks to compute and `write`, one after another, until none is missing.
+
+    Args:
+      shard: This process among those that share the folder.
+      show: Gets the number of finished entries, of all processes, at each step.
+    """
+    while missing := self.missing():
+      show(self.entries() - self.entries(missing))
+      yield shard.choose(missing)
+    show(self.entries())
+
   def write(self, block: int, write: Callable[[str], object]) -> None:
     """Lets `write` fill a block's file, which appears whole or not at all."""
-    made_by = self.folder / MADE_BY_FILE
-    if not made_by.exists():
-      text = json.dumps(self.made_by, indent=1, sort_keys=True) + "\n"
-      atomic.write_text(made_by, text)
+    if not (self.folder / IDENTITY_FILE).exists():
+      self._write_identity()
     with atomic.replacing(self.path(block)) as part:
       write(str(part))
 
+  def claim(self) -> None:
+    """Takes a folder of a fixed name for this identity.
+
+    Raises:
+      BlocksError: if it belongs to another identity, or cannot be made.
+    """
+    record = self.folder / IDENTITY_FILE
+    try:
+      self.folder.mkdir(parents=True, exist_ok=True)
+      if not record.exists():
+        if any(self.folder.glob(f"*{self._suffix}")):
+          raise BlocksError(
+            f"{self.folder} holds *{self._suffix} files but no "
+            f"{IDENTITY_FILE}, which says what they were made from."
+          )
+        self._write_identity()
+    except OSError as error:
+      raise BlocksError(f"{self.folder} cannot be made: {error}.") from error
+    changed = identity.changes(_read(record), self.identity)
+    if changed:
+      raise BlocksError(
+        f"{self.folder} does not match:\n  " + "\n  ".join(changed)
+      )
+
   def changes(self) -> list[str]:
-    """What other settings left here, a line each: what differs from these."""
+    """What other identities left beside this folder, and how they differ."""
     lines = []
     for folder in self._others():
       try:
-        before = json.loads((folder / MADE_BY_FILE).read_text("utf-8"))
-      except (OSError, json.JSONDecodeError):
-        before = {}
-      changed = lineage.changes(before, self.made_by)
+        before = _read(folder / IDENTITY_FILE)
+      except BlocksError:
+        lines.append(f"{folder} is of an earlier version and not used")
+        continue
+      changed = identity.changes(before, self.identity)
       shown = "; ".join(changed[:4]) + ("; ..." if len(changed) > 4 else "")
       lines.append(f"{folder} is of other settings and not used: {shown}")
     return lines
 
   def remove_others(self) -> None:
-    """Removes what other settings left here."""
+    """Removes what other identities left beside this folder."""
     for folder in self._others():
       shutil.rmtree(folder, ignore_errors=True)
 
+  def _write_identity(self) -> None:
+    text = json.dumps(self.identity, indent=2, sort_keys=True) + "\n"
+    atomic.write_text(self.folder / IDENTITY_FILE, text)
+
   def _others(self) -> list[pathlib.Path]:
-    if not self._root.is_dir():
+    root = self.folder.parent
+    if not root.is_dir():
       return []
     return sorted(
       folder
-      for folder in self._root.iterdir()
+      for folder in root.iterdir()
       if folder.is_dir() and folder != self.folder
     )
 
 
-def code_digest(files: Collection[str]) -> str:
-  """sha256 of this package's program text.
-
-  Answers of another version of the program are not to be used again, even
-  where nobody has raised a version number.
-
-  Args:
-    files: modules and folders of the package, such as `recommend`.
-  """
-  package = pathlib.Path(__file__).parents[1]
-  digest = hashlib.sha256()
-  for name in sorted(files):
-    place = package / name
-    found = [place] if place.is_file() else sorted(place.rglob("*.py"))
-    if not found:
-      raise FileNotFoundError(f"{place} holds no program text.")
-    for path in found:
-      digest.update(str(path.relative_to(package)).encode())
-      digest.update(path.read_bytes())
-  return digest.hexdigest()
+def _read(record: pathlib.Path) -> dict[str, Any]:
+  try:
+    return json.loads(record.read_text("utf-8"))
+  except (OSError, ValueError) as fault:
+    raise BlocksError(
+      f"{record} cannot be read ({fault}). Remove the folder; its files are "
+      "computed again."
+    ) from fault

@@ -1,13 +1,12 @@
 """Where a checkpoint comes from: parent, data, configuration, versions.
 
 `lineage.json` lies in a stage's folder and in every checkpoint and metrics
-file made from it. A stage that goes on compares it with what it is asked to
+file made from it. A stage that resumes compares it with what it is to
 do and refuses a change that would make another run of it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import pathlib
@@ -20,13 +19,27 @@ import jax
 
 from calrec_jax.errors import CalrecError
 from calrec_jax.storage import atomic
+from calrec_jax.storage.identity import changes, digest, plain
+
+__all__ = [
+  "LineageError",
+  "changes",
+  "copy_files",
+  "describe",
+  "digest",
+  "plain",
+  "refuse_changes",
+  "temperature",
+  "trained_split",
+  "write_json",
+]
 
 SCHEMA = 1
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class LineageError(CalrecError, ValueError):
-  """A run that would go on from something it was not started as."""
+  """A run that does not match the one it would resume."""
 
 
 def describe(
@@ -68,20 +81,10 @@ def trained_split(record: Mapping[str, Any]) -> str:
   return feed.get("Feed.split", "train")
 
 
-def digest(value: Any) -> str:
-  """sha256 of a text, or of a JSON value with sorted keys."""
-  if not isinstance(value, str):
-    value = json.dumps(value, sort_keys=True, default=str)
-  return hashlib.sha256(value.encode()).hexdigest()
-
-
-def plain(value: Any) -> Any:
-  """The value as JSON gives it back: lists for tuples."""
-  if isinstance(value, Mapping):
-    return {key: plain(child) for key, child in value.items()}
-  if isinstance(value, tuple | list):
-    return [plain(child) for child in value]
-  return value
+def temperature(record: Mapping[str, Any]) -> float | None:
+  """Temperature of the two towers; None where they were not trained here."""
+  objective = record.get("training", {}).get("Objective", {})
+  return objective.get("temperature")
 
 
 def refuse_changes(
@@ -101,8 +104,8 @@ def refuse_changes(
   """
   if before is None:
     raise LineageError(
-      f"{folder} holds checkpoints but no lineage.json, which says what they "
-      "are of. Give another MODEL_DIR, or remove the folder."
+      f"{folder} holds checkpoints but no lineage.json, which says how "
+      "they were made. Give another MODEL_DIR, or remove the folder."
     )
   parts = ("parent", "data", "training")
   changed = changes(
@@ -110,20 +113,11 @@ def refuse_changes(
   )
   if changed:
     raise LineageError(
-      f"{folder} holds a run that was started otherwise:\n  "
+      f"{folder} holds a run that was started with a different configuration:"
+      "\n  "
       + "\n  ".join(changed)
       + "\nGive another MODEL_DIR, undo the change, or remove the folder."
     )
-
-
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-  """What differs between two records, by the path of the value."""
-  old, new = _flat(before), _flat(now)
-  return [
-    f"{key}: was {old.get(key)!r}, is {new.get(key)!r}"
-    for key in sorted(old.keys() | new.keys())
-    if old.get(key) != new.get(key)
-  ]
 
 
 def copy_files(files: Iterable[str], folder: pathlib.Path) -> None:
@@ -137,12 +131,3 @@ def copy_files(files: Iterable[str], folder: pathlib.Path) -> None:
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes a JSON file atomically."""
   atomic.write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-  if isinstance(value, Mapping):
-    parts: dict[str, Any] = {}
-    for key, child in value.items():
-      parts.update(_flat(child, f"{prefix}.{key}" if prefix else str(key)))
-    return parts
-  return {prefix: value}

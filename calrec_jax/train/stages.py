@@ -325,7 +325,7 @@ def _require_item_feed(stage: Stage) -> None:
   if stage.feed.max_history is None or stage.feed.max_history > longest:
     raise InputError(
       f"Feed.max_history = {stage.feed.max_history}, but the model has "
-      f"positions for SASRecConfig.max_items = {longest}. Set MAX_ITEMS."
+      f"positions for SASRecConfig.max_items = {longest}. Set MAX_HISTORY."
     )
   if stage.feed.item_segments:
     raise InputError(

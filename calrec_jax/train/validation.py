@@ -30,8 +30,10 @@ from calrec_jax.errors import (
 from calrec_jax.metrics import ranking_metrics
 from calrec_jax.metrics.weighted_sum import WeightedSum
 from calrec_jax.models.row_objective import RowObjective
+from calrec_jax.recommend import candidates
 from calrec_jax.recommend.dense.dense import Dense
 from calrec_jax.recommend.dense.sasrec import SASRecRecommender
+from calrec_jax.recommend.domain_model import DomainModel
 from calrec_jax.recommend.prompts import prompt_limits
 from calrec_jax.recommend.protocol import RULES, Recommender
 from calrec_jax.runtime import placement
@@ -53,7 +55,7 @@ class Validation:
       computed and the catalogue is not encoded, which is most of a validation's
       time (then CheckpointPolicy.best_metric is "loss", and
       best_is_highest False).
-    rule: candidates: "all", "not_last" or "not_seen".
+    rule: CANDIDATES, the candidate rule: "all", "not_last" or "not_seen".
     seed: of the draw of users.
     at_start: whether a stage's start is validated too, as step 0, and saved as
       a candidate for the best: what a stage hands over is then never worse
@@ -66,7 +68,7 @@ class Validation:
   period: int = 500
   users: int | None = 512
   metrics: Sequence[str] = ("recall@1", "recall@10", "ndcg@10")
-  rule: str = "not_last"
+  rule: str = candidates.DEFAULT
   seed: int = 0
   at_start: bool = False
   patience: int | None = None
@@ -155,10 +157,12 @@ class Validator:
     if isinstance(cache, ItemCache):
       return SASRecRecommender(self._decoder, params, cache.domain)
     return Dense(
-      self._decoder,
-      params,
-      cache.catalogue,
-      cache.prompt,
-      limits=prompt_limits(self._feed.feed),
-      temperature=self._objective.temperature,
+      DomainModel(
+        decoder=self._decoder,
+        params=params,
+        catalogue=cache.catalogue,
+        prompt=cache.prompt,
+        limits=prompt_limits(self._feed.feed),
+        temperature=self._objective.temperature,
+      )
     )

@@ -23,9 +23,9 @@ BASELINES = "('popularity', 'last_item', 'bm25_history')"
 _PROGRAM = """
 import os, pathlib, signal, sys
 from calrec_jax.__main__ import main
-from calrec_jax.storage.blocks import Parts
+from calrec_jax.storage.blocks import BlockStore
 
-written, write_part = 0, Parts.write
+written, write_part = 0, BlockStore.write
 
 def dying(parts, block, write):
   def write_half(path):
@@ -40,7 +40,7 @@ def dying(parts, block, write):
   write_part(parts, block, write_half)
 
 if __name__ == "__main__":
-  Parts.write = dying
+  BlockStore.write = dying
   sys.exit(main(sys.argv[2:]))
 """
 

@@ -38,7 +38,7 @@ MODEL_DIR = "{folder}/sasrec"
 # Another vocabulary than the language model's, which changes no item.
 VOCABULARY_SIZE = 300
 
-MAX_ITEMS = 6
+MAX_HISTORY = 6
 LEARNING_RATE = 3e-2
 SASRecConfig.width = 16
 SASRecConfig.dropout = 0.2

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from calrec_jax.recommend import protocol
+from calrec_jax.recommend import candidates
 from calrec_jax.recommend.dense.topk import VectorIndex
-from calrec_jax.recommend.dense.unique_texts import TextColumns
+from calrec_jax.recommend.dense.unique_texts import BestTexts, UniqueTexts
 
 USERS, WIDTH, ITEMS, SIZE = 6, 4, 150, 3
 
@@ -33,7 +33,7 @@ def world(seed):
   for row in range(ITEMS):
     if draw.random() < 0.3:
       twins[row] = twins[draw.integers(0, row + 1)]
-  texts = TextColumns(twins)
+  texts = UniqueTexts(twins)
   vectors = small_integers(seed + 1, len(texts), SIZE)
   queries = small_integers(seed + 2, USERS, SIZE)
   histories = [
@@ -59,14 +59,14 @@ def test_lists_and_ties_are_those_of_a_full_sort(mesh, depth):
   for seed in range(0, 40, 10):
     texts, vectors, queries, histories = world(seed)
     index = VectorIndex(vectors, texts.sizes, chunk=16, mesh=mesh)
-    own = protocol.exclusions(histories, "not_seen")
+    own = candidates.exclusions(histories, "not_seen")
     own = np.pad(own, ((0, 0), (0, WIDTH - own.shape[1])), constant_values=-1)
     best = index.search(jnp.asarray(queries), texts.of(own), depth + WIDTH)
     best = type(best)(*map(np.asarray, best))
     scores = (queries @ vectors.T)[:, texts.columns]
-    for rule in protocol.RULES:
-      excluded = protocol.exclusions(histories, rule)
-      ranking = texts.cut(best, own, excluded, depth)
+    for rule in candidates.RULES:
+      excluded = candidates.exclusions(histories, rule)
+      ranking = BestTexts(best, own, texts).cut(excluded, depth)
       for user in range(USERS):
         items, ties = full_sort(scores[user], excluded[user], depth)
         assert ranking.items[user].tolist() == items
@@ -83,10 +83,12 @@ def test_every_mesh_gives_the_same_bits():
   draw = np.random.default_rng(0)
   vectors = draw.normal(size=(700, 16)).astype(np.float32)
   queries = jnp.asarray(draw.normal(size=(5, 16)).astype(np.float32))
-  asked = draw.integers(0, 700, (5, 3)).astype(np.int32)
+  requested = draw.integers(0, 700, (5, 3)).astype(np.int32)
   sizes = np.ones(700, np.int32)
   first, *others = (
-    VectorIndex(vectors, sizes, chunk=64, mesh=mesh).search(queries, asked, 20)
+    VectorIndex(vectors, sizes, chunk=64, mesh=mesh).search(
+      queries, requested, 20
+    )
     for mesh in meshes()
   )
   for other in others:
@@ -102,12 +104,12 @@ def test_scores_of_users_and_all_items_never_exist_at_once():
     mesh=meshes()[1],
   )
   queries = jnp.zeros((users, 8))
-  asked = np.zeros((users, 1), np.int32)
+  requested = np.zeros((users, 1), np.int32)
   from calrec_jax.recommend.dense import topk
 
   program = topk._program(index._mesh, index.chunk, depth, None)
   compiled = program.lower(
-    index._vectors, index._sizes, queries, asked
+    index._vectors, index._sizes, queries, requested
   ).compile()
   memory = compiled.memory_analysis()
   assert memory.temp_size_in_bytes < 4 * users * items / 2
@@ -141,11 +143,11 @@ def test_an_approximate_search_finds_most_and_scores_exactly(mesh):
   vectors = small_integers(5, 3000, 6)
   queries = jnp.asarray(small_integers(6, 5, 6))
   sizes = draw.integers(1, 3, 3000).astype(np.int32)
-  asked = draw.integers(0, 3000, (5, 2)).astype(np.int32)
+  requested = draw.integers(0, 3000, (5, 2)).astype(np.int32)
   exact, approximate = (
     VectorIndex(
       vectors, sizes, chunk=64, mesh=mesh, recall_target=target
-    ).search(queries, asked, 100)
+    ).search(queries, requested, 100)
     for target in (None, 0.9)
   )
   scores = np.asarray(queries) @ vectors.T
@@ -153,7 +155,7 @@ def test_an_approximate_search_finds_most_and_scores_exactly(mesh):
   np.testing.assert_array_equal(
     approximate.scores, np.take_along_axis(scores, columns, axis=1)
   )
-  np.testing.assert_array_equal(approximate.asked, exact.asked)
+  np.testing.assert_array_equal(approximate.requested, exact.requested)
   assert all(len(set(row)) == 100 for row in columns.tolist())
   # Among ties any column will do, so the scores are compared.
   found = np.asarray(approximate.scores) >= np.asarray(exact.scores)[:, -1:]

@@ -8,10 +8,11 @@ import math
 import numpy as np
 import pytest
 
-from calrec_jax.recommend import protocol
+from calrec_jax.recommend import candidates
 from calrec_jax.recommend.baselines import bm25
 from calrec_jax.recommend.generate import ground
 from calrec_jax.recommend.generate.texts import GeneratedText
+from tests.fixtures import recommend_toys as toys
 
 TOLERANCE = 1e-6  # Scores up to 1 in float32.
 
@@ -205,11 +206,11 @@ def test_every_switch_equals_a_plain_loop(switch, method, monkeypatch):
     np.testing.assert_allclose(scores, wanted, atol=TOLERANCE * largest)
     whole.append(scores)
   for depth, _ in itertools.product((1, 4, 20, 100), range(2)):
-    ranking = grounder.rank(users, histories, depth, protocol.RULES)
-    full = protocol.rank_scores(
-      np.array(whole), histories, depth, protocol.RULES
+    ranking = toys.rank_texts(
+      grounder, users, histories, depth, candidates.RULES
     )
-    for rule in protocol.RULES:
+    full = toys.rank_scores(np.array(whole), histories, depth, candidates.RULES)
+    for rule in candidates.RULES:
       for one, other in zip(ranking[rule], full[rule], strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -221,7 +222,8 @@ def test_lists_come_from_the_best_matches_alone(monkeypatch):
   texts = [" ".join(draw.choice(words, 6)) for _ in range(300)]
   grounder = ground.Grounder(bm25.CatalogueIndex(texts))
   monkeypatch.setattr(grounder, "_whole", None)  # Not called.
-  ranking = grounder.rank(
+  ranking = toys.rank_texts(
+    grounder,
     [[Written(texts[7], -1.0), Written(texts[2], -4.0)]],
     [np.array([5])],
     2,
@@ -240,7 +242,7 @@ def test_what_is_prepared_is_not_matched_again(combination, monkeypatch):
   grounder.prepare([one.text for written in users for one in written])
   monkeypatch.setattr(grounder.index, "text_scores", None)  # Not called.
   histories = [np.array([0])] * len(users)
-  ranking = grounder.rank(users, histories, 100, protocol.RULES)
+  ranking = toys.rank_texts(grounder, users, histories, 100, candidates.RULES)
   assert (ranking["all"].items[:, 0] >= 0).all()
 
 
@@ -249,12 +251,14 @@ def test_threads_may_share_a_grounder():
   users = users_of(texts, 6, users=40)
   histories = [np.array([user]) for user in range(len(users))]
   index = bm25.CatalogueIndex(texts)
-  wanted = ground.Grounder(index).rank(users, histories, 9, ["all"])["all"]
+  wanted = toys.rank_texts(
+    ground.Grounder(index), users, histories, 9, ["all"]
+  )["all"]
   shared = ground.Grounder(index)
   shared._matcher._budget = 1  # Nothing stays for long.
   with concurrent.futures.ThreadPoolExecutor(4) as pool:
     answers = [
-      pool.submit(shared.rank, users, histories, depth, ["all"])
+      pool.submit(toys.rank_texts, shared, users, histories, depth, ["all"])
       for depth in (9, 3, 9, 700, 9, 1)
     ]
   for answer in (answers[0], answers[2], answers[4]):

@@ -8,7 +8,7 @@ import pytest
 from calrec_jax.data.cache.item_ids import FIRST_TOKEN, ItemDomain
 from calrec_jax.models import next_item
 from calrec_jax.models.next_item import NextItem
-from calrec_jax.recommend import protocol
+from calrec_jax.recommend import candidates, protocol
 from calrec_jax.recommend.dense.sasrec import SASRecRecommender, SASRecSearch
 from tests.fixtures import sasrec_toys
 
@@ -194,16 +194,16 @@ def test_ranks_as_a_full_sort_does(positions):
     ItemDomain("shop", sasrec_toys.ITEMS, FIRST_TOKEN, ""),
     settings=SASRecSearch(user_rows=2, chunk=4),
   )
-  rankings = recommender.recommend(histories, depth=4, rules=protocol.RULES)
+  rankings = recommender.recommend(histories, depth=4, rules=candidates.RULES)
   scores = np.stack(
     [
       plain_logits(module, params, history[-module.config.max_items :])[-1]
       for history in histories
     ]
   ).astype(np.float32)
-  for rule in protocol.RULES:
+  for rule in candidates.RULES:
     expected = protocol.top_items(
-      scores, protocol.exclusions(histories, rule), 4
+      scores, candidates.exclusions(histories, rule), 4
     )
     np.testing.assert_array_equal(rankings[rule].items, expected.items)
     np.testing.assert_allclose(

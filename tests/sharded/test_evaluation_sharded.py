@@ -35,22 +35,15 @@ def results(devices, batch_users):
     params = jax.device_put(
       params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     )
+    model = toys.domain_model(decoder=module, params=params, limits=LIMITS)
     written = generate.GenerateAndGround(
-      module,
-      params,
-      toys.catalogue(),
-      toys.PROMPT,
+      model,
       toys.Vocabulary(),
       sampler=sampling.Sampler(samples=3, temperature=3.0, rows=4),
-      limits=LIMITS,
     )
     near = dense.Dense(
-      module,
-      params,
-      toys.catalogue(),
-      toys.PROMPT,
+      model,
       settings=dense.DenseSearch(user_rows=4, item_rows=4, chunk=4),
-      limits=LIMITS,
     )
     return evaluate(
       [written, near, fuse.Fused([written, near])],

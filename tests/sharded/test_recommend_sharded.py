@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from calrec_jax.recommend import prefix, prompts, protocol
+from calrec_jax.recommend import candidates, prefix, prompts
 from calrec_jax.recommend.constrain import constrained, trie, walk
 from calrec_jax.recommend.dense import dense
 from calrec_jax.recommend.generate import generate, sampling
@@ -23,24 +23,19 @@ def activated():
 
 
 def test_dense():
-  module, params = toys.decoder()
   histories = toys.histories()
 
   def rankings():
     model = dense.Dense(
-      module,
-      params,
-      toys.catalogue(),
-      toys.PROMPT,
+      toys.domain_model(limits=LIMITS),
       settings=dense.DenseSearch(user_rows=6, item_rows=8, chunk=4),
-      limits=LIMITS,
     )
-    return model.recommend(histories, depth=24, rules=protocol.RULES)
+    return model.recommend(histories, depth=24, rules=candidates.RULES)
 
   single = rankings()
   with activated():
     spread = rankings()
-  for rule in protocol.RULES:
+  for rule in candidates.RULES:
     for user in range(len(histories)):
       # Nearly equal scores may swap places, so compare item by item.
       one, many = (
@@ -53,18 +48,13 @@ def test_dense():
 
 
 def test_generate():
-  module, params = toys.decoder()
   histories = toys.histories()
 
   def texts():
     model = generate.GenerateAndGround(
-      module,
-      params,
-      toys.catalogue(),
-      toys.PROMPT,
+      toys.domain_model(limits=LIMITS),
       toys.Vocabulary(),
       sampler=sampling.Sampler(samples=3, temperature=3.0, rows=4),
-      limits=LIMITS,
     )
     return model.write(histories)
 
@@ -83,7 +73,6 @@ def test_generate():
 @pytest.mark.slow
 @pytest.mark.parametrize("search", ["beams", "samples"])
 def test_constrained(search):
-  module, params = toys.decoder()
   histories = toys.histories()
   settings = constrained.Constrained(
     search=search, hypotheses=4, score="sum", temperature=3.0, rows=2
@@ -91,12 +80,8 @@ def test_constrained(search):
 
   def items():
     model = constrained.ConstrainedItems(
-      module,
-      params,
-      toys.catalogue(),
-      toys.PROMPT,
+      toys.domain_model(limits=LIMITS),
       settings=settings,
-      limits=LIMITS,
     )
     return model.write(histories)
 

@@ -6,7 +6,7 @@ import pytest
 
 from calrec_jax.data.cache.item_ids import FIRST_TOKEN, ItemDomain
 from calrec_jax.models.next_item import NextItem
-from calrec_jax.recommend import protocol
+from calrec_jax.recommend import candidates
 from calrec_jax.recommend.dense.sasrec import SASRecRecommender, SASRecSearch
 from calrec_jax.runtime import partitioning
 from calrec_jax.runtime.partitioning import MeshShape
@@ -73,13 +73,13 @@ def test_lists_on_a_mesh_equal_those_of_one_device():
       ItemDomain("shop", sasrec_toys.ITEMS, FIRST_TOKEN, ""),
       settings=SASRecSearch(user_rows=2, chunk=2),
     )
-    return recommender.recommend(histories, depth=4, rules=protocol.RULES)
+    return recommender.recommend(histories, depth=4, rules=candidates.RULES)
 
   alone = recommend()
   mesh = partitioning.make_mesh(MIXED)
   with partitioning.activate(mesh, partitioning.logical_axis_rules()):
     spread = recommend()
-  for rule in protocol.RULES:
+  for rule in candidates.RULES:
     np.testing.assert_array_equal(spread[rule].items, alone[rule].items)
     np.testing.assert_allclose(
       spread[rule].scores, alone[rule].scores, rtol=SAME, atol=SAME

@@ -37,13 +37,13 @@ def rank(folder: str, spread: bool) -> dict:
       params,
     )
   model = dense.Dense(
-    module,
-    params,
-    toys.catalogue(),
-    toys.PROMPT,
+    toys.domain_model(
+      decoder=module,
+      params=params,
+      limits=prompts.PromptLimits(max_tokens=96, smallest_length=96),
+      mesh=mesh,
+    ),
     settings=dense.DenseSearch(user_rows=4, item_rows=8, block=8, chunk=4),
-    limits=prompts.PromptLimits(max_tokens=96, smallest_length=96),
-    mesh=mesh,
     place=vector_store.VectorPlace(
       folder=pathlib.Path(folder), domain="shop", checkpoint={}
     ),

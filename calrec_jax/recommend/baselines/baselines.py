@@ -9,90 +9,64 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Num
 
-from calrec_jax.metrics.ranking import Ranking
 from calrec_jax.recommend import protocol
 from calrec_jax.recommend.baselines.bm25 import CatalogueIndex
+from calrec_jax.recommend.protocol import FullScores, Listed, Recommender
 
 
-class Popularity:
+class Popularity(Recommender):
   """Everybody gets what is bought most; answers anybody."""
+
+  answers_empty = True
 
   def __init__(self, counts: Num[np.ndarray, " N"], name: str = "popularity"):
     """Takes the purchases of each catalogue row."""
-    self.name = name
+    self.name, self.num_items = name, len(counts)
     self._counts = np.asarray(counts, np.float32)
 
   def describe(self) -> str:
-    """One line for people: what ranks."""
+    """One human-readable line: what ranks."""
     return (
       f"what was bought most in {int(self._counts.sum()):,} purchases, the "
       "same list for everybody"
     )
 
-  def recommend(
-    self,
-    histories: Sequence[np.ndarray],
-    *,
-    depth: int,
-    rules: Sequence[str] = ("not_last",),
-  ) -> dict[str, Ranking]:
-    """Ranks by purchases; see `protocol.Recommender`."""
-    histories = protocol.check_request(
-      histories, depth, rules, len(self._counts), empty_allowed=True
-    )
-    scores = np.broadcast_to(self._counts, (len(histories), len(self._counts)))
-    return protocol.rank_scores(scores, histories, depth, rules)
+  def _score(self, request: protocol.Request) -> FullScores:
+    shape = (len(request.histories), self.num_items)
+    return FullScores(np.broadcast_to(self._counts, shape))
 
 
-class LastItem:
+class LastItem(Recommender):
   """Repeats the user's own items, the latest first, and nothing else."""
 
   def __init__(self, num_items: int, name: str = "last_item"):
     """Takes the size of the catalogue."""
-    self.name = name
-    self._num_items = num_items
+    self.name, self.num_items = name, num_items
 
   def describe(self) -> str:
-    """One line for people: what ranks."""
+    """One human-readable line: what ranks."""
     return "the user's own items, the latest first"
 
-  def recommend(
-    self,
-    histories: Sequence[np.ndarray],
-    *,
-    depth: int,
-    rules: Sequence[str] = ("not_last",),
-  ) -> dict[str, Ranking]:
-    """Ranks by recency; see `protocol.Recommender`."""
-    histories = protocol.check_request(histories, depth, rules, self._num_items)
-    return _rank_own(histories, _recency, depth, rules)
+  def _score(self, request: protocol.Request) -> Listed:
+    return _own_scores(request.histories, _recency)
 
 
-class OwnMostFrequent:
+class OwnMostFrequent(Recommender):
   """Repeats the user's own items, the most frequent first, nothing else."""
 
   def __init__(self, num_items: int, name: str = "own_most_frequent"):
     """Takes the size of the catalogue."""
-    self.name = name
-    self._num_items = num_items
+    self.name, self.num_items = name, num_items
 
   def describe(self) -> str:
-    """One line for people: what ranks."""
+    """One human-readable line: what ranks."""
     return "the user's own items, the most frequent first, ties left as ties"
 
-  def recommend(
-    self,
-    histories: Sequence[np.ndarray],
-    *,
-    depth: int,
-    rules: Sequence[str] = ("not_last",),
-  ) -> dict[str, Ranking]:
-    """Ranks by the user's own counts; see `protocol.Recommender`."""
-    histories = protocol.check_request(histories, depth, rules, self._num_items)
-    return _rank_own(histories, _frequency, depth, rules)
+  def _score(self, request: protocol.Request) -> Listed:
+    return _own_scores(request.histories, _frequency)
 
 
-class BM25History:
+class BM25History(Recommender):
   """Ranks by the words that an item shares with the user's items."""
 
   def __init__(
@@ -106,10 +80,10 @@ class BM25History:
     """Takes the catalogue's texts and their index.
 
     Args:
-      texts: item texts by row.
-      index: the index of the same texts.
-      last_items: how many of the latest items make the query; None for all.
-      name: key in the metrics file.
+      texts: Item texts by row.
+      index: Index of the same texts.
+      last_items: Number of the latest items that make the query; None for all.
+      name: Key in the metrics file.
 
     Raises:
       ValueError: if the index belongs to other texts.
@@ -120,11 +94,11 @@ class BM25History:
       )
     if last_items is not None and last_items < 1:
       raise ValueError(f"last_items is {last_items}; take one item or more.")
-    self.name = name
+    self.name, self.num_items = name, len(texts)
     self._texts, self._index, self._last_items = texts, index, last_items
 
   def describe(self) -> str:
-    """One line for people: what ranks, and with which settings."""
+    """One human-readable line: what ranks, and with which settings."""
     query = {None: "all the user's items", 1: "the user's last item"}.get(
       self._last_items, f"the user's last {self._last_items} items"
     )
@@ -134,24 +108,13 @@ class BM25History:
       f"({settings.method}, k1={settings.k1}, b={settings.b})"
     )
 
-  def recommend(
-    self,
-    histories: Sequence[np.ndarray],
-    *,
-    depth: int,
-    rules: Sequence[str] = ("not_last",),
-  ) -> dict[str, Ranking]:
-    """Ranks by BM25; see `protocol.Recommender`."""
-    histories = protocol.check_request(
-      histories, depth, rules, len(self._texts)
-    )
-    kept = self._last_items or max(map(len, histories), default=1)
+  def _score(self, request: protocol.Request) -> FullScores:
+    read = self._last_items or max(map(len, request.histories), default=1)
     queries = [
-      " ".join(self._texts[row] for row in history[-kept:])
-      for history in histories
+      " ".join(self._texts[row] for row in history[-read:])
+      for history in request.histories
     ]
-    scores = self._index.scores(queries)
-    return protocol.rank_scores(scores, histories, depth, rules)
+    return FullScores(self._index.scores(queries))
 
 
 def bm25_last_item(
@@ -173,18 +136,10 @@ def _frequency(history: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return rows, counts.astype(np.float32)
 
 
-def _rank_own(
+def _own_scores(
   histories: Sequence[np.ndarray],
   score: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
-  depth: int,
-  rules: Sequence[str],
-) -> dict[str, Ranking]:
-  """Ranks each user's own items and lists no other."""
+) -> Listed:
+  """Scores of each user's own items, and of no other."""
   scored = [score(history) for history in histories]
-  items, scores = [rows for rows, _ in scored], [value for _, value in scored]
-  return {
-    rule: protocol.top_listed(
-      items, scores, protocol.exclusions(histories, rule), depth
-    )
-    for rule in rules
-  }
+  return Listed([rows for rows, _ in scored], [values for _, values in scored])

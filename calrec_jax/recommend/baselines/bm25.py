@@ -32,7 +32,7 @@ logging.getLogger("bm25s").setLevel(logging.WARNING)  # It reports each index.
 
 # Those where an absent word adds 0.
 _METHODS = ("lucene", "robertson", "atire")
-# A word that more than this share of the texts has is stored as a whole row.
+# A word that more than this fraction of the texts has is stored as a whole row.
 _FREQUENT = 1 / 16
 
 
@@ -77,7 +77,7 @@ class BM25:
 class CatalogueIndex:
   """The item texts of one catalogue, ready to be searched.
 
-  Word statistics count every item, but items with the same text share one
+  Word statistics count every item, but items with identical text share one
   column: they get the same score to the last bit.
 
   Attributes:

@@ -4,7 +4,7 @@ Sequential rules count, for two purchases of a user, one over their distance
 from the earlier item to the later one (Ludewig and Jannach, "Evaluation of
 session-based recommendation algorithms", UMUAI 2018; their baseline SR). Beside
 that, rules here are divided by powers of how often both items are bought, so
-that what everybody has is not what everybody is told, and are asked by the
+that what everybody has is not what everybody is told, and the query is the
 whole history, its latest item most:
 
     score(b) = sum over the user's items a of  decay^age(a) · rule(a, b)
@@ -24,24 +24,23 @@ import scipy.sparse
 from jaxtyping import Int
 
 from calrec_jax.errors import above, at_least, check, within
-from calrec_jax.metrics.ranking import Ranking
-from calrec_jax.recommend import protocol
+from calrec_jax.recommend.protocol import Listed, Recommender, Request
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SequentialRules:
-  """How rules are counted and asked.
+  """How rules are counted and weighed.
 
   The defaults were chosen on validation users of three categories of Amazon's
   reviews, see `docs/results/amazon.md`.
 
   Attributes:
     reach: farthest distance of two purchases of a rule, 1 for neighbours only.
-    decay: weight of each item of a history as a share of the one after it.
-    shrink: purchases that every item is given beside its own: rules of few
-      purchases count less.
-    asked: power of the purchases of the item that is asked.
+    decay: weight of each item of a history as a fraction of the one after it.
+    shrink: purchases that every item is given in addition to its own: rules of
+      few purchases count less.
+    asked: power of the purchases of the item in the history.
     answered: power of the purchases of the item that is ranked: 0 favours what
       is popular, 1 what is not.
   """
@@ -64,7 +63,7 @@ class SequentialRules:
     )
 
 
-class RuleRanking:
+class RuleRanking(Recommender):
   """Ranks what the rules of a user's items lead to, and no other item."""
 
   def __init__(
@@ -79,57 +78,46 @@ class RuleRanking:
     """Counts the rules.
 
     Args:
-      items: catalogue rows of all purchases that are known, user by user,
-        each user's oldest first.
-      offsets: user u has `items[offsets[u]:offsets[u + 1]]`.
-      num_items: size of the catalogue, N.
-      settings: how.
-      name: key in the metrics file.
+      items: Catalogue rows of all E known purchases, user by user, each
+        user's oldest first.
+      offsets: Ends of the users: u has `items[offsets[u]:offsets[u + 1]]`.
+      num_items: Size of the catalogue, N.
+      settings: How rules are counted and weighed.
+      name: Key in the metrics file.
     """
-    self.name = name
+    self.name, self.num_items = name, num_items
     self.settings = settings or SequentialRules()
-    self._num_items = num_items
     self._rules = _rules(items, offsets, num_items, self.settings)
 
   def describe(self) -> str:
-    """One line for people: what ranks, and with which settings."""
+    """One human-readable line: what ranks, and with which settings."""
     settings = self.settings
     return (
       f"what others bought within {settings.reach} purchases after the user's "
       f"items (decay {settings.decay:g}, {self._rules.nnz:,} rules)"
     )
 
-  def recommend(
-    self,
-    histories: Sequence[np.ndarray],
-    *,
-    depth: int,
-    rules: Sequence[str] = ("not_last",),
-  ) -> dict[str, Ranking]:
-    """Ranks by the sum of rules; see `protocol.Recommender`."""
-    histories = protocol.check_request(histories, depth, rules, self._num_items)
-    answers = self._asked(histories) @ self._rules
+  def _score(self, request: Request) -> Listed:
+    answers = self._queries(request.histories) @ self._rules
     parts = [slice(*ends) for ends in itertools.pairwise(answers.indptr)]
-    items = [answers.indices[part] for part in parts]
-    scores = [answers.data[part] for part in parts]
-    return {
-      rule: protocol.top_listed(
-        items, scores, protocol.exclusions(histories, rule), depth
-      )
-      for rule in rules
-    }
+    return Listed(
+      [answers.indices[part] for part in parts],
+      [answers.data[part] for part in parts],
+    )
 
-  def _asked(self, histories: Sequence[np.ndarray]) -> scipy.sparse.csr_array:
-    """What each user asks: float64[B, N], an item at its latest place."""
-    asked = [
+  def _queries(self, histories: Sequence[np.ndarray]) -> scipy.sparse.csr_array:
+    """Weights of each user's items, float64[B, N]; the latest event counts."""
+    latest = [
       np.unique(history[::-1], return_index=True) for history in histories
     ]
-    ends = np.cumsum([0, *(len(rows) for rows, _ in asked)])
-    rows = np.concatenate([np.zeros(0, np.int32), *(rows for rows, _ in asked)])
-    ages = np.concatenate([np.zeros(0, int), *(ages for _, ages in asked)])
+    ends = np.cumsum([0, *(len(rows) for rows, _ in latest)])
+    rows = np.concatenate(
+      [np.zeros(0, np.int32), *(rows for rows, _ in latest)]
+    )
+    ages = np.concatenate([np.zeros(0, int), *(ages for _, ages in latest)])
     return scipy.sparse.csr_array(
       (self.settings.decay ** ages.astype(np.float64), rows, ends),
-      shape=(len(histories), self._num_items),
+      shape=(len(histories), self.num_items),
     )
 
 

@@ -22,7 +22,7 @@ CHUNK = 64
 
 
 class Chosen(NamedTuple):
-  """What each of G hypotheses goes on with.
+  """What each of G hypotheses continues with.
 
   Attributes:
     origins: int32[B, G], the hypothesis it was before.
@@ -65,13 +65,13 @@ def draw(
 
   Args:
     trie: of the catalogue.
-    logits: behind each branch.
+    logits: After each branch.
     states: the state of each branch; -1 where there is none.
     branches: the branch of each hypothesis.
     choosing: which hypotheses choose now.
     log_probs: of the hypotheses so far.
     uniform: numbers in [0, 1) that decide.
-    temperature: divides the logits of the draw, not of `log_probs`.
+    temperature: divides the logits of the sample, not of `log_probs`.
     max_edges: most edges of any state.
   """
   totals = _totals(trie, logits, states, temperature, max_edges)
@@ -114,13 +114,13 @@ def best(
   own = jnp.take_along_axis(states, branches, axis=1)
   less = _of(totals.highest, branches) + _of(totals.log_sums, branches)
   origins = _places(branches)
-  kept = Chosen(
+  best_so_far = Chosen(
     origins,
     jnp.full_like(branches, -1),
     jnp.where(choosing, -jnp.inf, log_probs),
   )
 
-  def add(chunk: Array, kept: Chosen) -> Chosen:
+  def add(chunk: Array, best_so_far: Chosen) -> Chosen:
     edges, inside = _edges(trie, own, jnp.broadcast_to(chunk, own.shape))
     found = _logits(trie, logits, branches, edges) - less[..., None]
     found = jnp.where(
@@ -130,7 +130,7 @@ def best(
       *(
         jnp.concatenate([old, new.reshape(batch, -1)], axis=1)
         for old, new in zip(
-          kept,
+          best_so_far,
           (jnp.broadcast_to(origins[..., None], edges.shape), edges, found),
           strict=True,
         )
@@ -144,7 +144,7 @@ def best(
     )
 
   degrees = jnp.where(choosing, _degrees(trie, own), 0)
-  return jax.lax.fori_loop(0, -(-jnp.max(degrees) // CHUNK), add, kept)
+  return jax.lax.fori_loop(0, -(-jnp.max(degrees) // CHUNK), add, best_so_far)
 
 
 def _totals(
@@ -212,7 +212,7 @@ def _logits(
   branches: Int[Array, "B G"],
   edges: Int[Array, "B G K"],
 ) -> Float[Array, "B G K"]:
-  """The logits of edges behind the branches that they leave from."""
+  """The logits of edges after the branches that they leave from."""
   batch, _, size = logits.shape
   flat = branches[..., None] * size + trie.edge_tokens[edges]
   found = jnp.take_along_axis(

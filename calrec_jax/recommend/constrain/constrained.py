@@ -11,10 +11,9 @@ from typing import Any
 
 import gin
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float
 
-from calrec_jax.data.records import Catalogue, PromptTokens
 from calrec_jax.errors import (
   DivergedError,
   above,
@@ -23,17 +22,15 @@ from calrec_jax.errors import (
   integer,
   one_of,
 )
-from calrec_jax.metrics.ranking import Ranking
-from calrec_jax.recommend import protocol
 from calrec_jax.recommend.by_prompt import ByPrompt
 from calrec_jax.recommend.constrain import trie
 from calrec_jax.recommend.constrain.text_scores import SCORES, TextScorer
 from calrec_jax.recommend.constrain.walk import Walked, bounds, walk
-from calrec_jax.recommend.dense.unique_texts import TextColumns
+from calrec_jax.recommend.domain_model import DomainModel
 from calrec_jax.recommend.generate.sampling import uniform_rows
 from calrec_jax.recommend.prefix import Prefix, read
-from calrec_jax.recommend.prompts import PromptLimits, PromptWriter, TokenRows
-from calrec_jax.runtime import placement
+from calrec_jax.recommend.prompts import TokenRows
+from calrec_jax.recommend.protocol import Listed, Recommender, Request
 
 
 @gin.configurable
@@ -42,7 +39,7 @@ class Constrained:
   """How items are written.
 
   Attributes:
-    search: `beams` for the most probable items, `samples` to draw them.
+    search: `beams` for the most probable items, `samples` to sample them.
     hypotheses: beams or samples of a user: the most items of a list.
     score: what orders them: `walk` counts only choices, among real items:
       forced tokens count nothing; `sum` is the model's own log-probability of
@@ -88,113 +85,81 @@ class WrittenItems:
   hypotheses: np.ndarray
 
 
-class ConstrainedItems:
+class ConstrainedItems(Recommender):
   """Ranks the items that the model writes; at most `hypotheses` texts."""
 
   def __init__(
     self,
-    decoder: Any,
-    params: Any,
-    catalogue: Catalogue,
-    prompt: PromptTokens,
+    model: DomainModel,
     *,
     settings: Constrained | None = None,
-    limits: PromptLimits | None = None,
-    mesh: Mesh | None = None,
     progress: bool = False,
     name: str = "constrained",
   ):
     """Builds the trie of a catalogue.
 
     Args:
-      decoder: the module of the model.
-      params: its parameters.
-      catalogue: the items.
-      prompt: pieces of the prompt, as in training.
-      settings: how items are written.
-      limits: how much of a history is read.
-      mesh: where rows are spread; by default the mesh that is set, if any.
-      progress: whether to show a progress bar while writing.
-      name: key in the metrics file.
+      model: Model and catalogue.
+      settings: How items are written.
+      progress: Whether to show a progress bar while writing.
+      name: Key in the metrics file.
     """
-    self.name = name
+    self.name, self.num_items = name, len(model.catalogue)
     self.settings = settings or Constrained()
-    self._decoder, self._params = decoder, params
-    self._catalogue = catalogue
-    self._mesh = placement.mesh_in_use(mesh)
-    self._columns = TextColumns(catalogue.twins)
-    texts = trie.Texts(catalogue.values, catalogue.offsets).take(
-      self._columns.first_rows
-    )
-    self._trie = trie.build(texts)
+    self._model = model
+    self._trie = trie.build(model.text_tokens)
     self._bounds = bounds(
       self._trie,
       self.settings.hypotheses,
       beams=self.settings.search == "beams",
     )
-    self._score = TextScorer(decoder, params, texts, self._mesh)
+    self._text_scores = TextScorer(model)
     self._arrays = self._trie.on_device(
-      None if self._mesh is None else NamedSharding(self._mesh, PartitionSpec())
+      None if model.mesh is None else NamedSharding(model.mesh, PartitionSpec())
     )
     self._written: ByPrompt[WrittenItems] = ByPrompt(
-      PromptWriter(catalogue, prompt, limits),
+      model,
       self._begin,
       self._finish,
       rows=self.settings.rows,
-      mesh=self._mesh,
       name=name,
       progress=progress,
     )
     self._last: list[WrittenItems] = []
 
   def describe(self) -> str:
-    """One line for people: what ranks, and with which settings."""
+    """One human-readable line: what ranks, and with which settings."""
     settings = self.settings
-    drawn = (
+    search = (
       f"{settings.hypotheses} samples at temperature {settings.temperature:g}"
       if settings.search == "samples"
       else f"{settings.hypotheses} beams"
     )
     return (
-      f"{drawn} along the trie of {self._trie.num_columns} item texts, "
+      f"{search} along the trie of {self._trie.num_columns} item texts, "
       f"ordered by {settings.score}"
     )
 
-  def recommend(
-    self,
-    histories: Sequence[np.ndarray],
-    *,
-    depth: int,
-    rules: Sequence[str] = ("not_last",),
-  ) -> dict[str, Ranking]:
-    """Ranks what was written; see `protocol.Recommender`."""
-    histories = protocol.check_request(
-      histories, depth, rules, len(self._catalogue)
-    )
-    self._last = self.write(histories)
+  def _score(self, request: Request) -> Listed:
+    self._last = self.write(request.histories)
     items, scores = [], []
     for written in self._last:
-      rows, places = self._columns.items(written.columns)
+      rows, places = self._model.texts.items(written.columns)
       items.append(rows)
       scores.append(written.scores[places])
-    return {
-      rule: protocol.top_listed(
-        items, scores, protocol.exclusions(histories, rule), depth
-      )
-      for rule in rules
-    }
+    return Listed(items, scores)
 
   def write(self, histories: Sequence[np.ndarray]) -> list[WrittenItems]:
     """The texts written for each user."""
     return self._written(histories)
 
-  def explain(self, place: int) -> list[dict[str, Any]]:
+  def explain(self, position: int) -> list[dict[str, Any]]:
     """What was written for one user of the last call; see `Recommender`."""
-    written = self._last[place]
-    rows = self._columns.first_rows[written.columns]
+    written = self._last[position]
+    rows = self._model.texts.first_rows[written.columns]
     return [
       {
-        "text": self._catalogue.texts[row],
+        "text": self._model.catalogue.texts[row],
         "log_prob": float(score),
         "samples": int(hypotheses),
         "items": [int(row)],
@@ -217,7 +182,8 @@ class ConstrainedItems:
   ) -> tuple[Prefix, Walked]:
     """Gives one batch of prompts to the device."""
     settings = self.settings
-    tokens, lengths = placement.place((batch.tokens, batch.lengths), self._mesh)
+    model = self._model
+    tokens, lengths = model.place((batch.tokens, batch.lengths))
     uniform = None
     if settings.search == "samples":
       uniform = uniform_rows(
@@ -227,18 +193,18 @@ class ConstrainedItems:
         settings.hypotheses,
         self._trie.max_choices,
       )
-      uniform = placement.place(uniform, self._mesh)
-    prefix = read(self._decoder, self._params, tokens, lengths)
+      uniform = model.place(uniform)
+    prefix = read(model.decoder, model.params, tokens, lengths)
     walked = walk(
-      self._decoder,
-      self._params,
+      model.decoder,
+      model.params,
       prefix,
       self._arrays,
       uniform,
       bounds=self._bounds,
       hypotheses=settings.hypotheses,
       temperature=settings.temperature,
-      mesh=self._mesh,
+      mesh=model.mesh,
     )
     return prefix, walked
 
@@ -254,10 +220,10 @@ class ConstrainedItems:
       )
     found = [_distinct(*row) for row in zip(columns, log_probs, strict=True)]
     if self.settings.score != "walk":
-      asked = np.full(columns.shape, -1, np.int32)
+      requested = np.full(columns.shape, -1, np.int32)
       for row, written in enumerate(found):
-        asked[row, : len(written.columns)] = written.columns
-      scores = self._score(prefix, asked, self.settings.score)
+        requested[row, : len(written.columns)] = written.columns
+      scores = self._text_scores(prefix, requested, self.settings.score)
       found = [
         dataclasses.replace(written, scores=scores[row, : len(written.columns)])
         for row, written in enumerate(found)

@@ -1,6 +1,6 @@
 """The model's own log-probability of given texts after read prompts.
 
-One pass reads K texts behind each prompt, whose keys and values they share.
+One pass reads K texts after each prompt, whose keys and values they share.
 Tested against whole sequences in `tests/reference/test_walk_reference.py`.
 """
 
@@ -35,14 +35,14 @@ def log_likelihood(
     decoder: the module of the model.
     params: its parameters.
     prefix: prompts that were read.
-    tokens: the texts, padded behind.
+    tokens: Texts, right-padded.
     lengths: tokens of each; 0 for none, whose result is 0.
     mesh: devices the rows are spread over; the result is given to all.
   """
   apply = functools.partial(decoder.apply, {"params": params})
   place = Branched(jnp.zeros_like(lengths), prefix.lengths)
   hidden, _ = apply(tokens, place, prefix.cache, method="branch")
-  # Each state tells of the token behind it: the last one of none.
+  # Each state predicts the token after it: the last one none.
   labels = jnp.roll(tokens, -1, axis=2)
   at = jnp.arange(tokens.shape[2], dtype=jnp.int32)[None, None]
   counted = at < lengths[..., None] - 1

@@ -6,17 +6,14 @@ is computed in.
 """
 
 import functools
-from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from calrec_jax.errors import DivergedError
 from calrec_jax.recommend.constrain.likelihood import log_likelihood
-from calrec_jax.recommend.constrain.trie import Texts
+from calrec_jax.recommend.domain_model import DomainModel
 from calrec_jax.recommend.prefix import Prefix
-from calrec_jax.runtime import placement
 
 SCORES = ("sum", "mean")
 """Log-probability of a text, and that over its tokens."""
@@ -26,15 +23,15 @@ _LENGTH_STEP = 32
 
 
 class TextScorer:
-  """Scores columns of one catalogue after prompts that were read."""
+  """Scores unique texts of one catalogue after prompts that were read."""
 
-  def __init__(
-    self, decoder: Any, params: Any, texts: Texts, mesh: Mesh | None
-  ):
-    """Takes the model, and the tokens of each column."""
-    self._texts, self._mesh = texts, mesh
-    self._lengths = np.diff(texts.offsets)
-    self._score = functools.partial(log_likelihood, decoder, params, mesh=mesh)
+  def __init__(self, model: DomainModel):
+    """Takes the model and its catalogue."""
+    self._model, self._texts = model, model.text_tokens
+    self._lengths = np.diff(self._texts.offsets)
+    self._score = functools.partial(
+      log_likelihood, model.decoder, model.params, mesh=model.mesh
+    )
 
   def __call__(
     self, prefix: Prefix, columns: Int[np.ndarray, "B K"], score: str
@@ -42,9 +39,9 @@ class TextScorer:
     """Scores in nats, or in nats a token; -inf for column -1.
 
     Args:
-      prefix: prompts that were read.
-      columns: asked texts of each.
-      score: one of `SCORES`.
+      prefix: Prompts that were read.
+      columns: Requested texts of each, -1 for none.
+      score: One of `SCORES`.
     """
     found = np.full(columns.shape, -np.inf, np.float32)
     lengths = np.where(columns >= 0, self._lengths[columns], 0)
@@ -65,17 +62,17 @@ class TextScorer:
     self,
     prefix: Prefix,
     columns: Int[np.ndarray, "B K"],
-    asked: np.ndarray,
+    requested: np.ndarray,
     length: int,
     found: Float[np.ndarray, "B K"],
   ) -> None:
-    """Fills in the asked ones, which all fit into the same length."""
-    # The asked places of every row in front.
-    order = np.argsort(~asked, axis=1, kind="stable")
-    most = int(asked.sum(axis=1).max())
+    """Fills in the requested ones, which all fit into the same length."""
+    # The requested ones of every row first.
+    order = np.argsort(~requested, axis=1, kind="stable")
+    most = int(requested.sum(axis=1).max())
     for start in range(0, most, _TOGETHER):
       places = order[:, start : start + _TOGETHER]
-      real = np.take_along_axis(asked, places, axis=1)
+      real = np.take_along_axis(requested, places, axis=1)
       tokens = np.zeros((len(columns), _TOGETHER, length), np.int32)
       lengths = np.zeros(tokens.shape[:2], np.int32)
       for row, place in zip(*np.nonzero(real), strict=True):
@@ -84,7 +81,7 @@ class TextScorer:
         lengths[row, place] = end - begin
         tokens[row, place, : end - begin] = self._texts.values[begin:end]
       scores = np.asarray(
-        self._score(prefix, *placement.place((tokens, lengths), self._mesh))
+        self._score(prefix, *self._model.place((tokens, lengths)))
       )
       for row, place in zip(*np.nonzero(real), strict=True):
         found[row, places[row, place]] = scores[row, place]

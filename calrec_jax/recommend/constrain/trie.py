@@ -1,12 +1,12 @@
 """The catalogue's token sequences as a compressed trie in flat arrays.
 
-A state is a place where a text can go on in two ways or more; tokens that are
-forced belong to the edge before them. A text is decided, and the trie ends,
+A state is a place where a text can continue in two ways or more; tokens that
+are forced belong to the edge before them. A text is decided, and the trie ends,
 where no other item shares its beginning. So there are fewer states than items,
 whatever the length of the texts, and nothing depends on the vocabulary's size:
 a million items take tens of megabytes.
 
-Items with the same tokens are one leaf: a column, as in `TextColumns`. Tested
+Items with the same tokens are one leaf: a column, as in `UniqueTexts`. Tested
 against nested dictionaries in `tests/reference/test_trie_reference.py`.
 """
 
@@ -32,8 +32,8 @@ class TrieArrays:
     paths: int32[S], where in `path_tokens` the way to each state begins.
     path_tokens: int32, ways one after another.
     starts: int32[S + 1], the edges of state s are `starts[s]:starts[s + 1]`.
-    edge_tokens: int32[E], the token that tells an edge from its sisters;
-      rising within a state.
+    edge_tokens: int32[E], the token that distinguishes an edge from its
+      siblings; ascending within a state.
     edge_targets: int32[E], the state an edge leads to, or -1 - column where
       the text is decided.
   """
@@ -114,7 +114,7 @@ def build(texts: Texts) -> Trie:
 
   Raises:
     ValueError: if there is none, one is empty, two are the same, or one is the
-      beginning of another: it could not be told where it ends.
+      beginning of another: its end would be ambiguous.
   """
   if not len(texts) or not np.diff(texts.offsets).all():
     raise ValueError("A trie needs one text or more, each of one token or more")
@@ -245,7 +245,7 @@ def _flattened(
   arrays = TrieArrays(
     depths=depths.astype(np.int32),
     paths=paths[:-1].astype(np.int32),
-    # One more, so that a look-up behind the end stays inside.
+    # One more, so that a look-up after the end stays inside.
     path_tokens=np.append(ways, 0).astype(np.int32),
     starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
     edge_tokens=tokens.astype(np.int32),

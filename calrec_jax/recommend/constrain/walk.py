@@ -52,7 +52,7 @@ class Walked(NamedTuple):
   """Where the hypotheses have come to.
 
   Attributes:
-    columns: int32[B, G], the text; -1 where a beam found no further one, and
+    columns: int32[B, G], the text; -1 where a beam found no more, and
       in rows without a prompt.
     log_probs: float32[B, G], in nats, of the walk; -inf where there is none.
   """
@@ -80,7 +80,7 @@ class _Hypotheses(NamedTuple):
 
 
 class _Branches(NamedTuple):
-  """Distinct ways of the hypotheses, in front; a state of -1 is no branch.
+  """Distinct ways of the hypotheses, first; a state of -1 is no branch.
 
   Attributes:
     states: int32[B, G], where the way leads.
@@ -94,7 +94,7 @@ class _Branches(NamedTuple):
 
 
 class _Tree(NamedTuple):
-  """Tokens read behind each prompt.
+  """Tokens read after each prompt.
 
   Attributes:
     cache: keys and values [layers, B, N, K, F].
@@ -192,7 +192,7 @@ def walk(
 
 
 def _programs(hypotheses: int, *, beams: bool) -> list[tuple[int, int]]:
-  """Branches and tokens on each, for steps of rising width.
+  """Branches and tokens on each, for steps of ascending width.
 
   Beams are compared token by token, so they read one each.
   """
@@ -240,7 +240,7 @@ def _begin(
 
 
 class _New(NamedTuple):
-  """Tokens that a step has read: up to M behind each prompt.
+  """Tokens that a step has read: up to M after each prompt.
 
   Attributes:
     cache: keys and values [layers, B, M, K, F].
@@ -267,7 +267,7 @@ def _read(
   """Reads tokens on every branch, by the narrowest program that holds them.
 
   Returns:
-    Logits behind each branch, whether it has come to its state, and what was
+    Logits after each branch, whether it has come to its state, and what was
     read.
   """
   branches, tree = loop.branches, loop.tree
@@ -363,15 +363,15 @@ def _choose(
   choosing = (hypotheses.states >= 0) & jnp.take_along_axis(
     ready, branches, axis=1
   )
-  asked = (
+  choice = (
     trie, logits, states, branches, choosing, hypotheses.log_probs
   )  # fmt: skip
   if uniform is None:
-    chosen = choices.best(*asked, max_edges=max_edges)
+    chosen = choices.best(*choice, max_edges=max_edges)
   else:
     now = jnp.minimum(hypotheses.choices, uniform.shape[2] - 1)
     chosen = choices.draw(
-      *asked,
+      *choice,
       jnp.take_along_axis(uniform, now[..., None], axis=2)[..., 0],
       temperature=temperature,
       max_edges=max_edges,
@@ -434,7 +434,7 @@ def _regrouped(
   before = jnp.pad(ordered[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
   new = (ordered != before) & (ordered < nowhere)
   rank = jnp.maximum(jnp.cumsum(new, axis=1) - 1, 0).astype(jnp.int32)
-  # One hypothesis of each branch, the branches in front.
+  # One hypothesis of each branch, the branches first.
   width = states.shape[1]
   places = jnp.sort(jnp.where(new, jnp.arange(width)[None], width), axis=1)
   real = places < width

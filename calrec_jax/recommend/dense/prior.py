@@ -14,9 +14,9 @@ from calrec_jax.recommend.dense.topk import Rows
 
 
 class WithPrior:
-  """Vectors of items with a term of each behind them, for one dot product.
+  """Vectors of items with a term appended to each, for one dot product.
 
-  Users' vectors get a 1 behind them, see `asked`.
+  Users' vectors get a 1 appended, see `queries`.
 
   Attributes:
     shape: of the vectors, their width one more.
@@ -35,7 +35,7 @@ class WithPrior:
     )
 
 
-def asked(users: Float[np.ndarray, "B D"]) -> Float[np.ndarray, "B E"]:
+def queries(users: Float[np.ndarray, "B D"]) -> Float[np.ndarray, "B E"]:
   """Users' vectors as they are compared `WithPrior`."""
   return np.pad(users, ((0, 0), (0, 1)), constant_values=1.0)
 
@@ -46,7 +46,7 @@ def log_popularity(
   """log(1 + purchases) of each text: the mean over the items that have it.
 
   Items with the same text share a score, so each is given the likelihood of
-  one of them; their sum would put all of them in front of items that are
+  one of them; their sum would put all of them before items that are
   bought more often than any.
 
   Args:

@@ -1,10 +1,10 @@
 """Exact search of the best of many vectors, over a mesh if there is one.
 
-The vectors lie spread over all devices. Each device walks its share in chunks
+The vectors lie spread over all devices. Each device walks its shard in chunks
 and carries the best found so far, then the devices' lists are merged: scores
 of all queries with all vectors never exist at once. Beside the list the search
-counts, exactly, what ties with its last place, and reports the scores of asked
-columns from the very same products, so that exclusions need no second
+counts, exactly, what ties with its last position, and reports the scores of
+requested columns from the very same products, so that exclusions need no second
 computation that might round differently.
 
 With `approx` a chunk's best are looked for by `jax.lax.approx_max_k`, which
@@ -49,18 +49,18 @@ class Best(NamedTuple):
   """The best columns of each query.
 
   Attributes:
-    columns: int32[B, K], best first, equal scores by rising column; -1 where
+    columns: int32[B, K], best first, equal scores by ascending column; -1 where
       there are fewer than K vectors.
     scores: float32[B, K], -inf where `columns` is -1.
     ties: int32[B], total size of the columns beyond the list whose score
       equals the last listed one; an approximate search may miss some.
-    asked: float32[B, E], scores of the asked columns, -inf for -1.
+    requested: float32[B, E], scores of the requested columns, -inf for -1.
   """
 
   columns: jax.Array
   scores: jax.Array
   ties: jax.Array
-  asked: jax.Array
+  requested: jax.Array
 
 
 class _Listed(NamedTuple):
@@ -95,11 +95,11 @@ class VectorIndex:
 
     Args:
       vectors: one vector a column, compared by dot product.
-      sizes: how many items each stands for, at least 1; weighs ties.
+      sizes: number of items of each, at least 1; weighs ties.
       chunk: most vectors that a device compares at once.
       mesh: devices to spread over, all of its axes; None for one device.
-      recall_target: of an approximate search, the expected share of a chunk's
-        best that is found in it.
+      recall_target: of an approximate search, the expected fraction of a
+        chunk's best that is found in it.
 
     Raises:
       ValueError: for a size below 1 or a vector that is not finite.
@@ -118,18 +118,18 @@ class VectorIndex:
   def search(
     self,
     queries: Float[Array, "B D"],
-    asked: Int[np.ndarray, "B E"],
+    requested: Int[np.ndarray, "B E"],
     depth: int,
   ) -> Best:
-    """The `depth` best columns of each query, and the scores of asked ones.
+    """The `depth` best columns of each query, and the scores of requested ones.
 
     Each pair of shapes and each depth is compiled once.
     """
     program = _program(self._mesh, self.chunk, depth, self.recall_target)
-    return program(self._vectors, self._sizes, queries, jnp.asarray(asked))
+    return program(self._vectors, self._sizes, queries, jnp.asarray(requested))
 
   def _place(self, array: Rows, shape: tuple[int, ...]) -> jax.Array:
-    """The rows on their devices, zeros behind them."""
+    """The rows on their devices, zeros after them."""
 
     def read(index: tuple[slice, ...]) -> np.ndarray:
       start, stop, _ = index[0].indices(shape[0])
@@ -170,21 +170,21 @@ def _program(
 ):
   """The compiled search over one device or over all of a mesh."""
   search = functools.partial(
-    _search_share, chunk=chunk, depth=depth, recall_target=recall_target
+    _search_shard, chunk=chunk, depth=depth, recall_target=recall_target
   )
   if mesh is None:
     return jax.jit(
-      lambda vectors, sizes, queries, asked: _as_best(
-        *search(vectors, sizes, queries, asked, 0)
+      lambda vectors, sizes, queries, requested: _as_best(
+        *search(vectors, sizes, queries, requested, 0)
       )
     )
   axes = mesh.axis_names
 
-  def on_device(vectors, sizes, queries, asked):
+  def on_device(vectors, sizes, queries, requested):
     first = jax.lax.axis_index(axes) * len(vectors)
-    listed, scores = search(vectors, sizes, queries, asked, first)
+    listed, scores = search(vectors, sizes, queries, requested, first)
     return _as_best(
-      _merge_shares(listed, axes, depth), jax.lax.pmax(scores, axes)
+      _merge_shards(listed, axes, depth), jax.lax.pmax(scores, axes)
     )
 
   spread, everywhere = PartitionSpec(axes), PartitionSpec()
@@ -199,11 +199,11 @@ def _program(
   )
 
 
-def _search_share(
+def _search_shard(
   vectors: Float[Array, "M D"],
   sizes: Int[Array, " M"],
   queries: Float[Array, "B D"],
-  asked: Int[Array, "B E"],
+  requested: Int[Array, "B E"],
   first: Int[Array, ""] | int,
   *,
   chunk: int,
@@ -220,7 +220,7 @@ def _search_share(
   )
 
   def step(carry, part):
-    listed, asked_scores = carry
+    listed, requested_scores = carry
     block, block_sizes, start = part
     scores = jnp.einsum(
       "bd,cd->bc", queries, block, precision=jax.lax.Precision.HIGHEST
@@ -228,10 +228,10 @@ def _search_share(
     # One zero only: top_k orders -0 below 0, an equality does not.
     scores = jnp.where(scores == 0, 0.0, scores)
     scores = jnp.where(block_sizes[None, :] > 0, scores, -jnp.inf)
-    place = asked - start
-    inside = (place >= 0) & (place < chunk) & (asked >= 0)
+    place = requested - start
+    inside = (place >= 0) & (place < chunk) & (requested >= 0)
     found = jnp.take_along_axis(scores, jnp.clip(place, 0, chunk - 1), axis=1)
-    asked_scores = jnp.where(inside, found, asked_scores)
+    requested_scores = jnp.where(inside, found, requested_scores)
     if recall_target is None:
       listed = _extend(listed, scores, block_sizes, start)
     else:
@@ -239,11 +239,11 @@ def _search_share(
         scores, block_sizes, start, min(depth, chunk), recall_target
       )
       listed = _merge([listed, block_listed], depth)
-    return (listed, asked_scores), None
+    return (listed, requested_scores), None
 
   blocks = vectors.reshape(-1, chunk, vectors.shape[1])
   starts = first + jnp.arange(len(blocks), dtype=jnp.int32) * chunk
-  carry = (begin, jnp.full(asked.shape, -jnp.inf, jnp.float32))
+  carry = (begin, jnp.full(requested.shape, -jnp.inf, jnp.float32))
   carry, _ = jax.lax.scan(
     step, carry, (blocks, sizes.reshape(-1, chunk), starts)
   )
@@ -256,7 +256,7 @@ def _extend(
   sizes: Int[Array, " C"],
   start: Int[Array, ""],
 ) -> _Listed:
-  """The best of a list and of a chunk of further columns, from `start` on."""
+  """The best of a list and of a chunk of more columns, from `start` on."""
   depth = listed.scores.shape[1]
   # Together, the list first: what is worse than it costs a CPU no sorting.
   best, places = jax.lax.top_k(
@@ -265,9 +265,9 @@ def _extend(
   new = jnp.maximum(places - depth, 0)
   known = jnp.minimum(places, depth - 1)
 
-  def choose(old: Array, further: Array) -> Array:
+  def choose(old: Array, more: Array) -> Array:
     old = jnp.take_along_axis(old, known, axis=1)
-    return jnp.where(places < depth, old, further)
+    return jnp.where(places < depth, old, more)
 
   best_sizes = choose(listed.sizes, sizes[new])
   last = _last(best)
@@ -329,17 +329,17 @@ def _merge(lists: list[_Listed], depth: int) -> _Listed:
   )
 
 
-def _merge_shares(
+def _merge_shards(
   listed: _Listed, axes: tuple[str, ...], depth: int
 ) -> _Listed:
   """Merges the devices' lists, in the order of their columns."""
   gathered = jax.lax.all_gather(listed, axes)
-  shares = len(gathered.ties)
+  shards = len(gathered.ties)
   return _merge(
-    [jax.tree.map(lambda a, i=i: a[i], gathered) for i in range(shares)], depth
+    [jax.tree.map(lambda a, i=i: a[i], gathered) for i in range(shards)], depth
   )
 
 
-def _as_best(listed: _Listed, asked: Float[Array, "B E"]) -> Best:
+def _as_best(listed: _Listed, requested: Float[Array, "B E"]) -> Best:
   columns = jnp.where(listed.sizes > 0, listed.columns, NO_COLUMN)
-  return Best(columns, listed.scores, listed.ties, asked)
+  return Best(columns, listed.scores, listed.ties, requested)

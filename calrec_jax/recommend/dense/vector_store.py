@@ -1,27 +1,23 @@
-"""Vectors of a catalogue's texts, computed once for a checkpoint and kept.
+"""Vectors of a catalogue's texts, computed once for a checkpoint and saved.
 
-The distinct texts are cut into blocks of a fixed size, whoever works on them,
-and a block's unit vectors are one file. A folder holds the blocks of one
-identity (`vector_identity`: checkpoint, parameters, catalogue, encoder), which
-is written beside them; another one is refused. What is there is not computed
-again: a killed job goes on at the block it was in, and the next evaluation
-computes nothing at all.
+The unique texts are cut into blocks (`storage.blocks`), and a block's unit
+vectors are one file. A folder belongs to one identity (`vector_identity`:
+checkpoint, parameters, catalogue, encoder); another one is refused. What is
+there is not computed again: a killed job resumes at the block it was in, and
+the next evaluation computes nothing at all.
 
-Several processes share the folder and nothing else: each does the blocks whose
-number leaves its index when divided by their number, then what is still
-missing, so that nobody waits for one that died. Where one mesh spans several
-processes they compute every block together instead, and take turns writing.
+Where one mesh spans several processes they compute every block together and
+take turns writing.
 
-Tested by `tests/unit/recommend/test_catalogue_vectors.py`.
+Tested by `tests/unit/recommend/dense/test_vector_store.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -30,44 +26,37 @@ import tqdm
 from jax.experimental import multihost_utils
 
 from calrec_jax.errors import CalrecError
-from calrec_jax.recommend.dense import vector_identity
-from calrec_jax.storage import atomic, lineage
-
-IDENTITY_FILE = "identity.json"
-_DIGITS = 16  # Of an identity, in the name of its folder.
+from calrec_jax.storage import blocks, identity
+from calrec_jax.storage.blocks import BlocksError, BlockStore, Shard
 
 
 class VectorsError(CalrecError, ValueError):
-  """Vectors on disk that are not those that are asked for."""
+  """Vectors on disk that do not match the requested ones."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VectorPlace:
-  """Where the vectors of a checkpoint are kept, and who works on them.
+  """Where the vectors of a checkpoint are saved, and who works on them.
 
   Attributes:
-    folder: gets a folder for each catalogue and identity.
-    domain: name of the catalogue.
-    checkpoint: JSON-ready; names the checkpoint, for people and as part of the
-      identity.
-    share: this process's index among those that share the folder.
-    shares: how many there are.
+    folder: Gets a folder for each catalogue and identity.
+    domain: Name of the catalogue.
+    checkpoint: JSON-ready; names the checkpoint, human-readable and as part of
+      the identity.
+    shard: This process among those that share the folder.
   """
 
   folder: pathlib.Path
   domain: str
   checkpoint: Mapping[str, Any]
-  share: int = 0
-  shares: int = 1
+  shard: Shard = dataclasses.field(default_factory=Shard)
 
 
 class CatalogueVectors:
   """Unit vectors of a catalogue's texts, in files that are mapped to memory.
 
   Attributes:
-    folder: holds them.
-    count: texts, M.
-    block: texts of a file.
+    count: Number of texts, M.
   """
 
   def __init__(
@@ -79,36 +68,26 @@ class CatalogueVectors:
   ):
     """Takes the folder for this identity.
 
+    Args:
+      folder: Folder of the files.
+      identity: What the vectors are made from, see `vector_identity`.
+      count: Number of texts, M.
+      block: Number of texts of a file.
+
     Raises:
       VectorsError: if it holds vectors of another one, naming both, or cannot
         be made.
     """
-    self.folder, self.count, self.block = folder, count, block
+    self.count, self._block = count, block
+    self._store = BlockStore(folder, identity, blocks.cut(count, block), ".npy")
     try:
-      folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+      self._store.claim()
+    except BlocksError as error:
       raise VectorsError(
-        f"There is no place for item vectors ({error}). Bind "
-        "DenseSearch.vectors_folder to a folder that can be written to."
+        f"Item vectors of {_name(identity)}: {error}\nBind "
+        "DenseSearch.vectors_folder to another folder (None saves each "
+        "checkpoint's vectors beside it), or remove this one."
       ) from error
-    record = folder / IDENTITY_FILE
-    if not record.exists():
-      if any(folder.glob("*.npy")):
-        raise VectorsError(
-          f"{folder} holds arrays but no {IDENTITY_FILE}, so that nobody knows "
-          "whose vectors they are. Remove the folder, or bind "
-          "DenseSearch.vectors_folder to another one."
-        )
-      lineage.write_json(record, lineage.plain(identity))
-    vector_identity.refuse_other(record, identity, VectorsError)
-
-  @property
-  def blocks(self) -> list[slice]:
-    """The texts of each block."""
-    return [
-      slice(start, min(start + self.block, self.count))
-      for start in range(0, self.count, self.block)
-    ]
 
   @functools.cached_property
   def shape(self) -> tuple[int, int]:
@@ -119,8 +98,8 @@ class CatalogueVectors:
     """Vectors of consecutive texts, float32[rows, D], a copy."""
     start, stop, _ = rows.indices(self.count)
     parts = []
-    for number in range(start // self.block, -(-stop // self.block)):
-      first = number * self.block
+    for number in range(start // self._block, -(-stop // self._block)):
+      first = number * self._block
       parts.append(self._mapped(number)[max(start - first, 0) : stop - first])
     if not parts:
       return np.zeros((0, self.shape[1]), np.float32)
@@ -128,40 +107,32 @@ class CatalogueVectors:
 
   def path(self, number: int) -> pathlib.Path:
     """The file of a block, named after its first text."""
-    return self.folder / f"{number * self.block:09d}.npy"
-
-  def missing(self) -> list[int]:
-    """Blocks without a file, rising."""
-    there = set(os.listdir(self.folder))
-    return [
-      number
-      for number in range(len(self.blocks))
-      if self.path(number).name not in there
-    ]
+    return self._store.path(number)
 
   def complete(
     self,
     encode: Callable[[slice], np.ndarray],
     *,
-    share: int,
-    shares: int,
+    shard: Shard,
     together: bool,
     bar: tqdm.tqdm,
   ) -> None:
     """Computes what is missing; returns when all of it is on disk.
 
     Args:
-      encode: unit vectors of the texts of a slice, float32[rows, D].
-      share: this process's index, see `VectorPlace`.
-      shares: of how many.
-      together: whether one mesh spans several processes, all of which call
+      encode: Gives unit vectors of the texts of a slice, float32[rows, D].
+      shard: This process among those that share the folder.
+      together: Whether one mesh spans several processes, all of which call
         `encode` with the same slices.
-      bar: of all texts.
+      bar: Progress bar of all texts.
     """
-    while missing := self._agreed(self.missing(), together):
-      bar.update(self._finished(missing) - bar.n)
-      number = missing[0] if together else _choose(missing, share, shares)
-      vectors = encode(self.blocks[number])
+
+    def show(done: int) -> None:
+      bar.update(done - bar.n)
+
+    work = self._together if together else self._store.unfinished
+    for number in work(shard, show):
+      vectors = encode(self._store.blocks[number])
       if not np.isfinite(vectors).all():
         raise VectorsError(
           "Item vectors hold NaN or infinity; a model that has diverged cannot "
@@ -169,32 +140,35 @@ class CatalogueVectors:
         )
       if not together or number % jax.process_count() == jax.process_index():
         self._write(number, vectors)
-    bar.update(self.count - bar.n)
 
-  def _finished(self, missing: Sequence[int]) -> int:
-    left = [self.blocks[number] for number in missing]
-    return self.count - sum(block.stop - block.start for block in left)
-
-  def _agreed(self, missing: list[int], together: bool) -> list[int]:
-    """What process 0 sees missing, once everybody has written."""
-    if not together:
-      return missing
-    multihost_utils.sync_global_devices("catalogue vectors are written")
-    flags = np.isin(np.arange(len(self.blocks)), self.missing())
-    flags = np.asarray(multihost_utils.broadcast_one_to_all(flags))
-    return np.flatnonzero(flags).tolist()
+  def _together(
+    self, shard: Shard, show: Callable[[int], object]
+  ) -> Iterator[int]:
+    """The blocks that process 0 sees missing, once everybody has written."""
+    del shard
+    while True:
+      multihost_utils.sync_global_devices("catalogue vectors are written")
+      count = len(self._store.blocks)
+      flags = np.isin(np.arange(count), self._store.missing())
+      flags = np.asarray(multihost_utils.broadcast_one_to_all(flags))
+      missing = np.flatnonzero(flags).tolist()
+      show(self.count - self._store.entries(missing))
+      if not missing:
+        return
+      yield missing[0]
 
   def _write(self, number: int, vectors: np.ndarray) -> None:
-    """A block's file appears whole or not at all."""
-    with (
-      atomic.replacing(self.path(number)) as part,
-      part.open("wb") as file,  # np.save would give a path a suffix.
-    ):
-      np.save(file, vectors.astype(np.float32), allow_pickle=False)
+    """Writes a block's file, which appears whole or not at all."""
+
+    def write(path: str) -> None:
+      with open(path, "wb") as file:  # np.save would give a path a suffix.
+        np.save(file, vectors.astype(np.float32), allow_pickle=False)
+
+    self._store.write(number, write)
 
   def _mapped(self, number: int) -> np.ndarray:
-    """A block's file; only what is asked of it is read."""
-    path, rows = self.path(number), self.blocks[number]
+    """A block's file; only the requested part of it is read."""
+    path, rows = self.path(number), self._store.blocks[number]
     try:
       array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
@@ -210,23 +184,24 @@ class CatalogueVectors:
 
 
 def folder_of(
-  place: VectorPlace, chosen: str | None, identity: Mapping[str, Any]
+  place: VectorPlace, chosen: str | None, described: Mapping[str, Any]
 ) -> pathlib.Path:
   """The folder of a catalogue's vectors.
 
   Args:
-    place: where they are kept by default, one folder for each identity.
+    place: Where they are saved by default, one folder for each identity.
     chosen: `DenseSearch.vectors_folder`, whose folder `DOMAIN` they are in
       whatever the identity, so that another one is refused.
-    identity: what the vectors are made of.
+    described: Identity of the vectors.
   """
   if chosen is not None:
     return pathlib.Path(chosen).expanduser().absolute() / place.domain
-  name = f"{place.domain}-{vector_identity.digest(identity)[:_DIGITS]}"
-  return place.folder / name
+  return place.folder / f"{place.domain}-{identity.short_digest(described)}"
 
 
-def _choose(missing: Sequence[int], share: int, shares: int) -> int:
-  """One's own first; of others' the last, which they would come to last."""
-  own = [number for number in missing if number % shares == share]
-  return own[0] if own else missing[-1 - share % len(missing)]
+def _name(described: Mapping[str, Any]) -> str:
+  """An identity in a few words: the checkpoint, and a digest of the whole."""
+  parts = described.get("checkpoint") or {}
+  named = "/".join(str(parts[k]) for k in ("stage", "checkpoint") if k in parts)
+  digest = identity.short_digest(described)
+  return f"{named or 'a checkpoint'} (identity {digest})"

@@ -27,7 +27,7 @@ import numpy as np
 
 from calrec_jax.errors import InputError, at_least, check, one_of, refuse
 from calrec_jax.metrics.ranking import Ranking
-from calrec_jax.recommend import protocol
+from calrec_jax.recommend import candidates, protocol
 from calrec_jax.recommend.protocol import Recommender
 
 
@@ -39,7 +39,7 @@ class Fusion:
   Attributes:
     members: names of the recommenders whose lists the recommender "fused"
       joins. By default what the model says, who buys what after what, what is
-      bought again, and whose words are like the last item's; "sasrec" beside
+      bought again, and whose words are like the last item's; "sasrec" with
       them is better still.
     by: what is joined, "scores" or "ranks". Scores want members whose scores
       say how much better an item is, as those of "dense" and "sasrec" do.
@@ -49,8 +49,9 @@ class Fusion:
       was fitted before the last events were known.
     users: validation users by which they are chosen, at most.
     k: damps the first ranks; 60 in the paper.
-    places: places of each member's list that count, at least; an item beyond
-      them gets nothing from that member.
+    places: Least length of each member's list; an item beyond it gets nothing
+      from that member.
+    rule: CANDIDATES, the candidate rule under which weights are chosen.
   """
 
   members: Sequence[str] = (
@@ -65,6 +66,7 @@ class Fusion:
   users: int = 2048
   k: float = 60.0
   places: int = 200
+  rule: str = candidates.DEFAULT
 
   def __post_init__(self):
     """Refuses a fusion of less than two lists."""
@@ -74,6 +76,7 @@ class Fusion:
       k=at_least(0),
       places=at_least(1),
       users=at_least(1),
+      rule=one_of(*candidates.RULES),
     )
     if any(not weight > 0 for weight in self.numbers or ()):
       refuse(self, "weights", "all must be above 0.")
@@ -93,14 +96,15 @@ class Chosen(NamedTuple):
 
   Attributes:
     weights: one for each member; 0 leaves it out.
-    how: for people, as in "chosen on 2,048 validation users".
+    how: Origin of the weights, human-readable, as in "chosen by 2,048
+      validation users".
   """
 
   weights: tuple[float, ...]
   how: str
 
 
-class Fused:
+class Fused(Recommender):
   """Joins the rankings of other recommenders."""
 
   def __init__(
@@ -114,11 +118,11 @@ class Fused:
     """Takes the recommenders whose lists are joined.
 
     Args:
-      members: the recommenders.
-      settings: how they are joined.
-      chosen: weights where the settings have no numbers; by default equal
+      members: Recommenders whose lists are joined.
+      settings: How they are joined.
+      chosen: Weights where the settings have no numbers; by default equal
         ones.
-      name: key in the metrics file.
+      name: Key in the metrics file.
 
     Raises:
       InputError: for fewer than two members, as many weights as do not fit, or
@@ -143,11 +147,12 @@ class Fused:
         "recommenders."
       )
     joined = [pair for pair in zip(members, weights, strict=True) if pair[1]]
+    self.num_items = members[0].num_items
     self._members = [member for member, _ in joined]
     self._weights = [weight for _, weight in joined]
 
   def describe(self) -> str:
-    """One line for people: what ranks, and with which settings."""
+    """One human-readable line: what ranks, and with which settings."""
     names = [
       member.name if weight == 1 else f"{weight:g} x {member.name}"
       for member, weight in zip(self._members, self._weights, strict=True)
@@ -158,50 +163,44 @@ class Fused:
     return f"reciprocal ranks (k={self.settings.k:g}) of {joined}"
 
   def fingerprint(self) -> dict[str, Any]:
-    """What decides the members' answers beside data and settings."""
-    return protocol.fingerprints(self._members)
+    """The identities of the members."""
+    return protocol.identities(self._members)
 
-  def recommend(
-    self,
-    histories: Sequence[np.ndarray],
-    *,
-    depth: int,
-    rules: Sequence[str] = ("not_last",),
-  ) -> dict[str, Ranking]:
-    """Ranks what any member lists; see `protocol.Recommender`."""
-    places = max(depth, self.settings.places)
+  def _rank(self, request: protocol.Request) -> dict[str, Ranking]:
+    places = max(request.depth, self.settings.places)
     rankings = [
-      member.recommend(histories, depth=places, rules=rules)
+      member.recommend(request.histories, depth=places, rules=request.rules)
       for member in self._members
     ]
     return {
-      rule: self._fuse([ranking[rule] for ranking in rankings], depth)
-      for rule in rules
+      rule: self._fuse([ranking[rule] for ranking in rankings]).cut(
+        excluded, request.depth
+      )
+      for rule, excluded in request.excluded.items()
     }
 
-  def _fuse(self, rankings: Sequence[Ranking], depth: int) -> Ranking:
+  def _fuse(self, rankings: Sequence[Ranking]) -> protocol.Listed:
     items, scores = [], []
     for user in range(len(rankings[0].items)):
       rows, values = [], []
       for ranking, weight in zip(rankings, self._weights, strict=True):
-        listed, parts = shares(ranking, user, self.settings)
+        listed, parts = contributions(ranking, user, self.settings)
         rows.append(listed)
         values.append(weight * parts)
       distinct, place = np.unique(np.concatenate(rows), return_inverse=True)
       summed = np.bincount(place, np.concatenate(values), len(distinct))
       items.append(distinct)
       scores.append(summed.astype(np.float32))
-    nothing = np.full((len(items), 0), protocol.EMPTY, np.int32)
-    return protocol.top_listed(items, scores, nothing, depth)
+    return protocol.Listed(items, scores)
 
 
-def shares(
+def contributions(
   ranking: Ranking, user: int, settings: Fusion
 ) -> tuple[np.ndarray, np.ndarray]:
   """The items of one list, and what each gets from it before weighing.
 
   Returns:
-    int32 rows and float64 shares.
+    int32 rows and float64 contributions.
   """
   if settings.by == "scores":
     return scaled_scores(ranking, user)
@@ -212,7 +211,7 @@ def shares(
 def mean_ranks(ranking: Ranking, user: int) -> tuple[np.ndarray, np.ndarray]:
   """The items of one list and their ranks from 1, tied ones sharing the mean.
 
-  Items of a tie that goes on beyond the list are left out.
+  Items of a tie that continues beyond the list are left out.
 
   Returns:
     int32 rows and float64 ranks.
@@ -226,7 +225,7 @@ def mean_ranks(ranking: Ranking, user: int) -> tuple[np.ndarray, np.ndarray]:
 def scaled_scores(ranking: Ranking, user: int) -> tuple[np.ndarray, np.ndarray]:
   """The items of one list and their scores, 1 at its head and 0 at its end.
 
-  Items of a tie that goes on beyond the list are left out; where all are tied
+  Items of a tie that continues beyond the list are left out; where all are tied
   they share the head.
 
   Returns:

@@ -1,9 +1,9 @@
-"""Weights that were chosen for a fusion, kept beside the checkpoint.
+"""Weights that were chosen for a fusion, saved beside the checkpoint.
 
-Validation users are asked once: what is evaluated is what `calrec infer`
-answers with afterwards. A record is used again only where everything that
+Validation users choose once: what is evaluated is what `calrec infer` uses
+afterwards. A record is used again only where everything that
 decides the members' answers is equal. Tested by
-`tests/unit/test_fusion_record.py`.
+`tests/unit/recommend/fuse/test_fusion_record.py`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ import numpy as np
 
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.errors import InputError
+from calrec_jax.recommend import candidates
 from calrec_jax.recommend.fuse import fusion_weights
 from calrec_jax.recommend.fuse.fuse import Chosen, Fusion
-from calrec_jax.recommend.protocol import Recommender, answers_of
-from calrec_jax.storage import lineage
-from calrec_jax.storage.blocks import RECOMMENDING, code_digest
+from calrec_jax.recommend.protocol import Recommender
+from calrec_jax.storage import identity, lineage
 
 FOLDER = "fusion"  # In that of a stage.
 _SPLIT, _SEED = "validation", 0
-_DIGITS = 16  # Of the identity, in the name of the file.
 
 
 def chosen(
@@ -39,35 +38,36 @@ def chosen(
   folder: pathlib.Path,
   origin: Mapping[str, Any],
 ) -> Chosen:
-  """The weights of the members on a domain: read, or found out and written.
+  """The weights of the members on a domain: read, or chosen and written.
 
-  Where nobody was kept back for validation they are equal.
+  Without validation users they are equal.
 
   Args:
-    members: the recommenders that are fused.
-    settings: how.
-    cache: of the domain, whose validation users choose.
-    folder: of the records, made when needed.
-    origin: what decides the answers of the members beside themselves.
+    members: Recommenders that are fused.
+    settings: How they are fused.
+    cache: Token cache of the domain whose validation users choose.
+    folder: Folder of the records, made when needed.
+    origin: What decides the answers of the members beyond themselves.
   """
-  identity = lineage.plain(
+  made_by = identity.plain(
     {
       **origin,
       "fusion": dataclasses.asdict(settings),
-      "members": [answers_of(member) for member in members],
-      "program": code_digest(RECOMMENDING),
+      "members": [member.identity() for member in members],
+      "choice": fusion_weights.VERSION,
     }
   )
-  name = f"{cache.name}-{lineage.digest(identity)[:_DIGITS]}.json"
-  if (kept := _read(folder / name)) and len(kept["weights"]) == len(members):
-    return _chosen_by(kept)
+  name = f"{cache.name}-{identity.short_digest(made_by)}.json"
+  saved = _read(folder / name)
+  if saved and len(saved["weights"]) == len(members):
+    return _chosen_by(saved)
   users = [
     user
     for user in cache.histories(_SPLIT, settings.users, _SEED)
     if len(user.items)  # Some members answer nobody without a history.
   ]
   if not users:
-    return Chosen((1.0,) * len(members), "equal, as nobody is for validation")
+    return Chosen((1.0,) * len(members), "equal weights: no validation users")
   weights, value = fusion_weights.choose(
     members,
     [user.items for user in users],
@@ -79,12 +79,12 @@ def chosen(
     "members": [member.name for member in members],
     "users": len(users),
     "ndcg@10": value,
-    "made_by": identity,
+    "made_by": made_by,
   }
   try:
     lineage.write_json(folder / name, record)
-  except OSError as error:  # As on a checkpoint that is only lent.
-    print(f"The weights of the fusion are not kept: {error}", file=sys.stderr)
+  except OSError as error:  # As on a read-only checkpoint.
+    print(f"The weights of the fusion are not saved: {error}", file=sys.stderr)
   return _chosen_by(record)
 
 
@@ -97,16 +97,16 @@ def of_stage(
   """The weights that were chosen for another stage's fusion of such members.
 
   Args:
-    stage: its folder.
-    domain: whose validation users chose.
-    members: names of the recommenders, in order.
-    settings: how they are joined, as they were there.
+    stage: Folder of the stage.
+    domain: Name of the domain whose validation users chose.
+    members: Names of the recommenders, in order.
+    settings: How they are joined, as they were there.
 
   Raises:
     InputError: if the stage has none, or several that differ.
   """
   folder = pathlib.Path(stage).expanduser() / FOLDER
-  own = re.compile(rf"{re.escape(domain)}-[0-9a-f]{{{_DIGITS}}}\.json")
+  own = re.compile(rf"{re.escape(domain)}-[0-9a-f]{{16}}\.json")
   found = {
     path.name: record
     for path in sorted(folder.glob("*"))
@@ -121,16 +121,14 @@ def of_stage(
       "that stage with the same Fusion.members chooses them."
     )
   chosen = {name: _chosen_by(record) for name, record in found.items()}
-  if len({kept.weights for kept in chosen.values()}) > 1:
-    listed = ", ".join(
-      f"{name} {kept.weights}" for name, kept in chosen.items()
-    )
+  if len({one.weights for one in chosen.values()}) > 1:
+    listed = ", ".join(f"{name} {one.weights}" for name, one in chosen.items())
     raise InputError(
       f"Fusion.weights names {str(stage)!r}, where different ones were chosen "
       f"over time: {listed}. Bind the numbers, or remove the older files."
     )
-  kept = next(iter(chosen.values()))
-  return kept._replace(how=f"{kept.how} for {stage}")
+  first = next(iter(chosen.values()))
+  return first._replace(how=f"{first.how} for {stage}")
 
 
 def _joins(
@@ -138,9 +136,10 @@ def _joins(
 ) -> bool:
   """Whether a record is of these members, joined in this way."""
   made = record.get("made_by", {}).get("fusion", {})
+  made = {"rule": candidates.DEFAULT, **made}  # Earlier records have no rule.
   wanted = dataclasses.asdict(settings)
   return record.get("members") == list(members) and all(
-    made.get(name) == wanted[name] for name in ("by", "k", "places")
+    made.get(name) == wanted[name] for name in ("by", "k", "places", "rule")
   )
 
 

@@ -1,6 +1,6 @@
 """Weights of a fusion's members, chosen by what known users bought next.
 
-Which signals a shop has is found out, not assumed: groceries are bought again,
+Which signals a shop has is measured, not assumed: groceries are bought again,
 books are not. From equal weights, the change of one weight that raises NDCG@10
 of the joined lists most is made, as long as it is more than chance: more than
 the standard error of the difference, user by user. So good members stay equal
@@ -18,12 +18,13 @@ import numpy as np
 import tqdm
 from jaxtyping import Bool, Float, Float64, Int
 
-from calrec_jax.recommend.fuse.fuse import Fusion, shares
+from calrec_jax.metrics import ranking_metrics
+from calrec_jax.recommend.fuse.fuse import Fusion, contributions
 from calrec_jax.recommend.protocol import Recommender
 
+VERSION = 1  # Raise it when the same lists give other weights.
 VALUES = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 _CUTOFF = 10
-_RULE = "not_last"
 _BATCH_USERS = 256
 
 
@@ -33,13 +34,13 @@ class Joined(NamedTuple):
   U users, P places for the items that any member lists, M members.
 
   Attributes:
-    shares: what an item gets from each member; 0 where it is not listed.
+    contributions: what an item gets from each member; 0 where it is not listed.
     filled: which places hold an item.
     target: the place of the user's next item; 0 where nobody lists it.
     found: which members list it.
   """
 
-  shares: Float64[np.ndarray, "U P M"]
+  contributions: Float64[np.ndarray, "U P M"]
   filled: Bool[np.ndarray, "U P"]
   target: Int[np.ndarray, " U"]
   found: Bool[np.ndarray, "U M"]
@@ -54,10 +55,10 @@ def choose(
   """The weights, and the NDCG@10 that they have on these users.
 
   Args:
-    members: the recommenders that are fused.
+    members: Recommenders that are fused.
     histories: int32[n] catalogue rows of users, one or more, oldest first.
-    targets: catalogue row of what each bought next.
-    settings: how lists are joined.
+    targets: Catalogue row of the next purchase of each user.
+    settings: How lists are joined.
   """
   joined = join(members, histories, targets, settings)
   weights = np.ones(len(members))
@@ -71,7 +72,7 @@ def user_ndcg(
   joined: Joined, weights: Float[np.ndarray, " M"]
 ) -> Float[np.ndarray, " U"]:
   """NDCG@10 of each user's list, joined with these weights."""
-  return _gains(joined, joined.shares @ weights, weights)
+  return _gains(joined, joined.contributions @ weights, weights)
 
 
 def join(
@@ -80,7 +81,7 @@ def join(
   targets: Int[np.ndarray, " U"],
   settings: Fusion,
 ) -> Joined:
-  """Asks every member for its lists; see `choose`."""
+  """The lists of every member; see `choose`."""
   users = list(_users(members, histories, targets, settings))
   places = max(len(items) for items, _ in users)
   shape = (len(users), places, len(members))
@@ -91,7 +92,7 @@ def join(
     np.zeros(shape[::2], bool),
   )
   for user, (items, parts) in enumerate(users):
-    joined.shares[user, : len(items)] = np.nan_to_num(parts)
+    joined.contributions[user, : len(items)] = np.nan_to_num(parts)
     joined.filled[user, : len(items)] = True
     [place] = np.nonzero(items == targets[user])
     if len(place):
@@ -106,16 +107,17 @@ def _users(
   targets: Int[np.ndarray, " U"],
   settings: Fusion,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Of each user the listed items, and [P, M] shares, NaN where not listed."""
+  """Listed items of each user, contributions [P, M], NaN where not listed."""
+  rule = settings.rule
   with tqdm.tqdm(total=len(targets), desc="fused: weights", unit="user") as bar:
     for start in range(0, len(targets), _BATCH_USERS):
       part = histories[start : start + _BATCH_USERS]
       rankings = [
-        member.recommend(part, depth=settings.places, rules=(_RULE,))[_RULE]
+        member.recommend(part, depth=settings.places, rules=(rule,))[rule]
         for member in members
       ]
       for user in range(len(part)):
-        lists = [shares(ranking, user, settings) for ranking in rankings]
+        lists = [contributions(ranking, user, settings) for ranking in rankings]
         items = np.unique(np.concatenate([rows for rows, _ in lists]))
         parts = np.full((len(items), len(members)), np.nan)
         for member, (rows, values) in enumerate(lists):
@@ -134,11 +136,13 @@ def _best_step(
   for member in range(len(weights)):
     others = weights.copy()
     others[member] = 0.0
-    rest = joined.shares @ others
+    rest = joined.contributions @ others
     for value in VALUES:
       trial = others.copy()
       trial[member] = value
-      reached = _gains(joined, rest + value * joined.shares[..., member], trial)
+      reached = _gains(
+        joined, rest + value * joined.contributions[..., member], trial
+      )
       more = reached - gains
       error = more.std() / np.sqrt(len(more))
       if more.mean() > max(best, error):
@@ -162,4 +166,5 @@ def _gains(
   equal = np.count_nonzero(scores == target, axis=1)
   ranks = greater + (equal + 1) / 2
   listed = (joined.found & (weights > 0)).any(axis=1)
-  return np.where(listed & (ranks <= _CUTOFF), 1 / np.log2(ranks + 1), 0.0)
+  hit = listed & (ranks <= _CUTOFF)
+  return np.where(hit, ranking_metrics.ndcg(ranks), 0.0)

@@ -26,16 +26,15 @@ import numpy as np
 from jaxtyping import Float
 
 from calrec_jax.errors import at_least, check, one_of, optional
-from calrec_jax.metrics.ranking import Ranking
-from calrec_jax.recommend import protocol
 from calrec_jax.recommend.baselines.bm25 import BM25, CatalogueIndex
-from calrec_jax.recommend.dense.unique_texts import TextColumns
+from calrec_jax.recommend.dense.unique_texts import UniqueTexts
 from calrec_jax.recommend.generate import match
 from calrec_jax.recommend.generate.match import Matcher
 from calrec_jax.recommend.generate.texts import GeneratedText
+from calrec_jax.recommend.protocol import Listed
 
-# Best matches of a text that are kept, at least: enough for the lists of an
-# evaluation, whose depth is not known when texts are matched ahead of it.
+# Best matches of a text that are remembered, at least: enough for the lists of
+# an evaluation, whose depth is not known when texts are matched ahead of it.
 _FEWEST_KEPT = 512
 _CHOICES = {
   "score": ("sum", "mean"),
@@ -61,8 +60,8 @@ class Grounding:
     combination: an item gets the "max" over the texts, or their "sum", which
       favours what many texts match a little over what one spells out.
     duplicates: "drop" takes a text once however often it was sampled, "count"
-      multiplies its damping by the number of samples. Samples are drawn by
-      probability already, which s_k holds: counting says it twice.
+      multiplies its damping by the number of samples. Samples follow
+      the probability already, which s_k holds: counting says it twice.
     top_texts: only so many texts of highest s_k are matched; None for all.
       Every text was paid for, and an unlikely one hardly gets in the way.
     exact_first: whether a text that spells an item matches this item best,
@@ -95,7 +94,7 @@ class Grounding:
     )
 
   def describe(self) -> str:
-    """The switches that are not as by default, for people; may be empty."""
+    """The switches that are not as by default, human-readable; may be empty."""
     parts = [
       f"{field.name} {getattr(self, field.name)}"
       for field in dataclasses.fields(self)
@@ -131,7 +130,7 @@ class Grounder:
     _, first, column = np.unique(
       index.columns, return_index=True, return_inverse=True
     )
-    self._columns = TextColumns(first[column])
+    self._columns = UniqueTexts(first[column])
 
   def matches(self, texts: Sequence[str]) -> Float[np.ndarray, "K M"]:
     """Match of each text with each distinct item text, see `Matcher.rows`."""
@@ -145,13 +144,13 @@ class Grounder:
       self._matcher.rows(texts)
 
   def best_row(self, text: str) -> int:
-    """The catalogue row a text stands for: its own, else the best match."""
+    """The catalogue row a text is of: its own, else the best match."""
     if text in self.index.rows:
       return self.index.rows[text]
     [best] = self._matcher.best([text], _FEWEST_KEPT)
     if len(best.columns):
       column = best.columns[np.argmax(best.matches)]
-    else:  # More items match it equally well than are kept.
+    else:  # More items match it equally well than are remembered.
       column = np.argmax(self.matches([text])[0])
     return int(self._columns.first_rows[column])
 
@@ -182,33 +181,17 @@ class Grounder:
     return self._whole(self._weigh(texts, log_probs, tokens, samples))
 
   def rank(
-    self,
-    written: Sequence[Sequence[GeneratedText]],
-    histories: Sequence[np.ndarray],
-    depth: int,
-    rules: Sequence[str],
-  ) -> dict[str, Ranking]:
-    """Ranks the catalogue for users, as their `scores` do.
+    self, written: Sequence[Sequence[GeneratedText]], reach: int
+  ) -> Listed:
+    """The best items of users, by their `scores`.
 
     Args:
-      written: the distinct texts of each user.
-      histories: catalogue rows of each user, oldest first.
-      depth: places of each list.
-      rules: of candidates, see `protocol.RULES`.
+      written: Distinct texts of each user.
+      reach: Number of items that are certainly among the result, with all
+        that tie with the last of them.
     """
-    excluded = {rule: protocol.exclusions(histories, rule) for rule in rules}
-    wanted = depth + max(
-      (rows.shape[1] for rows in excluded.values()), default=0
-    )
-    items, scores = [], []
-    for texts in written:
-      rows, values = self._candidates(texts, wanted)
-      items.append(rows)
-      scores.append(values)
-    return {
-      rule: protocol.top_listed(items, scores, excluded[rule], depth)
-      for rule in rules
-    }
+    found = [self._candidates(texts, reach) for texts in written]
+    return Listed([rows for rows, _ in found], [values for _, values in found])
 
   def _candidates(
     self, written: Sequence[GeneratedText], wanted: int
@@ -286,11 +269,11 @@ class Grounder:
       best[text] = max(best.get(text, -np.inf), float(values[place]))
       number = 1 if samples is None else samples[place]
       counts[text] = counts.get(text, 0) + number
-    kept = sorted(best, key=lambda text: -best[text])[: settings.top_texts]
-    weights = np.exp(settings.epsilon * np.array([best[t] for t in kept]))
+    chosen = sorted(best, key=lambda text: -best[text])[: settings.top_texts]
+    weights = np.exp(settings.epsilon * np.array([best[t] for t in chosen]))
     if settings.duplicates == "count":
-      weights = weights * np.array([counts[text] for text in kept])
-    return _Weighted(kept, weights)
+      weights = weights * np.array([counts[text] for text in chosen])
+    return _Weighted(chosen, weights)
 
 
 def quasi_round_robin(

@@ -1,7 +1,7 @@
 """How well a text matches the items of a catalogue, each text scored once.
 
 A match is the BM25 of the text with an item, scaled. Of a text that is ranked
-by its best items, only those are kept, with a bound on all others: some
+by its best items, only those are remembered, with a bound on all others: some
 kilobytes instead of a number for every item, so that the matches of the many
 texts that a tuned model writes again and again stay in memory.
 
@@ -29,7 +29,7 @@ class BestMatches(NamedTuple):
   """The items that a text matches best.
 
   Attributes:
-    columns: int32[n], distinct item texts, rising.
+    columns: int32[n], distinct item texts, ascending.
     matches: float32[n], how well each is matched.
     bound: no other item text is matched better.
   """
@@ -63,7 +63,7 @@ class Matcher:
       scaling: out of `SCALINGS`.
       exact_first: whether a text that spells an item matches it best of all.
       cache_mebibytes: memory for matches of texts that come again; one half
-        holds best matches, the other whole rows, where those are asked for.
+        holds best matches, the other whole rows, where those are needed.
     """
     self.index = index
     self._scaling, self._exact_first = scaling, exact_first

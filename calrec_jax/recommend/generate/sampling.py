@@ -3,7 +3,7 @@
 B prompts are read once; their keys and values are shared by the G samples of
 each, which are the only thing that grows. A sample depends on its prompt, the
 seed and its number alone: not on the other prompts of the batch, on their
-number, or on how many samples are drawn.
+number, or on how many samples there are.
 
 Tested against a loop without any cache in
 `tests/reference/test_sampling_reference.py`.
@@ -32,7 +32,7 @@ _BLOCK = 128  # Tokens whose probabilities are summed first; see `draw`.
 @gin.configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampler:
-  """How texts are drawn from the model: plain ancestral sampling.
+  """How texts are sampled from the model: plain ancestral sampling.
 
   Nothing else shapes the distribution: no top-k, no nucleus, no penalty.
 
@@ -68,11 +68,11 @@ class Samples(NamedTuple):
   """G sampled continuations of each of B prompts.
 
   Attributes:
-    tokens: int32[B, G, T], 0 behind the end of a sample.
+    tokens: int32[B, G, T], 0 after the end of a sample.
     lengths: int32[B, G], tokens of each sample, end marker included.
     log_probs: float32[B, G], log-probability of the sample in nats under the
       model's own, untempered distribution, end marker included.
-    ended: bool[B, G], whether the end marker was drawn.
+    ended: bool[B, G], whether the end marker was sampled.
   """
 
   tokens: jax.Array
@@ -127,7 +127,7 @@ def uniform_rows(
   samples: int,
   steps: int,
 ) -> Float[np.ndarray, "B G T"]:
-  """`uniform_numbers` of a batch of prompts, zeros in the rows behind them."""
+  """`uniform_numbers` of a batch of prompts, zeros in the rows after them."""
   numbers = np.zeros((rows, samples, steps), np.float32)
   for row, prompt in enumerate(prompts):
     numbers[row] = uniform_numbers(seed, prompt_number(prompt), samples, steps)
@@ -155,14 +155,14 @@ def sample(
   Args:
     decoder: the module of the model, with `prefill`, `extend` and `logits`.
     params: its parameters.
-    tokens: prompts, padded behind.
+    tokens: Prompts, right-padded.
     lengths: tokens of each prompt; 0 for a row that holds none and is not
       sampled.
     uniform: what decides each token, see `uniform_numbers`; its shape says how
       many continuations, G, of at most how many tokens, T.
     temperature: divides the logits before drawing.
     end_token: the marker that ends a continuation.
-    vocab_size: ids from here on are room in the arrays and are never drawn.
+    vocab_size: ids from here on are room in the arrays and are never sampled.
     mesh: devices the rows are spread over; the result is given to all.
   """
   batch, samples, steps = uniform.shape
@@ -210,13 +210,13 @@ def draw(
 
   One random number a token, where the usual way takes V of them. Sums run over
   blocks of tokens first and within one block then, which is quick and keeps
-  float32 sums short. A token of probability 0 is never drawn.
+  float32 sums short. A token of probability 0 is never sampled.
 
   Args:
     logits: float32 logits of the model.
     uniform: numbers from 0 up to, but without, 1.
     temperature: divides the logits before drawing.
-    vocab_size: ids from here on are never drawn.
+    vocab_size: ids from here on are never sampled.
 
   Returns:
     The tokens, and their log-probabilities in nats without the temperature.
@@ -248,8 +248,8 @@ def invert(
   anything.
   """
   reached = jnp.sum(sums <= target[..., None], axis=-1, dtype=jnp.int32)
-  rising = jnp.sum(sums < sums[..., -1:], axis=-1, dtype=jnp.int32)
-  place = jnp.minimum(reached, rising)
+  ascending = jnp.sum(sums < sums[..., -1:], axis=-1, dtype=jnp.int32)
+  place = jnp.minimum(reached, ascending)
   before = jnp.take_along_axis(
     sums, jnp.maximum(place - 1, 0)[..., None], axis=-1
   )[..., 0]

@@ -40,7 +40,7 @@ class Spelling:
   Attributes:
     text: the words; several token sequences may spell them.
     log_prob: log-probability of the sequence, in nats.
-    numbers: of the samples that are this sequence, rising.
+    numbers: of the samples that are this sequence, ascending.
     tokens: end marker included.
     ended: whether the model closed it by the end marker.
   """

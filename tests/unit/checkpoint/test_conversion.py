@@ -45,6 +45,25 @@ def test_a_folder_becomes_a_checkpoint_and_comes_back(tmp_path, capsys):
     convert.main([str(tmp_path / "theirs"), str(tmp_path / "ours")])
 
 
+def test_the_temperature_of_the_towers_comes_along(tmp_path):
+  config, params = pretrained_toys.model("llama")
+  saved = _save(
+    tmp_path / "ours", config, params, Objective={"temperature": 0.05}
+  )
+  folder = conversion.to_huggingface(
+    conversion.open_model(saved), tmp_path / "theirs", progress=False
+  )
+  again = conversion.to_checkpoint(
+    conversion.open_model(folder), tmp_path / "back", progress=False
+  )
+  for checkpoint in (saved, again):
+    record = store.read_json(checkpoint, "lineage")
+    assert lineage.temperature(record) == 0.05
+  (folder / conversion.TOWERS_FILE).write_text("{}")
+  with pytest.raises(WeightsError, match="gives no temperature"):
+    conversion.open_model(folder)
+
+
 def test_lora_is_merged_on_the_way_out(tmp_path):
   config, params = pretrained_toys.model("llama")
   lora = loras.Lora(rank=2, alpha=6.0, targets=("query", "out", "wi_0"))
@@ -240,7 +259,7 @@ def _vocabulary(origin):
   return files.Vocabulary("nowhere", None, "a", origin=origin)
 
 
-def _save(folder, config, params, vocabulary=None):
+def _save(folder, config, params, vocabulary=None, **training):
   return store.write_params(
     folder,
     params,
@@ -250,6 +269,7 @@ def _save(folder, config, params, vocabulary=None):
       data={},
       training={
         "DecoderConfig": lineage.plain(dataclasses.asdict(config)),
+        **training,
       },
       configuration="",
     ),

@@ -187,7 +187,11 @@ def test_a_curve_has_every_metric_at_every_value(batch_users):
 
 @pytest.mark.parametrize(
   ("values", "said"),
-  [((), "at least one"), ((2, 1), "rising"), ((1, 99), "broken, samples 99")],
+  [
+    ((), "at least one"),
+    ((2, 1), "ascending"),
+    ((1, 99), "broken, samples 99"),
+  ],
 )
 def test_a_broken_curve_is_refused(values, said):
   class Broken(toys.Nearby):

@@ -9,8 +9,8 @@ from calrec_jax.evaluate import (
   Bootstrap,
   Job,
   Protocol,
+  Shard,
   ShardedEvaluation,
-  Share,
   block_files,
   evaluate,
 )
@@ -81,7 +81,7 @@ def test_blocks_and_batches_change_no_number(
   tmp_path, whole, block_users, batch_users
 ):
   found = job(tmp_path, block_users=block_users, batch_users=batch_users)
-  found.work(Share(), progress=False)
+  found.work(Shard(), progress=False)
   assert_same(found.results(), whole)
 
 
@@ -104,7 +104,7 @@ def test_a_stopped_job_goes_on_with_other_processes(tmp_path, whole):
   popular, *others = recommenders()
   stopped = job(tmp_path, [Failing(popular, 2), *others])
   with pytest.raises(KeyboardInterrupt):
-    stopped.work(Share(0, 2), progress=False)
+    stopped.work(Shard(0, 2), progress=False)
   again = job(tmp_path)
   assert again.state() == [
     "popularity: 2 of 5 blocks were done before",
@@ -113,23 +113,23 @@ def test_a_stopped_job_goes_on_with_other_processes(tmp_path, whole):
   ]
   with pytest.raises(FileNotFoundError):
     again.results()
-  again.work(Share(2, 3), progress=False)
+  again.work(Shard(2, 3), progress=False)
   assert_same(again.results(), whole)
 
 
 def test_what_is_done_is_not_done_again(tmp_path, whole):
-  job(tmp_path).work(Share(), progress=False)
+  job(tmp_path).work(Shard(), progress=False)
   finished = [Failing(recommender, 0) for recommender in recommenders()]
   again = job(tmp_path, finished)
-  again.work(Share(), progress=False)
+  again.work(Shard(), progress=False)
   assert_same(again.results(), whole)
 
 
 def test_a_further_recommender_is_all_that_is_done(tmp_path, whole):
   popular, *others = recommenders()
-  job(tmp_path, [popular]).work(Share(), progress=False)
+  job(tmp_path, [popular]).work(Shard(), progress=False)
   found = job(tmp_path, [Failing(popular, 0), *others])
-  found.work(Share(), progress=False)
+  found.work(Shard(), progress=False)
   assert_same(found.results(), whole)
 
 
@@ -137,7 +137,7 @@ def test_processes_at_once_share_the_work(tmp_path, whole):
   # Threads: what counts is that they share nothing but the folder.
   jobs = [job(tmp_path, block_users=2) for _ in range(3)]
   threads = [
-    threading.Thread(target=found.work, args=(Share(index, 3), False))
+    threading.Thread(target=found.work, args=(Shard(index, 3), False))
     for index, found in enumerate(jobs)
   ]
   for thread in threads:
@@ -157,7 +157,7 @@ def test_a_block_that_another_finished_is_left(tmp_path, whole):
 
     def recommend(self, histories, *, depth, rules):
       if not Overtaken.calls:
-        other.work(Share(), progress=False)
+        other.work(Shard(), progress=False)
       Overtaken.calls += 1
       return super().recommend(histories, depth=depth, rules=rules)
 
@@ -165,7 +165,7 @@ def test_a_block_that_another_finished_is_left(tmp_path, whole):
   found = job(
     tmp_path, [Overtaken(popular.name, popular.score), *others], batch_users=1
   )
-  found.work(Share(), progress=False)
+  found.work(Shard(), progress=False)
   assert Overtaken.calls == 1
   assert_same(found.results(), whole)
 
@@ -181,14 +181,14 @@ def test_a_block_that_another_finished_is_left(tmp_path, whole):
   ],
 )
 def test_answers_of_other_settings_are_not_mixed(tmp_path, changes, said):
-  job(tmp_path, made_by={"checkpoint": 1}).work(Share(), progress=False)
+  job(tmp_path, made_by={"checkpoint": 1}).work(Shard(), progress=False)
   found = job(tmp_path, **{"made_by": {"checkpoint": 1}, **changes})
   lines = found.state()
   assert len(lines) == 3
   assert all(said in line for line in lines)
   with pytest.raises(FileNotFoundError):
     found.results()
-  found.work(Share(), progress=False)
+  found.work(Shard(), progress=False)
   found.results()
   found.tidy()
   assert len(list((tmp_path / "shards" / "near").iterdir())) == 1
@@ -202,7 +202,7 @@ def test_what_a_recommender_says_decides_its_answers(tmp_path):
       return {"weights": self.weights}
 
   trained = Trained("trained", lambda items: np.arange(40))
-  job(tmp_path, [trained]).work(Share(), progress=False)
+  job(tmp_path, [trained]).work(Shard(), progress=False)
   assert "were done before" in job(tmp_path, [trained]).state()[0]
   trained.weights = 2
   [line] = job(tmp_path, [trained]).state()
@@ -210,14 +210,14 @@ def test_what_a_recommender_says_decides_its_answers(tmp_path):
 
 
 def test_intervals_and_slices_are_made_anew_from_the_same_answers(tmp_path):
-  job(tmp_path).work(Share(), progress=False)
+  job(tmp_path).work(Shard(), progress=False)
   changed = job(
     tmp_path,
     [Failing(recommender, 0) for recommender in recommenders()],
     bootstrap=Bootstrap(resamples=50),
     slice_metrics=("mrr",),
   )
-  changed.work(Share(), progress=False)
+  changed.work(Shard(), progress=False)
   assert changed.results().protocol["intervals"]["resamples"] == 50
 
 

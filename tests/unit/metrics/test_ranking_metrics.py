@@ -94,7 +94,7 @@ def test_twins_tied_on_top_are_the_first_text():
 @pytest.mark.parametrize("name", ["recal@10", "recall@0", "ndcg", "mrr@5", ""])
 def test_unknown_metrics_are_named(name):
   with pytest.raises(ValueError, match=r"Protocol\.metrics"):
-    ranking_metrics.parse(name)
+    ranking_metrics.parse(name, "Protocol.metrics")
 
 
 def test_the_horizon_is_the_largest_cutoff():

@@ -1,9 +1,10 @@
 """Padding to few shapes, and how much of a history is read."""
 
+import gin
 import numpy as np
 import pytest
 
-from calrec_jax.data.feed import tokenization
+from calrec_jax.data.feed import feed, tokenization
 from calrec_jax.recommend import prompts
 from tests.fixtures import recommend_toys as toys
 
@@ -81,3 +82,30 @@ def test_the_usual_length_holds_but_for_a_single_item():
 def test_settings_are_checked(name):
   with pytest.raises(ValueError, match=rf"PromptLimits\.{name} = 0"):
     prompts.PromptLimits(**{name: 0})
+
+
+FEED = feed.Feed(row_tokens=64, row_slots=4, rows=2, max_history=7)
+
+
+@pytest.mark.parametrize(
+  ("bound", "wanted"),
+  [
+    ({}, (64, 48, 7)),
+    ({"max_tokens": 40}, (40, 40, 7)),
+    ({"max_tokens": 56, "max_items": 3}, (56, 48, 3)),
+    ({"usual_tokens": 20}, (64, 20, 7)),
+  ],
+)
+def test_what_is_not_bound_follows_from_the_feed(bound, wanted):
+  for name, value in bound.items():
+    gin.bind_parameter(f"PromptLimits.{name}", value)
+  limits = prompts.prompt_limits(FEED)
+  gin.clear_config()
+  assert (limits.max_tokens, limits.usual_tokens, limits.max_items) == wanted
+
+
+def test_prompts_longer_than_what_was_trained_on_are_refused():
+  gin.bind_parameter("PromptLimits.max_tokens", 65)
+  with pytest.raises(ValueError, match=r"max_tokens = 65.*row_tokens = 64"):
+    prompts.prompt_limits(FEED)
+  gin.clear_config()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calrec_jax.recommend import protocol
+from calrec_jax.recommend import candidates, protocol
 
 
 def full_sort(scores, excluded, depth):
@@ -43,8 +43,8 @@ def test_top_items_is_a_full_sort(data):
     np.array(data.draw(st.lists(st.integers(0, items - 1), max_size=5)), int)
     for _ in range(users)
   ]
-  for rule in protocol.RULES:
-    excluded = protocol.exclusions(histories, rule)
+  for rule in candidates.RULES:
+    excluded = candidates.exclusions(histories, rule)
     ranking = protocol.top_items(scores, excluded, depth)
     for user in range(users):
       wanted, ties = full_sort(scores[user], set(excluded[user]), depth)
@@ -70,9 +70,13 @@ def test_top_listed_ranks_nothing_else():
 
 def test_rules_exclude_the_last_or_all_own_items():
   histories = [np.array([3, 1, 3, 2]), np.array([5]), np.array([], int)]
-  assert protocol.exclusions(histories, "all").shape == (3, 0)
-  assert protocol.exclusions(histories, "not_last").tolist() == [[2], [5], [-1]]
-  assert protocol.exclusions(histories, "not_seen").tolist() == [
+  assert candidates.exclusions(histories, "all").shape == (3, 0)
+  assert candidates.exclusions(histories, "not_last").tolist() == [
+    [2],
+    [5],
+    [-1],
+  ]
+  assert candidates.exclusions(histories, "not_seen").tolist() == [
     [1, 2, 3],
     [5, -1, -1],
     [-1, -1, -1],

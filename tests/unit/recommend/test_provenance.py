@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import types
 
 import jax
 import numpy as np
@@ -11,13 +10,14 @@ import pytest
 from calrec_jax import config
 from calrec_jax.checkpoint import store
 from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.models.decoder import Decoder
 from calrec_jax.models.decoder_config import DecoderConfig
 from calrec_jax.models.lora import Lora
 from calrec_jax.recommend import provenance
 from calrec_jax.recommend.prompts import PromptLimits
 from calrec_jax.recommend.trained_model import TrainedModel
 from calrec_jax.runtime import partitioning
-from tests.fixtures.stand_ins import stand_in
+from tests.fixtures import recommend_toys as toys
 
 
 def save(folder, seed=0, stage="target"):
@@ -43,18 +43,18 @@ def test_a_checkpoint_is_known_wherever_it_lies(tmp_path):
 
 @pytest.fixture
 def of_answers(tmp_path):
-  cache = stand_in(TokenCache, name="shop", fingerprint="ab" * 32)
+  cache = toys.stand_in(TokenCache, name="shop", fingerprint="ab" * 32)
   checkpoint = save(tmp_path / "stage")
 
   def known(model=True, tensor=1, limits=None, data=4, **changes):
-    decoder = types.SimpleNamespace(config=DecoderConfig(**changes))
+    decoder = toys.stand_in(Decoder, config=DecoderConfig(**changes))
     mesh = partitioning.make_mesh(
       partitioning.MeshShape(data=data, tensor=tensor),
       jax.devices()[: data * tensor],
     )
     found = provenance.of_answers(
       cache,
-      stand_in(TrainedModel, decoder=decoder, checkpoint=checkpoint)
+      toys.stand_in(TrainedModel, decoder=decoder, checkpoint=checkpoint)
       if model
       else None,
       limits or PromptLimits(),

@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from calrec_jax.recommend import protocol
+from calrec_jax.recommend import candidates, protocol
 from calrec_jax.recommend.baselines import baselines, bm25
 
 TEXTS = (
@@ -33,15 +33,15 @@ def all_baselines():
 def test_keeps_the_protocol(recommender):
   assert isinstance(recommender, protocol.Recommender)
   assert "\n" not in recommender.describe()
-  together = recommender.recommend(HISTORIES, depth=3, rules=protocol.RULES)
-  assert set(together) == set(protocol.RULES)
+  together = recommender.recommend(HISTORIES, depth=3, rules=candidates.RULES)
+  assert set(together) == set(candidates.RULES)
   for user, history in enumerate(HISTORIES):
-    alone = recommender.recommend([history], depth=3, rules=protocol.RULES)
-    for rule in protocol.RULES:
+    alone = recommender.recommend([history], depth=3, rules=candidates.RULES)
+    for rule in candidates.RULES:
       for one, many in zip(alone[rule], together[rule], strict=True):
         np.testing.assert_array_equal(one[0], many[user])
       listed = set(alone[rule].items[0])
-      assert not listed & set(protocol.exclusions([history], rule)[0]) - {-1}
+      assert not listed & set(candidates.exclusions([history], rule)[0]) - {-1}
   with pytest.raises(ValueError, match="row 5"):
     recommender.recommend([np.array([5])], depth=3, rules=["all"])
 
@@ -59,7 +59,7 @@ def test_popularity_answers_users_without_history():
 def test_last_item_goes_back_in_time():
   recommender = baselines.LastItem(9)
   history = np.array([4, 7, 4, 1, 8, 1])
-  rankings = recommender.recommend([history], depth=6, rules=protocol.RULES)
+  rankings = recommender.recommend([history], depth=6, rules=candidates.RULES)
   assert rankings["all"].items.tolist() == [[1, 8, 4, 7, -1, -1]]
   assert rankings["not_last"].items.tolist() == [[8, 4, 7, -1, -1, -1]]
   assert rankings["not_seen"].items.tolist() == [[-1] * 6]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from calrec_jax.recommend import protocol
+from calrec_jax.recommend import candidates, protocol
 from calrec_jax.recommend.baselines.sequential_rules import (
   RuleRanking,
   SequentialRules,
@@ -64,12 +64,12 @@ def test_scores_are_those_of_a_loop(settings):
   sequences = drawn(0)
   histories = [history for history in drawn(1) if len(history)]
   found = made(sequences, settings).recommend(
-    histories, depth=ITEMS, rules=protocol.RULES
+    histories, depth=ITEMS, rules=candidates.RULES
   )
   for user, history in enumerate(histories):
     scores = loop_scores(sequences, history, settings)
-    for rule in protocol.RULES:
-      out = set(protocol.exclusions([history], rule)[0]) - {-1}
+    for rule in candidates.RULES:
+      out = set(candidates.exclusions([history], rule)[0]) - {-1}
       expected = {
         item: score
         for item, score in enumerate(scores)
@@ -107,13 +107,13 @@ def test_company_changes_nothing():
 def test_rules_do_not_go_from_user_to_user():
   recommender = made([np.array([0, 1]), np.array([2, 3])])
   ranking = recommender.recommend([np.array([1])], depth=3)["not_last"]
-  assert (ranking.items == protocol.EMPTY).all()
+  assert (ranking.items == candidates.EMPTY).all()
 
 
 def test_without_purchases_nothing_is_listed():
   recommender = made([])
   ranking = recommender.recommend([np.array([1])], depth=2)["not_last"]
-  assert (ranking.items == protocol.EMPTY).all()
+  assert (ranking.items == candidates.EMPTY).all()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calrec_jax.recommend import prompts, protocol
+from calrec_jax.recommend import candidates, prompts
 from calrec_jax.recommend.baselines import baselines
 from calrec_jax.recommend.constrain import constrained, rerank
 from tests.fixtures import recommend_toys as toys
@@ -21,17 +21,11 @@ HYPOTHESES = 4
 
 @functools.cache
 def recommender(**changes):
-  module, params = toys.decoder()
   settings = constrained.Constrained(
     **{"hypotheses": HYPOTHESES, "rows": 4, **changes}
   )
   return constrained.ConstrainedItems(
-    module,
-    params,
-    toys.catalogue(),
-    toys.PROMPT,
-    settings=settings,
-    limits=LIMITS,
+    toys.domain_model(limits=LIMITS), settings=settings
   )
 
 
@@ -63,9 +57,9 @@ def likelihood(history, item):
 def test_lists_hold_items_in_the_order_of_their_scores():
   histories = toys.histories(5)
   model = recommender()
-  found = model.recommend(histories, depth=6, rules=protocol.RULES)
+  found = model.recommend(histories, depth=6, rules=candidates.RULES)
   written = model.write(histories)
-  columns = model._columns
+  columns = model._model.texts
   for user, history in enumerate(histories):
     assert len(set(written[user].columns)) == HYPOTHESES
     assert (np.diff(written[user].scores) <= 0).all()
@@ -84,7 +78,7 @@ def test_scores_are_the_models_own(score):
   [history] = toys.histories(1)
   model = recommender(score=score)
   [written] = model.write([history])
-  rows = model._columns.first_rows[written.columns]
+  rows = model._model.texts.first_rows[written.columns]
   wanted = [likelihood(history, row) for row in rows]
   np.testing.assert_allclose(
     written.scores,
@@ -109,23 +103,18 @@ def test_company_changes_nothing_about_samples():
 
 
 def test_candidates_are_ranked_by_likelihood():
-  module, params = toys.decoder()
   histories = toys.histories(3)
   first = baselines.Popularity(np.arange(24, 0, -1))
   model = rerank.Reranked(
     first,
-    module,
-    params,
-    toys.catalogue(),
-    toys.PROMPT,
+    toys.domain_model(limits=LIMITS),
     settings=rerank.Reranking(candidates=7, rows=4),
-    limits=LIMITS,
   )
-  found = model.recommend(histories, depth=9, rules=protocol.RULES)
-  candidates = first.recommend(histories, depth=7, rules=protocol.RULES)
-  for rule in protocol.RULES:
+  found = model.recommend(histories, depth=9, rules=candidates.RULES)
+  listed = first.recommend(histories, depth=7, rules=candidates.RULES)
+  for rule in candidates.RULES:
     for user, history in enumerate(histories):
-      items = candidates[rule].items[user]
+      items = listed[rule].items[user]
       scores = {item: likelihood(history, item)[0] for item in items}
       wanted = sorted(items, key=lambda item: (-scores[item], item))
       assert found[rule].items[user].tolist() == [*wanted, -1, -1]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from calrec_jax.models import two_tower
-from calrec_jax.recommend import prompts, protocol
+from calrec_jax.recommend import candidates, prompts, protocol
 from calrec_jax.recommend.dense import dense
 from tests.fixtures import recommend_toys as toys
 
@@ -20,15 +20,9 @@ LIMITS = prompts.PromptLimits(max_tokens=96, smallest_length=96)
 
 
 def recommender(catalogue=None, temperature=None, **settings):
-  module, params = toys.decoder()
   return dense.Dense(
-    module,
-    params,
-    catalogue or toys.catalogue(),
-    toys.PROMPT,
-    temperature=temperature,
+    toys.domain_model(items=catalogue, temperature=temperature, limits=LIMITS),
     settings=dense.DenseSearch(user_rows=4, item_rows=8, **settings),
-    limits=LIMITS,
   )
 
 
@@ -57,9 +51,9 @@ def test_scores_are_cosines_and_lists_are_complete():
   assert isinstance(model, protocol.Recommender)
   assert "22 item texts" in model.describe()
   wanted = plain_cosines(histories)
-  rankings = model.recommend(histories, depth=24, rules=protocol.RULES)
+  rankings = model.recommend(histories, depth=24, rules=candidates.RULES)
   for rule, ranking in rankings.items():
-    excluded = protocol.exclusions(histories, rule)
+    excluded = candidates.exclusions(histories, rule)
     for user in range(len(histories)):
       listed = ranking.items[user][ranking.items[user] >= 0]
       left = set(range(24)) - set(excluded[user].tolist())
@@ -127,10 +121,10 @@ def test_twins_score_alike_to_the_last_bit_and_count_as_ties():
 
 def test_company_changes_nothing():
   model, histories = recommender(), toys.histories()
-  together = model.recommend(histories, depth=5, rules=protocol.RULES)
+  together = model.recommend(histories, depth=5, rules=candidates.RULES)
   for user, history in enumerate(histories):
-    alone = model.recommend([history], depth=5, rules=protocol.RULES)
-    for rule in protocol.RULES:
+    alone = model.recommend([history], depth=5, rules=candidates.RULES)
+    for rule in candidates.RULES:
       for one, many in zip(alone[rule], together[rule], strict=True):
         np.testing.assert_array_equal(one[0], many[user])
 

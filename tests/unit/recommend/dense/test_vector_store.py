@@ -7,14 +7,17 @@ import pytest
 import tqdm
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from calrec_jax.recommend import prompts, protocol
+from calrec_jax.recommend import candidates, prompts
 from calrec_jax.recommend.dense import dense, vector_identity, vector_store
 from calrec_jax.recommend.dense.vector_store import VectorPlace, VectorsError
+from calrec_jax.storage import blocks
+from calrec_jax.storage.blocks import Shard
 from tests.fixtures import recommend_toys as toys
 
 pytestmark = pytest.mark.heavy
 
 LIMITS = prompts.PromptLimits(max_tokens=96, smallest_length=96)
+ALONE = Shard()
 CHECKPOINT = {"stage": "target", "checkpoint": "checkpoint_7"}
 
 
@@ -25,15 +28,10 @@ def place(folder, **changes):
 
 
 def recommender(where, *, seed=0, catalogue=None, **settings):
-  module, params = toys.decoder(seed)
   settings = {"user_rows": 4, "item_rows": 8, "block": 8, **settings}
   return dense.Dense(
-    module,
-    params,
-    catalogue or toys.catalogue(),
-    toys.PROMPT,
+    toys.domain_model(seed, catalogue, limits=LIMITS),
     settings=dense.DenseSearch(**settings),
-    limits=LIMITS,
     place=where,
   )
 
@@ -53,7 +51,7 @@ def encoded(monkeypatch):
 
 
 def ranking(model):
-  return model.recommend(toys.histories(), depth=24, rules=protocol.RULES)
+  return model.recommend(toys.histories(), depth=24, rules=candidates.RULES)
 
 
 def assert_same(one, other):
@@ -107,11 +105,9 @@ def numbers(block):
   return np.arange(block.start, block.stop, dtype=np.float32)[:, None] * [1, -1]
 
 
-def complete(vectors, share=0, shares=1, encode=numbers):
+def complete(vectors, shard=ALONE, encode=numbers):
   with tqdm.tqdm(total=vectors.count, disable=True) as bar:
-    vectors.complete(
-      encode, share=share, shares=shares, together=False, bar=bar
-    )
+    vectors.complete(encode, shard=shard, together=False, bar=bar)
 
 
 def test_any_slice_is_read_across_files(tmp_path):
@@ -131,7 +127,7 @@ def test_processes_share_the_blocks_and_wait_for_nobody(tmp_path):
   def first(block):
     done[0].append(block.start // 8)
     if len(done[0]) == 2:
-      complete(vectors_of(tmp_path), 1, 2, second)
+      complete(vectors_of(tmp_path), Shard(1, 2), second)
     return numbers(block)
 
   def second(block):
@@ -139,7 +135,7 @@ def test_processes_share_the_blocks_and_wait_for_nobody(tmp_path):
     return numbers(block)
 
   vectors = vectors_of(tmp_path)
-  complete(vectors, 0, 2, first)
+  complete(vectors, Shard(0, 2), first)
   # Each its own share, then the rest: also the block that 0 is still at.
   assert done == {0: [0, 2], 1: [1, 3, 5, 4, 2, 6]}
   np.testing.assert_array_equal(vectors[:], numbers(slice(0, 50)))
@@ -154,7 +150,7 @@ def test_another_model_has_another_folder_or_is_refused(tmp_path):
   one = ranking(recommender(place(tmp_path), **chosen))
   assert files(tmp_path / "chosen")[0] == "shop/000000000.npy"
   assert_same(ranking(recommender(place(tmp_path), **chosen)), one)
-  with pytest.raises(VectorsError, match=r"parameters: '\w+' there") as caught:
+  with pytest.raises(VectorsError, match=r"parameters: was '\w+'") as caught:
     recommender(place(tmp_path), seed=1, **chosen)
   for said in ("target/checkpoint_7", "vectors_folder", "chosen/shop"):
     assert said in str(caught.value)
@@ -163,7 +159,7 @@ def test_another_model_has_another_folder_or_is_refused(tmp_path):
   other = VectorPlace(
     folder=tmp_path, domain="shop", checkpoint={"stage": "joint"}
   )
-  with pytest.raises(VectorsError, match=r"checkpoint\.stage: 'target' there"):
+  with pytest.raises(VectorsError, match=r"checkpoint\.stage: was 'target'"):
     recommender(other, **chosen)
 
 
@@ -177,11 +173,11 @@ def test_what_cannot_be_read_is_named(tmp_path):
   np.save(path, np.zeros((3, 2), np.float32))
   with pytest.raises(VectorsError, match="its block has 8 texts"):
     vectors_of(tmp_path)[:]
-  (tmp_path / vector_store.IDENTITY_FILE).write_text("{")
+  (tmp_path / blocks.IDENTITY_FILE).write_text("{")
   with pytest.raises(VectorsError, match=r"identity\.json cannot be read"):
     vectors_of(tmp_path)
-  (tmp_path / vector_store.IDENTITY_FILE).unlink()
-  with pytest.raises(VectorsError, match="whose vectors"):
+  (tmp_path / blocks.IDENTITY_FILE).unlink()
+  with pytest.raises(VectorsError, match="says what they were made from"):
     vectors_of(tmp_path)
 
 

@@ -3,14 +3,16 @@
 import numpy as np
 import pytest
 
-from calrec_jax.recommend import protocol
+from calrec_jax.recommend import candidates, protocol
 from calrec_jax.recommend.fuse import fuse
 
 ITEMS = 12
 
 
-class Scored:
+class Scored(protocol.Recommender):
   """A recommender that ranks by given scores, the same for every user."""
+
+  num_items = ITEMS
 
   def __init__(self, name, scores):
     self.name, self.scores = name, np.array(scores, np.float32)
@@ -18,9 +20,9 @@ class Scored:
   def describe(self):
     return self.name
 
-  def recommend(self, histories, *, depth, rules=("not_last",)):
-    scores = np.tile(self.scores, (len(histories), 1))
-    return protocol.rank_scores(scores, histories, depth, rules)
+  def _score(self, request):
+    scores = np.tile(self.scores, (len(request.histories), 1))
+    return protocol.FullScores(scores)
 
 
 def loop_scores(members, excluded, places, by):
@@ -57,9 +59,9 @@ def test_equals_a_plain_loop(places, by):
     ]
     fused = fuse.Fused(members, settings=fuse.Fusion(places=places, by=by))
     history = draw.integers(0, ITEMS, 3)
-    rankings = fused.recommend([history], depth=4, rules=protocol.RULES)
-    for rule in protocol.RULES:
-      excluded = set(protocol.exclusions([history], rule)[0].tolist())
+    rankings = fused.recommend([history], depth=4, rules=candidates.RULES)
+    for rule in candidates.RULES:
+      excluded = set(candidates.exclusions([history], rule)[0].tolist())
       wanted = loop_scores(members, excluded, max(4, places), by)
       ranking = rankings[rule]
       listed = [row for row in ranking.items[0].tolist() if row >= 0]

@@ -12,13 +12,15 @@ from calrec_jax.recommend.prompts import PromptLimits
 from calrec_jax.recommend.trained_model import TrainedModel
 from tests.fixtures import recommend_toys as toys
 from tests.fixtures import synthetic_caches
-from tests.fixtures.stand_ins import stand_in
 
 ITEMS, USERS = 20, 30
+EQUAL = Chosen((1.0, 1.0), "")
 
 
-class Shifted:
+class Shifted(protocol.Recommender):
   """Puts the item first that lies `shift` rows behind the last one."""
+
+  num_items = ITEMS
 
   def __init__(self, name, shift):
     self.name, self.shift, self.asked = name, shift, 0
@@ -26,12 +28,13 @@ class Shifted:
   def describe(self):
     return f"the last item and {self.shift}"
 
-  def recommend(self, histories, *, depth, rules=("not_last",)):
+  def _score(self, request):
     self.asked += 1
+    histories = request.histories
     scores = np.zeros((len(histories), ITEMS), np.float32)
     last = np.array([history[-1] for history in histories])
     scores[np.arange(len(last)), (last + self.shift) % ITEMS] = 1
-    return protocol.rank_scores(scores, histories, depth, rules)
+    return protocol.FullScores(scores)
 
 
 class Kept(TokenCache):
@@ -108,13 +111,13 @@ def test_a_record_that_cannot_be_read_is_written_again(tmp_path, text):
 def test_a_folder_that_takes_no_files_is_no_failure(tmp_path, capsys):
   (tmp_path / "fusion").write_text("a file")
   assert chosen(tmp_path, members()).weights[0] > 0
-  assert "are not kept" in capsys.readouterr().err
+  assert "are not saved" in capsys.readouterr().err
 
 
 def test_without_validation_users_weights_are_equal(tmp_path):
   found = chosen(tmp_path, members(), cache=Kept(users=0))
   assert found.weights == (1.0, 1.0)
-  assert "nobody" in found.how
+  assert "no validation users" in found.how
   assert not (tmp_path / "fusion").exists()
 
 
@@ -168,33 +171,33 @@ def test_weights_that_differ_are_not_chosen_from(tmp_path):
 
 def test_targets_that_were_trained_on_choose_nothing(tmp_path):
   lineage = {"training": {"feed": {"Feed.split": "validation"}}}
-  model = stand_in(
+  model = toys.stand_in(
     TrainedModel, lineage=lineage, checkpoint=tmp_path / "checkpoint_1"
   )
-  cache = stand_in(
+  cache = toys.stand_in(
     TokenCache, catalogue=toys.catalogue(), purchases=list, name="shop"
   )
   limits = PromptLimits(max_tokens=64)
-  workshop = registry.Workshop(cache, model, limits, None)
+  factory = registry.RecommenderFactory(cache, model, limits, None)
   with pytest.raises(ValueError, match=r"'dense' was .*Fusion\.weights"):
-    workshop._chosen_weights(Fusion(members=("last_item", "dense")))
+    factory._chosen_weights(Fusion(members=("last_item", "dense")))
 
 
 def test_members_that_choose_have_not_counted_the_targets(
   tmp_path, monkeypatch
 ):
   shop = synthetic_caches.write(tmp_path, tested=(0, 1, 2))
-  model = stand_in(
+  model = toys.stand_in(
     TrainedModel, lineage={}, checkpoint=tmp_path / "checkpoint_1"
   )
-  asked, equal = [], Chosen((1.0, 1.0), "equal")
+  asked = []
   monkeypatch.setattr(registry.provenance, "of_answers", lambda *_: {})
   monkeypatch.setattr(
     registry.fusion_record,
     "chosen",
-    lambda members, *_, **__: asked.extend(members) or equal,
+    lambda members, *_, **__: asked.extend(members) or EQUAL,
   )
-  workshop = registry.Workshop(
+  factory = registry.RecommenderFactory(
     shop,
     model,
     PromptLimits(max_tokens=64),
@@ -202,8 +205,8 @@ def test_members_that_choose_have_not_counted_the_targets(
     counted="train+validation+test",
   )
   names = ("popularity", "sequential_rules")
-  workshop._chosen_weights(Fusion(members=names))
-  for found, answering in zip(asked, workshop.make(names), strict=True):
+  factory._chosen_weights(Fusion(members=names))
+  for found, answering in zip(asked, factory.make(names), strict=True):
     assert found.name == answering.name
     assert found.describe() != answering.describe()
   assert "9 purchases" in asked[0].describe()

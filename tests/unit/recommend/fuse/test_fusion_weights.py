@@ -10,12 +10,14 @@ from calrec_jax.recommend.fuse import fuse, fusion_weights
 ITEMS, USERS = 40, 120
 
 
-class Drawn:
+class Drawn(protocol.Recommender):
   """Knows a share of the users' next items and draws all else.
 
   Scores are of few values, so that there are ties; `favourite` is liked by
   everybody.
   """
+
+  num_items = ITEMS
 
   def __init__(self, name, targets, share, seed, favourite=None):
     draw = np.random.default_rng(seed)
@@ -30,10 +32,10 @@ class Drawn:
   def describe(self):
     return self.name
 
-  def recommend(self, histories, *, depth, rules=("not_last",)):
+  def _score(self, request):
     self.asked += 1
-    users = [int(history[0]) for history in histories]
-    return protocol.rank_scores(self.scores[users], histories, depth, rules)
+    users = [int(history[0]) for history in request.histories]
+    return protocol.FullScores(self.scores[users])
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from calrec_jax.recommend import prompts, protocol
+from calrec_jax.recommend import candidates, prompts, protocol
 from calrec_jax.recommend.generate import generate, ground, sampling
 from calrec_jax.recommend.generate.texts import (
   GeneratedText,
@@ -20,10 +20,9 @@ SAMPLER = sampling.Sampler(samples=5, temperature=3.0, rows=4)
 
 
 def recommender(**changes):
-  module, params = toys.decoder()
-  settings = {"sampler": SAMPLER, "limits": LIMITS, **changes}
+  model = toys.domain_model(limits=changes.pop("limits", LIMITS))
   return generate.GenerateAndGround(
-    module, params, toys.catalogue(), toys.PROMPT, toys.Vocabulary(), **settings
+    model, toys.Vocabulary(), **{"sampler": SAMPLER, **changes}
   )
 
 
@@ -111,15 +110,15 @@ def test_texts_are_counted_and_explained(written):
 def test_lists_are_those_of_quasi_round_robin(written):
   model = recommender()
   history = np.array([4, 2, 2])
-  rankings = model.recommend([history], depth=6, rules=protocol.RULES)
+  rankings = model.recommend([history], depth=6, rules=candidates.RULES)
   [texts] = model.write([history])
   scores = ground.quasi_round_robin(
     [text.text for text in texts],
     np.array([text.log_prob for text in texts], np.float32),
     model._grounder.index,
   )
-  wanted = protocol.rank_scores(scores[None], [history], 6, protocol.RULES)
-  for rule in protocol.RULES:
+  wanted = toys.rank_scores(scores[None], [history], 6, candidates.RULES)
+  for rule in candidates.RULES:
     for found, right in zip(rankings[rule], wanted[rule], strict=True):
       np.testing.assert_array_equal(found, right)
   assert rankings["all"].items[0, :3].tolist() == [4, 3, 9]  # 9 is 3's twin.

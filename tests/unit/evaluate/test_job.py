@@ -1,16 +1,18 @@
 """What `calrec eval` refuses to measure."""
 
-import types
-
 import pytest
 
-from calrec_jax.cli import eval as eval_verb
+from calrec_jax.data.feed.feed import Feed
+from calrec_jax.evaluate import job
 from calrec_jax.evaluate.evaluation import Evaluation
+from calrec_jax.recommend.trained_model import TrainedModel
+from calrec_jax.train.stages import Stage
+from tests.fixtures.recommend_toys import stand_in
 
 
 def asked(split, trained_on, lineage=None):
-  stage = types.SimpleNamespace(feed=types.SimpleNamespace(split=trained_on))
-  model = None if lineage is None else types.SimpleNamespace(lineage=lineage)
+  stage = stand_in(Stage, feed=stand_in(Feed, split=trained_on))
+  model = None if lineage is None else stand_in(TrainedModel, lineage=lineage)
   return Evaluation(split=split), stage, model
 
 
@@ -23,10 +25,10 @@ LEARNED = {"training": {"feed": {"Feed.split": "validation"}}}
 )
 def test_targets_that_were_trained_on_measure_nothing(trained_on, lineage):
   with pytest.raises(ValueError, match=r"Feed\.split = 'validation'"):
-    eval_verb._refuse_known_targets(*asked("validation", trained_on, lineage))
-  eval_verb._refuse_known_targets(*asked("test", trained_on, lineage))
+    job._refuse_known_targets(*asked("validation", trained_on, lineage))
+  job._refuse_known_targets(*asked("test", trained_on, lineage))
 
 
 @pytest.mark.parametrize("lineage", [None, {}])
 def test_what_was_kept_back_measures(lineage):
-  eval_verb._refuse_known_targets(*asked("validation", "train", lineage))
+  job._refuse_known_targets(*asked("validation", "train", lineage))

@@ -1,8 +1,8 @@
-"""The recommenders that count purchases, of what is known at some time.
+"""Count-based baselines of the purchases that are known at some time.
 
-An evaluation counts what the models were trained on. Whoever answers today
-counts all that is known today, which no training has to wait for. Tested by
-`tests/unit/recommend/test_counted.py`.
+An evaluation counts what the models were trained on; inference counts all that
+is known today, which needs no training. Tested by
+`tests/unit/recommend/baselines/test_count_based.py`.
 """
 
 import functools
@@ -18,11 +18,11 @@ from calrec_jax.recommend.baselines.sequential_rules import RuleRanking
 from calrec_jax.recommend.protocol import Recommender
 
 
-class Counted:
+class CountBased:
   """Popularity, sequential rules, and dense with its prior.
 
   Attributes:
-    split: whose purchases are counted, as a token cache names it.
+    split: Split whose purchases are counted, as a token cache names it.
   """
 
   def __init__(
@@ -32,13 +32,13 @@ class Counted:
     read: Callable[[str], Purchases],
     make_dense: Callable[[Float[np.ndarray, " N"]], Recommender],
   ):
-    """Takes what is counted; nothing is read before it is asked for.
+    """Takes what is counted; nothing is read before it is needed.
 
     Args:
-      split: whose purchases are counted.
-      catalogue: the items, with what the training split bought.
-      read: gives the purchases of a split.
-      make_dense: makes dense from recent purchases, see `Purchases.recent`.
+      split: Split whose purchases are counted.
+      catalogue: Items, with what the training split bought.
+      read: Gives the purchases of a split.
+      make_dense: Makes dense from recent purchases, see `Purchases.recent`.
     """
     self.split = split
     self._catalogue, self._read, self._make_dense = catalogue, read, make_dense

@@ -1,10 +1,8 @@
 """Who is answered by `calrec infer`, and from what."""
 
-import argparse
-
 import pytest
 
-from calrec_jax.cli import infer
+from calrec_jax.recommend.requests import of_log
 from tests.fixtures import synthetic_caches
 
 HISTORIES = ((0, 1, 2), (3, 4), (5, 6, 0, 1), (2,))
@@ -21,8 +19,7 @@ def shop(tmp_path_factory):
 
 
 def requests(shop, *users):
-  asked = argparse.Namespace(histories=None, user=list(users) or None)
-  found = infer._requests(asked, shop)
+  found = of_log(shop, list(users) or None)
   return {request.user_id: request.items.tolist() for request in found}
 
 

@@ -1,16 +1,18 @@
-"""Padding against a loop, its ties, and whom it asks."""
+"""Filled-up lists against a loop, their ties, and who fills them up."""
 
 import numpy as np
 import pytest
 
-from calrec_jax.recommend import protocol
-from calrec_jax.recommend.fuse import padded
+from calrec_jax.recommend import candidates, protocol
+from calrec_jax.recommend.fuse.fallback import WithFallback
 
 ITEMS = 14
 
 
-class Listed:
+class Listed(protocol.Recommender):
   """A recommender that lists and scores some items, the same for everybody."""
+
+  num_items = ITEMS
 
   def __init__(self, name, scores):
     self.name, self.scores, self.asked = name, dict(scores), []
@@ -18,16 +20,12 @@ class Listed:
   def describe(self):
     return f"the list {self.name}"
 
-  def recommend(self, histories, *, depth, rules=("not_last",)):
-    self.asked.append((len(histories), depth))
-    items = [np.array(list(self.scores), int)] * len(histories)
-    scores = [np.array(list(self.scores.values()), np.float32)] * len(histories)
-    return {
-      rule: protocol.top_listed(
-        items, scores, protocol.exclusions(histories, rule), depth
-      )
-      for rule in rules
-    }
+  def _score(self, request):
+    users = len(request.histories)
+    self.asked.append((users, request.depth))
+    items = [np.array(list(self.scores), int)] * users
+    scores = [np.array(list(self.scores.values()), np.float32)] * users
+    return protocol.Listed(items, scores)
 
 
 def loop_groups(members, excluded):
@@ -51,11 +49,11 @@ def test_equals_a_plain_loop(depth):
       values = draw.integers(-3, 3, len(rows)) * draw.choice([1.0, 1e-3, 1e9])
       members.append(Listed(name, zip(rows.tolist(), values, strict=True)))
     history = draw.integers(0, ITEMS, 3)
-    rankings = padded.Padded(members).recommend(
-      [history], depth=depth, rules=protocol.RULES
+    rankings = WithFallback(members).recommend(
+      [history], depth=depth, rules=candidates.RULES
     )
-    for rule in protocol.RULES:
-      excluded = protocol.exclusions([history], rule)[0].tolist()
+    for rule in candidates.RULES:
+      excluded = candidates.exclusions([history], rule)[0].tolist()
       groups = loop_groups(members, excluded)
       order = [row for group in groups for row in group]
       ranking = rankings[rule]
@@ -76,7 +74,7 @@ def test_equals_a_plain_loop(depth):
 def test_a_full_list_asks_nobody():
   first = Listed("a", {2: 5.0, 3: 5.0, 4: 1.0})
   other = Listed("b", {0: 1.0})
-  model = padded.Padded([first, other])
+  model = WithFallback([first, other])
   ask = {"depth": 2, "rules": ["not_last"]}
   wanted = first.recommend([np.array([0])], **ask)["not_last"]
   found = model.recommend([np.array([0])], **ask)["not_last"]
@@ -91,7 +89,7 @@ def test_a_full_list_asks_nobody():
 def test_a_long_tie_is_followed_only_as_far_as_it_is_unclear():
   first = Listed("a", {13: 1.0})
   other = Listed("b", {row: 0.0 for row in range(ITEMS)})
-  ranking = padded.Padded([first, other]).recommend(
+  ranking = WithFallback([first, other]).recommend(
     [np.array([0])], depth=3, rules=["all"]
   )["all"]
   assert ranking.items.tolist() == [[13, 0, 1]]
@@ -101,16 +99,20 @@ def test_a_long_tie_is_followed_only_as_far_as_it_is_unclear():
 
 def test_it_tells_what_the_first_one_tells():
   first, other = Listed("a", {}), Listed("b", {1: 0.0})
-  model = padded.Padded([first, other])
+  model = WithFallback([first, other])
   assert isinstance(model, protocol.Recommender)
   assert model.name == "a"
-  assert padded.Padded([first, other], name="full").name == "full"
+  assert WithFallback([first, other], name="full").name == "full"
   assert model.describe() == "the list a; short lists filled up by b"
-  assert not hasattr(model, "explain")
+  assert model.explain(3) is None
   first.explain = lambda place: [{"text": str(place)}]
   assert model.explain(3) == [{"text": "3"}]
-  assert model.fingerprint() == {}
   other.fingerprint = lambda: {"weights": "abc"}
-  assert model.fingerprint() == {"b": {"weights": "abc"}}
+  other.version = 3
+  made_of = model.fingerprint()
+  assert list(made_of) == ["a", "b"]
+  assert made_of["a"]["fingerprint"] is None
+  assert made_of["b"]["fingerprint"] == {"weights": "abc"}
+  assert made_of["b"]["version"] == 3
   with pytest.raises(ValueError, match="two recommenders"):
-    padded.Padded([first])
+    WithFallback([first])

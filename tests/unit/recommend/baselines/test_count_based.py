@@ -7,7 +7,7 @@ import pytest
 
 from calrec_jax.data.cache.purchases import Purchases
 from calrec_jax.recommend.baselines.baselines import Popularity
-from calrec_jax.recommend.baselines.counted import Counted
+from calrec_jax.recommend.baselines.count_based import CountBased
 from tests.fixtures import recommend_toys as toys
 
 # Two users; what the training split lacks is the last purchase of each.
@@ -37,7 +37,7 @@ def counted(split, read):
     train_recent=TRAINED.recent(size),
   )
   # Dense stands for what its prior is given.
-  return Counted(split, catalogue, read, Popularity)
+  return CountBased(split, catalogue, read, Popularity)
 
 
 def scores(recommender):

@@ -1,0 +1,61 @@
+"""Which items of a catalogue may be recommended: the one candidate filter.
+
+Validation, the weights of a fusion, evaluation and inference read it, and the
+gin macro CANDIDATES names the rule for all of them.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+RULES = ("all", "not_last", "not_seen")
+"""All items of the catalogue, all but the user's last item, all but what is in
+the user's history."""
+DEFAULT = "not_last"
+MACRO = "CANDIDATES"
+
+EMPTY = -1  # Fills a list that has fewer candidates than positions.
+
+
+def check_rules(rules: Sequence[str], binding: str = "rules") -> None:
+  """Refuses an unknown candidate rule.
+
+  Args:
+    rules: Names of rules.
+    binding: Setting that holds them, for the message.
+
+  Raises:
+    ValueError: for a name outside `RULES`.
+  """
+  for rule in rules:
+    if rule not in RULES:
+      raise ValueError(
+        f"{binding}: unknown candidate rule {rule!r}; choose from "
+        f"{', '.join(RULES)}."
+      )
+
+
+def exclusions(
+  histories: Sequence[np.ndarray], rule: str
+) -> Int[np.ndarray, "B E"]:
+  """Rows that a rule takes out of each user's candidates.
+
+  Args:
+    histories: Catalogue rows of each of B users, oldest first.
+    rule: Name out of `RULES`.
+
+  Returns:
+    Distinct rows, ascending, right-padded with -1; E is what the longest needs.
+  """
+  if rule == "all":
+    out = [np.empty(0, np.int32) for _ in histories]
+  elif rule == "not_last":
+    out = [np.asarray(history[-1:], np.int32) for history in histories]
+  else:
+    out = [np.unique(history).astype(np.int32) for history in histories]
+  width = max(map(len, out), default=0)
+  filled = np.full((len(out), width), EMPTY, np.int32)
+  for user, rows in enumerate(out):
+    filled[user, : len(rows)] = rows
+  return filled
