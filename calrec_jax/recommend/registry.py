@@ -189,7 +189,7 @@ class RecommenderFactory:
         settings,
       )
     fused = fuse.Fused(members, settings=settings, chosen=chosen)
-    return WithFallback([fused, self._counts.dense])
+    return WithFallback([fused, self._counted.dense])
 
   def _chosen_weights(self, settings: fuse.Fusion) -> fuse.Chosen:
     """By validation users, whose targets no member may know."""
