@@ -20,9 +20,9 @@ def for_record(
   runtime take some.
 
   Args:
-    record: of `costs.measure`.
-    stage: what it was made from.
-    mesh_shape: devices along each mesh axis.
+    record: Record of `costs.measure`.
+    stage: Stage that the record was made from.
+    mesh_shape: Devices along each mesh axis.
   """
   spare = 1 - record["peak_bytes"] / record["available_bytes"]
   if record["fits"] and spare >= SPARE:

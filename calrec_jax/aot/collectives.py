@@ -41,13 +41,13 @@ class Collective(NamedTuple):
   """One exchange, as often as it runs.
 
   Attributes:
-    kind: of `KINDS`.
-    chips: that take part in one exchange.
-    across_slices: whether it crosses the network between slices.
-    runs: in one call of the program.
-    bytes: of the result on a chip, of all runs together; for a reduce-scatter
-      of the operand.
-    source: where it comes from in the traced program.
+    kind: One of `KINDS`.
+    chips: Number of chips that take part in one exchange.
+    across_slices: Whether it crosses the network between slices.
+    runs: Number of runs in one call of the program.
+    bytes: Bytes of the result on a chip, all runs together; of the operand for
+      a reduce-scatter.
+    source: Place in the traced program that it comes from.
   """
 
   kind: str
@@ -72,8 +72,8 @@ def find(module: hlo.Module, devices: int, slices: int = 1) -> list[Collective]:
   """All collectives of a program.
 
   Args:
-    module: the program.
-    devices: it runs on, in the order of its mesh.
+    module: Module of the compiled program.
+    devices: Devices it runs on, in the order of its mesh.
     slices: TPU slices that these belong to, one after the other.
   """
   found: dict[tuple[str, ...], Collective] = {}

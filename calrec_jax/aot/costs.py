@@ -41,10 +41,10 @@ def measure(
   """Compiles a program and takes its measures; fit for JSON.
 
   Args:
-    program: what to compile, inside `partitioning.activate`.
-    topology: for which devices.
-    mesh: of these.
-    memory_folder: where records of programs that were compiled before lie;
+    program: Program to compile, inside `partitioning.activate`.
+    topology: Devices to compile for.
+    mesh: Mesh of these devices.
+    memory_folder: Folder of records of programs that were compiled before;
       None compiles in any case.
 
   Returns:

@@ -31,8 +31,8 @@ class Module:
   """A compiled program.
 
   Attributes:
-    computations: lines of each, by name.
-    entry: where it begins.
+    computations: Lines of each, by name.
+    entry: Name of the computation where it begins.
   """
 
   computations: Mapping[str, tuple[str, ...]]

@@ -23,7 +23,7 @@ def count(program: Any) -> float:
   """FLOPs of all devices together; a multiply-add is two.
 
   Args:
-    program: a closed jaxpr, as `jax.jit(...).trace(...).jaxpr`.
+    program: Closed jaxpr, as `jax.jit(...).trace(...).jaxpr`.
   """
   jaxpr = getattr(program, "jaxpr", program)
   # What nobody reads, the compiler leaves out.

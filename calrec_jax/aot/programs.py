@@ -37,8 +37,8 @@ class Sizes(NamedTuple):
   """What the data decides of a program's shapes.
 
   Attributes:
-    vocab_size: rows of the embedding.
-    item_tokens: of the longest item, end marker included.
+    vocab_size: Rows of the embedding.
+    item_tokens: Tokens of the longest item, end marker included.
   """
 
   vocab_size: int
@@ -50,12 +50,12 @@ class Program(NamedTuple):
 
   Attributes:
     name: "train_step", "read_prompts", "write_items" or "encode_items".
-    what: its shapes, for people.
-    trace: gives the traced program, ready to be lowered.
-    needed_flops: matrix FLOPs of all devices that the model needs, where a
+    what: Human-readable shapes.
+    trace: Function that gives the traced program, ready to be lowered.
+    needed_flops: Matrix FLOPs of all devices that the model needs, where a
       formula says so; see `needed_by_step`.
-    arguments: bytes on a device of what it is called with, by kind.
-    per_token: whether its loop writes a token a turn; its costs are then those
+    arguments: Bytes of its arguments on a device, by kind.
+    per_token: Whether its loop writes a token a turn; its costs are then those
       of the prompts and of one token.
   """
 
@@ -75,9 +75,9 @@ def of_stage(
   Call them inside `partitioning.activate`.
 
   Args:
-    stage: the configuration.
-    sizes: what the data decides.
-    mesh: of the devices to compile for.
+    stage: Configuration.
+    sizes: Sizes that the data decide.
+    mesh: Mesh of the devices to compile for.
 
   Raises:
     InputError: for a model of item ids.

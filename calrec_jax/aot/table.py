@@ -12,7 +12,7 @@ def render(records: Sequence[dict[str, Any]]) -> str:
   """A block of lines for each program.
 
   Args:
-    records: of `costs.measure`, with `stage` and `advice` added.
+    records: Records of `costs.measure`, with `stage` and `advice` added.
   """
   return "\n\n".join(_block(record) for record in records)
 

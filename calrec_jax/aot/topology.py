@@ -29,10 +29,10 @@ class Chip:
   """What one chip can do, by its data sheet.
 
   Attributes:
-    hbm_bytes: memory that a program may use, as the compiler states it when a
+    hbm_bytes: Memory that a program may use, as the compiler states it when a
       program does not fit (libtpu 0.0.42).
-    hbm_bytes_per_second: to and from that memory.
-    link_bytes_per_second: out of the chip to its neighbours, all links
+    hbm_bytes_per_second: Bandwidth of that memory.
+    link_bytes_per_second: Bandwidth from the chip to its neighbours, all links
       together: half of the bidirectional bandwidth. Sources of both: the
       system architecture pages of cloud.google.com/tpu/docs.
   """
@@ -55,10 +55,10 @@ class Topology:
   """A TPU slice, or several.
 
   Attributes:
-    name: such as "v5e:4x4".
-    slices: how many of them.
-    devices: of all slices; they can be compiled for and nothing else.
-    chip: what each is.
+    name: Name such as "v5e:4x4".
+    slices: Number of slices.
+    devices: Devices of all slices; they can be compiled for and nothing else.
+    chip: Kind of each chip.
   """
 
   name: str
@@ -81,8 +81,8 @@ def describe(name: str, slices: int = 1) -> Topology:
   """The devices of a slice, or of several.
 
   Args:
-    name: generation and shape, "v5e:4x4", "v5p:4x4x2".
-    slices: number of such slices.
+    name: Generation and shape, "v5e:4x4", "v5p:4x4x2".
+    slices: Number of such slices.
 
   Raises:
     TopologyError: for a name that is none, a shape that does not exist, and

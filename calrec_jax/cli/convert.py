@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the action.
 
   Args:
-    argv: the command line behind `calrec checkpoint convert`.
+    argv: Command line after `calrec checkpoint convert`.
 
   Returns:
     The exit status.

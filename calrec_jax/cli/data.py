@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the verb.
 
   Args:
-    argv: the command line without the program's name.
+    argv: Command line without the program's name.
 
   Returns:
     The exit status.
@@ -168,10 +168,10 @@ def describe_user(
   """One user's prompt as text, with token counts and the target.
 
   Args:
-    opened: the domain's cache.
-    split: where the user is looked for.
-    user_id: the user's id in the source; None takes the first user.
-    max_tokens: longest prompt, or None.
+    opened: Token cache of the domain.
+    split: Split in which the user is looked for.
+    user_id: Id of the user in the source; None takes the first user.
+    max_tokens: Longest prompt, or None.
 
   Raises:
     InputError: if the split has no such user.

@@ -95,7 +95,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     help="fused, dense, generate, constrained, reranked, sasrec, or a baseline "
     "(default: %(default)s)",
   )
-  parser.add_argument("--top_k", type=int, default=10, help="items a user")
+  parser.add_argument(
+    "--top_k",
+    type=int,
+    default=10,
+    help="recommendations per user (default: %(default)s)",
+  )
   parser.add_argument(
     "--candidates",
     choices=RULES,
