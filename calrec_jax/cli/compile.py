@@ -1,4 +1,4 @@
-"""`calrec compile`: what a recipe costs on a TPU slice, without the TPU."""
+"""`calrec compile`: estimates what a recipe costs on a TPU, without the TPU."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from calrec_jax.storage import lineage
 from calrec_jax.train import stages
 
 _EPILOG = """\
-Compiles the training step of every stage, and what recommends with its model:
-reading prompts, writing items, encoding the catalogue. Prints memory, matrix
-products, exchanges between chips and the bound they set, and writes all of it
-to compile.json in MODEL_DIR. Needs the TPU compiler, but no TPU:
+Compiles the training step of every stage and the programs that recommend with
+its model: reading prompts, writing items, encoding the catalogue. Prints
+memory, matrix products, exchanges between chips and the bound they set; writes
+all of it to compile.json in MODEL_DIR. Needs the TPU compiler, but no TPU:
 
   pip install 'calrec_jax[tpu]'
   calrec compile --gin_file=recipes/gemma3_270m_beauty.gin \\
@@ -101,12 +101,12 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     "--output",
     type=pathlib.Path,
     metavar="FILE",
-    help="of the numbers (default: MODEL_DIR/compile.json)",
+    help="where the numbers go (default: MODEL_DIR/compile.json)",
   )
   parser.add_argument(
     "--fresh",
     action="store_true",
-    help="compile again what was compiled before",
+    help="compile again even where a record exists",
   )
 
 

@@ -1,4 +1,4 @@
-"""`calrec checkpoint convert`: models of others to checkpoints, and back."""
+"""`calrec checkpoint convert`: converts models of other formats, and back."""
 
 from __future__ import annotations
 
@@ -44,13 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
   """
   parser = verb.parser("checkpoint convert", __doc__, _EPILOG)
   parser.add_argument("source", metavar="SOURCE")
-  parser.add_argument("folder", metavar="FOLDER", help="written; must be new")
+  parser.add_argument(
+    "folder", metavar="FOLDER", help="output folder; must not exist"
+  )
   parser.add_argument("--to", choices=("orbax", "huggingface"), default="orbax")
   parser.add_argument(
     "--dtype",
     choices=("float32", "bfloat16"),
     default="float32",
-    help="of the arrays; a stage reads either (default: %(default)s)",
+    help="dtype of the arrays; a stage reads both (default: %(default)s)",
   )
   parser.add_argument(
     "--prune",

@@ -20,14 +20,14 @@ NAME_MACRO = "MIXTURE_OR_TASK_NAME"
 
 _EPILOG = """\
 build   reads and checks the logs, writes the TFDS datasets
-cache   does so and writes the token caches, which training reads
+cache   does the same and writes the token caches, which training reads
 card    prints what a dataset holds and what is wrong with it
 show    prints one user's prompt as text, and the item that followed
 
-Each makes first what it needs and what is not there yet. With
-MIXTURE_OR_TASK_NAME = "all" it is done for every domain.
+Each first makes what it needs and what is missing. With
+MIXTURE_OR_TASK_NAME = "all" it covers every domain.
 
-A dataset that the project knows needs no gin file:
+A known dataset needs no gin file:
 
   calrec data card amazon2018/Video_Games --manual_dir=downloads
   calrec data card completejourney/nutrition
