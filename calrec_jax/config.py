@@ -79,12 +79,12 @@ class Configuration:
   """Gin files and bindings, to be applied for each stage of a chain.
 
   Attributes:
-    files: gin files, in order; later bindings win.
+    files: Gin files, in order; later bindings win.
     bindings: `NAME=VALUE` texts of the command line; they win over files.
-    search_paths: folders where gin files and their includes are looked for,
+    search_paths: Folders where gin files and their includes are looked for,
       before the project's own.
-    macros: macros that the running program reads by name with `macro`.
-    stages: names that may stand as a scope although no reference enters it.
+    macros: Macros that the running program reads by name with `macro`.
+    stages: Names that may stand as a scope although no reference enters it.
   """
 
   files: tuple[str, ...] = ()
@@ -97,7 +97,7 @@ class Configuration:
     """Makes this the process's gin configuration.
 
     Args:
-      stage: the stage whose `stage/NAME` macros replace `NAME`.
+      stage: Stage whose `stage/NAME` macros replace `NAME`.
 
     Raises:
       ConfigurationError: for an unknown file, name, parameter, macro or
@@ -228,7 +228,7 @@ def plain_value(value: Any) -> Any:
   """A bound value that is not resolved, as a macro's value or a name.
 
   Args:
-    value: of `gin.get_bindings(..., resolve_references=False)`.
+    value: Value of `gin.get_bindings(..., resolve_references=False)`.
 
   Returns:
     What a macro stands for; for a reference its text, as in "@adamw()".
@@ -244,7 +244,7 @@ def bindings_of(module: str) -> dict[str, Any]:
   """Every value that is bound for what a module, or one below it, configures.
 
   Args:
-    module: its full name, such as `calrec_jax.recommend`.
+    module: Full name of a module, such as `calrec_jax.recommend`.
 
   Returns:
     Plain values by `Name.parameter`, those of the entered scope first.
@@ -336,10 +336,10 @@ def _refuse_unread_macros(
   Such a macro is forgotten, so that `text` can be read back.
 
   Args:
-    known: macros that the program reads by name.
-    stages: names of the chain.
-    read_by_files: macros that the files alone read.
-    flags: what the command line binds, which is meant to be read.
+    known: Macros that the program reads by name.
+    stages: Names of the chain.
+    read_by_files: Macros that the files alone read.
+    flags: What the command line binds, which is meant to be read.
   """
   bound = {scope for scope, selector in _keys() if selector == _MACRO}
   read = _read_macros()

@@ -48,7 +48,7 @@ class Cut(NamedTuple):
   """What is left of a published model's vocabulary.
 
   Attributes:
-    vocabulary: of a data set, taken from that model.
+    vocabulary: Vocabulary of a data set, taken from that model.
     record: Record of it, as `initial_parameters.vocabulary_record` makes it.
   """
 
@@ -61,12 +61,12 @@ class Model:
   """A model of any format, opened.
 
   Attributes:
-    path: where it is.
-    config: its shape, LoRA left out: it is merged while reading.
-    parts: of a parameter, by its path, each read when it is called.
-    record: the lineage of a checkpoint made from it.
-    vocabulary: what its rows mean; see `initial_parameters.vocabulary_record`.
-    source: the published model, where it is one.
+    path: Path of the model.
+    config: Shape, without LoRA: that is merged while reading.
+    parts: Function from a parameter's path to its parts, each read when called.
+    record: Lineage of a checkpoint made from it.
+    vocabulary: Record of `initial_parameters.vocabulary_record`.
+    source: Published model, where it is one.
   """
 
   path: pathlib.Path
@@ -104,9 +104,9 @@ def open_model(
 
   Args:
     path: Path as `initial_parameters.open_source` takes it.
-    config: the shape of a t5x checkpoint's model, which it does not say.
-    cut: of a published model, the rows of this vocabulary alone.
-    layers: of a published model, so many of its first layers; None is all.
+    config: Shape of a t5x checkpoint's model, which it does not say.
+    cut: Vocabulary whose rows alone are taken of a published model.
+    layers: Number of first layers taken of a published model; None takes all.
 
   Raises:
     CheckpointError: for a vocabulary that is not the model's.
@@ -137,11 +137,11 @@ def to_checkpoint(
   """Writes `folder/checkpoint_0`, from which a stage can start.
 
   Args:
-    model: opened.
-    folder: must hold no checkpoint.
-    dtype: of the arrays, "float32" or "bfloat16"; a stage reads either into
+    model: Opened model.
+    folder: Folder without a checkpoint.
+    dtype: Dtype of the arrays, "float32" or "bfloat16"; a stage reads both into
       its own.
-    progress: shows a bar.
+    progress: Whether a bar is shown.
 
   Returns:
     The checkpoint.
@@ -178,12 +178,12 @@ def to_huggingface(
   """Writes a Hugging Face folder with the full vocabulary.
 
   Args:
-    model: opened.
-    folder: must not exist.
-    base: the model that a pruned vocabulary was taken from; None is the one
+    model: Opened model.
+    folder: Folder that does not exist yet.
+    base: Model that a pruned vocabulary was taken from; None is the one
       that the checkpoint names.
-    dtype: of the tensors, "float32" or "bfloat16".
-    progress: shows a bar.
+    dtype: Dtype of the tensors, "float32" or "bfloat16".
+    progress: Whether a bar is shown.
 
   Returns:
     The folder.

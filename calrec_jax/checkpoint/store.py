@@ -1,7 +1,7 @@
 """Checkpoints on disk: found, looked into, read, and written by themselves.
 
 Layout, which t5x readers know: `<stage>/checkpoint_<step>/` with `state/`
-(`target/...` are the parameters), beside it `feed/` (where the feed goes on),
+(`target/...` are the parameters), beside it `feed/` (where the feed resumes),
 `lineage/`, `vocabulary/` (what the rows of the embedding mean) and, where the
 step was evaluated, `metrics/`. A directory gets its name only when it is
 whole. What a stage saves while it trains: `saving.py`. Orbax is called in
@@ -43,7 +43,7 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
   """The `checkpoint_<step>` folder that a path means.
 
   Args:
-    path: such a folder, or a stage's, of which the checkpoint named by its
+    path: Path of such a folder, or of a stage's: the checkpoint named by its
       lineage is taken, else the newest.
   """
   folder = pathlib.Path(path).absolute()
@@ -106,12 +106,12 @@ def restore_params(
   """Reads the parameters alone, onto their devices.
 
   Args:
-    checkpoint: a `checkpoint_<step>` folder.
-    abstract: unboxed shapes and dtypes of the parameters.
-    shardings: where each goes.
+    checkpoint: `checkpoint_<step>` folder.
+    abstract: Unboxed shapes and dtypes of the parameters.
+    shardings: `NamedSharding` of each parameter.
 
   Raises:
-    CheckpointError: with every missing, further and differing array.
+    CheckpointError: with every missing, unexpected and differing array.
   """
   arguments = restore_arguments(
     checkpoint, {"target": abstract}, {"target": shardings}, partial=True
@@ -131,13 +131,13 @@ def restore_arguments(
   """How Orbax is to read a state, or parts of it, straight onto its devices.
 
   Args:
-    checkpoint: a `checkpoint_<step>` folder.
-    abstract: unboxed shapes and dtypes by part of the state, as `target`.
-    shardings: where each leaf goes; any mesh will do.
-    partial: whether the checkpoint may hold other parts, which are not read.
+    checkpoint: `checkpoint_<step>` folder.
+    abstract: Unboxed shapes and dtypes by part of the state, as `target`.
+    shardings: `NamedSharding` of each leaf, on any mesh.
+    partial: Whether the checkpoint may hold other parts, which are not read.
 
   Raises:
-    CheckpointError: with every missing, further and differing array.
+    CheckpointError: with every missing, unexpected and differing array.
   """
   _refuse_other_shapes(checkpoint, abstract)
   wanted = jax.tree.map(
@@ -158,8 +158,8 @@ def read_array(checkpoint: pathlib.Path, path: str) -> np.ndarray:
   """One array of a checkpoint, in NumPy; the others are not touched.
 
   Args:
-    checkpoint: a `checkpoint_<step>` folder.
-    path: of the array, joined by slashes.
+    checkpoint: `checkpoint_<step>` folder.
+    path: Path of the array, joined by slashes.
   """
   state = checkpoint / "state"
   name = path.replace("/", ".")
@@ -182,11 +182,11 @@ def write_params(
   """Writes parameters alone as a checkpoint of step 0, whole or not at all.
 
   Args:
-    folder: gets `checkpoint_0`.
-    params: arrays by path. They are not copied: memory-mapped ones are
+    folder: Folder that gets `checkpoint_0`.
+    params: Arrays by path. They are not copied: memory-mapped ones are
       written without ever being in memory as a whole.
-    lineage: where they come from.
-    vocabulary: what their rows mean.
+    lineage: Origin of the parameters.
+    vocabulary: Record of what their rows mean.
 
   Raises:
     FileExistsError: if the folder holds a checkpoint.
@@ -255,7 +255,7 @@ def _refuse_other_shapes(
   wanted = flatten(abstract)
   faults = [f"missing {path}" for path in sorted(wanted.keys() - stored.keys())]
   faults += [
-    f"further {path}" for path in sorted(stored.keys() - wanted.keys())
+    f"unexpected {path}" for path in sorted(stored.keys() - wanted.keys())
   ]
   for path in sorted(wanted.keys() & stored.keys()):
     if tuple(wanted[path].shape) != tuple(stored[path].shape):
@@ -265,7 +265,7 @@ def _refuse_other_shapes(
       )
   if faults:
     raise CheckpointError(
-      f"{checkpoint} is of another model (see DecoderConfig): "
+      f"{checkpoint} does not match the model (see DecoderConfig): "
       + "; ".join(faults[:8])
       + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
     )

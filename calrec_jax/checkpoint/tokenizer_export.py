@@ -39,9 +39,9 @@ def collect(
   """The files and the special tokens of an export.
 
   Args:
-    checkpoint: what is exported; a stage keeps its vocabulary beside it.
-    vocabulary: the record of the checkpoint.
-    source: the published model its vocabulary comes from, or None.
+    checkpoint: Exported checkpoint; its vocabulary lies beside it.
+    vocabulary: Record of the checkpoint.
+    source: Published model its vocabulary comes from, or None.
 
   Returns:
     Names and contents, and the ids of "bos", "eos" and "pad".

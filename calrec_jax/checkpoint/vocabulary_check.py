@@ -18,8 +18,8 @@ def difference(source: Source, vocabulary: Vocabulary) -> str:
   """What is wrong with a vocabulary taken from a published model.
 
   Args:
-    source: the model whose rows are to be read.
-    vocabulary: whole or pruned, of this model or another.
+    source: Model whose rows are to be read.
+    vocabulary: Vocabulary, whole or pruned, of this model or another.
 
   Returns:
     A clause for an error; empty where the vocabulary is the model's. Of a

@@ -15,8 +15,8 @@ from calrec_jax.checkpoint import initial_parameters, store
 from calrec_jax.cli import verb
 
 _EPILOG = """\
-A path is a checkpoint_<step> folder, or a stage's folder, of which the
-checkpoint is taken that it handed over, else the newest.
+A path is a checkpoint_<step> folder, or a stage's folder: then it means the
+checkpoint that the next stage starts from, else the newest.
 
   calrec checkpoint show runs/quickstart/target
   calrec checkpoint diff runs/quickstart/joint runs/quickstart/target
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the verb.
 
   Args:
-    argv: the command line without the program's name.
+    argv: Command line without the program's name.
 
   Returns:
     The exit status; `diff` gives 1 where the checkpoints differ.
@@ -57,7 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   for action in (show, diff):
     action.add_argument(
-      "--dry_run", action="store_true", help="only say which are meant"
+      "--dry_run",
+      action="store_true",
+      help="only print the paths",
     )
   arguments = parser.parse_args(argv)
   found = [store.find(arguments.path)]
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(describe(found[0], whole_lineage=arguments.lineage))
     return 0
   differences = compare(found[0], found[1], read=not arguments.shapes)
-  print("\n".join(differences) if differences else "the two are equal")
+  print("\n".join(differences) if differences else "the checkpoints are equal")
   return 1 if differences else 0
 
 
@@ -78,8 +80,8 @@ def describe(checkpoint: pathlib.Path, *, whole_lineage: bool = False) -> str:
   """The tree with shapes, dtypes, shardings and bytes; step and lineage.
 
   Args:
-    checkpoint: a `checkpoint_<step>` folder.
-    whole_lineage: whether everything of the lineage is shown.
+    checkpoint: `checkpoint_<step>` folder.
+    whole_lineage: Whether everything of the lineage is shown.
   """
   arrays = store.metadata(checkpoint)
   rows = [("array", "shape", "dtype", "saved as", "bytes")]
@@ -107,7 +109,7 @@ def describe(checkpoint: pathlib.Path, *, whole_lineage: bool = False) -> str:
     for row in rows
   ]
   lines += [
-    f"{name}: {size:,} numbers, {nbytes:,} bytes"
+    f"{name}: {size:,} elements, {nbytes:,} bytes"
     for name, (size, nbytes) in totals.items()
   ]
   return "\n".join(
@@ -121,9 +123,9 @@ def compare(
   """Lines that say what differs: arrays, then lineage.
 
   Args:
-    first: a `checkpoint_<step>` folder.
-    second: another one.
-    read: whether arrays of the same shape are compared by value.
+    first: `checkpoint_<step>` folder.
+    second: Other `checkpoint_<step>` folder.
+    read: Whether arrays of the same shape are compared by value.
   """
   old, new = store.metadata(first), store.metadata(second)
   lines = [f"- {path}" for path in sorted(old.keys() - new.keys())]

@@ -1,4 +1,4 @@
-"""`calrec compile`: what a recipe costs on a TPU slice, without the TPU."""
+"""`calrec compile`: estimates what a recipe costs on a TPU, without the TPU."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from calrec_jax.storage import lineage
 from calrec_jax.train import stages
 
 _EPILOG = """\
-Compiles the training step of every stage, and what recommends with its model:
-reading prompts, writing items, encoding the catalogue. Prints memory, matrix
-products, exchanges between chips and the bound they set, and writes all of it
-to compile.json in MODEL_DIR. Needs the TPU compiler, but no TPU:
+Compiles the training step of every stage and the programs that recommend with
+its model: reading prompts, writing items, encoding the catalogue. Prints
+memory, matrix products, exchanges between chips and the bound they set; writes
+all of it to compile.json in MODEL_DIR. Needs the TPU compiler, but no TPU:
 
   pip install 'calrec_jax[tpu]'
   calrec compile --gin_file=recipes/gemma3_270m_beauty.gin \\
     --gin_file=mesh/tpu_v5e_8.gin --topology=v5e:2x4
 
 The number of tokens and the longest item are those of the token caches; where
-there are none yet, say them: --vocab_size=262144 --item_tokens=64.
+there are none yet, give them: --vocab_size=262144 --item_tokens=64.
 """
 
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the verb.
 
   Args:
-    argv: the command line without the program's name.
+    argv: Command line without the program's name.
 
   Returns:
     The exit status: 1 where a program does not fit.
@@ -79,7 +79,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     help="the TPU slice: v5e:4x4, v6e:4x4, v5p:4x4x2, v4:2x2x4",
   )
   parser.add_argument(
-    "--slices", type=int, default=1, help="so many of them (default: 1)"
+    "--slices", type=int, default=1, help="number of TPU slices (default: 1)"
   )
   parser.add_argument(
     "--stage", metavar="NAME", help="only this stage of the chain"
@@ -101,12 +101,12 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     "--output",
     type=pathlib.Path,
     metavar="FILE",
-    help="of the numbers (default: MODEL_DIR/compile.json)",
+    help="where the numbers go (default: MODEL_DIR/compile.json)",
   )
   parser.add_argument(
     "--fresh",
     action="store_true",
-    help="compile again what was compiled before",
+    help="compile again even where a record exists",
   )
 
 

@@ -1,4 +1,4 @@
-"""`calrec checkpoint convert`: models of others to checkpoints, and back."""
+"""`calrec checkpoint convert`: converts models of other formats, and back."""
 
 from __future__ import annotations
 
@@ -37,20 +37,22 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the action.
 
   Args:
-    argv: the command line behind `calrec checkpoint convert`.
+    argv: Command line after `calrec checkpoint convert`.
 
   Returns:
     The exit status.
   """
   parser = verb.parser("checkpoint convert", __doc__, _EPILOG)
   parser.add_argument("source", metavar="SOURCE")
-  parser.add_argument("folder", metavar="FOLDER", help="written; must be new")
+  parser.add_argument(
+    "folder", metavar="FOLDER", help="output folder; must not exist"
+  )
   parser.add_argument("--to", choices=("orbax", "huggingface"), default="orbax")
   parser.add_argument(
     "--dtype",
     choices=("float32", "bfloat16"),
     default="float32",
-    help="of the arrays; a stage reads either (default: %(default)s)",
+    help="dtype of the arrays; a stage reads both (default: %(default)s)",
   )
   parser.add_argument(
     "--prune",

@@ -28,7 +28,7 @@ build   writes TFDS datasets, for trainers that read SeqIO tasks
 Whatever an action needs and is missing is built first. With
 MIXTURE_OR_TASK_NAME = "all" it is done for every domain.
 
-A dataset that the project knows needs no gin file:
+A known dataset needs no gin file:
 
   calrec data card amazon2018/Video_Games --manual_dir=downloads
   calrec data card completejourney/nutrition

@@ -27,21 +27,22 @@ EVAL_OUTPUT_DIR/<domain> (by default inside the stage's folder).
   calrec eval --gin_file=recipes/quickstart.gin \\
     --gin.Evaluation.recommenders="('popularity', 'bm25_history')"
 
-Answers are saved block by block (Job.block_users) in shards/ there. A job that
-was stopped resumes when it is run again, with any number of processes; answers
-of other settings are not used. Two processes, or two machines
-that share the folder:
+Recommendations are saved block by block (Job.block_users) in shards/ there. An
+interrupted job resumes when it is rerun, with any number of processes; blocks
+made under other settings are not reused. Two processes, or two machines that
+share the folder:
 
   calrec eval --gin_file=recipes/quickstart.gin --shard=0/2
   calrec eval --gin_file=recipes/quickstart.gin --shard=1/2
 
-Two runs on the same users are compared user by user; of each the folder with
-metrics.json and per_user.parquet, and a recommender where not all are meant:
+Two runs on the same users are compared user by user. Give the folder of
+each, with metrics.json and per_user.parquet, and a recommender unless all are
+compared:
 
   calrec eval --compare runs/a/eval/shop runs/b/eval/shop
   calrec eval --compare runs/a/eval/shop:generate runs/b/eval/shop:dense
 
-Of runs with several seeds the means are compared:
+For runs with several seeds, their means are compared:
 
   calrec eval --compare runs/a0/eval/shop,runs/a1/eval/shop runs/b/eval/shop
 """

@@ -18,8 +18,8 @@ from calrec_jax.train import stages
 from calrec_jax.train.stages import Stage
 
 _EPILOG = """\
-Without --user and --histories every user of the log is answered, from all
-that is known of them; recommenders that count purchases count all of the log.
+Without --user and --histories every user of the log gets recommendations, from
+the whole history; count-based baselines count the whole log.
 A file of histories holds one JSON object a line:
 
   {"user_id": "anna", "items": ["sku-1", "sku-7"]}       (oldest first)
@@ -28,10 +28,10 @@ A file of histories holds one JSON object a line:
   calrec infer --gin_file=recipes/quickstart.gin \\
     --histories=new.jsonl --output=recommendations.parquet
 
-With --output the users are answered block by block (Job.block_users), and the
-blocks are saved beside the file until it is whole: stopped and run again with
-the same flags, the job resumes where it was. Several processes, on machines
-that share the folder, take --shard=0/2 and --shard=1/2.
+With --output the work is saved block by block (Job.block_users) beside the file
+until it is whole: rerun with the same flags, an interrupted job resumes.
+Several processes, on machines that share the folder, take --shard=0/2 and
+--shard=1/2.
 """
 
 
@@ -73,7 +73,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     "(default: %(default)s)",
   )
   parser.add_argument(
-    "--top_k", type=int, default=10, help="recommendations per user"
+    "--top_k",
+    type=int,
+    default=10,
+    help="recommendations per user (default: %(default)s)",
   )
   parser.add_argument(
     "--candidates",
@@ -92,13 +95,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument(
     "--skip_unknown",
     action="store_true",
-    help="leave out, and count, items that the catalogue does not hold",
+    help="drop and count items that are missing in the catalogue",
   )
   arguments = config.parse_arguments(parser, argv)
   if arguments.top_k < 1:
-    parser.error(
-      f"--top_k={arguments.top_k}: at least 1 recommendation per user."
-    )
+    parser.error(f"--top_k={arguments.top_k}: must be at least 1.")
   if arguments.shard and not arguments.output:
     parser.error("--shard needs --output: the processes share its folder.")
   return arguments

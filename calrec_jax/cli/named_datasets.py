@@ -15,10 +15,10 @@ class _Known(NamedTuple):
   """A family of datasets.
 
   Attributes:
-    file: its gin file.
-    parts: the macro that names those that are wanted.
-    folder: the parameter that names the folder of their files.
-    whole: whether `parts` takes names with what is before the slash.
+    file: Gin file of the family.
+    parts: Macro that names the requested datasets.
+    folder: Parameter that names the folder of their files.
+    whole: Whether `parts` takes names with what is before the slash.
   """
 
   file: str
@@ -50,10 +50,10 @@ def configure(
   """The configuration with datasets that the command line names.
 
   Args:
-    configuration: gin files and bindings of the command line. They win over
+    configuration: Gin files and bindings of the command line. They win over
       those of the datasets.
     names: `amazon2018/Video_Games`, all of one family.
-    manual_dir: folder of their files.
+    manual_dir: Folder of the datasets' files.
 
   Raises:
     ConfigurationError: for an unknown family, with the nearest one.

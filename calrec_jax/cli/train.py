@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the verb.
 
   Args:
-    argv: the command line without the program's name.
+    argv: Command line without the program's name.
 
   Returns:
     The exit status.

@@ -12,6 +12,8 @@ from calrec_jax.errors import CalrecError
 
 # As shells have it for a program that SIGINT ended.
 INTERRUPTED_STATUS = 130
+# What gin adds to an error in a class or function that it configures.
+_GIN_NOTE = "\n  In call to configurable"
 _BUG = (
   "This looks like a bug in calrec_jax. Please report it with this traceback "
   "and the command that you ran."
@@ -28,9 +30,10 @@ def parser(
     description: Docstring of the verb's module.
     epilog: Text after the flags: what the verb does, with commands to copy.
   """
+  text = (description or "").partition(": ")[2]
   made = argparse.ArgumentParser(
     prog=f"calrec {verb}",
-    description=(description or "").partition(": ")[2],
+    description=text[:1].upper() + text[1:],
     epilog=epilog,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
@@ -60,7 +63,8 @@ def run(verb: str, argv: Sequence[str]) -> int:
   try:
     return importlib.import_module(f"calrec_jax.cli.{verb}").main(argv)
   except (CalrecError, OSError) as error:
-    _show(f"calrec {verb}: {error}", debug)
+    message = str(error).partition(_GIN_NOTE)[0]
+    _show(f"calrec {verb}: {message}", debug)
     return 1
   except KeyboardInterrupt:
     _show(f"calrec {verb}: interrupted.", debug)

@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, so that a run starts again in seconds.
+"""Compiled programs cached on disk, so that a run restarts in seconds.
 
 A large model compiles for minutes, and a run that is preempted compiles as
 often as it starts. On accelerators JAX's persistent cache is therefore on, in
@@ -27,9 +27,9 @@ def keep(
   """Switches the cache on, if it is to be, before anything is compiled.
 
   Args:
-    data_folder: of the data set; holds the cache unless the environment says
-      otherwise.
-    environment: of the process.
+    data_folder: Folder of the dataset; holds the cache unless the environment
+      says otherwise.
+    environment: Environment of the process.
 
   Returns:
     The folder, or None where it is off or JAX has one already.

@@ -40,10 +40,10 @@ class MeshShape:
   """Devices along each mesh axis.
 
   Attributes:
-    replica: slices that hold a copy each and are joined by the slow network.
-    data: devices that hold a copy each and share the batch.
-    fsdp: devices that share both the batch and the parameters.
-    tensor: devices that share the width of every layer.
+    replica: Slices that hold a copy each and are joined by the slow network.
+    data: Devices that hold a copy each and share the batch.
+    fsdp: Devices that share both the batch and the parameters.
+    tensor: Devices that share the width of every layer.
   One axis may be -1: it takes the devices that are left.
   """
 
@@ -94,14 +94,14 @@ def logical_axis_rules(
   """The table from logical axes to mesh axes.
 
   Args:
-    embed: model width of parameters.
-    vocab: vocabulary of the embedding and the output.
-    heads: query heads of parameters.
-    kv_heads: key and value heads; None where they cannot be split.
-    mlp: hidden width of the feed-forward layers.
-    activation_batch: rows of a batch.
-    activation_heads: heads of queries.
-    activation_mlp: hidden activations of the feed-forward layers.
+    embed: Model width of parameters.
+    vocab: Vocabulary of the embedding and the output.
+    heads: Query heads of parameters.
+    kv_heads: Key and value heads; None where they cannot be split.
+    mlp: Hidden width of the feed-forward layers.
+    activation_batch: Rows of a batch.
+    activation_heads: Heads of queries.
+    activation_mlp: Hidden activations of the feed-forward layers.
 
   Returns:
     Every logical axis the model uses; axes that stay whole map to None.
@@ -148,8 +148,8 @@ def arrange_slices(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
   The slow network between slices is crossed along `replica` alone.
 
   Args:
-    sizes: of `MESH_AXES`.
-    devices: of all slices, as many as `sizes` multiply to.
+    sizes: Sizes of `MESH_AXES`.
+    devices: Devices of all slices, as many as `sizes` multiply to.
 
   Raises:
     PartitioningError: if slices would have to share a copy.
@@ -218,10 +218,10 @@ def state_shardings(abstract: Any, mesh: Mesh, rules: Rules) -> Any:
   """Where every leaf of a tree lives.
 
   Args:
-    abstract: a tree of shapes, boxed with their logical axes where they have
+    abstract: Tree of shapes, boxed with their logical axes where they have
       any; what has none is replicated.
-    mesh: the devices.
-    rules: from logical to mesh axes.
+    mesh: Mesh of the devices.
+    rules: Mapping from logical to mesh axes.
 
   Returns:
     The unboxed tree with a `NamedSharding` for each leaf.
@@ -270,9 +270,9 @@ def require_rows(rows: int, mesh: Mesh, microbatches: int = 1) -> None:
   """Refuses a batch whose rows cannot be split over the mesh.
 
   Args:
-    rows: of the global batch.
-    mesh: the devices.
-    microbatches: into how many the batch is split; each needs a row, or as
+    rows: Rows of the global batch.
+    mesh: Mesh of the devices.
+    microbatches: Number of parts of the batch; each needs a row, or as
       many as another, from every device.
 
   Raises:
@@ -295,10 +295,10 @@ def parameter_table(
   """Every parameter with shape, logical axes, sharding and bytes a device.
 
   Args:
-    abstract: boxed shapes, as `jax.eval_shape` gives them.
-    mesh: the devices.
-    rules: from logical to mesh axes.
-    frozen: paths of parameters that are not trained; where there are any, a
+    abstract: Boxed shapes, as `jax.eval_shape` gives them.
+    mesh: Mesh of the devices.
+    rules: Mapping from logical to mesh axes.
+    frozen: Paths of parameters that are not trained; where there are any, a
       column says so.
   """
   shardings = jax.tree.leaves(state_shardings(abstract, mesh, rules))

@@ -113,8 +113,8 @@ def refuse_changes(
   )
   if changed:
     raise LineageError(
-      f"{folder} holds a run that was started with a different configuration:"
-      "\n  "
+      f"{folder} holds a run that was started with a different "
+      "configuration:\n  "
       + "\n  ".join(changed)
       + "\nGive another MODEL_DIR, undo the change, or remove the folder."
     )

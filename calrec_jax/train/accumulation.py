@@ -2,21 +2,21 @@
 
 In-batch negatives make a row's gradient depend on all rows, so the mean of the
 microbatches' own gradients would be another loss. Gao et al., "Scaling deep
-contrastive learning batch size under memory limited setup" (2021), give the
-way round: the loss needs of the other rows nothing but their vectors.
+contrastive learning batch size under memory limited setup" (2021), show how:
+rows interact only through their pooled embeddings.
 
-1. Every microbatch forward, without gradient; the vectors are kept.
+1. Every microbatch forward, without gradient; the vectors are saved.
 2. The contrastive losses of the whole batch, and their gradient with respect
    to the vectors.
-3. Every microbatch forward and backward: its share of the next-token loss,
+3. Every microbatch forward and backward: its part of the next-token loss,
    and its vectors times that gradient. Gradients are summed in float32.
 
 Activations of one microbatch are held at a time. Without a contrastive loss
 there is nothing to compare, and the first two steps are left out.
 
-Each microbatch draws its own dropout masks and sampled negatives, the same
-ones in both passes: with them a batch cut otherwise is another draw of the
-same distribution, without them it gives the same numbers to rounding.
+Each microbatch samples its own dropout masks and negatives, the same ones in
+both passes: with them another number of microbatches is another sample of the
+same distribution, without them it gives the same loss up to rounding.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ def value_and_grad(
   """As `jax.value_and_grad` of the objective, one microbatch after another.
 
   Args:
-    objective: the losses.
-    model: the module.
-    params_of: the model's parameters, from the trained ones.
-    trained: the trained parameters.
-    batch: the global batch.
-    dropout_rng: of dropout and of what the objective draws.
-    microbatches: how many the rows are split into.
+    objective: Losses.
+    model: Module of the model.
+    params_of: Function from the trained parameters to all of the model's.
+    trained: Trained parameters.
+    batch: Global batch.
+    dropout_rng: Key of dropout and of what the objective samples.
+    microbatches: Number of parts that the rows are split into.
 
   Returns:
     ((loss, weighted sums), gradients).

@@ -1,10 +1,10 @@
 """Where a stage's time went, over all the runs that it took.
 
 A run adds rows to `time.jsonl` in the stage's folder: when it starts, whenever
-it has saved, when it leaves and when the stage is finished. Goodput is the
-share of the time since the first start in which steps were made that count: not
-starting, validating, saving, nor steps that a kill has lost, nor the time when
-nothing ran. Tested by `tests/unit/test_goodput.py`.
+it has saved, when it is preempted and when the stage is finished. Goodput is
+the fraction of the time since the first start in which steps were made that
+count: not starting, validating, saving, nor steps that a kill has lost, nor the
+time when nothing ran.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Timeline:
     return dict(self._seconds)
 
   def start_up(self) -> str:
-    """For people: how long it took until the first step was made."""
+    """Human-readable: how long it took until the first step was made."""
     seconds = self.seconds()
     parts = [(name, seconds[name]) for name in START_UP if name in seconds]
     total = sum(value for _, value in parts)
@@ -81,10 +81,10 @@ def add_row(
   """Adds a row, in one write: a killed process leaves whole lines.
 
   Args:
-    folder: of the stage.
-    event: "start", "saved", "left" or "finished".
-    step: the last that was made.
-    timeline: of this run.
+    folder: Folder of the stage.
+    event: One of "start", "saved", "left" (preempted) and "finished".
+    step: Last step that was made.
+    timeline: Timeline of this run.
   """
   row = {
     "time": time.time(),
@@ -100,10 +100,10 @@ def add_row(
 
 
 def shares(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-  """Where the time since the first start went, as shares that add up to 1.
+  """Where the time since the first start went, as fractions that add up to 1.
 
   Args:
-    rows: of `time.jsonl`.
+    rows: Rows of `time.jsonl`.
 
   Returns:
     By activity; `STEPS` is the goodput.
@@ -118,10 +118,12 @@ def shares(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
       seconds[activity] = seconds.get(activity, 0.0) + value
     if after is None:
       continue
-    # The next run went on from a step that this one had saved, or anew.
-    kept = [row for row in run if row["step"] <= after[0]["step"]]
+    # The next run resumed from a step that this one had saved, or anew.
+    saved = [row for row in run if row["step"] <= after[0]["step"]]
     made = run[-1]["seconds"].get(STEPS, 0.0)
-    lost = made - max((r["seconds"].get(STEPS, 0.0) for r in kept), default=0.0)
+    lost = made - max(
+      (r["seconds"].get(STEPS, 0.0) for r in saved), default=0.0
+    )
     seconds[STEPS] = seconds.get(STEPS, 0.0) - lost
     seconds[LOST] = seconds.get(LOST, 0.0) + lost
     gap = max(0.0, _began(after) - run[-1]["time"])
@@ -131,7 +133,7 @@ def shares(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def summary(folder: pathlib.Path) -> str:
-  """One line for people, from the rows of a stage's folder."""
+  """One human-readable line, from the rows of a stage's folder."""
   rows = read_rows(folder)
   of = shares(rows)
   runs = _runs(rows)

@@ -25,11 +25,11 @@ def warmup_cosine(
   """Linear warm-up, then a cosine down to a fraction of the peak.
 
   Args:
-    peak: highest learning rate.
-    steps: updates of the whole stage, the warm-up included.
-    warmup_steps: updates of the warm-up; at most half of `steps` is used, so
+    peak: Highest learning rate.
+    steps: Updates of the whole stage, the warm-up included.
+    warmup_steps: Updates of the warm-up; at most half of `steps` is used, so
       that a run shortened for a test still learns.
-    final_fraction: learning rate at the end, as a fraction of the peak.
+    final_fraction: Learning rate at the end, as a fraction of the peak.
   """
   warmup_steps = _warmup(warmup_steps, steps)
   return optax.warmup_cosine_decay_schedule(
@@ -51,10 +51,10 @@ def warmup_linear(
   """Linear warm-up, then a straight line down to a fraction of the peak.
 
   Args:
-    peak: highest learning rate.
-    steps: updates of the whole stage, the warm-up included.
-    warmup_steps: updates of the warm-up; at most half of `steps` is used.
-    final_fraction: learning rate at the end, as a fraction of the peak.
+    peak: Highest learning rate.
+    steps: Updates of the whole stage, the warm-up included.
+    warmup_steps: Updates of the warm-up; at most half of `steps` is used.
+    final_fraction: Learning rate at the end, as a fraction of the peak.
   """
   warmup_steps = _warmup(warmup_steps, steps)
   falling = max(1, steps - warmup_steps)
@@ -77,9 +77,9 @@ def rsqrt(
   b is this with peak = b / sqrt(w).
 
   Args:
-    peak: highest learning rate.
-    warmup_steps: w, updates before it falls.
-    linear_warmup: whether it rises from 0 in these updates instead of staying
+    peak: Highest learning rate.
+    warmup_steps: Updates w before it falls.
+    linear_warmup: Whether it rises from 0 in these updates instead of staying
       at the peak.
   """
   if warmup_steps < 1:
@@ -115,17 +115,17 @@ def adamw(
   weight_decay: float = 0.01,
   clip_norm: float | None = 1.0,
 ) -> optax.GradientTransformation:
-  """AdamW behind a clip of the global gradient norm.
+  """AdamW after a clip of the global gradient norm.
 
   Args:
-    learning_rate: a schedule over steps.
-    b1: decay of the first moment.
-    b2: decay of the second moment.
-    eps: added to the root of the second moment.
-    weight_decay: decoupled; norm scales and biases are left out.
-    clip_norm: gradients are scaled down to this global norm; None keeps them.
+    learning_rate: Schedule over steps.
+    b1: Decay of the first moment.
+    b2: Decay of the second moment.
+    eps: Number added to the root of the second moment.
+    weight_decay: Decoupled decay; norm scales and biases are left out.
+    clip_norm: Global norm that gradients are scaled down to; None never does.
   """
-  return _behind_clip(
+  return _after_clip(
     clip_norm,
     optax.adamw(
       learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=_decayed
@@ -150,21 +150,21 @@ def adafactor(
   root mean square is taken: for `parameter_scale` and `update_clip`.
 
   Args:
-    learning_rate: a schedule over steps. With `parameter_scale` it is
+    learning_rate: Schedule over steps. With `parameter_scale` it is
       relative: T5 was fine-tuned at a constant 1e-3.
-    decay_rate: the second moment of step t decays by 1 - t ** -decay_rate.
-    parameter_scale: whether a step is multiplied by the root mean square of
+    decay_rate: Exponent r: at step t the second moment decays by 1 - t ** -r.
+    parameter_scale: Whether a step is multiplied by the root mean square of
       its parameter, of at least 1e-3. With LoRA, whose B starts at zero, False
       learns faster.
-    update_clip: root mean square that an update is clipped to before the
+    update_clip: Root mean square that an update is clipped to before the
       learning rate; at least 1, or None.
-    min_factored_size: parameters whose second-longest axis is shorter have a
+    min_factored_size: Parameters whose second-longest axis is shorter have a
       whole second moment.
-    weight_decay: decoupled, times the learning rate, as in `adamw`; norm
+    weight_decay: Decoupled decay, times the learning rate, as in `adamw`; norm
       scales and biases are left out.
-    clip_norm: gradients are scaled down to this global norm; None keeps them.
+    clip_norm: Global norm that gradients are scaled down to; None never does.
   """
-  return _behind_clip(
+  return _after_clip(
     clip_norm,
     optax.adafactor(
       learning_rate,
@@ -183,7 +183,7 @@ def adafactor(
   )
 
 
-def _behind_clip(
+def _after_clip(
   clip_norm: float | None, optimizer: optax.GradientTransformation
 ) -> optax.GradientTransformation:
   if clip_norm is None:

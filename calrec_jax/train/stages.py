@@ -1,9 +1,9 @@
 """One stage of training, and the chain of stages that a recipe names.
 
-Stage one learns from many domains together, stage two goes on with the
+Stage one learns from many domains together, stage two continues from the
 parameters of stage one on the target domain (CALRec, section on training).
-A chain can be stopped anywhere: finished stages are skipped, the one that was
-cut goes on from its last checkpoint.
+A chain can be stopped anywhere: finished stages are skipped, an interrupted one
+resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ class Stage:
     model_dir: MODEL_DIR; the stage writes into a folder of its name there.
     task: MIXTURE_OR_TASK_NAME of the dataset.
     steps: TRAIN_STEPS, updates.
-    dataset: domains, mixtures and vocabulary.
-    decoder: shape of the model: a `DecoderConfig` or a `SASRecConfig`.
-    objective: the losses; `Objective` or `NextItem`, as the model needs.
-    optimizer: of the trained parameters.
-    feed: packing, shuffling, batch size.
-    mesh: devices along each axis.
-    checkpoints: when to save.
-    validation: when to validate.
-    tuning: which parameters are trained; by default all.
-    microbatches: MICROBATCHES (t5x: num_microbatches): into how many a batch
+    dataset: Domains, mixtures and vocabulary.
+    decoder: Shape of the model: a `DecoderConfig` or a `SASRecConfig`.
+    objective: Losses; `Objective` or `NextItem`, as the model needs.
+    optimizer: Optimizer of the trained parameters.
+    feed: Packing, shuffling, batch size.
+    mesh: Devices along each axis.
+    checkpoints: Policy of saving.
+    validation: Settings of validation.
+    tuning: Choice of trained parameters; by default all.
+    microbatches: MICROBATCHES (t5x: num_microbatches): number of parts a batch
       is split to save memory, with the losses and gradients of the whole one;
       see `calrec_jax.train.accumulation`.
     initial_checkpoint: INITIAL_CHECKPOINT_PATH: parameters to start from: a
@@ -64,8 +64,8 @@ class Stage:
       from scratch.
     use_cached: USE_CACHED_TASKS: True refuses to build a missing token cache.
     seed: RANDOM_SEED of initial parameters and dropout.
-    log_period: steps between rows of the metrics log.
-    profile: steps that JAX's profiler records; by default none.
+    log_period: Steps between rows of the metrics log.
+    profile: Steps that JAX's profiler records; by default none.
   """
 
   model_dir: str = gin.REQUIRED
@@ -88,11 +88,11 @@ class Stage:
   profile: ProfileWindow = profiling.NOTHING
 
   def __post_init__(self):
-    """Refuses stages that train nothing, and places that are no folder."""
+    """Refuses stages that cannot be trained as they are set."""
     if "://" in str(self.model_dir):
       # As a path it would be a folder here, lost with the machine.
       raise InputError(
-        f"MODEL_DIR = {self.model_dir!r} is no folder. Mount the bucket and "
+        f"MODEL_DIR = {self.model_dir!r} is no folder: mount the bucket and "
         "give its folder; the launch scripts do so by --bucket=NAME "
         "(docs/launch.md)."
       )
@@ -120,14 +120,14 @@ def feature_length(name: str, lengths: Mapping[str, int]) -> int:
 
   Args:
     name: "tokens" of a row or "slots" of a row.
-    lengths: all of them.
+    lengths: Lengths by name.
 
   Raises:
     InputError: where it is missing.
   """
   if name not in lengths:
     raise InputError(
-      f"TASK_FEATURE_LENGTHS = {dict(lengths)} lacks {name!r}; it needs "
+      f"TASK_FEATURE_LENGTHS = {dict(lengths)}: {name!r} is missing. Set "
       '{"tokens": ..., "slots": ...}.'
     )
   return lengths[name]

@@ -22,10 +22,10 @@ class TrainState(NamedTuple):
   """Everything a training step changes, and the key it draws from.
 
   Attributes:
-    step: int32 scalar, updates done.
-    params: the model's parameters, unboxed, trained and frozen ones.
-    opt_state: the optimizer's state of the trained ones, sharded like them.
-    rng: uint32 key data; step k draws from `fold_in(rng, k)`.
+    step: Int32 scalar, updates done.
+    params: Parameters of the model, unboxed, trained and frozen ones.
+    opt_state: State of the optimizer for the trained ones, sharded like them.
+    rng: Uint32 key data; step k draws from `fold_in(rng, k)`.
   """
 
   step: jax.Array
@@ -152,8 +152,8 @@ def fit_axes(opt_state: Any, params: Any) -> Any:
     ]
     if not dropped:
       return leaf.value
-    # Of equal axes the mean of rows lacks the last one and that of columns the
-    # first one. A wrong guess would cost a gather, not a wrong number.
+    # Of equal axes the mean of rows misses the last one and that of columns
+    # the first one. A wrong guess would cost a gather, not a wrong number.
     is_row = any(getattr(entry, "name", None) == "v_row" for entry in path)
     axis = dropped[-1 if is_row else 0]
     return leaf.replace(names=owner.names[:axis] + owner.names[axis + 1 :])

@@ -179,7 +179,7 @@ class Progress:
     self._bar.update(1)
 
   def show(self, values: Mapping[str, float]) -> None:
-    """Puts the newest figures behind the bar."""
+    """Shows the newest figures after the bar."""
     parts = [f"loss {values['loss']:.3f}"]
     for name, value in values.items():
       if match := _LOSS_PART.fullmatch(name):

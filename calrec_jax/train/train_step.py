@@ -31,12 +31,12 @@ def make_train_step(
   """The update as a pure function of state and batch, ready for `jax.jit`.
 
   Args:
-    decoder: the model.
-    objective: the losses.
-    optimizer: of the trained parameters.
-    tuning: which parameters are trained; the gradient is taken of them alone,
+    decoder: Module of the model.
+    objective: Losses.
+    optimizer: Optimizer of the trained parameters.
+    tuning: Choice of trained parameters; the gradient is taken of them alone,
       and the metric `gradient_norm` is theirs.
-    microbatches: into how many a batch is split, one computed after another;
+    microbatches: Number of parts of a batch, computed one after another;
       see `calrec_jax.train.accumulation`.
   """
   value_and_grad = _whole

@@ -48,21 +48,22 @@ class Validation:
   """When and how much.
 
   Attributes:
-    period: steps between validations; the last step is always validated.
-    users: users of each domain, drawn once with `seed`; None takes all.
+    period: Steps between validations; the last step is always validated.
+    users: Users of each domain, sampled once with `seed`; None takes all.
     metrics: Names of ranking metrics, as in
       `calrec_jax.metrics.ranking_metrics`. Without any, only losses are
       computed and the catalogue is not encoded, which is most of a validation's
       time (then CheckpointPolicy.best_metric is "loss", and
       best_is_highest False).
     rule: CANDIDATES, the candidate rule: "all", "not_last" or "not_seen".
-    seed: of the draw of users.
-    at_start: whether a stage's start is validated too, as step 0, and saved as
+    seed: Seed of the sample of users.
+    at_start: Whether a stage's start is validated too, as step 0, and saved as
       a candidate for the best: what a stage hands over is then never worse
       than what it began with.
-    patience: the stage ends after so many validations in a row that were not
-      the best by CheckpointPolicy.best_metric; each best one is saved, and the
-      best of all is handed over. None goes on to TRAIN_STEPS.
+    patience: Number of validations in a row, none the best so far by
+      CheckpointPolicy.best_metric, after which the stage ends; each best one is
+      saved, and the next stage starts from the best of all. None trains up to
+      TRAIN_STEPS.
   """
 
   period: int = 500

@@ -106,9 +106,9 @@ def test_single_characters_are_words_by_default():
 @pytest.mark.parametrize(
   ("setting", "message"),
   [
-    ({"k1": -1.0}, r"BM25\.k1 is -1"),
-    ({"b": 2.0}, r"BM25\.b is 2"),
-    ({"method": "bm25+"}, r"BM25\.method is 'bm25\+'"),
+    ({"k1": -1.0}, r"BM25\.k1 = -1"),
+    ({"b": 2.0}, r"BM25\.b = 2"),
+    ({"method": "bm25+"}, r"BM25\.method = 'bm25\+'"),
     ({"word_pattern": "("}, r"BM25\.word_pattern"),
   ],
 )

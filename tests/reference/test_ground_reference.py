@@ -316,7 +316,7 @@ def test_a_text_stands_for_its_own_item_or_the_best_match():
   ("setting", "message"),
   [
     ({"epsilon": -0.1}, r"Grounding\.epsilon"),
-    ({"score": "median"}, r"Grounding\.score is 'median'"),
+    ({"score": "median"}, r"Grounding\.score = 'median'"),
     ({"scaling": "softmax"}, r"Grounding\.scaling"),
     ({"combination": "mean"}, r"Grounding\.combination"),
     ({"duplicates": "keep"}, r"Grounding\.duplicates"),

@@ -205,7 +205,7 @@ def test_impossible_tokens_are_never_drawn():
   ("setting", "message"),
   [
     ({"samples": 0}, r"Sampler\.samples"),
-    ({"temperature": 0.0}, r"Sampler\.temperature is 0"),
+    ({"temperature": 0.0}, r"Sampler\.temperature = 0"),
     ({"max_new_tokens": 0}, r"Sampler\.max_new_tokens"),
     ({"rows": 0}, r"Sampler\.rows"),
     ({"seed": -1}, r"Sampler\.seed"),

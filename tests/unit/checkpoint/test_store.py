@@ -155,7 +155,7 @@ def test_another_model_is_refused_with_every_array(saved):
   message = str(caught.value)
   assert "DecoderConfig" in message
   assert "missing target/extra/kernel" in message
-  assert "further target/norm/scale" in message
+  assert "unexpected target/norm/scale" in message
   assert "embed/embedding is (16, 4), the model wants (32, 4)" in message
 
 

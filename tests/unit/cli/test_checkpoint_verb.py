@@ -62,7 +62,7 @@ def test_show_prints_tree_totals_and_story(stages, capsys):
   assert cells["target/embed/embedding"][1:3] == ["16×4", "float32"]
   assert cells["target/embed/embedding"][-1] == "256"
   assert cells["state/step"][1:3] == ["scalar", "int32"]
-  assert "target: 68 numbers, 272 bytes" in shown
+  assert "target: 68 elements, 272 bytes" in shown
   assert "target, step 5" in shown
   assert "checkpoint_3 of stage joint" in shown
   assert "data      mart" in shown
@@ -80,7 +80,7 @@ def test_diff_of_the_same_says_so(stages, capsys):
   status, shown, _ = run(
     capsys, "diff", stages / "joint", stages / "joint" / "checkpoint_3"
   )
-  assert (status, shown) == (0, "the two are equal\n")
+  assert (status, shown) == (0, "the checkpoints are equal\n")
 
 
 def test_diff_names_arrays_values_and_lineage(stages, capsys):

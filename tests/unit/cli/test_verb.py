@@ -2,6 +2,7 @@
 
 import errno
 
+import gin
 import pytest
 
 from calrec_jax.__main__ import VERBS, main
@@ -27,6 +28,15 @@ def test_a_mistake_of_the_users_is_one_line(monkeypatch, capsys, error):
   failing(monkeypatch, error)
   assert main(["checkpoint", "show", "x"]) == 1
   assert capsys.readouterr().err == f"calrec checkpoint: {error}\n"
+
+
+def test_a_wrong_setting_is_one_line(capsys):
+  flags = ["--gin_file=recipes/quickstart.gin", "--gin.MODEL_DIR='here'"]
+  assert main(["train", *flags, "--gin.Validation.period=0"]) == 1
+  assert capsys.readouterr().err == (
+    "calrec train: Validation.period = 0: must be at least 1.\n"
+  )
+  gin.clear_config()
 
 
 def test_debug_shows_the_traceback_of_a_mistake(monkeypatch, capsys):

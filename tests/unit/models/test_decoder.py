@@ -164,7 +164,7 @@ def test_dropout_needs_a_key_and_changes_the_output():
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"heads": 4, "kv_heads": 3}, "DecoderConfig.kv_heads = 3"),
+    ({"heads": 4, "kv_heads": 3}, "DecoderConfig.heads = 4: .*kv_heads, 3"),
     ({"head_dim": 5}, "DecoderConfig.head_dim = 5"),
     ({"layers": 0}, "DecoderConfig.layers"),
     ({"activation": "relu"}, "DecoderConfig.activation = 'relu'"),

@@ -117,7 +117,7 @@ def test_positions_before_the_end():
   ("changes", "named"),
   [
     ({"width": 9}, "not a multiple of SASRecConfig.heads"),
-    ({"blocks": 0}, "SASRecConfig.blocks must be at least 1"),
+    ({"blocks": 0}, "SASRecConfig.blocks = 0: must be at least 1"),
     ({"dropout": 1.0}, r"SASRecConfig\.dropout = 1\.0"),
     ({"positions": "none"}, "from_end, from_start"),
     ({"dtype": "int8"}, r"SASRecConfig\.dtype"),

@@ -128,10 +128,10 @@ def test_candidates_are_ranked_by_likelihood():
 @pytest.mark.parametrize(
   ("setting", "message"),
   [
-    ({"search": "beam"}, r"Constrained\.search is 'beam'"),
-    ({"score": "total"}, r"Constrained\.score is 'total'"),
+    ({"search": "beam"}, r"Constrained\.search = 'beam'"),
+    ({"score": "total"}, r"Constrained\.score = 'total'"),
     ({"hypotheses": 0}, r"Constrained\.hypotheses"),
-    ({"temperature": 0.0}, r"Constrained\.temperature is 0"),
+    ({"temperature": 0.0}, r"Constrained\.temperature = 0"),
     ({"seed": -1}, r"Constrained\.seed"),
   ],
 )
@@ -144,7 +144,7 @@ def test_settings_are_checked(setting, message):
   ("setting", "message"),
   [
     ({"candidates": 0}, r"Reranking\.candidates"),
-    ({"score": "walk"}, r"Reranking\.score is 'walk'"),
+    ({"score": "walk"}, r"Reranking\.score = 'walk'"),
   ],
 )
 def test_settings_of_reranking_are_checked(setting, message):
