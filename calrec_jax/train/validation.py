@@ -31,11 +31,12 @@ from calrec_jax.metrics import ranking_metrics
 from calrec_jax.metrics.weighted_sum import WeightedSum
 from calrec_jax.models.row_objective import RowObjective
 from calrec_jax.recommend import candidates
+from calrec_jax.recommend.candidates import RULES
 from calrec_jax.recommend.dense.dense import Dense
 from calrec_jax.recommend.dense.sasrec import SASRecRecommender
 from calrec_jax.recommend.domain_model import DomainModel
 from calrec_jax.recommend.prompts import prompt_limits
-from calrec_jax.recommend.protocol import RULES, Recommender
+from calrec_jax.recommend.protocol import Recommender
 from calrec_jax.runtime import placement
 from calrec_jax.train import train_step
 

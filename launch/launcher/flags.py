@@ -170,7 +170,7 @@ def add_cloud(made: argparse.ArgumentParser) -> None:
   made.add_argument(
     "--keep",
     action="store_true",
-    help="do not delete the machine when the run ends; it continues to cost",
+    help="do not delete the machine when the run ends; it still costs money",
   )
 
 

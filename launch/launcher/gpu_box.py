@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from . import flags, script
 from .box import Box, ThisMachine
 from .hosts import Hosts
-from .runs import End, Outcome, RunSettings, follow
+from .runs import End, Outcome, RunSettings, follow, retry
 from .shell import LaunchError, Shell
 
 _DESCRIBED = """\

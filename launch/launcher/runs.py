@@ -106,7 +106,9 @@ class CloudRun:
     if outcome.ran:
       self._fetch()
     if self._settings.keep:
-      self._shell.say(f"{self._called()} is not deleted, and costs money.")
+      self._shell.say(
+        f"{self._called()} is not deleted, and still costs money."
+      )
     else:
       self._clean_up(outcome)
     if outcome.end is not End.FINISHED:

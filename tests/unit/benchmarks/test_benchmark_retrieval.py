@@ -19,7 +19,7 @@ def test_dense_search_reports_a_row(tmp_path):
   assert row["items"] == 300
   assert row["approximate"]["recall"] >= 0.8
   assert row["exact"]["users_per_second"] > 0
-  assert "300 vectors of 8 numbers" in dense_search.describe(row)
+  assert "300 vectors of width 8" in dense_search.describe(row)
   assert not list(tmp_path.iterdir())
 
 

@@ -110,7 +110,7 @@ def test_who_stops_it_lets_its_runs_save(tmp_path, number):
   ],
 )
 def test_what_cannot_be_done_is_refused(tmp_path, runs, workers):
-  with pytest.raises(ValueError, match=r"stands twice|cores"):
+  with pytest.raises(ValueError, match=r"appears twice|cores"):
     Study(tmp_path, runs, workers)
 
 
