@@ -354,7 +354,7 @@ def test_the_task_gives_the_prompt_of_inference(pair):
 def test_inference_imports_neither_tensorflow_nor_jax(pair):
   folder = pair[1]["first"].path / "vocabulary"
   code = (
-    "import sys\nfrom calrec_jax.data import vocabulary\n"
+    "import sys\nfrom calrec_jax.data.vocabulary import files as vocabulary\n"
     f"loaded = vocabulary.load({str(folder)!r})\n"
     "assert loaded.decode(loaded.encode('tea')) == 'tea'\n"
     "assert len(loaded.kept) == loaded.size\n"
