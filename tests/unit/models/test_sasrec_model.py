@@ -116,10 +116,10 @@ def test_positions_before_the_end():
 @pytest.mark.parametrize(
   ("changes", "named"),
   [
-    ({"width": 9}, "not a multiple of SASRecConfig.heads"),
+    ({"width": 9}, "must be a multiple of heads = 2"),
     ({"blocks": 0}, "SASRecConfig.blocks = 0: must be at least 1"),
     ({"dropout": 1.0}, r"SASRecConfig\.dropout = 1\.0"),
-    ({"positions": "none"}, "from_end, from_start"),
+    ({"positions": "none"}, "'from_end', 'from_start'"),
     ({"dtype": "int8"}, r"SASRecConfig\.dtype"),
   ],
 )
