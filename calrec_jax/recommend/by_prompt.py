@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-import tqdm
 
 from calrec_jax.recommend.domain_model import DomainModel
 from calrec_jax.recommend.memory import RecentlyUsed
@@ -29,8 +28,6 @@ class ByPrompt(Generic[Value]):
     finish: Callable[[TokenRows, Any], Sequence[Value]],
     *,
     rows: int,
-    name: str,
-    progress: bool,
   ):
     """Takes the two halves of the work.
 
@@ -40,12 +37,9 @@ class ByPrompt(Generic[Value]):
         wait for it.
       finish: Waits, and gives the value of each prompt of the batch.
       rows: Prompts of a batch on each device.
-      name: Label of the progress bar.
-      progress: Whether to show one.
     """
     self._model, self._begin, self._finish = model, begin, finish
     self._rows = model.whole_rows(rows)
-    self._name, self._progress = name, progress
     self._known: RecentlyUsed[bytes, Value] = RecentlyUsed(_REMEMBERED_PROMPTS)
 
   def __call__(self, histories: Sequence[np.ndarray]) -> list[Value]:
@@ -56,18 +50,9 @@ class ByPrompt(Generic[Value]):
   def _find(self, keys: list[bytes]) -> list[Value]:
     prompts = [np.frombuffer(key, np.int32) for key in keys]
     found: dict[int, Value] = {}
-    bar = tqdm.tqdm(
-      total=len(prompts),
-      desc=self._name,
-      unit="prompt",
-      leave=False,
-      disable=not self._progress,
-    )
-    with bar:
-      for batch, begun in self._one_ahead(prompts):
-        values = self._finish(batch, begun)
-        found.update(zip(batch.places, values, strict=True))
-        bar.update(len(batch.places))
+    for batch, begun in self._one_ahead(prompts):
+      values = self._finish(batch, begun)
+      found.update(zip(batch.places, values, strict=True))
     return [found[place] for place in range(len(prompts))]
 
   def _one_ahead(

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from calrec_jax.errors import DivergedError, InputError
 from calrec_jax.metrics.ranking import Ranking
@@ -55,7 +55,12 @@ class Scores(Protocol):
   """Scores of B users, from which the list of any candidate rule is cut."""
 
   def cut(self, excluded: Int[np.ndarray, "B E"], depth: int) -> Ranking:
-    """The best `depth` candidates; equal scores by ascending row."""
+    """The best `depth` candidates; equal scores by ascending row.
+
+    Args:
+      excluded: Rows that are no candidates, right-padded with -1.
+      depth: Length of each list.
+    """
     ...
 
 
@@ -69,8 +74,26 @@ class FullScores(NamedTuple):
   values: np.ndarray
 
   def cut(self, excluded: Int[np.ndarray, "B E"], depth: int) -> Ranking:
-    """See `top_items`."""
-    return top_items(self.values, excluded, depth)
+    """See `Scores`; exact.
+
+    Raises:
+      ValueError: if a score is not a number.
+    """
+    ranking = _blank(len(self.values), depth)
+    for user in range(len(self.values)):
+      row = self.values[user].astype(np.float32)  # A copy: it is written to.
+      row[excluded[user][excluded[user] >= 0]] = -np.inf
+      if np.isnan(row).any():
+        raise DivergedError(
+          f"The scores of user {user} hold NaN; a model that has diverged "
+          "cannot rank."
+        )
+      least = -np.inf
+      if depth < len(row):
+        least = np.partition(row, len(row) - depth)[len(row) - depth]
+      rows = np.flatnonzero((row >= least) & (row > -np.inf))
+      _fill(ranking, user, rows, row[rows])
+    return ranking
 
 
 class Listed(NamedTuple):
@@ -85,8 +108,12 @@ class Listed(NamedTuple):
   values: Sequence[np.ndarray]
 
   def cut(self, excluded: Int[np.ndarray, "B E"], depth: int) -> Ranking:
-    """See `top_listed`."""
-    return top_listed(self.items, self.values, excluded, depth)
+    """See `Scores`."""
+    ranking = _blank(len(self.items), depth)
+    for user, (rows, values) in enumerate(zip(*self, strict=True)):
+      retained = ~np.isin(rows, excluded[user])
+      _fill(ranking, user, rows[retained], values[retained].astype(np.float32))
+    return ranking
 
 
 class Curve(NamedTuple):
@@ -290,60 +317,6 @@ def check_request(
     depth,
     {rule: candidates.exclusions(checked, rule) for rule in rules},
   )
-
-
-def top_items(
-  scores: Float[np.ndarray, "B N"],
-  excluded: Int[np.ndarray, "B E"],
-  depth: int,
-) -> Ranking:
-  """Cuts the best items from the scores of a whole catalogue, exactly.
-
-  Args:
-    scores: One score for each catalogue row; -inf takes a row out.
-    excluded: Rows that are no candidates, right-padded with -1.
-    depth: Length of each list.
-
-  Raises:
-    ValueError: if a score is not a number.
-  """
-  ranking = _blank(len(scores), depth)
-  for user in range(len(scores)):
-    row = scores[user].astype(np.float32)  # A copy: it is written to.
-    row[excluded[user][excluded[user] >= 0]] = -np.inf
-    if np.isnan(row).any():
-      raise DivergedError(
-        f"The scores of user {user} hold NaN; a model that has diverged "
-        "cannot rank."
-      )
-    if depth < len(row):
-      last = np.partition(row, len(row) - depth)[len(row) - depth]
-      rows = np.flatnonzero((row >= last) & (row > -np.inf))
-    else:
-      rows = np.flatnonzero(row > -np.inf)
-    _fill(ranking, user, rows, row[rows])
-  return ranking
-
-
-def top_listed(
-  items: Sequence[np.ndarray],
-  scores: Sequence[np.ndarray],
-  excluded: Int[np.ndarray, "B E"],
-  depth: int,
-) -> Ranking:
-  """Cuts the best from explicit candidates; no other item is ranked at all.
-
-  Args:
-    items: Distinct rows of each user's candidates, in any order.
-    scores: Their scores.
-    excluded: Rows that are no candidates, right-padded with -1.
-    depth: Length of each list.
-  """
-  ranking = _blank(len(items), depth)
-  for user, (rows, values) in enumerate(zip(items, scores, strict=True)):
-    retained = ~np.isin(rows, excluded[user])
-    _fill(ranking, user, rows[retained], values[retained].astype(np.float32))
-  return ranking
 
 
 def cut(scores: Scores, request: Request) -> dict[str, Ranking]:

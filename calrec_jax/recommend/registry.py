@@ -108,8 +108,8 @@ class RecommenderFactory:
       "bm25_history": lambda: baselines.BM25History(
         catalogue.texts, self._index
       ),
-      "bm25_last_item": lambda: baselines.bm25_last_item(
-        catalogue.texts, self._index
+      "bm25_last_item": lambda: baselines.BM25History(
+        catalogue.texts, self._index, last_items=1
       ),
       "sequential_rules": lambda: counts.sequential_rules,
     }

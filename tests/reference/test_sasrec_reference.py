@@ -202,8 +202,8 @@ def test_ranks_as_a_full_sort_does(positions):
     ]
   ).astype(np.float32)
   for rule in candidates.RULES:
-    expected = protocol.top_items(
-      scores, candidates.exclusions(histories, rule), 4
+    expected = protocol.FullScores(scores).cut(
+      candidates.exclusions(histories, rule), 4
     )
     np.testing.assert_array_equal(rankings[rule].items, expected.items)
     np.testing.assert_allclose(

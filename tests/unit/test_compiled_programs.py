@@ -2,10 +2,11 @@
 
 import os
 
-import compiled_programs
 import jax
 import pytest
 from jax._src import compilation_cache
+
+from tests.fixtures import compiled_programs
 
 
 @pytest.fixture

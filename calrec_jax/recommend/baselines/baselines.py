@@ -17,11 +17,12 @@ from calrec_jax.recommend.protocol import FullScores, Listed, Recommender
 class Popularity(Recommender):
   """Everybody gets what is bought most; answers anybody."""
 
+  name = "popularity"
   answers_empty = True
 
-  def __init__(self, counts: Num[np.ndarray, " N"], name: str = "popularity"):
+  def __init__(self, counts: Num[np.ndarray, " N"]):
     """Takes the purchases of each catalogue row."""
-    self.name, self.num_items = name, len(counts)
+    self.num_items = len(counts)
     self._counts = np.asarray(counts, np.float32)
 
   def describe(self) -> str:
@@ -39,9 +40,11 @@ class Popularity(Recommender):
 class LastItem(Recommender):
   """Repeats the user's own items, the latest first, and nothing else."""
 
-  def __init__(self, num_items: int, name: str = "last_item"):
+  name = "last_item"
+
+  def __init__(self, num_items: int):
     """Takes the size of the catalogue."""
-    self.name, self.num_items = name, num_items
+    self.num_items = num_items
 
   def describe(self) -> str:
     """One human-readable line: what ranks."""
@@ -54,9 +57,11 @@ class LastItem(Recommender):
 class OwnMostFrequent(Recommender):
   """Repeats the user's own items, the most frequent first, nothing else."""
 
-  def __init__(self, num_items: int, name: str = "own_most_frequent"):
+  name = "own_most_frequent"
+
+  def __init__(self, num_items: int):
     """Takes the size of the catalogue."""
-    self.name, self.num_items = name, num_items
+    self.num_items = num_items
 
   def describe(self) -> str:
     """One human-readable line: what ranks."""
@@ -75,7 +80,6 @@ class BM25History(Recommender):
     index: CatalogueIndex,
     *,
     last_items: int | None = None,
-    name: str = "bm25_history",
   ):
     """Takes the catalogue's texts and their index.
 
@@ -83,7 +87,6 @@ class BM25History(Recommender):
       texts: Item texts by row.
       index: Index of the same texts.
       last_items: Number of the latest items that make the query; None for all.
-      name: Key in the metrics file.
 
     Raises:
       ValueError: if the index belongs to other texts.
@@ -94,7 +97,8 @@ class BM25History(Recommender):
       )
     if last_items is not None and last_items < 1:
       raise ValueError(f"last_items is {last_items}; take one item or more.")
-    self.name, self.num_items = name, len(texts)
+    self.name = "bm25_last_item" if last_items == 1 else "bm25_history"
+    self.num_items = len(texts)
     self._texts, self._index, self._last_items = texts, index, last_items
 
   def describe(self) -> str:
@@ -115,13 +119,6 @@ class BM25History(Recommender):
       for history in request.histories
     ]
     return FullScores(self._index.scores(queries))
-
-
-def bm25_last_item(
-  texts: Sequence[str], index: CatalogueIndex, name: str = "bm25_last_item"
-) -> BM25History:
-  """BM25 with the text of the user's last item as the query."""
-  return BM25History(texts, index, last_items=1, name=name)
 
 
 def _recency(history: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

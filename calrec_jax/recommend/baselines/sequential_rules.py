@@ -66,6 +66,8 @@ class SequentialRules:
 class RuleRanking(Recommender):
   """Ranks what the rules of a user's items lead to, and no other item."""
 
+  name = "sequential_rules"
+
   def __init__(
     self,
     items: Int[np.ndarray, " E"],
@@ -73,7 +75,6 @@ class RuleRanking(Recommender):
     num_items: int,
     *,
     settings: SequentialRules | None = None,
-    name: str = "sequential_rules",
   ):
     """Counts the rules.
 
@@ -83,9 +84,8 @@ class RuleRanking(Recommender):
       offsets: Ends of the users: u has `items[offsets[u]:offsets[u + 1]]`.
       num_items: Size of the catalogue, N.
       settings: How rules are counted and weighed.
-      name: Key in the metrics file.
     """
-    self.name, self.num_items = name, num_items
+    self.num_items = num_items
     self.settings = settings or SequentialRules()
     self._rules = _rules(items, offsets, num_items, self.settings)
 

@@ -88,23 +88,21 @@ class WrittenItems:
 class ConstrainedItems(Recommender):
   """Ranks the items that the model writes; at most `hypotheses` texts."""
 
+  name = "constrained"
+
   def __init__(
     self,
     model: DomainModel,
     *,
     settings: Constrained | None = None,
-    progress: bool = False,
-    name: str = "constrained",
   ):
     """Builds the trie of a catalogue.
 
     Args:
       model: Model and catalogue.
       settings: How items are written.
-      progress: Whether to show a progress bar while writing.
-      name: Key in the metrics file.
     """
-    self.name, self.num_items = name, len(model.catalogue)
+    self.num_items = len(model.catalogue)
     self.settings = settings or Constrained()
     self._model = model
     self._trie = trie.build(model.text_tokens)
@@ -122,8 +120,6 @@ class ConstrainedItems(Recommender):
       self._begin,
       self._finish,
       rows=self.settings.rows,
-      name=name,
-      progress=progress,
     )
     self._last: list[WrittenItems] = []
 

@@ -53,13 +53,14 @@ class Reranked(Recommender):
   Its list ends with them: `WithFallback` appends the other recommender's.
   """
 
+  name = "reranked"
+
   def __init__(
     self,
     first: Recommender,
     model: DomainModel,
     *,
     settings: Reranking | None = None,
-    name: str = "reranked",
   ):
     """Takes the recommender of the candidates, and a model.
 
@@ -67,9 +68,8 @@ class Reranked(Recommender):
       first: Recommender of the candidates.
       model: Model and catalogue.
       settings: How many candidates, and their score.
-      name: Key in the metrics file.
     """
-    self.name, self.num_items = name, len(model.catalogue)
+    self.num_items = len(model.catalogue)
     self.settings = settings or Reranking()
     self._first, self._model = first, model
     self._text_scores = TextScorer(model)

@@ -92,6 +92,8 @@ class DenseSearch:
 class Dense(Recommender):
   """Ranks by the cosine of the user's and the items' vectors."""
 
+  name = "dense"
+
   def __init__(
     self,
     model: DomainModel,
@@ -100,7 +102,6 @@ class Dense(Recommender):
     recent: Float[np.ndarray, " N"] | None = None,
     place: VectorPlace | None = None,
     progress: bool = False,
-    name: str = "dense",
   ):
     """Encodes the catalogue, or reads its vectors.
 
@@ -111,13 +112,12 @@ class Dense(Recommender):
         of the training split, `catalogue.train_recent`.
       place: Where the items' vectors are saved; None holds them in memory only.
       progress: Whether to show a progress bar while items are encoded.
-      name: Key in the metrics file.
 
     Raises:
       VectorsError: if the vectors on disk are not those of this model and
         catalogue.
     """
-    self.name, self.num_items = name, len(model.catalogue)
+    self.num_items = len(model.catalogue)
     self.settings = settings or DenseSearch()
     self._model = model
     self._users: RecentlyUsed[bytes, np.ndarray] = RecentlyUsed(

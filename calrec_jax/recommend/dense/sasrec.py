@@ -48,6 +48,8 @@ class SASRecSearch:
 class SASRecRecommender(Recommender):
   """Ranks the items of one domain by SASRec's logits."""
 
+  name = "sasrec"
+
   def __init__(
     self,
     model: SASRec,
@@ -58,7 +60,6 @@ class SASRecRecommender(Recommender):
     mesh: Mesh | None = None,
     checkpoint: Mapping[str, Any] | None = None,
     trained_on: str = "train",
-    name: str = "sasrec",
   ):
     """Takes the item embeddings of the domain.
 
@@ -72,9 +73,8 @@ class SASRecRecommender(Recommender):
       checkpoint: What distinguishes the parameters, JSON-ready, for the
         identity of saved answers.
       trained_on: Split whose targets the parameters have learned.
-      name: Key in the metrics file.
     """
-    self.name, self.num_items = name, domain.items
+    self.num_items = domain.items
     self.trained_on = trained_on
     self.settings = settings or SASRecSearch()
     self._model, self._params, self._domain = model, params, domain

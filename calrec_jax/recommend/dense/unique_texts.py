@@ -81,7 +81,7 @@ class BestTexts(NamedTuple):
       rows, places = self.texts.items(columns)
       items.append(rows)
       scores.append(best.scores[user][places])
-    ranking = protocol.top_listed(items, scores, excluded, depth)
+    ranking = protocol.Listed(items, scores).cut(excluded, depth)
     for user in range(len(self.own)):
       self._add_ties_beyond(ranking, excluded[user], user)
     return ranking

@@ -26,15 +26,12 @@ class WithFallback(Recommender):
   is not filled up.
   """
 
-  def __init__(
-    self, members: Sequence[Recommender], *, name: str | None = None
-  ):
+  def __init__(self, members: Sequence[Recommender]):
     """Takes the recommenders.
 
     Args:
       members: The one whose lists are filled up, then those they are filled up
         from, in turn. They only run for users who need them.
-      name: Key in the metrics file; by default the first one's.
 
     Raises:
       ValueError: for fewer than two members.
@@ -42,7 +39,7 @@ class WithFallback(Recommender):
     if len(members) < 2:
       raise ValueError("Filling up lists needs two recommenders or more.")
     self._first, *self._others = members
-    self.name = name or self._first.name
+    self.name = self._first.name
     self.num_items = self._first.num_items
     self.answers_empty = self._first.answers_empty
 

@@ -107,13 +107,14 @@ class Chosen(NamedTuple):
 class Fused(Recommender):
   """Joins the rankings of other recommenders."""
 
+  name = "fused"
+
   def __init__(
     self,
     members: Sequence[Recommender],
     *,
     settings: Fusion | None = None,
     chosen: Chosen | None = None,
-    name: str = "fused",
   ):
     """Takes the recommenders whose lists are joined.
 
@@ -122,13 +123,11 @@ class Fused(Recommender):
       settings: How they are joined.
       chosen: Weights where the settings have no numbers; by default equal
         ones.
-      name: Key in the metrics file.
 
     Raises:
       InputError: for fewer than two members, as many weights as do not fit, or
         a stage's weights that are not given.
     """
-    self.name = name
     self.settings = settings or Fusion()
     if len(members) < 2:
       raise InputError("A fusion needs two recommenders or more.")

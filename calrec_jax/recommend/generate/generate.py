@@ -36,6 +36,7 @@ from calrec_jax.recommend.protocol import Listed, Recommender, Request
 class GenerateAndGround(Recommender):
   """Samples texts of the next item and matches them to the catalogue."""
 
+  name = "generate"
   curve_setting = "samples"
 
   def __init__(
@@ -47,8 +48,6 @@ class GenerateAndGround(Recommender):
     grounding: Grounding | None = None,
     index: CatalogueIndex | None = None,
     vocab_size: int | None = None,
-    progress: bool = False,
-    name: str = "generate",
   ):
     """Takes a trained model and its catalogue.
 
@@ -62,14 +61,12 @@ class GenerateAndGround(Recommender):
       vocab_size: First token id that is never sampled: a model has room for
         more ids than its vocabulary. None takes the vocabulary's `size` where
         it has one.
-      progress: Whether to show a progress bar while sampling.
-      name: Key in the metrics file.
 
     Raises:
       ValueError: if the index was built with other settings, or the model
         has no room for the vocabulary.
     """
-    self.name, self.num_items = name, len(model.catalogue)
+    self.num_items = len(model.catalogue)
     self.sampler = sampler or Sampler()
     self._model = model
     grounding = grounding or Grounding()
@@ -89,8 +86,6 @@ class GenerateAndGround(Recommender):
       self._begin,
       self._finish,
       rows=self.sampler.rows,
-      name=name,
-      progress=progress,
     )
     self._last: list[tuple[GeneratedText, ...]] = []
 

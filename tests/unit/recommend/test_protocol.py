@@ -24,7 +24,7 @@ def full_sort(scores, excluded, depth):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_top_items_is_a_full_sort(data):
+def test_full_scores_are_cut_as_by_a_full_sort(data):
   users = data.draw(st.integers(1, 4))
   items = data.draw(st.integers(1, 12))
   depth = data.draw(st.integers(1, 14))
@@ -45,7 +45,7 @@ def test_top_items_is_a_full_sort(data):
   ]
   for rule in candidates.RULES:
     excluded = candidates.exclusions(histories, rule)
-    ranking = protocol.top_items(scores, excluded, depth)
+    ranking = protocol.FullScores(scores).cut(excluded, depth)
     for user in range(users):
       wanted, ties = full_sort(scores[user], set(excluded[user]), depth)
       assert ranking.items[user].tolist() == wanted
@@ -57,13 +57,12 @@ def test_top_items_is_a_full_sort(data):
       assert np.all(ranking.scores[user][~real] == -np.inf)
 
 
-def test_top_listed_ranks_nothing_else():
-  ranking = protocol.top_listed(
+def test_what_is_listed_is_all_that_is_ranked():
+  listed = protocol.Listed(
     [np.array([7, 2, 5]), np.array([], int)],
     [np.array([1.0, 3.0, 3.0], np.float32), np.array([], np.float32)],
-    np.array([[2], [-1]], np.int32),
-    2,
   )
+  ranking = listed.cut(np.array([[2], [-1]], np.int32), 2)
   assert ranking.items.tolist() == [[5, 7], [-1, -1]]
   assert ranking.tail_ties.tolist() == [0, 0]
 
@@ -86,7 +85,7 @@ def test_rules_exclude_the_last_or_all_own_items():
 def test_a_score_that_is_no_number_is_refused():
   scores = np.array([[0.0, np.nan]], np.float32)
   with pytest.raises(ValueError, match="NaN"):
-    protocol.top_items(scores, np.full((1, 0), -1, np.int32), 1)
+    protocol.FullScores(scores).cut(np.full((1, 0), -1, np.int32), 1)
 
 
 @pytest.mark.parametrize(

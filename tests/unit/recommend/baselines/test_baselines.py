@@ -25,7 +25,7 @@ def all_baselines():
     baselines.LastItem(len(TEXTS)),
     baselines.OwnMostFrequent(len(TEXTS)),
     baselines.BM25History(TEXTS, index),
-    baselines.bm25_last_item(TEXTS, index),
+    baselines.BM25History(TEXTS, index, last_items=1),
   ]
 
 
@@ -79,7 +79,7 @@ def test_bm25_gives_text_twins_the_same_score():
   index = bm25.CatalogueIndex(TEXTS)
   for recommender in (
     baselines.BM25History(TEXTS, index),
-    baselines.bm25_last_item(TEXTS, index),
+    baselines.BM25History(TEXTS, index, last_items=1),
   ):
     ranking = recommender.recommend(HISTORIES, depth=5, rules=["all"])["all"]
     for items, scores in zip(ranking.items, ranking.scores, strict=True):
@@ -90,7 +90,7 @@ def test_bm25_gives_text_twins_the_same_score():
 def test_bm25_history_reads_all_items_and_last_item_only_one():
   index = bm25.CatalogueIndex(TEXTS)
   of_all = baselines.BM25History(TEXTS, index)
-  of_last = baselines.bm25_last_item(TEXTS, index)
+  of_last = baselines.BM25History(TEXTS, index, last_items=1)
   history = np.array([2, 2, 2, 0])
   best_of_all = of_all.recommend([history], depth=1, rules=["all"])["all"]
   best_of_last = of_last.recommend([history], depth=1, rules=["not_last"])

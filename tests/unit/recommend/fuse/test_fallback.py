@@ -102,7 +102,6 @@ def test_it_tells_what_the_first_one_tells():
   model = WithFallback([first, other])
   assert isinstance(model, protocol.Recommender)
   assert model.name == "a"
-  assert WithFallback([first, other], name="full").name == "full"
   assert model.describe() == "the list a; short lists filled up by b"
   assert model.explain(3) is None
   first.explain = lambda place: [{"text": str(place)}]
