@@ -26,7 +26,10 @@ from jaxtyping import install_import_hook  # noqa: E402
 
 # Shapes in annotations are checked while the tests run, and only then.
 _hook = install_import_hook(
-  ["calrec_jax.models", "calrec_jax.recommend", "calrec_jax.evaluate"],
+  [
+    *("calrec_jax.models", "calrec_jax.metrics"),
+    *("calrec_jax.recommend", "calrec_jax.evaluate"),
+  ],
   "beartype.beartype",
 )
 
