@@ -52,7 +52,7 @@ def test_a_truncated_file_is_refused(tmp_path):
   path = tmp_path / "model.safetensors"
   save_file({"a": np.ones(100, np.float32)}, path)
   path.write_bytes(path.read_bytes()[:-10])
-  with pytest.raises(WeightsError, match="cut"):
+  with pytest.raises(WeightsError, match="truncated"):
     SafetensorsFiles(tmp_path)
 
 
