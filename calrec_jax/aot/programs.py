@@ -127,11 +127,7 @@ def _train_step(
   state = _placed(abstract, shardings)
   batch = _batch(feed.rows, feed.row_tokens, feed.row_slots, mesh)
   step = train_step.make_train_step(
-    decoder,
-    stage.objective,
-    stage.optimizer,
-    stage.tuning,
-    stage.microbatches,
+    decoder, stage.objective, stage.optimizer, stage.tuning, stage.microbatches
   )
   split = (
     f" in {stage.microbatches} microbatches" if stage.microbatches > 1 else ""

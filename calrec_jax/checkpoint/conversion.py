@@ -160,10 +160,7 @@ def to_checkpoint(
       model.fill(path, params[path])
       params[path].flush()
     return store.write_params(
-      folder,
-      params,
-      lineage=model.record,
-      vocabulary=model.vocabulary,
+      folder, params, lineage=model.record, vocabulary=model.vocabulary
     )
 
 

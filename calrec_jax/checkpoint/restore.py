@@ -60,10 +60,7 @@ def restore_params(
     params = store.restore_params(checkpoint, base, base_shardings)
   else:
     params = _merged(
-      checkpoint,
-      dataclasses.replace(config, lora=stored),
-      base,
-      base_shardings,
+      checkpoint, dataclasses.replace(config, lora=stored), base, base_shardings
     )
   if fresh is None:
     return params
@@ -91,10 +88,7 @@ def stored_lora(checkpoint: pathlib.Path) -> Lora | None:
 
 
 def _merged(
-  checkpoint: pathlib.Path,
-  config: DecoderConfig,
-  base: Any,
-  shardings: Any,
+  checkpoint: pathlib.Path, config: DecoderConfig, base: Any, shardings: Any
 ) -> Any:
   """The plain model of a checkpoint with LoRA, where `shardings` say."""
   mesh = jax.tree.leaves(shardings)[0].mesh

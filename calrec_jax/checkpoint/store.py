@@ -94,8 +94,7 @@ def read_arrays(checkpoint: pathlib.Path) -> dict[str, np.ndarray]:
   )
   with ocp.PyTreeCheckpointer() as checkpointer:
     tree = checkpointer.restore(
-      checkpoint / "state",
-      args=ocp.args.PyTreeRestore(restore_args=arguments),
+      checkpoint / "state", args=ocp.args.PyTreeRestore(restore_args=arguments)
     )
   return flatten(tree)
 

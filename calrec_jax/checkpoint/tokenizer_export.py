@@ -32,9 +32,7 @@ _SPECIAL = ("bos", "eos", "pad")
 
 
 def collect(
-  checkpoint: pathlib.Path,
-  vocabulary: Mapping[str, Any],
-  source: Source | None,
+  checkpoint: pathlib.Path, vocabulary: Mapping[str, Any], source: Source | None
 ) -> tuple[list[tuple[str, bytes]], dict[str, int | None]]:
   """The files and the special tokens of an export.
 

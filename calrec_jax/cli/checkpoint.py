@@ -57,9 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   for action in (show, diff):
     action.add_argument(
-      "--dry_run",
-      action="store_true",
-      help="only print the paths",
+      "--dry_run", action="store_true", help="only print the paths"
     )
   arguments = parser.parse_args(argv)
   found = [store.find(arguments.path)]

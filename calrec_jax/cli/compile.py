@@ -111,10 +111,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _compile(
-  stage: stages.Stage,
-  name: str,
-  arguments: argparse.Namespace,
-  known: set[str],
+  stage: stages.Stage, name: str, arguments: argparse.Namespace, known: set[str]
 ) -> list[dict[str, Any]]:
   """Records of a stage's programs, those of equal ones left out."""
   slices = topology.describe(arguments.topology, arguments.slices)

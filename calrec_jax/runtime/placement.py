@@ -62,6 +62,5 @@ def from_local_rows(batch: Any, mesh: jax.sharding.Mesh) -> Any:
   """This host's rows as part of the global batch on the mesh."""
   sharding = partitioning.batch_sharding(mesh)
   return jax.tree.map(
-    lambda array: jax.make_array_from_process_local_data(sharding, array),
-    batch,
+    lambda array: jax.make_array_from_process_local_data(sharding, array), batch
   )

@@ -77,9 +77,7 @@ class Checkpoints:
     if policy.best_metric:
       keep.append(
         checkpoint_managers.BestN(
-          get_metric_fn=policy.rank,
-          n=1,
-          keep_checkpoints_without_metrics=False,
+          get_metric_fn=policy.rank, n=1, keep_checkpoints_without_metrics=False
         )
       )
     self._manager = ocp.CheckpointManager(

@@ -17,10 +17,7 @@ _UNDECAYED = ("scale", "bias")
 
 @gin.configurable
 def warmup_cosine(
-  peak: float,
-  steps: int,
-  warmup_steps: int = 100,
-  final_fraction: float = 0.1,
+  peak: float, steps: int, warmup_steps: int = 100, final_fraction: float = 0.1
 ) -> optax.Schedule:
   """Linear warm-up, then a cosine down to a fraction of the peak.
 
@@ -43,10 +40,7 @@ def warmup_cosine(
 
 @gin.configurable
 def warmup_linear(
-  peak: float,
-  steps: int,
-  warmup_steps: int = 100,
-  final_fraction: float = 0.0,
+  peak: float, steps: int, warmup_steps: int = 100, final_fraction: float = 0.0
 ) -> optax.Schedule:
   """Linear warm-up, then a straight line down to a fraction of the peak.
 

@@ -97,10 +97,7 @@ class Stage:
         "(docs/launch.md)."
       )
     check(
-      self,
-      steps=at_least(1),
-      microbatches=at_least(1),
-      log_period=at_least(1),
+      self, steps=at_least(1), microbatches=at_least(1), log_period=at_least(1)
     )
     _refuse_choosing_on_trained_targets(self)
     family = family_of(self.decoder)
