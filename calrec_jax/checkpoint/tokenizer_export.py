@@ -100,21 +100,18 @@ def _full_ids(
   prompt: Mapping[str, Any], row_map: Sequence[int] | None
 ) -> dict[str, Any]:
   """The prompt's pieces as ids of the full vocabulary."""
-  if row_map is None:
-    return dict(prompt)
-  return {
-    name: [int(row_map[token]) for token in value]
-    if isinstance(value, list | tuple)
-    else None
-    if value is None
-    else int(row_map[value])
-    for name, value in prompt.items()
-  }
+
+  def full(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+      return [full(token) for token in value]
+    return value if value is None or row_map is None else int(row_map[value])
+
+  return {name: full(value) for name, value in prompt.items()}
 
 
 def _special_id(config: Mapping[str, Any], name: str) -> int | None:
   """Id of a special token; the first one of a configuration with several."""
-  value = config.get(f"{name}_token_id")
+  value: Any = config.get(f"{name}_token_id")
   return value[0] if isinstance(value, list) and value else value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pathlib
 import shlex
 from collections.abc import Sequence
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if arguments.output and not arguments.compare:
     parser.error("--output belongs to --compare; see EVAL_OUTPUT_DIR.")
   if arguments.compare:
-    return _compare(*arguments.compare, arguments.output, arguments.dry_run)
+    return _compare(arguments)
   shard = Shard.parse(arguments.shard) if arguments.shard else None
   configuration = arguments.configuration
   configuration.apply()
@@ -90,13 +91,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-def _compare(a: str, b: str, output: str | None, dry_run: bool) -> int:
-  if dry_run:
+def _compare(arguments: argparse.Namespace) -> int:
+  a, b = arguments.compare
+  if arguments.dry_run:
     print(f"compares {a} with {b}")
     return 0
   comparison = compare_runs(RunSide.parse(a), RunSide.parse(b))
   print(format_comparison(comparison))
-  if output:
-    path = pathlib.Path(output).expanduser()
+  if arguments.output:
+    path = pathlib.Path(arguments.output).expanduser()
     print(f"\nnumbers: {write_comparison(path, comparison)}")
   return 0

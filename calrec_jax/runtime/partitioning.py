@@ -205,8 +205,9 @@ def partition_spec(axes: Sequence[str | None], rules: Rules) -> PartitionSpec:
         f"{', '.join(sorted(rules))}."
       )
     entry = None if axis is None else rules[axis]
-    whole = entry is None or isinstance(entry, str)
-    entries.append(entry if whole else tuple(entry))
+    if not (entry is None or isinstance(entry, str)):
+      entry = tuple(entry)
+    entries.append(entry)
   return PartitionSpec(*entries)
 
 
