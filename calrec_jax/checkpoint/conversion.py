@@ -320,8 +320,10 @@ def _t5x(
   stored = source.stored()
   tree = T5xTree(stored)
   if config.vocab_size is None:
-    embedding = stored[tree.arrays["token_embedder/embedding"]]
-    config = dataclasses.replace(config, vocab_size=embedding.shape[0])
+    embedding = tree.arrays["token_embedder/embedding"]
+    assert isinstance(embedding, str)  # Not one per layer.
+    rows = stored[embedding].shape[0]
+    config = dataclasses.replace(config, vocab_size=rows)
   shapes = _shapes(config)
   tree.check_parameters(shapes)
   return Model(

@@ -111,8 +111,10 @@ def _full_ids(
 
 def _special_id(config: Mapping[str, Any], name: str) -> int | None:
   """Id of a special token; the first one of a configuration with several."""
-  value: Any = config.get(f"{name}_token_id")
-  return value[0] if isinstance(value, list) and value else value
+  value = config.get(f"{name}_token_id")
+  if isinstance(value, list):
+    return value[0] if value else None
+  return value
 
 
 def _from_gguf(source: GgufSource, special: Special) -> Files:

@@ -149,6 +149,7 @@ def _sizes(
       vocab_size = decoder.vocab_size
     if item_tokens is None:
       item_tokens = max(int(c.catalogue.lengths.max()) for c in caches)
+  assert vocab_size is not None
   return programs.Sizes(vocab_size, item_tokens)
 
 

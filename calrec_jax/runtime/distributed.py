@@ -100,8 +100,13 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
   if count > 1:
     waits = f"process {index} of {count} waits for the others at {address}"
   _say(f"{waits}; for at most {patience} seconds ({_JOIN})")
+  coordinator, number, own = (
+    (address, count, index) if count > 1 else (None, None, None)
+  )
   jax.distributed.initialize(
-    *((address, count, index) if count > 1 else ()),
+    coordinator,
+    number,
+    own,
     initialization_timeout=patience,
     heartbeat_timeout_seconds=heartbeat,
     # A process that failed waits as long for the others to shut down; they may

@@ -124,7 +124,7 @@ def logical_axis_rules(
 
 
 def make_mesh(
-  shape: MeshShape, devices: Sequence[jax.Device] | None = None
+  shape: MeshShape, devices: Sequence[Any] | None = None
 ) -> Mesh:
   """A mesh over the devices, by default over all of the job.
 

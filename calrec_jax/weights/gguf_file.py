@@ -83,7 +83,7 @@ class GgufFile:
   def read(
     self, name: str, start: int = 0, stop: int | None = None
   ) -> np.ndarray:
-    """Rows `start` to `stop` of a tensor's first axis, float32; all by default."""
+    """Rows `start` to `stop` (exclusive) of a tensor's first axis, float32."""
     info = self.tensors[name]
     stop = info.shape[0] if stop is None else stop
     # The rows of a vector are its elements, those of a matrix whole blocks.

@@ -63,7 +63,7 @@ class SafetensorsFiles:
   def read(
     self, name: str, start: int = 0, stop: int | None = None
   ) -> np.ndarray:
-    """Rows `start` to `stop` of a tensor's first axis, float32; all by default."""
+    """Rows `start` to `stop` (exclusive) of a tensor's first axis, float32."""
     part = self._slices[name]
     if part.get_dtype() not in _FLOATS:
       raise WeightsError(
