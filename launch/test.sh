@@ -55,6 +55,10 @@ if "$pretrained"; then
       --constraint "$ROOT/launch/locks/pretrained.txt" torch
   fi
 fi
+# CI builds the docs site, too; elsewhere its test is skipped.
+if [ "${CI:-false}" = true ]; then
+  add_to_environment "$ROOT/launch/locks/docs.txt"
+fi
 cd "$ROOT"
 say "Style: ruff"
 "$PYTHON" -m ruff check .

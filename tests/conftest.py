@@ -16,14 +16,20 @@ _FLAGS = [
 # versions do not have them, and abort at a flag that they do not know.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
   _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *_FLAGS))
+# Those of the process that started this one are there already; written twice
+# they would name other compiled programs.
+_GIVEN = os.environ.get("XLA_FLAGS", "").split()
+os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys((*_GIVEN, *_FLAGS)))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from jaxtyping import install_import_hook  # noqa: E402
 
 # Shapes in annotations are checked while the tests run, and only then.
 _hook = install_import_hook(
-  ["calrec_jax.models", "calrec_jax.recommend", "calrec_jax.evaluate"],
+  [
+    *("calrec_jax.models", "calrec_jax.metrics"),
+    *("calrec_jax.recommend", "calrec_jax.evaluate"),
+  ],
   "beartype.beartype",
 )
 

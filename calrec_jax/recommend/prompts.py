@@ -47,7 +47,7 @@ class PromptLimits:
     """Refuses limits below 1."""
     check(
       self,
-      max_tokens=at_least(1),
+      max_tokens=optional(at_least(1)),
       usual_tokens=optional(at_least(1)),
       max_items=optional(at_least(1)),
       smallest_length=at_least(1),

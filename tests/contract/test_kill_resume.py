@@ -42,7 +42,7 @@ import sys
 from calrec_jax.__main__ import main
 
 if __name__ == "__main__":
-  import compiled_programs
+  from tests.fixtures import compiled_programs
 
   compiled_programs.share()
   status = main(sys.argv[1:])

@@ -23,9 +23,10 @@ HALF = [*FLAGS, '--gin.MODEL_DIR="half"']
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+  path = tmp_path_factory.mktemp("earlier")
   with tarfile.open(ARCHIVE) as archive:
-    archive.extractall(tmp_path_factory.mktemp("earlier"), filter="data")
-  return tmp_path_factory.getbasetemp() / "earlier0" / "earlier_run"
+    archive.extractall(path, filter="data")
+  return path / "earlier_run"
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -14,31 +13,13 @@ from calrec_jax.checkpoint import store
 from calrec_jax.runtime import partitioning
 from calrec_jax.runtime.partitioning import MeshShape
 from calrec_jax.train import checkpointing
-from calrec_jax.train.state import TrainState
-
-LINEAGE = {"stage": "joint", "parent": None, "training": {"steps": 9}}
-SPECS = {
-  "embed": {"embedding": PartitionSpec("tensor", "fsdp")},
-  "norm": {"scale": PartitionSpec()},
-}
-OPTIMIZER = optax.adamw(1e-3)
-
-
-def make_params(shift=0.0):
-  return {
-    "embed": {"embedding": jnp.arange(64.0).reshape(16, 4) + shift},
-    "norm": {"scale": jnp.ones(4)},
-  }
-
-
-def make_state(step=0, params=None):
-  params = make_params(step) if params is None else params
-  return TrainState(
-    step=jnp.asarray(step, jnp.int32),
-    params=params,
-    opt_state=OPTIMIZER.init(params),
-    rng=jax.random.key_data(jax.random.key(7)),
-  )
+from tests.fixtures.checkpoint_toys import (
+  LINEAGE,
+  SPECS,
+  make_params,
+  make_state,
+  policy,
+)
 
 
 def on_mesh(tree, **axes):
@@ -51,10 +32,6 @@ def on_mesh(tree, **axes):
     ),
     tree,
   )
-
-
-def policy(**settings):
-  return checkpointing.CheckpointPolicy(**{"period": 1, "keep": 2, **settings})
 
 
 def save_all(folder, metrics, **settings):

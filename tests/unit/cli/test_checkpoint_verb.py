@@ -1,11 +1,11 @@
 """`calrec checkpoint show` and `diff`, as printed."""
 
 import pytest
-from test_store import LINEAGE, make_state, policy
 
 from calrec_jax.__main__ import main
 from calrec_jax.checkpoint import store
 from calrec_jax.train import checkpointing
+from tests.fixtures.checkpoint_toys import LINEAGE, make_state, policy
 
 VERSIONS = {"jax": "0.10.2"}
 VOCABULARY = {

@@ -118,7 +118,7 @@ def test_of_several_runs_the_means_are_compared(two, tmp_path, capsys):
   assert average["runs"] == entry["a_runs"]
   low, high = (f"{value:.4f}"[1:] for value in sorted(entry["a_runs"]))
   assert f"{low}-{high}" in printed
-  with pytest.raises(ValueError, match="stands there twice"):
+  with pytest.raises(ValueError, match="appears twice"):
     compare(f"{tmp_path}/a,{tmp_path}/a", tmp_path / "b")
   write(tmp_path / "c", users=toys.histories()[:20])
   with pytest.raises(ValueError, match="10 users of"):
