@@ -11,7 +11,7 @@ from calrec_jax.errors import nearest
 VERBS = {
   "data": "build, cache and describe datasets",
   "train": "train the stages of a recipe",
-  "eval": "evaluate recommenders beside the baselines, compare runs",
+  "eval": "evaluate recommenders and baselines, compare runs",
   "infer": "recommend items to users",
   "compile": "estimate what a recipe costs on a TPU slice",
   "checkpoint": "show, compare and convert checkpoints",
@@ -31,13 +31,10 @@ Recommends the next item with a language model.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs a verb.
-
-  Args:
-    argv: Command line without the program's name; by default the process's.
+  """Runs a verb of the command line, by default the process's.
 
   Returns:
-    The exit status: 0, 1 for an error the user can mend, 2 for wrong usage.
+    The exit status: 0, 1 for an error that the user can fix, 2 for wrong usage.
   """
   argv = list(sys.argv[1:] if argv is None else argv)
   if not argv or argv[0] in ("-h", "--help", "help"):

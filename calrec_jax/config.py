@@ -1,7 +1,7 @@
-"""Gin configurations: flags, stages, and errors that name the nearest name.
+"""Gin configurations: flags, stages, and errors that suggest the nearest name.
 
-gin rejects an unknown parameter of a known configurable, but lets a macro
-that nobody reads and a scope that nobody enters pass in silence, so that
+gin rejects an unknown parameter of a known configurable, but silently accepts a
+macro that nothing reads and a scope that nothing enters, so that
 `--gin.BATCH_SIZEE=16` trains with the old batch size. `Configuration.apply`
 parses the files and then refuses such bindings.
 
@@ -29,8 +29,8 @@ from gin import config as gin_config
 
 from calrec_jax.errors import CalrecError, nearest
 
-# Where modules with configurables were before the rooms; gin files of users and
-# `config.gin` of earlier runs import them by these names.
+# Earlier names of modules with configurables, which gin files of users and
+# `config.gin` of earlier runs import.
 _MOVED = {
   "data.domain": "data.domain.domain",
   "data.feed": "data.feed.feed",
@@ -71,7 +71,7 @@ _NO_PARAMETER = re.compile(
 
 
 class ConfigurationError(CalrecError, ValueError):
-  """A configuration that cannot mean what its writer wanted."""
+  """A configuration that cannot mean what its author intended."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +79,13 @@ class Configuration:
   """Gin files and bindings, to be applied for each stage of a chain.
 
   Attributes:
-    files: Gin files, in order; later bindings win.
-    bindings: `NAME=VALUE` texts of the command line; they win over files.
-    search_paths: Folders where gin files and their includes are looked for,
+    files: Gin files, in order; later bindings take precedence.
+    bindings: `NAME=VALUE` texts of the command line, which take precedence over
+      files.
+    search_paths: Folders in which gin files and their includes are searched
       before the project's own.
     macros: Macros that the running program reads by name with `macro`.
-    stages: Names that may stand as a scope although no reference enters it.
+    stages: Names that may be used as a scope although no reference enters it.
   """
 
   files: tuple[str, ...] = ()
@@ -97,11 +98,11 @@ class Configuration:
     """Makes this the process's gin configuration.
 
     Args:
-      stage: Stage whose `stage/NAME` macros replace `NAME`.
+      stage: Name of the stage whose `stage/NAME` macros replace `NAME`.
 
     Raises:
       ConfigurationError: for an unknown file, name, parameter, macro or
-        scope, with the nearest right one.
+        scope, with the nearest valid one.
     """
     gin.clear_config()
     _look_for_files_in((*self.search_paths, *gin_folders()))
@@ -115,14 +116,17 @@ class Configuration:
       )
     except (ValueError, OSError, SyntaxError, ImportError) as error:
       raise ConfigurationError(_explain(error, self)) from error
-    stages = (*self.stages, *_stages())
+    stages = (*self.stages, *macro("STAGES", ()))
     flags = {binding.partition("=")[0].strip() for binding in self.bindings}
     _refuse_unread_macros(self.macros, stages, read_by_files, flags)
     _refuse_unentered_scopes(stages)
     if stage is not None:
-      _promote_stage_macros(stage)
+      for (scope, selector), values in list(gin_config._CONFIG.items()):
+        prefix, _, name = scope.rpartition("/")
+        if selector == _MACRO and prefix == stage:
+          gin.bind_parameter((name, _MACRO, "value"), values["value"])
     if stage is not None or not stages:
-      # Before a stage is chosen, macros that only stages bind are open.
+      # Before a stage is chosen, macros that only stages bind are unbound.
       gin.finalize()
 
   @contextlib.contextmanager
@@ -142,21 +146,21 @@ class Configuration:
 
 
 def gin_folders() -> list[pathlib.Path]:
-  """Folders of the gin files that the project brings."""
-  package = importlib.import_module("calrec_gin")
-  folders = [pathlib.Path(path) for path in package.__path__]
-  return [folder for folder in folders if folder.is_dir()]
+  """Folders of the project's own gin files."""
+  paths = importlib.import_module("calrec_gin").__path__
+  return [folder for folder in map(pathlib.Path, paths) if folder.is_dir()]
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags every verb has; they follow t5x."""
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of every verb; they follow t5x."""
   group = parser.add_argument_group("configuration")
   group.add_argument(
     "--gin_file",
     action="append",
     default=[],
     metavar="FILE",
-    help="gin file, e.g. recipes/quickstart.gin (repeatable; later ones win)",
+    help="gin file, e.g. recipes/quickstart.gin (repeatable; later files take "
+    "precedence)",
   )
   group.add_argument(
     "--gin.NAME",
@@ -169,7 +173,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     action="append",
     default=[],
     metavar="FOLDER",
-    help="where to look for gin files before the project's own (repeatable)",
+    help="folder searched for gin files before the project's own (repeatable)",
   )
   group.add_argument(
     "--dry_run",
@@ -181,11 +185,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def parse_arguments(
   parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> argparse.Namespace:
-  """Parses a verb's command line.
+  """Parses a verb's command line, by default the process's.
 
   Returns:
-    The arguments, with the `Configuration` as `configuration`. It is not
-    applied yet: the verb knows which modules and stages it needs.
+    The arguments, with the unapplied `Configuration` as `configuration`.
   """
   argv = list(sys.argv[1:] if argv is None else argv)
   bindings, rest = [], []
@@ -197,7 +200,7 @@ def parse_arguments(
       parser.error(f"{argument} has no value; write {argument}=VALUE")
     else:
       rest.append(argument)
-  add_flags(parser)
+  _add_flags(parser)
   arguments = parser.parse_args(rest)
   arguments.configuration = Configuration(
     files=tuple(arguments.gin_file),
@@ -225,13 +228,10 @@ def macro(name: str, default: Any = gin.REQUIRED) -> Any:
 
 
 def plain_value(value: Any) -> Any:
-  """A bound value that is not resolved, as a macro's value or a name.
-
-  Args:
-    value: Value of `gin.get_bindings(..., resolve_references=False)`.
+  """Resolves a value of `gin.get_bindings(..., resolve_references=False)`.
 
   Returns:
-    What a macro stands for; for a reference its text, as in "@adamw()".
+    The value of a macro; the text of a reference, such as "@adamw()".
   """
   if _is_macro(value):
     value = macro("/".join(value.scopes))
@@ -241,13 +241,13 @@ def plain_value(value: Any) -> Any:
 
 
 def bindings_of(module: str) -> dict[str, Any]:
-  """Every value that is bound for what a module, or one below it, configures.
+  """Every value bound for the configurables of a module and its submodules.
 
   Args:
     module: Full name of a module, such as `calrec_jax.recommend`.
 
   Returns:
-    Plain values by `Name.parameter`, those of the entered scope first.
+    Plain values by `Name.parameter`; the entered scope takes precedence.
   """
   bound = {}
   for selector in sorted({selector for _, selector in _keys()}):
@@ -260,7 +260,7 @@ def bindings_of(module: str) -> dict[str, Any]:
 
 
 def text() -> str:
-  """The applied configuration as gin text, fit to be read back."""
+  """The applied configuration as gin text, which gin can read back."""
   return gin.config_str(max_line_length=100)
 
 
@@ -286,14 +286,15 @@ def _is_macro(value: Any) -> bool:
 
 
 def _look_for_files_in(folders: Iterable[str | pathlib.Path]) -> None:
-  # gin would look in Python packages too, and fails with a TypeError where
-  # the working directory has a folder of the same name, as "runs" or "data".
-  gin_config._FILE_READERS[:] = [(_open_file, os.path.isfile)]
+  # gin would search Python packages too, which raises a TypeError if the
+  # working directory has a folder of the same name, such as "runs" or "data".
+  readers: list[Any] = gin_config._FILE_READERS
+  readers[:] = [(_open_file, os.path.isfile)]
   gin_config._LOCATION_PREFIXES[:] = ["", *map(str, folders)]
 
 
 def _open_file(path: str) -> io.StringIO:
-  """A gin file as text; imports of modules that have moved are translated."""
+  """A gin file as text, with the current names of moved modules."""
   text = pathlib.Path(path).read_text(encoding="utf-8")
   return io.StringIO(
     _IMPORT.sub(
@@ -302,26 +303,17 @@ def _open_file(path: str) -> io.StringIO:
   )
 
 
-def _stages() -> tuple[str, ...]:
-  stages = macro("STAGES", ())
-  return tuple(stages)
-
-
 def _keys() -> list[tuple[str, str]]:
   """(scope, selector) of everything that is bound."""
   return list(gin_config._CONFIG)
 
 
-def _references() -> list[gin_config.ConfigurableReference]:
-  return list(gin_config.iterate_references(gin_config._CONFIG))
+def _references() -> Iterator[gin_config.ConfigurableReference]:
+  return gin_config.iterate_references(gin_config._CONFIG)
 
 
 def _read_macros() -> set[str]:
-  return {
-    "/".join(reference.scopes)
-    for reference in _references()
-    if _is_macro(reference)
-  }
+  return {"/".join(found.scopes) for found in _references() if _is_macro(found)}
 
 
 def _refuse_unread_macros(
@@ -332,14 +324,14 @@ def _refuse_unread_macros(
 ) -> None:
   """Refuses macros without a reader, and readers without a macro.
 
-  A flag may bind what reads a file's macro, such as `Evaluation.checkpoint`.
-  Such a macro is forgotten, so that `text` can be read back.
+  A flag may rebind the parameter that reads a file's macro, such as
+  `Evaluation.checkpoint`. Such a macro is removed, so that gin can read `text`.
 
   Args:
     known: Macros that the program reads by name.
-    stages: Names of the chain.
-    read_by_files: Macros that the files alone read.
-    flags: What the command line binds, which is meant to be read.
+    stages: Names of the stages of the chain.
+    read_by_files: Macros that the files read, without the flags.
+    flags: Names that the command line binds, all of which must be read.
   """
   bound = {scope for scope, selector in _keys() if selector == _MACRO}
   read = _read_macros()
@@ -352,29 +344,26 @@ def _refuse_unread_macros(
     if plain in read_by_files and name not in flags:
       del gin_config._CONFIG[name, _MACRO]
     else:
-      hint = nearest(name, [*usable, *_scoped(stages, usable)])
+      scoped = [f"{stage}/{macro}" for stage in stages for macro in usable]
+      hint = nearest(name, [*usable, *scoped])
       if plain in _RENAMED:
         hint = f" It is called {_RENAMED[plain]} now."
       raise ConfigurationError(
         f"The macro {name} is bound, but nothing reads it.{hint}"
       )
   for name in sorted(read - bound):
-    lacking = [stage for stage in stages if f"{stage}/{name}" not in bound]
-    if lacking and len(lacking) < len(stages):
+    missing = [stage for stage in stages if f"{stage}/{name}" not in bound]
+    if missing and len(missing) < len(stages):
       raise ConfigurationError(
-        f"%{name} is read, but the stage {lacking[0]!r} does not set it. Set "
-        f"it in a gin file or with --gin.{lacking[0]}/{name}=VALUE."
+        f"%{name} is read, but the stage {missing[0]!r} does not set it. Set "
+        f"it in a gin file or with --gin.{missing[0]}/{name}=VALUE."
       )
-    if lacking or not stages:
+    if missing or not stages:
       raise ConfigurationError(
         f"%{name} is read, but no file and no flag sets it."
         f"{nearest(name, bound)} Set it in a gin file or with "
         f"--gin.{name}=VALUE."
       )
-
-
-def _scoped(stages: Iterable[str], names: Iterable[str]) -> list[str]:
-  return [f"{stage}/{name}" for stage in stages for name in names]
 
 
 def _refuse_unentered_scopes(stages: Sequence[str]) -> None:
@@ -390,18 +379,10 @@ def _refuse_unentered_scopes(stages: Sequence[str]) -> None:
         )
 
 
-def _promote_stage_macros(stage: str) -> None:
-  for (scope, selector), values in list(gin_config._CONFIG.items()):
-    prefix, _, name = scope.rpartition("/")
-    if selector == _MACRO and prefix == stage:
-      gin.bind_parameter((name, _MACRO, "value"), values["value"])
-
-
 def _explain(error: Exception, configuration: Configuration) -> str:
   message = str(error)
-  registry = dict(gin_config._REGISTRY.items())
   if match := _UNKNOWN.search(message):
-    names = [selector.split(".")[-1] for selector in registry]
+    names = [name.split(".")[-1] for name, _ in gin_config._REGISTRY.items()]
     return message + nearest(match[1].split(".")[-1], names)
   if match := _NO_PARAMETER.search(message):
     entry = gin_config._REGISTRY.get_match(match[1])
@@ -413,6 +394,6 @@ def _explain(error: Exception, configuration: Configuration) -> str:
       for folder in gin_folders()
       for path in sorted(folder.rglob("*.gin"))
     ]
-    asked = [file for file in configuration.files if file in message]
-    return message + (nearest(asked[0], offered) if asked else "")
+    missing = [file for file in configuration.files if file in message]
+    return message + (nearest(missing[0], offered) if missing else "")
   return message

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and the checks of settings that raise them.
+"""Errors that a user can fix, and the checks of settings that raise them.
 
 Every message says what is wrong, where, and what to do. `calrec` prints a
 `CalrecError` as one line; any other exception is a bug and shows its traceback.
@@ -7,6 +7,7 @@ Every message says what is wrong, where, and what to do. `calrec` prints a
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -31,9 +32,9 @@ class Rule(NamedTuple):
   """What a setting must be.
 
   Attributes:
-    holds: Whether a value obeys the rule; may raise TypeError for a value of
-      another type, which does not.
-    wanted: The rule in words, after "must be".
+    holds: Function that tells whether a value satisfies the rule; a TypeError,
+      for a value of another type, means that it does not.
+    wanted: Text of the rule, after "must be".
   """
 
   holds: Callable[[Any], bool]
@@ -41,18 +42,17 @@ class Rule(NamedTuple):
 
 
 def at_least(low: float) -> Rule:
-  """Numbers from `low` on."""
+  """Numbers of at least `low`."""
   return Rule(lambda value: value >= low, f"at least {low}")
 
 
 def integer(low: int, below: int | None = None) -> Rule:
-  """Whole numbers from `low` on, less than `below` where it is given."""
+  """Whole numbers of at least `low` and, if given, less than `below`."""
   return Rule(
     lambda value: (
       isinstance(value, int)
       and not isinstance(value, bool)
-      and low <= value
-      and (below is None or value < below)
+      and low <= value < (math.inf if below is None else below)
     ),
     f"a whole number, at least {low}"
     + (f" and below {below}" if below is not None else ""),
@@ -65,7 +65,7 @@ def above(low: float) -> Rule:
 
 
 def within(interval: str) -> Rule:
-  """Numbers of an interval such as "[0, 1)"; a round bracket excludes."""
+  """Numbers in an interval such as "[0, 1)"."""
   low, high = map(float, interval[1:-1].split(","))
   return Rule(
     lambda value: (
@@ -78,14 +78,14 @@ def within(interval: str) -> Rule:
 
 
 def one_of(*choices: Any) -> Rule:
-  """One of some values."""
+  """One of the choices."""
   return Rule(
     lambda value: value in choices, f"one of {', '.join(map(repr, choices))}"
   )
 
 
 def some_of(*choices: str) -> Rule:
-  """A list or tuple of one value or more, all among the choices."""
+  """A nonempty list or tuple of choices."""
   return Rule(
     lambda values: (
       not isinstance(values, str)
@@ -97,21 +97,21 @@ def some_of(*choices: str) -> Rule:
 
 
 def optional(rule: Rule) -> Rule:
-  """None, or what a rule allows."""
+  """None, or a value that satisfies a rule."""
   return Rule(
     lambda value: value is None or rule.holds(value), f"{rule.wanted}, or None"
   )
 
 
 def check(settings: Any, /, **rules: Rule) -> None:
-  """Refuses settings that break a rule; called by `__post_init__`.
+  """Checks settings, for a `__post_init__`.
 
   Args:
-    settings: Record whose class has the name that gin files bind.
+    settings: Dataclass whose name gin files bind.
     **rules: Rule of each attribute.
 
   Raises:
-    InputError: as in "Validation.period = 0: must be at least 1."
+    InputError: such as "Validation.period = 0: must be at least 1."
   """
   for name, rule in rules.items():
     value = getattr(settings, name)
@@ -124,19 +124,13 @@ def check(settings: Any, /, **rules: Rule) -> None:
 
 
 def refuse(settings: Any, name: str, why: str) -> None:
-  """Raises `InputError` for one attribute.
-
-  Args:
-    settings: Record whose class has the name that gin files bind.
-    name: Name of the attribute.
-    why: Sentence that says what is wrong with it and what to do.
-  """
+  """Raises `InputError` for an attribute; `why` states fault and remedy."""
   owner = type(settings).__name__
   raise InputError(f"{owner}.{name} = {getattr(settings, name)!r}: {why}")
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-  """`" Did you mean 'x'?"`, or an empty text where nothing is near."""
+  """`" Did you mean 'x'?"`, or an empty text if no name is close."""
   folded = {candidate.lower(): candidate for candidate in names}
   found = difflib.get_close_matches(str(name).lower(), folded, n=1, cutoff=0.6)
   return f" Did you mean {folded[found[0]]!r}?" if found else ""

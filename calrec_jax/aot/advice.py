@@ -1,11 +1,12 @@
-"""What to change when a program does not fit."""
+"""Settings to change if a program does not fit."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from calrec_jax.models.decoder_config import DecoderConfig
+from calrec_jax.aot import programs
+from calrec_jax.runtime import partitioning
 from calrec_jax.train.stages import Stage
 
 SPARE = 0.1
@@ -16,8 +17,8 @@ def for_record(
 ) -> list[str]:
   """Bindings that reduce a program's memory, cheapest first.
 
-  Empty if at least a tenth of the memory is free, as fragmentation and the
-  runtime need some.
+  Empty if at least `SPARE` of the memory is free for fragmentation and the
+  runtime.
 
   Args:
     record: Record of `costs.measure`.
@@ -28,10 +29,7 @@ def for_record(
   if record["fits"] and spare >= SPARE:
     return []
   if record["program"] == "train_step":
-    return [
-      *_of_state(record, mesh_shape),
-      *_of_training(stage, stage.decoder, mesh_shape),
-    ]
+    return _for_state(record, mesh_shape) + _for_training(stage, mesh_shape)
   if record["program"] == "encode_items":
     return ["DenseSearch.item_rows: fewer item texts per batch"]
   advice = ["Sampler.rows: fewer prompts per batch"]
@@ -40,32 +38,30 @@ def for_record(
   return advice
 
 
-def _of_state(record: dict[str, Any], mesh_shape: dict[str, int]) -> list[str]:
-  """Advice where parameters and optimizer state alone do not fit."""
-  held = record["arguments"]["parameters"] + record["arguments"]["optimizer"]
-  room = (1 - SPARE) * record["available_bytes"]
-  if held < room:
+def _for_state(record: dict[str, Any], mesh_shape: dict[str, int]) -> list[str]:
+  """Advice if parameters and optimizer state alone do not fit."""
+  state = record["arguments"]["parameters"] + record["arguments"]["optimizer"]
+  usable = (1 - SPARE) * record["available_bytes"]
+  if state < usable:
     return []
-  chips = math.ceil(held * mesh_shape["fsdp"] / room)
+  chips = math.ceil(state * mesh_shape["fsdp"] / usable)
   return [
     f"MeshShape.fsdp: parameters and optimizer state alone need {chips} chips "
     "along it"
   ]
 
 
-def _of_training(
-  stage: Stage, config: DecoderConfig, mesh_shape: dict[str, int]
-) -> list[str]:
+def _for_training(stage: Stage, mesh_shape: dict[str, int]) -> list[str]:
   advice = []
-  if config.remat == "none":
+  remat = programs.decoder_of(stage).remat
+  if remat == "none":
     advice.append('DecoderConfig.remat = "dots": saves matrix products only')
-  if config.remat in ("none", "dots"):
+  if remat in ("none", "dots"):
     advice.append('DecoderConfig.remat = "full": saves inputs of layers only')
-  copies = mesh_shape["replica"] * mesh_shape["data"]
-  parts = copies * mesh_shape["fsdp"]
-  turns = stage.feed.rows // (parts * stage.microbatches)
-  if turns > 1:
-    fewest = next(k for k in range(2, turns + 1) if turns % k == 0)
+  parts = math.prod(mesh_shape[axis] for axis in partitioning.BATCH_AXES)
+  rows = stage.feed.rows // (parts * stage.microbatches)  # Per device.
+  if rows > 1:
+    fewest = next(k for k in range(2, rows + 1) if rows % k == 0)
     advice.append(
       f"MICROBATCHES = {stage.microbatches * fewest}: fewer rows at a "
       "time, with the same result for one more forward pass"
@@ -75,7 +71,7 @@ def _of_training(
       f"MeshShape.fsdp = {mesh_shape['data'] * mesh_shape['fsdp']} and "
       "MeshShape.data = 1: parameters and optimizer state on more chips"
     )
-  if turns == 1:
+  if rows == 1:
     advice.append("MeshShape.tensor: layers split over several chips")
   advice.append(
     "--gin_file=tuning/adafactor.gin or tuning/lora.gin: less optimizer state"

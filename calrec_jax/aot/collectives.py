@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -76,27 +76,12 @@ def find(module: hlo.Module, devices: int, slices: int = 1) -> list[Collective]:
     devices: Number of devices, in the order of the mesh.
     slices: Number of TPU slices that they belong to, consecutively.
   """
-  found: dict[tuple[str, ...], Collective] = {}
+  found: dict[tuple[Any, ...], Collective] = {}
   for name, lines in module.computations.items():
-    if not module.runs[name]:
-      continue
-    for number, line in enumerate(lines):
-      location = f"{name} {number}"
-      if received := _RECEIVED.search(line):
-        kind = received[1].lower().replace("_", "-")
-        collective = _between_slices(line, kind, module.runs[name], slices)
-        found[(location,)] = collective
-        continue
-      start = _START.search(line)
-      if start is None:
-        continue
-      # An all-reduce of which only a slice is used is fused with the slicing.
-      fused = name.startswith(_FUSED_SCATTER)
-      kind = "reduce-scatter" if fused else start[1]
-      one = _read(line, kind, module.runs[name], devices, slices)
-      if fused:
-        one = one._replace(bytes=one.bytes // one.chips)  # Bytes of the whole.
-      found[_identity(line, one, location)] = one
+    for number, line in enumerate(lines if module.runs[name] else ()):
+      one = _read(name, line, module.runs[name], devices, slices)
+      if one is not None:
+        found[_identity(line, one) or (name, number)] = one
   return list(found.values())
 
 
@@ -113,47 +98,46 @@ def by_kind(found: list[Collective]) -> dict[str, dict[str, int]]:
   return dict(sorted(totals.items()))
 
 
-def _identity(line: str, one: Collective, location: str) -> tuple[str, ...]:
+def _identity(line: str, one: Collective) -> tuple[str, ...] | None:
   """Key that is equal for the parts of one collective in several fusions.
 
   One that overlaps with computation appears where it starts, continues and
   ends; different collectives may share a channel, but not the origin as well.
   """
   channel = _CHANNEL.search(line)
-  if channel is None:
-    return (location,)
+  if channel is None or not _START.search(line):
+    return None
   shapes = str(_SHAPE.findall(_result(line)))
   return (one.kind, channel[1], shapes, one.source)
 
 
 def _read(
-  line: str, kind: str, runs: int, devices: int, slices: int
-) -> Collective:
-  group = _group(line, devices)
-  shapes = _SHAPE.findall(_result(line))
-  if f" {kind}-start(" in line:
-    shapes = shapes[-1:]  # The operand is named before the result.
-  size = sum(_bytes(*shape) for shape in shapes)
-  if kind == "reduce-scatter":
-    size *= len(group)
-  in_slice = max(1, devices // slices)
+  computation: str, line: str, runs: int, devices: int, slices: int
+) -> Collective | None:
+  """The collective of an instruction, if it is one."""
+  received, start = _RECEIVED.search(line), _START.search(line)
+  if received:
+    kind, chips, across = received[1].lower().replace("_", "-"), slices, True
+    size = _bytes(*_SHAPE.findall(_result(line))[0])
+  elif start:
+    # An all-reduce of which only a slice is used is fused with the slicing.
+    fused = computation.startswith(_FUSED_SCATTER)
+    kind = "reduce-scatter" if fused else start[1]
+    group = _group(line, devices)
+    chips = len(group)
+    in_slice = max(1, devices // slices)
+    across = len({device // in_slice for device in group}) > 1
+    shapes = _SHAPE.findall(_result(line))
+    if f" {kind}-start(" in line:
+      shapes = shapes[-1:]  # The operand is named before the result.
+    size = sum(_bytes(*shape) for shape in shapes)
+    if start[1] == "reduce-scatter":
+      size *= chips  # Its result is a part of the operand.
+  else:
+    return None
   source = _METADATA.search(line)
   return Collective(
-    kind,
-    len(group),
-    len({device // in_slice for device in group}) > 1,
-    runs,
-    runs * size,
-    source[1] if source else "",
-  )
-
-
-def _between_slices(line: str, kind: str, runs: int, slices: int) -> Collective:
-  """The data that a chip receives from its peers in the other slices."""
-  size = _bytes(*_SHAPE.findall(_result(line))[0])
-  source = _METADATA.search(line)
-  return Collective(
-    kind, slices, True, runs, runs * size, source[1] if source else ""
+    kind, chips, across, runs, runs * size, source[1] if source else ""
   )
 
 

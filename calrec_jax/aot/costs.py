@@ -21,7 +21,7 @@ from calrec_jax.aot.programs import Program
 from calrec_jax.aot.topology import Topology
 from calrec_jax.storage import lineage
 
-# Incremented when the same program gives different records.
+# Incremented when the record of the same program changes.
 SCHEMA = 2
 _VERSIONS = ("jax", "jaxlib", "libtpu")
 _TOO_MUCH = re.compile(
@@ -36,7 +36,7 @@ def measure(
   program: Program,
   topology: Topology,
   mesh: jax.sharding.Mesh,
-  memory_folder: pathlib.Path | None = None,
+  cache: pathlib.Path | None = None,
 ) -> dict[str, Any]:
   """Compiles a program and measures it; JSON-compatible.
 
@@ -44,7 +44,7 @@ def measure(
     program: Program to compile, inside `partitioning.activate`.
     topology: Devices to compile for.
     mesh: Mesh of these devices.
-    memory_folder: Folder of cached records; None always compiles.
+    cache: Folder of cached records; None always compiles.
 
   Returns:
     The record; see `docs/sharding.md`. Bytes and FLOPs are per chip.
@@ -54,15 +54,17 @@ def measure(
   versions = {name: importlib.metadata.version(name) for name in _VERSIONS}
   identity = json.dumps([SCHEMA, topology.name, topology.slices, versions])
   key = hashlib.sha256((identity + lowered.as_text()).encode()).hexdigest()
-  record = _remembered(memory_folder, key)
-  if record is None:
+  cached = None if cache is None else cache / f"{key}.json"
+  if cached is not None and cached.exists():
+    record = json.loads(cached.read_text("utf-8"))
+  else:
     record = {
       "versions": versions,
       "executed_flops": matrix_flops.count(traced.jaxpr) / mesh.size,
       **_compiled(lowered, topology, mesh),
     }
-    if memory_folder is not None:
-      lineage.write_json(memory_folder / f"{key}.json", record)
+    if cached is not None:
+      lineage.write_json(cached, record)
   return {
     "program": program.name,
     "what": program.what,
@@ -71,13 +73,6 @@ def measure(
     **record,
     **_bound(program, record, topology, mesh),
   }
-
-
-def _remembered(folder: pathlib.Path | None, key: str) -> dict[str, Any] | None:
-  path = folder / f"{key}.json" if folder is not None else None
-  if path is None or not path.exists():
-    return None
-  return json.loads(path.read_text("utf-8"))
 
 
 def _compiled(
@@ -98,9 +93,9 @@ def _compiled(
       "message": str(error).splitlines()[0],
     }
   memory = compiled.memory_analysis()
-  found = collectives.find(
-    module := hlo.parse(compiled.as_text()), mesh.size, topology.slices
-  )
+  module = hlo.parse(compiled.as_text())
+  found = collectives.find(module, mesh.size, topology.slices)
+  largest = sorted(found, key=lambda one: -one.bytes)[:_SHOWN]
   links = topology.chip.link_bytes_per_second
   moved = memory.argument_size_in_bytes + memory.output_size_in_bytes
   return {
@@ -110,10 +105,7 @@ def _compiled(
     "temporary_bytes": memory.temp_size_in_bytes,
     "code_bytes": memory.generated_code_size_in_bytes,
     "collectives": collectives.by_kind(found),
-    "largest_collectives": [
-      one._asdict()
-      for one in sorted(found, key=lambda one: -one.bytes)[:_SHOWN]
-    ],
+    "largest_collectives": [one._asdict() for one in largest],
     "open_loops": module.open_loops,
     # No data sheet states the bandwidth between slices.
     "link_seconds": sum(
@@ -131,7 +123,7 @@ def _bound(
   topology: Topology,
   mesh: jax.sharding.Mesh,
 ) -> dict[str, Any]:
-  """The least time of a call, its bottleneck, and the utilisation bound."""
+  """Lower bound of a call's time, its bottleneck, and the utilisation bound."""
   if not record["fits"]:
     return {}
   least = {
@@ -147,19 +139,15 @@ def _bound(
   }
   if program.needed_flops is not None:
     needed = program.needed_flops / mesh.size
-    bound["needed_flops"] = needed
-    bound["utilisation_bound"] = needed / (
-      least[limit] * topology.flops_per_second
-    )
+    possible = least[limit] * topology.flops_per_second
+    bound |= {"needed_flops": needed, "utilisation_bound": needed / possible}
   return bound
 
 
 def _memory_in(message: str) -> int | None:
-  """Bytes needed by a program that does not fit."""
-  if "RESOURCE_EXHAUSTED" not in message:
-    return None
+  """Bytes that a program needs, from the error that it does not fit."""
   match = _TOO_MUCH.search(message)
-  if match is None:
+  if match is None or "RESOURCE_EXHAUSTED" not in message:
     return None
   size, unit = match[1] or match[3], match[2] or match[4] or ""
   return int(float(size) * _UNITS[unit])

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import graphlib
 import re
 from collections.abc import Mapping
 
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-# Not any brace in the first column: a kernel's metadata may span lines.
+# Not every brace in the first column: a kernel's metadata may span lines.
 _END = re.compile(r"^\}(?:, execution_thread=.*)?\s*(?://.*)?$")
 _CALLEE = re.compile(
   r"(?:calls|to_apply|body|condition|true_computation|false_computation)"
@@ -42,13 +43,15 @@ class Module:
   def runs(self) -> dict[str, int]:
     """Number of runs of each computation per call of the program.
 
-    All sides of a conditional count as run; a loop with a dynamic trip count
+    All branches of a conditional count as run; a loop with a dynamic trip count
     counts as one iteration (`open_loops`).
     """
-    counts = dict.fromkeys(self.computations, 0)
-    counts[self.entry] = 1
-    for name in self._callers_first():
-      for callee, times in self._calls(name):
+    calls = {name: self._calls(name) for name in self.computations}
+    graph = {name: [callee for callee, _ in calls[name]] for name in calls}
+    callees_first = [*graphlib.TopologicalSorter(graph).static_order()]
+    counts = dict.fromkeys(calls, 0) | {self.entry: 1}
+    for name in reversed(callees_first):
+      for callee, times in calls[name]:
         counts[callee] += counts[name] * times
     return counts
 
@@ -61,20 +64,6 @@ class Module:
       for line in lines
       if (match := _WHILE.search(line))
     )
-
-  def _callers_first(self) -> list[str]:
-    done: set[str] = set()
-    order: list[str] = []
-
-    def visit(name: str) -> None:
-      done.add(name)
-      for callee, _ in self._calls(name):
-        if callee not in done:
-          visit(callee)
-      order.append(name)
-
-    visit(self.entry)
-    return order[::-1]
 
   def _calls(self, name: str) -> list[tuple[str, int]]:
     calls = []
@@ -120,11 +109,7 @@ class Module:
 
 
 def parse(text: str) -> Module:
-  """Reads `compiled.as_text()`.
-
-  Raises:
-    ValueError: If there is no entry computation.
-  """
+  """Reads `compiled.as_text()`."""
   computations: dict[str, tuple[str, ...]] = {}
   entry, name, lines = None, None, []
   for line in text.splitlines():

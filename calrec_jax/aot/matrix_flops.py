@@ -1,10 +1,9 @@
 """Matrix FLOPs that a traced program executes, exactly.
 
-The compiler counts the body of a loop once, however often it runs, but a traced
-program has the lengths of its scans. Everything executed counts, also what is
-recomputed in a backward pass and products that are masked. Of a conditional
-the most expensive side counts; of a loop with a dynamic trip count, one
-iteration.
+The compiler counts the body of a loop once, but a traced program has the
+lengths of its scans. Everything executed counts, including what a backward pass
+recomputes and masked products. The most expensive branch of a conditional
+counts, and one iteration of a loop with a dynamic trip count.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import jax
+from jax.extend import core
 from jax.interpreters import partial_eval
 
 from calrec_jax.models import splash
@@ -37,7 +36,7 @@ def _count(jaxpr: Any, scope: str = "") -> float:
 
 def _equation(equation: Any, outer: str) -> float:
   name, params = equation.primitive.name, equation.params
-  # The scopes of an inner program start afresh.
+  # The scopes of an inner program do not contain the outer ones.
   scope = f"{outer}/{equation.source_info.name_stack}"
   if name == "dot_general":
     return _dot(equation)
@@ -54,26 +53,26 @@ def _equation(equation: Any, outer: str) -> float:
     manual = params.get("newly_manual_axes") or params["manual_axes"]
     return total * math.prod(params["mesh"].shape[axis] for axis in manual)
   if name == "pallas_call":
-    return total * _turns(params["grid_mapping"].grid, scope)
+    return total * _kernel_runs(params["grid_mapping"].grid, scope)
   return total
 
 
-def _turns(grid: tuple[int, ...], scope: str) -> int:
+def _kernel_runs(grid: tuple[int, ...], scope: str) -> int:
   """Number of runs of a kernel's body; skipped blocks do not count."""
-  stated = splash.EXECUTED.search(scope)
-  if stated is None:
+  executed = splash.EXECUTED.search(scope)
+  if executed is None:
     return math.prod(grid)
-  # Its last loops are over heads, blocks of queries, and blocks of keys.
-  return int(stated[1]) * math.prod(grid[:-3])
+  # The last loops are over heads, blocks of queries, and blocks of keys.
+  return int(executed[1]) * math.prod(grid[:-3])
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Any]:
-  """Programs that an equation runs."""
+  """Jaxprs in an equation's parameters."""
   for value in params.values():
     for item in value if isinstance(value, tuple | list) else (value,):
-      if isinstance(item, jax.extend.core.ClosedJaxpr):
+      if isinstance(item, core.ClosedJaxpr):
         yield item.jaxpr
-      elif isinstance(item, jax.extend.core.Jaxpr):
+      elif isinstance(item, core.Jaxpr):
         yield item
 
 

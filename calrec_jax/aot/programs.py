@@ -78,22 +78,24 @@ def of_stage(
     stage: Configuration of the stage.
     sizes: Sizes that the data determines.
     mesh: Mesh of the devices to compile for.
-
-  Raises:
-    InputError: If it is a model of item ids.
   """
+  config = dataclasses.replace(decoder_of(stage), vocab_size=sizes.vocab_size)
+  decoder = Decoder(config)
+  return [
+    _train_step(stage, decoder, mesh),
+    *_recommending(stage, decoder, sizes, mesh),
+  ]
+
+
+def decoder_of(stage: Stage) -> DecoderConfig:
+  """The stage's model, which must be a language model."""
   if not isinstance(stage.decoder, DecoderConfig):
     kind = type(stage.decoder).__name__
     raise InputError(
       f"Stage.decoder is a {kind}, but `calrec compile` compiles language "
       "models only; bind @DecoderConfig()."
     )
-  config = dataclasses.replace(stage.decoder, vocab_size=sizes.vocab_size)
-  decoder = Decoder(config)
-  return [
-    _train_step(stage, decoder, mesh),
-    *_recommending(stage, decoder, sizes, mesh),
-  ]
+  return stage.decoder
 
 
 def needed_by_step(stage: Stage, config: DecoderConfig) -> float:
@@ -104,15 +106,16 @@ def needed_by_step(stage: Stage, config: DecoderConfig) -> float:
   same rows.
   """
   rows, length = stage.feed.rows, stage.feed.row_tokens
-  seen = [
-    np.minimum(np.arange(1, length + 1), length if whole else config.window)
+  window = config.window or length
+  attended = [
+    np.minimum(np.arange(1, length + 1), length if whole else window)
     for whole in config.is_global()
   ]
   return flops.train_step_flops(
     config,
     tokens=rows * length,
     loss_tokens=rows * length,
-    attended=float(np.mean(seen)),
+    attended=float(np.mean(attended)),
     trained=stage.tuning.trains,
   )
 
@@ -123,30 +126,29 @@ def _train_step(
   feed = stage.feed
   partitioning.require_rows(feed.rows, mesh, stage.microbatches)
   boxed = states.abstract_state(decoder, stage.optimizer, stage.tuning)
-  abstract, shardings = partitioning.place(boxed, mesh)
-  state = _placed(abstract, shardings)
-  batch = _batch(feed.rows, feed.row_tokens, feed.row_slots, mesh)
+  state = _sharded(*partitioning.place(boxed, mesh))
+  rows = Batch.empty(feed.rows, feed.row_tokens, feed.row_slots)
+  by_rows = partitioning.batch_sharding(mesh)
+  batch = _sharded(rows, jax.tree.map(lambda _: by_rows, rows))
   step = train_step.make_train_step(
-    decoder,
-    stage.objective,
-    stage.optimizer,
-    stage.tuning,
-    stage.microbatches,
+    decoder, stage.objective, stage.optimizer, stage.tuning, stage.microbatches
   )
-  split = (
-    f" in {stage.microbatches} microbatches" if stage.microbatches > 1 else ""
+  what = (
+    f"{feed.rows} rows of {feed.row_tokens} tokens with {feed.row_slots} slots"
   )
+  if stage.microbatches > 1:
+    what += f" in {stage.microbatches} microbatches"
+  arguments = {
+    "parameters": local_bytes(state.params),
+    "optimizer": local_bytes(state.opt_state),
+    "batch": local_bytes(batch),
+  }
   return Program(
     "train_step",
-    f"{feed.rows} rows of {feed.row_tokens} tokens with {feed.row_slots} slots"
-    + split,
+    what,
     lambda: jax.jit(step, donate_argnums=0).trace(state, batch),
     needed_by_step(stage, decoder.config),
-    {
-      "parameters": local_bytes(state.params),
-      "optimizer": local_bytes(state.opt_state),
-      "batch": local_bytes(batch),
-    },
+    arguments,
   )
 
 
@@ -154,14 +156,16 @@ def _recommending(
   stage: Stage, decoder: Decoder, sizes: Sizes, mesh: jax.sharding.Mesh
 ) -> list[Program]:
   """Prefilling prompts, generating items, encoding the catalogue."""
-  params = _params(decoder, mesh)
+  boxed = abstract_params(decoder)
+  params = _sharded(*partitioning.place(boxed, mesh))
   sampler, search = sampling.Sampler(), dense.DenseSearch()
   prompts = placement.whole_rows(sampler.rows, mesh)
   items = placement.whole_rows(search.item_rows, mesh)
   limits = prompt_limits(stage.feed)
-  longest, written = limits.usual_tokens or limits.max_tokens, sizes.item_tokens
-  if sampler.max_new_tokens is not None:
-    written = sampler.max_new_tokens
+  longest = limits.usual_tokens or limits.max_tokens or stage.feed.row_tokens
+  generated = sampler.max_new_tokens
+  if generated is None:
+    generated = sizes.item_tokens
   rows = partitioning.batch_sharding(mesh)
 
   def array(shape: tuple[int, ...], dtype: Any = jnp.int32) -> Any:
@@ -181,13 +185,13 @@ def _recommending(
     Program(
       "write_items",
       f"{prompts} prompts of {longest} tokens × {sampler.samples} texts of "
-      f"{written} tokens",
+      f"{generated} tokens",
       lambda: sampling.sample.trace(
         decoder,
         params,
         array((prompts, longest)),
         array((prompts,)),
-        array((prompts, sampler.samples, written), jnp.float32),
+        array((prompts, sampler.samples, generated), jnp.float32),
         temperature=sampler.temperature,
         end_token=0,
         vocab_size=sizes.vocab_size,
@@ -215,23 +219,7 @@ def _recommending(
   ]
 
 
-def _params(decoder: Decoder, mesh: jax.sharding.Mesh) -> Any:
-  return _placed(*partitioning.place(abstract_params(decoder), mesh))
-
-
-def _batch(
-  rows: int, tokens: int, slots: int, mesh: jax.sharding.Mesh
-) -> Batch:
-  sharding = partitioning.batch_sharding(mesh)
-  return jax.tree.map(
-    lambda array: jax.ShapeDtypeStruct(
-      array.shape, array.dtype, sharding=sharding
-    ),
-    Batch.empty(rows, tokens, slots),
-  )
-
-
-def _placed(shapes: Any, shardings: Any) -> Any:
+def _sharded(shapes: Any, shardings: Any) -> Any:
   return jax.tree.map(
     lambda shape, sharding: jax.ShapeDtypeStruct(
       shape.shape, shape.dtype, sharding=sharding

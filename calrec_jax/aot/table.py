@@ -5,32 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-_GIB = 2**30
-
 
 def render(records: Sequence[dict[str, Any]]) -> str:
-  """Formats a block of lines for each program.
-
-  Args:
-    records: Records of `costs.measure`, with `stage` and `advice` added.
-  """
+  """Formats the records of `costs.measure`, with `stage` and `advice` added."""
   return "\n\n".join(_block(record) for record in records)
 
 
 def _block(record: dict[str, Any]) -> str:
-  lines = [f"{record['stage']} · {record['program']}: {record['what']}"]
   peak, available = record["peak_bytes"], record["available_bytes"]
-  spare = 1 - peak / available
-  verdict = f"{spare:.0%} free" if record["fits"] else "DOES NOT FIT"
-  kinds = [
-    f"{name} {_bytes(size)}" for name, size in record["arguments"].items()
-  ]
+  kinds = dict(record["arguments"])
+  verdict = "DOES NOT FIT"
   if record["fits"]:
-    kinds.append(f"temporary {_bytes(record['temporary_bytes'])}")
-  lines.append(
+    kinds["temporary"] = record["temporary_bytes"]
+    verdict = f"{1 - peak / available:.0%} free"
+  shown = ", ".join(f"{name} {_bytes(size)}" for name, size in kinds.items())
+  lines = [
+    f"{record['stage']} · {record['program']}: {record['what']}",
     f"  memory per chip   {_bytes(peak)} of {_bytes(available)}, {verdict} "
-    f"({', '.join(kinds)})"
-  )
+    f"({shown})",
+  ]
   if record["fits"]:
     lines += _costs(record)
   for number, advice in enumerate(record.get("advice", ())):
@@ -39,32 +32,25 @@ def _block(record: dict[str, Any]) -> str:
 
 
 def _costs(record: dict[str, Any]) -> list[str]:
-  turn = " (its loop counted once)" if record["open_loops"] else ""
-  lines = [
+  once = " (its loop counted once)" if record["open_loops"] else ""
+  bound = ""
+  if "utilisation_bound" in record:
+    bound = f"; at most {record['utilisation_bound']:.0%} of the chips' FLOP/s"
+  return [
     f"  matrix products   {_flops(record['executed_flops'])} per chip, "
-    f"{_time(record['product_seconds'])}{turn}"
-  ]
-  for name, total in record["collectives"].items():
-    lines.append(
+    f"{_time(record['product_seconds'])}{once}",
+    *(
       f"  {name:<30}{total['runs']:>7,} runs {_bytes(total['bytes']):>11}"
-    )
-  lines.append(
-    f"  links             {_time(record['link_seconds'])} if nothing else ran"
-  )
-  bound = (
-    f"; at most {record['utilisation_bound']:.0%} of the chips' FLOP/s"
-    if "utilisation_bound" in record
-    else ""
-  )
-  lines.append(
+      for name, total in record["collectives"].items()
+    ),
+    f"  links             {_time(record['link_seconds'])} if nothing else ran",
     f"  bound             {_time(record['least_seconds'])} at least, set by "
-    f"{record['limited_by']}{bound}"
-  )
-  return lines
+    f"{record['limited_by']}{bound}",
+  ]
 
 
 def _bytes(size: float) -> str:
-  for unit, factor in (("GiB", _GIB), ("MiB", 2**20), ("KiB", 2**10)):
+  for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
     if size >= factor:
       return f"{size / factor:,.2f} {unit}"
   return f"{size:,.0f} B"

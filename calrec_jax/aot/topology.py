@@ -78,15 +78,11 @@ class Topology:
 
 
 def describe(name: str, slices: int = 1) -> Topology:
-  """Describes the devices of one or more slices.
-
-  Args:
-    name: Generation and shape, such as "v5e:4x4" or "v5p:4x4x2".
-    slices: Number of such slices.
+  """Describes the devices of slices of a shape such as "v5e:4x4".
 
   Raises:
-    TopologyError: If the name is malformed, the shape does not exist, or the
-      TPU compiler is not installed.
+    TopologyError: If the name is malformed or the shape does not exist.
+    MissingPackageError: If the TPU compiler is not installed.
   """
   match = _NAME.fullmatch(name)
   if match is None:
@@ -123,10 +119,10 @@ def describe(name: str, slices: int = 1) -> Topology:
       f"--topology={name}: {kind} chips are not supported; choose one of "
       f"{', '.join(CHIPS)}."
     )
-  chips = slices * math.prod(sides)
-  if len(devices) != chips:
+  num_chips = slices * math.prod(sides)
+  if len(devices) != num_chips:
     raise TopologyError(
-      f"--topology={name}: {len(devices)} devices for {chips} chips; choose a "
-      "generation with one device per chip."
+      f"--topology={name}: {len(devices)} devices for {num_chips} chips; "
+      "choose a generation with one device per chip."
     )
   return Topology(name, slices, devices, CHIPS[kind])

@@ -1,9 +1,9 @@
-"""Models from one format to another: `calrec checkpoint convert`.
+"""Conversion of models between formats: `calrec checkpoint convert`.
 
-Reads checkpoints of ours, t5x checkpoints in Orbax's format, Hugging Face
-folders and GGUF files; writes checkpoints of ours and Hugging Face folders.
-Parameters pass one after another, through files where they are to be written
-together, so that no model has to fit into memory.
+Reads checkpoints of calrec_jax, t5x checkpoints in Orbax's format, Hugging Face
+folders and GGUF files; writes checkpoints and Hugging Face folders. Parameters
+are read one at a time, into files if they are written together, so that no
+model has to fit into memory.
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,16 +38,16 @@ from calrec_jax.models.pretrained.t5x_names import T5xTree
 from calrec_jax.storage import lineage
 from calrec_jax.weights.packages import WeightsError
 
-# In a Hugging Face folder: what ranking by the two towers needs beside weights.
+# In a Hugging Face folder: what ranking by two towers needs, besides weights.
 TOWERS_FILE = "calrec.json"
 
 
 class Cut(NamedTuple):
-  """What is left of a published model's vocabulary.
+  """A pruned vocabulary of a published model.
 
   Attributes:
-    vocabulary: Vocabulary of a data set, taken from that model.
-    record: Record of it, as `initial_parameters.vocabulary_record` makes it.
+    vocabulary: Vocabulary of a dataset, pruned from that model's.
+    record: Its `initial_parameters.vocabulary_record`.
   """
 
   vocabulary: Vocabulary
@@ -62,11 +60,11 @@ class Model:
 
   Attributes:
     path: Path of the model.
-    config: Shape, without LoRA: that is merged while reading.
+    config: Shape, without LoRA, which is merged while reading.
     parts: Function from a parameter's path to its parts, each read when called.
     record: Lineage of a checkpoint made from it.
     vocabulary: Record of `initial_parameters.vocabulary_record`.
-    source: Published model, where it is one.
+    source: Published model; None for a checkpoint.
   """
 
   path: pathlib.Path
@@ -75,13 +73,6 @@ class Model:
   record: Mapping[str, Any]
   vocabulary: Mapping[str, Any]
   source: sources.Source | None = None
-
-  @property
-  def shapes(self) -> dict[str, Any]:
-    """Shapes and dtypes by path."""
-    return flax.traverse_util.flatten_dict(
-      loading.abstract_params(self.config), sep="/"
-    )
 
   def fill(self, path: str, buffer: np.ndarray) -> None:
     """Reads a parameter into an array of its shape."""
@@ -103,15 +94,15 @@ def open_model(
   """Opens a model of any format.
 
   Args:
-    path: Path as `initial_parameters.open_source` takes it.
-    config: Shape of a t5x checkpoint's model, which it does not say.
-    cut: Vocabulary whose rows alone are taken of a published model.
-    layers: Number of first layers taken of a published model; None takes all.
+    path: Path or name, see `initial_parameters.open_source`.
+    config: Shape of a t5x checkpoint's model, which it does not record.
+    cut: Vocabulary that a published model is pruned to.
+    layers: Number of first layers read from a published model; None reads all.
 
   Raises:
     CheckpointError: for a vocabulary that is not the model's.
-    WeightsError: for a number of layers that the model has not, and for a
-      checkpoint that is to be cut.
+    WeightsError: for more layers than the model has, and for a `cut` or
+      `layers` of a checkpoint.
   """
   source = initial_parameters.open_source(path)
   if isinstance(source, initial_parameters.PretrainedSource):
@@ -134,36 +125,31 @@ def to_checkpoint(
   dtype: str = "float32",
   progress: bool = True,
 ) -> pathlib.Path:
-  """Writes `folder/checkpoint_0`, from which a stage can start.
+  """Writes `folder/checkpoint_0`, from which a stage can start; returns it.
 
   Args:
     model: Opened model.
     folder: Folder without a checkpoint.
-    dtype: Dtype of the arrays, "float32" or "bfloat16"; a stage reads both into
-      its own.
+    dtype: Dtype of the arrays, "float32" or "bfloat16"; a stage converts them
+      to its own.
     progress: Whether a bar is shown.
-
-  Returns:
-    The checkpoint.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  # On the disk that the checkpoint goes to: the parameters pass through files.
+  # On the checkpoint's disk: the parameters pass through files.
   with tempfile.TemporaryDirectory(dir=folder, prefix=".convert-") as scratch:
     params = {}
-    for number, (path, shape) in enumerate(_bar(model, progress)):
+    shapes = _shapes(model.config)
+    for number, path in enumerate(_bar(model, shapes, progress)):
       params[path] = np.memmap(
         pathlib.Path(scratch, str(number)),
         dtype=jnp.dtype(dtype),
         mode="w+",
-        shape=shape.shape,
+        shape=shapes[path].shape,
       )
       model.fill(path, params[path])
       params[path].flush()
     return store.write_params(
-      folder,
-      params,
-      lineage=model.record,
-      vocabulary=model.vocabulary,
+      folder, params, lineage=model.record, vocabulary=model.vocabulary
     )
 
 
@@ -175,7 +161,7 @@ def to_huggingface(
   dtype: str = "float32",
   progress: bool = True,
 ) -> pathlib.Path:
-  """Writes a Hugging Face folder with the full vocabulary.
+  """Writes a Hugging Face folder with the full vocabulary; returns it.
 
   Args:
     model: Opened model.
@@ -184,16 +170,19 @@ def to_huggingface(
       that the checkpoint names.
     dtype: Dtype of the tensors, "float32" or "bfloat16".
     progress: Whether a bar is shown.
-
-  Returns:
-    The folder.
   """
-  kept = model.vocabulary.get("kept")
+  row_map = model.vocabulary.get("kept")
   source = model.source
   if source is None and (base or model.vocabulary.get("source")):
     source = sources.open_source(base or model.vocabulary["source"])
-  shapes = model.shapes
-  reading = iter(_bar(model, progress))
+  files, special = tokenizer_export.collect(
+    model.path, model.vocabulary, source
+  )
+  if (temperature := lineage.temperature(model.record)) is not None:
+    text = json.dumps({"temperature": temperature}) + "\n"
+    files = [*files, (TOWERS_FILE, text.encode())]
+  shapes = _shapes(model.config)
+  reading = _bar(model, shapes, progress)
 
   def read(path: str) -> np.ndarray:
     next(reading, None)
@@ -202,17 +191,11 @@ def to_huggingface(
     return buffer
 
   with contextlib.closing(reading):
-    files, special = tokenizer_export.collect(
-      model.path, model.vocabulary, source
-    )
-    if (temperature := lineage.temperature(model.record)) is not None:
-      text = json.dumps({"temperature": temperature}) + "\n"
-      files = [*files, (TOWERS_FILE, text.encode())]
     return export.write_folder(
       folder,
       model.config,
       read,
-      row_map=None if kept is None else np.array(kept, np.int64),
+      row_map=None if row_map is None else np.array(row_map, np.int64),
       base=source,
       dtype=dtype,
       special=special,
@@ -220,13 +203,18 @@ def to_huggingface(
     )
 
 
-def _bar(model: Model, progress: bool) -> Iterator[tuple[str, Any]]:
-  """Paths and shapes; the bar moves when the next one is asked for."""
-  shapes = model.shapes
-  ordered = [parameter.path for parameter in parameters.of(model.config)]
+def _shapes(config: DecoderConfig) -> dict[str, jax.ShapeDtypeStruct]:
+  return store.flatten(loading.abstract_params(config))
+
+
+def _bar(
+  model: Model, shapes: Mapping[str, jax.ShapeDtypeStruct], progress: bool
+) -> Generator[str, None, None]:
+  """Paths of the parameters, with a bar that advances when one is done."""
   sizes = {
-    path: math.prod(shapes[path].shape) * np.dtype(shapes[path].dtype).itemsize
-    for path in ordered
+    parameter.path: shapes[parameter.path].size
+    * shapes[parameter.path].dtype.itemsize
+    for parameter in parameters.of(model.config)
   }
   bar = tqdm.tqdm(
     desc=f"convert {model.path.name}",
@@ -237,9 +225,9 @@ def _bar(model: Model, progress: bool) -> Iterator[tuple[str, Any]]:
     leave=False,
   )
   with bar:
-    for path in ordered:
-      yield path, shapes[path]
-      bar.update(sizes[path])
+    for path, size in sizes.items():
+      yield path
+      bar.update(size)
 
 
 def _published(
@@ -264,21 +252,18 @@ def _published(
         "taken."
       )
     config = dataclasses.replace(config, layers=layers)
-  shapes = flax.traverse_util.flatten_dict(
-    loading.abstract_params(config), sep="/"
-  )
+  shapes = _shapes(config)
   by_path = {parameter.path: parameter for parameter in parameters.of(config)}
   kept = vocabulary["kept"]
   rows = None if kept is None else np.array(kept, np.int32)
+  temperature = _temperature(source.path)
   return Model(
     path=source.path,
     config=config,
     parts=lambda path: loading.read_pieces(
       source, by_path[path], shapes[path].shape, rows
     ),
-    record=_record(
-      "pretrained", published.describe(), config, _temperature(source.path)
-    ),
+    record=_record("pretrained", published.describe(), config, temperature),
     vocabulary=vocabulary,
     source=source,
   )
@@ -290,23 +275,18 @@ def _ours(checkpoint: pathlib.Path) -> Model:
     config = DecoderConfig.from_record(record["training"]["DecoderConfig"])
   except (KeyError, TypeError) as error:
     raise store.CheckpointError(
-      f"{checkpoint}: its lineage does not say the shape of its model "
+      f"{checkpoint}: its lineage does not record the shape of its model "
       f"({error})."
     ) from error
   plain = dataclasses.replace(config, lora=None)
+  described = {"DecoderConfig": lineage.plain(dataclasses.asdict(plain))}
   return Model(
     path=checkpoint,
     config=plain,
     parts=lambda path: iter(
       [lambda: pieces.Piece(0, 0, _read_merged(checkpoint, path, config))]
     ),
-    record={
-      **record,
-      "training": {
-        **record["training"],
-        "DecoderConfig": lineage.plain(dataclasses.asdict(plain)),
-      },
-    },
+    record={**record, "training": record["training"] | described},
     vocabulary=initial_parameters.stored_vocabulary(checkpoint),
   )
 
@@ -333,18 +313,18 @@ def _t5x(
 ) -> Model:
   if config is None:
     raise WeightsError(
-      f"{source.checkpoint} is a t5x checkpoint, which does not say the shape "
-      "of its model. Name it: --gin_file=models/NAME.gin, or "
+      f"{source.checkpoint} is a t5x checkpoint, which does not record the "
+      "shape of its model. Give it: --gin_file=models/NAME.gin, or "
       "--gin.DecoderConfig.NAME=VALUE."
     )
   stored = source.stored()
   tree = T5xTree(stored)
   if config.vocab_size is None:
-    embedding = stored[tree.arrays["token_embedder/embedding"]]
-    config = dataclasses.replace(config, vocab_size=embedding.shape[0])
-  shapes = flax.traverse_util.flatten_dict(
-    loading.abstract_params(config), sep="/"
-  )
+    embedding = tree.arrays["token_embedder/embedding"]
+    assert isinstance(embedding, str)  # Not one per layer.
+    rows = stored[embedding].shape[0]
+    config = dataclasses.replace(config, vocab_size=rows)
+  shapes = _shapes(config)
   tree.check_parameters(shapes)
   return Model(
     path=source.checkpoint,
@@ -356,7 +336,7 @@ def _t5x(
 
 
 def _temperature(folder: pathlib.Path) -> float | None:
-  """The temperature of the two towers in a folder that we have written."""
+  """The temperature of the two towers in a folder of `to_huggingface`."""
   path = folder / TOWERS_FILE
   if not path.is_file():
     return None
@@ -375,16 +355,13 @@ def _record(
   config: DecoderConfig,
   temperature: float | None = None,
 ) -> dict[str, Any]:
-  """The lineage of what was trained elsewhere."""
-  objective = {} if temperature is None else {"temperature": temperature}
+  """The lineage of a model that was trained elsewhere."""
+  training: dict[str, Any] = {
+    "task": "–",
+    "DecoderConfig": lineage.plain(dataclasses.asdict(config)),
+  }
+  if temperature is not None:
+    training["Objective"] = {"temperature": temperature}
   return lineage.describe(
-    stage=stage,
-    parent=parent,
-    data={},
-    training={
-      "task": "–",
-      "DecoderConfig": lineage.plain(dataclasses.asdict(config)),
-      **({"Objective": objective} if objective else {}),
-    },
-    configuration=json.dumps({}),
+    stage=stage, parent=parent, data={}, training=training, configuration="{}"
   )

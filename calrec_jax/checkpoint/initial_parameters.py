@@ -1,8 +1,8 @@
 """Sources of a stage's initial parameters.
 
-INITIAL_CHECKPOINT_PATH, or the stage before: a checkpoint of calrec_jax, one of
-t5x in Orbax's format, or a published model. Each reads its parameters straight
-onto the devices.
+INITIAL_CHECKPOINT_PATH or the previous stage: a checkpoint of calrec_jax, a t5x
+checkpoint in Orbax's format, or a published model. Each reads its parameters
+directly onto the devices.
 """
 
 from __future__ import annotations
@@ -32,14 +32,10 @@ from calrec_jax.storage import lineage
 
 
 class ParameterSource(Protocol):
-  """Where the initial parameters of a stage come from."""
-
-  def __str__(self) -> str:
-    """A human-readable name."""
-    ...
+  """Source of a stage's initial parameters; its text is its name."""
 
   def describe(self) -> dict[str, Any]:
-    """What the lineage records of it."""
+    """Identity of the source, which the lineage records."""
     ...
 
   def params(
@@ -50,7 +46,7 @@ class ParameterSource(Protocol):
     shardings: Any,
     fresh: Any,
   ) -> Any:
-    """The parameters, where they are to live.
+    """Reads the parameters onto their devices.
 
     Args:
       config: Configuration of the stage's model.
@@ -61,7 +57,7 @@ class ParameterSource(Protocol):
         has none; empty without LoRA.
 
     Raises:
-      CheckpointError: if they are another model's, or of another vocabulary.
+      CheckpointError: if the model or the vocabulary does not match.
       WeightsError: likewise, for a published model.
     """
     ...
@@ -103,25 +99,22 @@ class T5xSource:
     return f"{self.checkpoint} (t5x)"
 
   def describe(self) -> dict[str, Any]:
-    """Its folder and arrays."""
+    """Name of its folder, and a digest of the shapes of its arrays."""
+    arrays = {
+      path: f"{leaf.shape} {leaf.dtype}"
+      for path, leaf in store.metadata(self.checkpoint).items()
+    }
     return {
       "kind": "t5x checkpoint",
       "checkpoint": self.checkpoint.name,
-      "arrays_sha256": lineage.digest(
-        {
-          path: f"{leaf.shape} {leaf.dtype}"
-          for path, leaf in store.metadata(self.checkpoint).items()
-        }
-      ),
+      "arrays_sha256": lineage.digest(arrays),
     }
 
   def params(self, config, vocabulary, abstract, shardings, fresh) -> Any:
-    """See `ParameterSource`; the caller knows what its rows mean."""
+    """See `ParameterSource`; that the vocabulary matches cannot be checked."""
     del config, vocabulary
-    wanted = flax.traverse_util.flatten_dict(
-      loras.without_lora(abstract), sep="/"
-    )
-    places = flax.traverse_util.flatten_dict(shardings, sep="/")
+    wanted = store.flatten(loras.without_lora(abstract))
+    sharding_of = store.flatten(shardings)
     tree = T5xTree(self.stored())
     tree.check_parameters(wanted)
     loaded = {}
@@ -129,13 +122,13 @@ class T5xSource:
       for path, leaf in wanted.items():
         parts = tree.pieces(path, leaf.shape, self.read)
         loaded[path] = pieces.assemble(
-          leaf, places[path], pieces.in_parallel(pool, parts)
+          leaf, sharding_of[path], pieces.in_parallel(pool, parts)
         )
     params = flax.traverse_util.unflatten_dict(loaded, sep="/")
     return tuning.join(params, fresh)
 
   def stored(self) -> dict[str, Any]:
-    """Shapes of its parameters, by path."""
+    """Shapes and dtypes of its parameters, by path."""
     return {
       path.removeprefix("target/"): leaf
       for path, leaf in store.metadata(self.checkpoint).items()
@@ -143,7 +136,7 @@ class T5xSource:
     }
 
   def read(self, path: str) -> np.ndarray:
-    """One of them."""
+    """Reads one of its parameters."""
     return store.read_array(self.checkpoint, f"target/{path}")
 
 
@@ -157,20 +150,14 @@ class PretrainedSource:
     return f"{self.source.path.name} ({self.source.kind})"
 
   def describe(self) -> dict[str, Any]:
-    """What identifies the model."""
+    """See `sources.identity`."""
     return sources.identity(self.source)
 
   def require_vocabulary(self, vocabulary: Vocabulary) -> None:
-    """Refuses a vocabulary whose tokens are not this model's.
-
-    Raises:
-      CheckpointError: with the way out.
-    """
-    difference = (
-      vocabulary_check.difference(self.source, vocabulary)
-      if vocabulary.pretrained
-      else "Dataset.vocabulary is no published model's"
-    )
+    """Refuses a vocabulary whose tokens are not this model's."""
+    difference = "Dataset.vocabulary is no published model's"
+    if vocabulary.pretrained:
+      difference = vocabulary_check.difference(self.source, vocabulary)
     if difference:
       raise CheckpointError(
         f"{self} comes with a vocabulary of its own, but {difference}. Include "
@@ -179,7 +166,7 @@ class PretrainedSource:
       )
 
   def params(self, config, vocabulary, abstract, shardings, fresh) -> Any:
-    """See `ParameterSource`; picks rows of a pruned vocabulary on the way."""
+    """See `ParameterSource`; reads only the rows of a pruned vocabulary."""
     self.require_vocabulary(vocabulary)
     params = loading.load_params(
       self.source,
@@ -193,7 +180,7 @@ class PretrainedSource:
 
 
 def open_source(path: str | os.PathLike[str]) -> ParameterSource:
-  """The source that a path means.
+  """Opens a source.
 
   Args:
     path: Path of a `checkpoint_<step>` folder, a stage's folder, a t5x
@@ -201,14 +188,14 @@ def open_source(path: str | os.PathLike[str]) -> ParameterSource:
       name of a packaged model.
 
   Raises:
-    CheckpointError: where there is no whole checkpoint.
-    WeightsError: for a format that is not read, with the way out.
+    CheckpointError: if there is no complete checkpoint.
+    WeightsError: for an unsupported format, with the remedy.
   """
   if sources.is_source(path):
     return PretrainedSource(sources.open_source(path))
   folder = pathlib.Path(path).expanduser().absolute()
   if not folder.exists():
-    sources.open_source(path)  # Says which names and paths there are.
+    sources.open_source(path)  # Its error lists the names of packaged models.
   checkpoint = store.find(folder)
   if (checkpoint / "lineage").is_dir():
     return CheckpointSource(checkpoint)
@@ -222,16 +209,16 @@ def open_source(path: str | os.PathLike[str]) -> ParameterSource:
 
 
 def vocabulary_record(cache: TokenCache, chosen: Any) -> dict[str, Any]:
-  """What a checkpoint records of the vocabulary its rows belong to.
+  """A checkpoint's record of the vocabulary that its rows belong to.
 
   Args:
     cache: Token cache of the stage.
-    chosen: Value of `Dataset.vocabulary`; where it has a `source`, an export
-      finds the rest of the vocabulary there.
+    chosen: Value of `Dataset.vocabulary`; if it has a `source`, an export takes
+      the rest of a pruned vocabulary from there.
 
   Returns:
     Hashes and sizes, and the pieces of the prompt; `kept` lists the full
-    vocabulary's id of each row, or is None where nothing was pruned.
+    vocabulary's id of each row, or is None if nothing was pruned.
   """
   vocabulary = cache.vocabulary()
   if isinstance(vocabulary, ItemVocabulary):
@@ -260,28 +247,24 @@ def stored_vocabulary(checkpoint: pathlib.Path) -> Mapping[str, Any]:
 def require_vocabulary(
   checkpoint: pathlib.Path, vocabulary: Vocabulary
 ) -> None:
-  """Refuses a vocabulary whose ids mean something else.
-
-  Raises:
-    CheckpointError: with both hashes and the way out.
-  """
+  """Refuses a vocabulary that is not the checkpoint's."""
   stored = stored_vocabulary(checkpoint)
   reads_items = stored.get("kind") == ITEM_VOCABULARY
   if reads_items and not isinstance(vocabulary, ItemVocabulary):
     raise CheckpointError(
       f"{checkpoint} holds a model of item ids, not of texts. It ranks as "
-      "'sasrec'; leave the recommenders of language models out."
+      "'sasrec'; leave out the recommenders of language models."
     )
   if stored and stored["sha256"] != vocabulary.sha256:
-    out = (
-      f"`calrec checkpoint convert {checkpoint} FOLDER --to=huggingface` "
-      "writes it with its full vocabulary, which can be pruned anew."
-      if stored["kept"] is not None
-      else "Use the dataset it was trained with."
-    )
+    remedy = "Use the dataset it was trained with."
+    if stored["kept"] is not None:
+      remedy = (
+        f"`calrec checkpoint convert {checkpoint} FOLDER --to=huggingface` "
+        "writes it with its full vocabulary, which can be pruned anew."
+      )
     raise CheckpointError(
       f"{checkpoint} was trained with the vocabulary "
       f"{stored['sha256'][:12]} of {stored['size']:,} tokens, but the token "
       f"cache has {vocabulary.sha256[:12]} of {vocabulary.size:,}: the same "
-      f"ids mean other texts (Dataset.vocabulary). {out}"
+      f"ids mean other texts (Dataset.vocabulary). {remedy}"
     )

@@ -2,8 +2,7 @@
 
 A stage may train LoRA and the next one everything, or the other way round:
 matrices missing in the model are merged into the kernels, matrices missing in
-the checkpoint are freshly initialised. All else must be the same model, which
-`store` checks.
+the checkpoint are freshly initialised. `store` checks that all else matches.
 """
 
 from __future__ import annotations
@@ -30,21 +29,21 @@ def restore_params(
   shardings: Any,
   fresh: Any = None,
 ) -> Any:
-  """Reads the parameters alone, onto their devices.
+  """Reads only the parameters, onto their devices.
 
-  A checkpoint's LoRA stays apart where the model's has the same settings, and
-  is merged where they differ or the model has none.
+  A checkpoint's LoRA is read as it is if the model's has the same settings, and
+  merged if they differ or the model has none.
 
   Args:
     checkpoint: Path of a `checkpoint_<step>` folder.
     config: Configuration of the model that the parameters are for.
     abstract: Unboxed shapes and dtypes of its parameters.
     shardings: `NamedSharding` of each parameter.
-    fresh: Freshly initialised parameters of the model; LoRA's are taken from
-      there where the checkpoint's do not fit. None refuses such a checkpoint.
+    fresh: Freshly initialised parameters of the model, the source of LoRA's if
+      the checkpoint's do not fit. None refuses such a checkpoint.
 
   Raises:
-    CheckpointError: with every missing, unexpected and differing array.
+    CheckpointError: with every missing, unexpected and mismatched array.
   """
   stored = stored_lora(checkpoint)
   if stored == config.lora:
@@ -59,28 +58,21 @@ def restore_params(
   if stored is None:
     params = store.restore_params(checkpoint, base, base_shardings)
   else:
-    params = _merged(
-      checkpoint,
-      dataclasses.replace(config, lora=stored),
-      base,
-      base_shardings,
-    )
-  if fresh is None:
-    return params
-  return loras.fill_missing(params, fresh)
+    stored_config = dataclasses.replace(config, lora=stored)
+    params = _merged(checkpoint, stored_config, base, base_shardings)
+  return params if fresh is None else loras.fill_missing(params, fresh)
 
 
 def stored_lora(checkpoint: pathlib.Path) -> Lora | None:
-  """The settings of a checkpoint's LoRA; None where it has none.
+  """The settings of a checkpoint's LoRA; None if it has none.
 
   Raises:
-    CheckpointError: if it has, but its lineage does not say which.
+    CheckpointError: if its lineage does not record them.
   """
   paths = store.metadata(checkpoint)
   if not any(path.split("/")[-1] in loras.LEAVES for path in paths):
     return None
-  record = store.read_json(checkpoint, "lineage")
-  training = record.get("training", {})
+  training = store.read_json(checkpoint, "lineage").get("training", {})
   settings = training.get("DecoderConfig", {}).get("lora")
   if settings is None:
     raise store.CheckpointError(
@@ -91,12 +83,9 @@ def stored_lora(checkpoint: pathlib.Path) -> Lora | None:
 
 
 def _merged(
-  checkpoint: pathlib.Path,
-  config: DecoderConfig,
-  base: Any,
-  shardings: Any,
+  checkpoint: pathlib.Path, config: DecoderConfig, base: Any, shardings: Any
 ) -> Any:
-  """The plain model of a checkpoint with LoRA, where `shardings` say."""
+  """The parameters of a checkpoint with its LoRA merged, on `shardings`."""
   mesh = jax.tree.leaves(shardings)[0].mesh
   params = store.restore_params(
     checkpoint, *partitioning.place(abstract_params(Decoder(config)), mesh)

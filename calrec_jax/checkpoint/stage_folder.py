@@ -1,4 +1,4 @@
-"""What the folder of a stage holds beside its checkpoints."""
+"""Records in the folder of a stage, next to its checkpoints."""
 
 import json
 import pathlib
@@ -10,11 +10,13 @@ HANDOVER = "handover.json"
 
 def handover(stage_folder: pathlib.Path) -> dict[str, Any] | None:
   """What a finished stage hands to the next one; None if it is not finished."""
-  path = stage_folder / HANDOVER
-  return json.loads(path.read_text()) if path.exists() else None
+  return _read(stage_folder / HANDOVER)
 
 
 def lineage_of(stage_folder: pathlib.Path) -> dict[str, Any] | None:
   """The lineage that a stage wrote; None if it never started."""
-  path = stage_folder / "lineage.json"
-  return json.loads(path.read_text()) if path.exists() else None
+  return _read(stage_folder / "lineage.json")
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+  return json.loads(path.read_text("utf-8")) if path.exists() else None

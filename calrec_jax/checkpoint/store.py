@@ -1,16 +1,15 @@
-"""Checkpoints on disk: found, looked into, read, and written by themselves.
+"""Checkpoints on disk: finding, inspecting, reading and writing them.
 
-Layout, which t5x readers know: `<stage>/checkpoint_<step>/` with `state/`
-(`target/...` are the parameters), beside it `feed/` (where the feed resumes),
-`lineage/`, `vocabulary/` (what the rows of the embedding mean) and, where the
-step was evaluated, `metrics/`. A directory gets its name only when it is
-whole. What a stage saves while it trains: `saving.py`. Orbax is called in
-these two files alone.
+Layout, readable by t5x: `<stage>/checkpoint_<step>/` holds `state/` (parameters
+in `target/...`), `feed/` (where the feed resumes), `lineage/`, `vocabulary/`
+(what the rows of the embedding mean) and, if the step was validated,
+`metrics/`. A directory gets its name only when it is complete. Only this file
+and `train/checkpointing.py`, which saves while a stage trains, call Orbax.
 """
 
 from __future__ import annotations
 
-import json
+import functools
 import logging
 import pathlib
 import re
@@ -24,6 +23,7 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 from orbax.checkpoint import type_handlers
 
+from calrec_jax.checkpoint import stage_folder
 from calrec_jax.errors import CalrecError
 from calrec_jax.storage import atomic
 
@@ -31,20 +31,20 @@ from calrec_jax.storage import atomic
 logging.getLogger("absl").setLevel(logging.ERROR)
 
 _STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
-# A compressed piece of an array: as much as is held twice while it is written.
+# Size of a compressed chunk of an array: held twice while it is written.
 _CHUNK_BYTES = 64 * 2**20
 
 
 class CheckpointError(CalrecError, ValueError):
-  """A checkpoint that is absent, broken or of another model."""
+  """A checkpoint that is missing, damaged or does not match the model."""
 
 
 def find(path: str | pathlib.Path) -> pathlib.Path:
-  """The `checkpoint_<step>` folder that a path means.
+  """Resolves a path to a `checkpoint_<step>` folder.
 
   Args:
-    path: Path of such a folder, or of a stage's: the checkpoint named by its
-      lineage is taken, else the newest.
+    path: Path of such a folder, or of a stage's folder, which means the
+      checkpoint that the next stage starts from or, without one, the newest.
   """
   folder = pathlib.Path(path).absolute()
   if _STEP_FOLDER.fullmatch(folder.name) and folder.is_dir():
@@ -52,28 +52,26 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
   found = steps(folder)
   if not found:
     below = sorted(
-      str(child.relative_to(folder.parent))
-      for child in (folder.iterdir() if folder.is_dir() else ())
-      if child.is_dir() and steps(child)
+      f"{folder.name}/{c.name}" for c in folder.glob("*") if steps(c)
     )
     hint = f" It holds stages: {', '.join(below)}." if below else ""
     raise CheckpointError(
       f"{folder} holds no checkpoint_<step> folder.{hint} Give a checkpoint, "
       "or the folder of a stage."
     )
-  chosen = folder / "handover.json"
-  if chosen.exists():
-    return folder / json.loads(chosen.read_text())["checkpoint"]
-  return folder / f"checkpoint_{found[-1]}"
+  chosen = stage_folder.handover(folder)
+  return folder / (
+    chosen["checkpoint"] if chosen else f"checkpoint_{found[-1]}"
+  )
 
 
 def step_of(checkpoint: pathlib.Path) -> int:
-  """The step that a `checkpoint_<step>` folder is of."""
+  """The step of a `checkpoint_<step>` folder."""
   return int(checkpoint.name.removeprefix("checkpoint_"))
 
 
 def steps(folder: pathlib.Path) -> list[int]:
-  """Steps of the whole checkpoints in a stage's folder, ascending."""
+  """Steps of the complete checkpoints in a stage's folder, ascending."""
   if not folder.is_dir():
     return []
   matches = (_STEP_FOLDER.fullmatch(child.name) for child in folder.iterdir())
@@ -81,12 +79,12 @@ def steps(folder: pathlib.Path) -> list[int]:
 
 
 def metadata(checkpoint: pathlib.Path) -> dict[str, Any]:
-  """Path to shape, dtype and sharding of every array; reads no array."""
+  """Shape, dtype and sharding of every array by path; reads no array."""
   return flatten(_tree(checkpoint))
 
 
 def read_arrays(checkpoint: pathlib.Path) -> dict[str, np.ndarray]:
-  """Every array by its path, in NumPy; for inspection of small models."""
+  """Every array by its path, as NumPy arrays; for inspecting small models."""
   arguments = jax.tree.map(
     lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
     _tree(checkpoint),
@@ -94,8 +92,7 @@ def read_arrays(checkpoint: pathlib.Path) -> dict[str, np.ndarray]:
   )
   with ocp.PyTreeCheckpointer() as checkpointer:
     tree = checkpointer.restore(
-      checkpoint / "state",
-      args=ocp.args.PyTreeRestore(restore_args=arguments),
+      checkpoint / "state", args=ocp.args.PyTreeRestore(restore_args=arguments)
     )
   return flatten(tree)
 
@@ -103,16 +100,7 @@ def read_arrays(checkpoint: pathlib.Path) -> dict[str, np.ndarray]:
 def restore_params(
   checkpoint: pathlib.Path, abstract: Any, shardings: Any
 ) -> Any:
-  """Reads the parameters alone, onto their devices.
-
-  Args:
-    checkpoint: `checkpoint_<step>` folder.
-    abstract: Unboxed shapes and dtypes of the parameters.
-    shardings: `NamedSharding` of each parameter.
-
-  Raises:
-    CheckpointError: with every missing, unexpected and differing array.
-  """
+  """Reads only the parameters, onto their devices; see `restore_arguments`."""
   arguments = restore_arguments(
     checkpoint, {"target": abstract}, {"target": shardings}, partial=True
   )
@@ -128,16 +116,16 @@ def restore_arguments(
   *,
   partial: bool = False,
 ) -> ocp.args.PyTreeRestore:
-  """How Orbax is to read a state, or parts of it, straight onto its devices.
+  """Orbax's arguments to read a state, or parts of it, onto its devices.
 
   Args:
     checkpoint: `checkpoint_<step>` folder.
-    abstract: Unboxed shapes and dtypes by part of the state, as `target`.
+    abstract: Unboxed shapes and dtypes by part of the state, such as `target`.
     shardings: `NamedSharding` of each leaf, on any mesh.
     partial: Whether the checkpoint may hold other parts, which are not read.
 
   Raises:
-    CheckpointError: with every missing, unexpected and differing array.
+    CheckpointError: with every missing, unexpected and mismatched array.
   """
   _refuse_other_shapes(checkpoint, abstract)
   wanted = jax.tree.map(
@@ -155,15 +143,10 @@ def restore_arguments(
 
 
 def read_array(checkpoint: pathlib.Path, path: str) -> np.ndarray:
-  """One array of a checkpoint, in NumPy; the others are not touched.
-
-  Args:
-    checkpoint: `checkpoint_<step>` folder.
-    path: Path of the array, joined by slashes.
-  """
+  """One array of a checkpoint by its slash-joined path, as a NumPy array."""
   state = checkpoint / "state"
   name = path.replace("/", ".")
-  # Orbax would want the whole tree described to read one leaf of it.
+  # Orbax needs the whole tree to read one leaf of it.
   if (state / "manifest.ocdbt").exists():
     store = {"driver": "ocdbt", "base": f"file://{state}", "path": name}
   else:
@@ -179,11 +162,11 @@ def write_params(
   lineage: Mapping[str, Any],
   vocabulary: Mapping[str, Any],
 ) -> pathlib.Path:
-  """Writes parameters alone as a checkpoint of step 0, whole or not at all.
+  """Writes only parameters, as a checkpoint of step 0, atomically.
 
   Args:
-    folder: Folder that gets `checkpoint_0`.
-    params: Arrays by path. They are not copied: memory-mapped ones are
+    folder: Folder of the new `checkpoint_0`.
+    params: Arrays by path. They are not copied: memory-mapped arrays are
       written without ever being in memory as a whole.
     lineage: Origin of the parameters.
     vocabulary: Record of what their rows mean.
@@ -215,21 +198,20 @@ def write_params(
 
 
 def read_json(checkpoint: pathlib.Path, item: str) -> dict[str, Any]:
-  """The JSON that a checkpoint holds: `feed`, `lineage`, `vocabulary`, ..."""
-  # Orbax names the file of the metrics otherwise than its other JSON.
+  """A JSON item of a checkpoint: `feed`, `lineage`, `vocabulary`, ..."""
+  # Orbax names the file of the metrics differently.
   handler = ocp.JsonCheckpointHandler("metrics" if item == "metrics" else None)
   with ocp.Checkpointer(handler) as checkpointer:
     return checkpointer.restore(checkpoint / item)
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-  """A tree as a dictionary from slash-joined paths to leaves."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(
+  """The leaves of a tree by their slash-joined paths."""
+  leaves = jax.tree_util.tree_leaves_with_path(
     tree, is_leaf=lambda leaf: hasattr(leaf, "shape")
   )
-  return {
-    "/".join(_name(entry) for entry in path): leaf for path, leaf in leaves
-  }
+  keystr = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+  return {keystr(path): leaf for path, leaf in leaves}
 
 
 def _tree(checkpoint: pathlib.Path) -> Any:
@@ -237,32 +219,24 @@ def _tree(checkpoint: pathlib.Path) -> Any:
     return checkpointer.metadata(checkpoint / "state").item_metadata.tree
 
 
-def _name(entry: Any) -> str:
-  for attribute in ("key", "name", "idx"):
-    if hasattr(entry, attribute):
-      return str(getattr(entry, attribute))
-  return str(entry)
-
-
 def _refuse_other_shapes(
   checkpoint: pathlib.Path, abstract: dict[str, Any]
 ) -> None:
   stored = {
-    path: leaf
+    path: tuple(leaf.shape)
     for path, leaf in metadata(checkpoint).items()
     if path.split("/")[0] in abstract
   }
-  wanted = flatten(abstract)
+  wanted = {path: leaf.shape for path, leaf in flatten(abstract).items()}
   faults = [f"missing {path}" for path in sorted(wanted.keys() - stored.keys())]
   faults += [
     f"unexpected {path}" for path in sorted(stored.keys() - wanted.keys())
   ]
-  for path in sorted(wanted.keys() & stored.keys()):
-    if tuple(wanted[path].shape) != tuple(stored[path].shape):
-      faults.append(
-        f"{path} is {tuple(stored[path].shape)}, "
-        f"the model wants {tuple(wanted[path].shape)}"
-      )
+  faults += [
+    f"{path} is {stored[path]}, the model wants {wanted[path]}"
+    for path in sorted(wanted.keys() & stored.keys())
+    if wanted[path] != stored[path]
+  ]
   if faults:
     raise CheckpointError(
       f"{checkpoint} does not match the model (see DecoderConfig): "

@@ -1,7 +1,7 @@
-"""What belongs to an exported model beside its weights.
+"""Files of an exported model besides its weights.
 
-The tokenizer of the full vocabulary, the prompt's pieces as ids of it, and
-the ids at which generation stops.
+The tokenizer of the full vocabulary, the prompt's pieces as its ids, and the
+ids at which generation stops.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from calrec_jax.models.pretrained.sources import (
   Source,
 )
 
-# What Transformers reads of a tokenizer; none of it is code.
+# Tokenizer files that Transformers reads; none of them is code.
 _TOKENIZER_FILES = (
   "tokenizer.model",
   "tokenizer.json",
@@ -28,144 +28,120 @@ _TOKENIZER_FILES = (
   "vocab.json",
   "merges.txt",
 )
-_SPECIAL = ("bos", "eos", "pad")
+_SPECIAL = {"bos": "bos", "eos": "eos", "pad": "padding"}  # GGUF's names.
+# Configuration of a tokenizer that a stage trained for itself.
+_TRAINED = {
+  "tokenizer_class": "LlamaTokenizer",
+  "legacy": False,
+  "add_prefix_space": False,
+  "add_bos_token": True,
+  "clean_up_tokenization_spaces": False,
+  "bos_token": "<s>",
+  "eos_token": "</s>",
+  "unk_token": "<unk>",
+  "pad_token": "<pad>",
+}
+
+Files = list[tuple[str, bytes]]
+Special = dict[str, int | None]
 
 
 def collect(
-  checkpoint: pathlib.Path,
-  vocabulary: Mapping[str, Any],
-  source: Source | None,
-) -> tuple[list[tuple[str, bytes]], dict[str, int | None]]:
+  checkpoint: pathlib.Path, vocabulary: Mapping[str, Any], source: Source | None
+) -> tuple[Files, Special]:
   """The files and the special tokens of an export.
 
   Args:
-    checkpoint: Exported checkpoint; its vocabulary lies beside it.
+    checkpoint: Exported checkpoint; `vocabulary/` lies in its stage's folder.
     vocabulary: Record of the checkpoint.
-    source: Published model its vocabulary comes from, or None.
+    source: Published model that its vocabulary comes from, or None.
 
   Returns:
-    Names and contents, and the ids of "bos", "eos" and "pad".
+    Names and contents of the files, and the ids of "bos", "eos" and "pad".
   """
+  special: Special
   if isinstance(source, HuggingFaceSource):
-    files = _copied(source.path)
-    special = {
-      name: _first(source.config.get(f"{name}_token_id")) for name in _SPECIAL
-    }
+    special = {name: _special_id(source.config, name) for name in _SPECIAL}
+    files = [
+      (name, (source.path / name).read_bytes())
+      for name in _TOKENIZER_FILES
+      if (source.path / name).is_file()
+    ]
   elif isinstance(source, GgufSource):
-    special = _gguf_special(source)
-    files = _rebuilt(source, special)
+    fields = source.file.fields
+    special = {
+      name: fields.get(f"tokenizer.ggml.{key}_token_id")
+      for name, key in _SPECIAL.items()
+    }
+    files = _from_gguf(source, special)
   else:
-    files, special = _beside(checkpoint), dict.fromkeys(_SPECIAL)
-    special["bos"] = vocabulary.get("begin")
-  prompt = vocabulary.get("prompt")
-  if prompt:
-    full = full_ids(prompt, vocabulary.get("kept"))
-    files.append(("prompt.json", _json(full)))
-    # An item is written when its end marker is.
-    stops = [full["end"], *filter(None, [special.get("eos")])]
-    files.append(
-      (
-        "generation_config.json",
-        _json(
-          {
-            "do_sample": True,
-            "temperature": 0.5,
-            "eos_token_id": list(dict.fromkeys(stops)),
-            "pad_token_id": special.get("pad"),
-            "bos_token_id": special.get("bos"),
-          }
-        ),
-      )
-    )
+    special = {**dict.fromkeys(_SPECIAL), "bos": vocabulary.get("begin")}
+    model = checkpoint.parent / "vocabulary" / "sentencepiece.model"
+    files = []
+    if model.is_file():
+      files = _tokenizer("tokenizer.model", model.read_bytes(), _TRAINED)
+  if prompt := vocabulary.get("prompt"):
+    prompt = _full_ids(prompt, vocabulary.get("kept"))
+    # Generation stops after an item, which its end marker ends.
+    stops = [prompt["end"], *filter(None, [special["eos"]])]
+    generation = {
+      "do_sample": True,
+      "temperature": 0.5,
+      "eos_token_id": list(dict.fromkeys(stops)),
+      "pad_token_id": special["pad"],
+      "bos_token_id": special["bos"],
+    }
+    files.append(("prompt.json", _json(prompt)))
+    files.append(("generation_config.json", _json(generation)))
   return files, special
 
 
-def full_ids(
-  prompt: Mapping[str, Any], kept: Sequence[int] | None
+def _full_ids(
+  prompt: Mapping[str, Any], row_map: Sequence[int] | None
 ) -> dict[str, Any]:
   """The prompt's pieces as ids of the full vocabulary."""
 
-  def full(token: int | None) -> int | None:
-    return token if token is None or kept is None else int(kept[token])
+  def full(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+      return [full(token) for token in value]
+    return value if value is None or row_map is None else int(row_map[value])
 
-  return {
-    name: [full(token) for token in value]
-    if isinstance(value, list | tuple)
-    else full(value)
-    for name, value in prompt.items()
-  }
+  return {name: full(value) for name, value in prompt.items()}
 
 
-def _copied(folder: pathlib.Path) -> list[tuple[str, bytes]]:
-  return [
-    (name, (folder / name).read_bytes())
-    for name in _TOKENIZER_FILES
-    if (folder / name).is_file()
-  ]
+def _special_id(config: Mapping[str, Any], name: str) -> int | None:
+  """Id of a special token; the first one of a configuration with several."""
+  value = config.get(f"{name}_token_id")
+  if isinstance(value, list):
+    return value[0] if value else None
+  return value
 
 
-def _gguf_special(source: GgufSource) -> dict[str, int | None]:
-  fields = source.file.fields
-  keys = {"bos": "bos", "eos": "eos", "pad": "padding"}
-  return {
-    name: fields.get(f"tokenizer.ggml.{key}_token_id")
-    for name, key in keys.items()
-  }
-
-
-def _rebuilt(
-  source: GgufSource, special: Mapping[str, int | None]
-) -> list[tuple[str, bytes]]:
+def _from_gguf(source: GgufSource, special: Special) -> Files:
   # It needs protobuf, which the other formats do not.
   from calrec_jax.data.vocabulary import gguf
 
   tokenizer = gguf.read(source.path)
-  pieces = source.file.fields["tokenizer.ggml.tokens"]
-  config: dict[str, Any] = {
-    f"{key}_token": pieces[token]
-    for key, token in special.items()
-    if token is not None
-  }
-  config["add_bos_token"] = bool(
-    source.file.fields.get("tokenizer.ggml.add_bos_token", False)
-  )
-  config["clean_up_tokenization_spaces"] = False
-  config["tokenizer_class"] = (
-    "GemmaTokenizer"
-    if tokenizer.name == "tokenizer.model"
-    else "PreTrainedTokenizerFast"
-  )
-  return [
-    (tokenizer.name, tokenizer.content),
-    ("tokenizer_config.json", _json(config)),
-  ]
-
-
-def _beside(checkpoint: pathlib.Path) -> list[tuple[str, bytes]]:
-  """The vocabulary that a stage trained for itself."""
-  model = checkpoint.parent / "vocabulary" / "sentencepiece.model"
-  if not model.is_file():
-    return []
+  fields = source.file.fields
+  pieces = fields["tokenizer.ggml.tokens"]
+  is_sentencepiece = tokenizer.name == "tokenizer.model"
   config = {
-    "tokenizer_class": "LlamaTokenizer",
-    "legacy": False,
-    "add_prefix_space": False,
-    "add_bos_token": True,
+    **{
+      f"{name}_token": pieces[token]
+      for name, token in special.items()
+      if token is not None
+    },
+    "add_bos_token": bool(fields.get("tokenizer.ggml.add_bos_token", False)),
     "clean_up_tokenization_spaces": False,
-    "bos_token": "<s>",
-    "eos_token": "</s>",
-    "unk_token": "<unk>",
-    "pad_token": "<pad>",
+    "tokenizer_class": "GemmaTokenizer"
+    if is_sentencepiece
+    else "PreTrainedTokenizerFast",
   }
-  return [
-    ("tokenizer.model", model.read_bytes()),
-    ("tokenizer_config.json", _json(config)),
-  ]
+  return _tokenizer(tokenizer.name, tokenizer.content, config)
 
 
-def _first(value: Any) -> int | None:
-  """Some configurations list several."""
-  return value[0] if isinstance(value, list) and value else value
+def _tokenizer(name: str, content: bytes, config: Mapping[str, Any]) -> Files:
+  return [(name, content), ("tokenizer_config.json", _json(config))]
 
 
 def _json(value: Any) -> bytes:

@@ -1,6 +1,6 @@
-"""Whether a vocabulary is the one a published model was trained with.
+"""Whether a vocabulary is the one that a published model was trained with.
 
-Two models' tables may both have a row for every id, and a model that starts
+Two models' embeddings may both have a row for every id; a model that starts
 from rows of other tokens trains without an error, from nonsense. Tested by
 `tests/unit/models/pretrained/test_model_vocabulary.py`.
 """
@@ -10,22 +10,22 @@ from calrec_jax.data.vocabulary.files import Vocabulary
 from calrec_jax.models.pretrained.sources import Source
 from calrec_jax.weights.packages import WeightsError
 
-# Files of one and the same model name its unused tokens differently.
+# Fraction of tokens; files of the same model name unused tokens differently.
 _OTHER_NAMES = 0.1
 
 
 def difference(source: Source, vocabulary: Vocabulary) -> str:
-  """What is wrong with a vocabulary taken from a published model.
+  """Describes how a vocabulary differs from a published model's.
 
   Args:
     source: Model whose rows are to be read.
-    vocabulary: Vocabulary, whole or pruned, of this model or another.
+    vocabulary: Vocabulary, full or pruned, of this model or another.
 
   Returns:
-    A clause for an error; empty where the vocabulary is the model's. Of a
-    model without a tokenizer's file only the number of its rows is looked at.
+    A clause for an error message; empty if the vocabulary is the model's. For a
+    model without a tokenizer file only the number of rows is checked.
   """
-  # A table may have more rows than its vocabulary has tokens.
+  # An embedding may have more rows than its vocabulary has tokens.
   if vocabulary.full_size > source.num_tokens:
     return (
       f"Dataset.vocabulary was taken from one of {vocabulary.full_size:,} "

@@ -13,10 +13,11 @@ import numpy as np
 
 from calrec_jax.checkpoint import initial_parameters, store
 from calrec_jax.cli import verb
+from calrec_jax.runtime import partitioning
 
 _EPILOG = """\
-A path is a checkpoint_<step> folder, or a stage's folder: then it means the
-checkpoint that the next stage starts from, else the newest.
+A path is a checkpoint_<step> folder, or a stage's folder, which means the
+checkpoint that the next stage starts from or, if there is none, the newest.
 
   calrec checkpoint show runs/quickstart/target
   calrec checkpoint diff runs/quickstart/joint runs/quickstart/target
@@ -25,14 +26,7 @@ checkpoint that the next stage starts from, else the newest.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the verb.
-
-  Args:
-    argv: Command line without the program's name.
-
-  Returns:
-    The exit status; `diff` gives 1 where the checkpoints differ.
-  """
+  """Runs the verb on a command line and returns the exit status."""
   argv = list(sys.argv[1:] if argv is None else argv)
   if argv[:1] == ["convert"]:
     from calrec_jax.cli import convert
@@ -57,9 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   for action in (show, diff):
     action.add_argument(
-      "--dry_run",
-      action="store_true",
-      help="only print the paths",
+      "--dry_run", action="store_true", help="only print the paths"
     )
   arguments = parser.parse_args(argv)
   found = [store.find(arguments.path)]
@@ -69,20 +61,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("\n".join(map(str, found)))
     return 0
   if arguments.action == "show":
-    print(describe(found[0], whole_lineage=arguments.lineage))
+    print(describe(found[0], arguments.lineage))
     return 0
-  differences = compare(found[0], found[1], read=not arguments.shapes)
+  differences = compare(*found, read=not arguments.shapes)
   print("\n".join(differences) if differences else "the checkpoints are equal")
   return 1 if differences else 0
 
 
-def describe(checkpoint: pathlib.Path, *, whole_lineage: bool = False) -> str:
-  """The tree with shapes, dtypes, shardings and bytes; step and lineage.
-
-  Args:
-    checkpoint: `checkpoint_<step>` folder.
-    whole_lineage: Whether everything of the lineage is shown.
-  """
+def describe(checkpoint: pathlib.Path, whole_lineage: bool = False) -> str:
+  """The tree with shapes, dtypes, shardings and bytes; step and lineage."""
   arrays = store.metadata(checkpoint)
   rows = [("array", "shape", "dtype", "saved as", "bytes")]
   totals: dict[str, list[int]] = {}
@@ -101,24 +88,20 @@ def describe(checkpoint: pathlib.Path, *, whole_lineage: bool = False) -> str:
         f"{nbytes:,}",
       )
     )
-  widths = [max(len(row[column]) for row in rows) for column in range(5)]
-  lines = [
-    "  ".join(
-      cell.ljust(width) for cell, width in zip(row, widths, strict=True)
-    )
-    for row in rows
-  ]
-  lines += [
+  lines = partitioning.aligned(rows) + [
     f"{name}: {size:,} elements, {nbytes:,} bytes"
     for name, (size, nbytes) in totals.items()
   ]
-  return "\n".join(
-    [str(checkpoint), *lines, "", *_story(checkpoint, whole_lineage)]
-  )
+  if whole_lineage:
+    record = store.read_json(checkpoint, "lineage")
+    origin = [json.dumps(record, indent=2, ensure_ascii=False)]
+  else:
+    origin = _origin(checkpoint)
+  return "\n".join([str(checkpoint), *lines, "", *origin])
 
 
 def compare(
-  first: pathlib.Path, second: pathlib.Path, *, read: bool = True
+  first: pathlib.Path, second: pathlib.Path, read: bool = True
 ) -> list[str]:
   """Lines that say what differs: arrays, then lineage.
 
@@ -127,12 +110,10 @@ def compare(
     second: Other `checkpoint_<step>` folder.
     read: Whether arrays of the same shape are compared by value.
   """
-  old, new = store.metadata(first), store.metadata(second)
+  old, new = map(store.metadata, (first, second))
   lines = [f"- {path}" for path in sorted(old.keys() - new.keys())]
   lines += [f"+ {path}" for path in sorted(new.keys() - old.keys())]
-  values = (
-    [store.read_arrays(path) for path in (first, second)] if read else [{}, {}]
-  )
+  values = [store.read_arrays(path) for path in (first, second) if read]
   for path in sorted(old.keys() & new.keys()):
     before, after = old[path], new[path]
     if (before.shape, before.dtype) != (after.shape, after.dtype):
@@ -146,29 +127,23 @@ def compare(
         f"~ {path}: largest change {np.abs(a - b).max():.3g}, "
         f"relative {np.linalg.norm(a - b) / (np.linalg.norm(a) + 1e-30):.3g}"
       )
-  return lines + _lineage_differences(first, second)
+  before, after = (store.read_json(p, "lineage") for p in (first, second))
+  return lines + [
+    f"~ lineage.{key}: {_short(before.get(key))} -> {_short(after.get(key))}"
+    for key in sorted(before.keys() | after.keys())
+    if before.get(key) != after.get(key)
+  ]
 
 
 def _sharding(leaf: Any) -> str:
   """The mesh axes an array was saved with, as far as they are recorded."""
-  sharding = getattr(leaf, "sharding", None)
-  spec = getattr(sharding, "partition_spec", None)
-  if spec is None:
-    return "–"
-  entries = ("·" if entry is None else str(entry) for entry in spec)
-  return ", ".join(entries) or "replicated"
+  spec = getattr(getattr(leaf, "sharding", None), "partition_spec", None)
+  return "–" if spec is None else partitioning.show_spec(spec)
 
 
-def _story(checkpoint: pathlib.Path, whole: bool) -> list[str]:
+def _origin(checkpoint: pathlib.Path) -> list[str]:
+  """Stage, step, parent, vocabulary, data and metrics of a checkpoint."""
   record = store.read_json(checkpoint, "lineage")
-  feed = store.read_json(checkpoint, "feed")
-  metrics = (
-    store.read_json(checkpoint, "metrics")
-    if (checkpoint / "metrics").exists()
-    else {}
-  )
-  if whole:
-    return [json.dumps(record, indent=2, ensure_ascii=False)]
   parent = record["parent"] or {}
   origin = "from scratch"
   if "stage" in parent:
@@ -176,16 +151,17 @@ def _story(checkpoint: pathlib.Path, whole: bool) -> list[str]:
   elif parent:
     origin = f"{parent.get('name', parent.get('checkpoint'))}, {parent['kind']}"
   lines = [
-    f"stage     {record['stage']}, step {feed['step']}",
+    f"stage     {record['stage']}, step {store.step_of(checkpoint)}",
     f"parent    {origin}",
+    f"vocabulary {_vocabulary(checkpoint)}",
     f"data      {', '.join(record['data']) or '–'}",
     f"task      {record['training']['task']}",
     f"made with {', '.join(f'{k} {v}' for k, v in record['versions'].items())}",
   ]
-  lines.insert(2, f"vocabulary {_vocabulary(checkpoint)}")
-  if metrics:
+  if (checkpoint / "metrics").exists():
+    metrics = store.read_json(checkpoint, "metrics")
     shown = ", ".join(f"{key} {value:.4g}" for key, value in metrics.items())
-    lines.append(f"validation {shown}")
+    lines += [f"validation {shown}"] if metrics else []
   return lines
 
 
@@ -199,17 +175,6 @@ def _vocabulary(checkpoint: pathlib.Path) -> str:
   if record.get("kept") is not None:
     text += f", pruned from {record['full_size']:,}"
   return text
-
-
-def _lineage_differences(
-  first: pathlib.Path, second: pathlib.Path
-) -> list[str]:
-  old, new = (store.read_json(path, "lineage") for path in (first, second))
-  return [
-    f"~ lineage.{key}: {_short(old.get(key))} -> {_short(new.get(key))}"
-    for key in sorted(old.keys() | new.keys())
-    if old.get(key) != new.get(key)
-  ]
 
 
 def _short(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tqdm
@@ -26,34 +26,27 @@ from calrec_jax.train import stages
 
 _EPILOG = """\
 Compiles the training step of every stage and the programs that recommend with
-its model: reading prompts, writing items, encoding the catalogue. Prints
-memory, matrix products, exchanges between chips and the bound they set; writes
-all of it to compile.json in MODEL_DIR. Needs the TPU compiler, but no TPU:
+its model: prefilling prompts, generating items, encoding the catalogue. Prints
+memory, matrix products, collectives and the bound they set; writes all of it to
+compile.json in MODEL_DIR. Needs the TPU compiler, but no TPU:
 
   pip install 'calrec_jax[tpu]'
   calrec compile --gin_file=recipes/gemma3_270m_beauty.gin \\
     --gin_file=mesh/tpu_v5e_8.gin --topology=v5e:2x4
 
-The number of tokens and the longest item are those of the token caches; where
-there are none yet, give them: --vocab_size=262144 --item_tokens=64.
+The vocabulary and the longest item are those of the token caches; if there are
+none yet, give their sizes: --vocab_size=262144 --item_tokens=64.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the verb.
-
-  Args:
-    argv: Command line without the program's name.
-
-  Returns:
-    The exit status: 1 where a program does not fit.
-  """
+  """Runs the verb on a command line and returns the exit status."""
   parser = verb.parser("compile", __doc__, _EPILOG)
   _add_flags(parser)
   arguments = config.parse_arguments(parser, argv)
   configuration = arguments.configuration
   configuration.apply()
-  records: list[dict[str, Any]] = []
+  records: dict[str, dict[str, Any]] = {}
   output = arguments.output
   for name in stages.chosen(arguments.stage):
     with configuration.stage(name), config.explained():
@@ -62,13 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         continue
       stage = stages.Stage()
       output = output or pathlib.Path(stage.model_dir) / "compile.json"
-      known = {record["sha256"] for record in records}
-      records += _compile(stage, name, arguments, known)
+      for record in _compile(stage, name, arguments):
+        records.setdefault(record["sha256"], record)  # Stages may share some.
   if arguments.dry_run:
     return 0
-  lineage.write_json(output, {"schema": costs.SCHEMA, "programs": records})
-  print(f"{table.render(records)}\n\nnumbers: {output}")
-  return 0 if all(record["fits"] for record in records) else 1
+  found = list(records.values())
+  lineage.write_json(output, {"schema": costs.SCHEMA, "programs": found})
+  print(f"{table.render(found)}\n\nnumbers: {output}")
+  return 0 if all(record["fits"] for record in found) else 1
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
@@ -106,22 +100,18 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--fresh",
     action="store_true",
-    help="compile again even where a record exists",
+    help="compile again even if a record exists",
   )
 
 
 def _compile(
-  stage: stages.Stage,
-  name: str,
-  arguments: argparse.Namespace,
-  known: set[str],
-) -> list[dict[str, Any]]:
-  """Records of a stage's programs, those of equal ones left out."""
+  stage: stages.Stage, name: str, arguments: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+  """Records of a stage's programs."""
   slices = topology.describe(arguments.topology, arguments.slices)
   mesh = partitioning.make_mesh(stage.mesh, slices.devices)
   sizes = _sizes(stage, arguments)
-  remembered = pathlib.Path(stage.dataset.folder) / "compile_records"
-  records = []
+  cached = pathlib.Path(stage.dataset.folder) / "compile_records"
   with partitioning.activate(mesh, partitioning.logical_axis_rules()):
     chosen = [
       program
@@ -132,11 +122,9 @@ def _compile(
     for program in bar:
       bar.set_postfix_str(program.name)
       record = costs.measure(
-        program, slices, mesh, None if arguments.fresh else remembered
+        program, slices, mesh, None if arguments.fresh else cached
       )
-      if record["sha256"] in known:
-        continue
-      record |= {
+      yield record | {
         "stage": name,
         "topology": slices.name,
         "slices": slices.slices,
@@ -144,34 +132,31 @@ def _compile(
         "mesh": dict(mesh.shape),
         "advice": advice.for_record(record, stage, dict(mesh.shape)),
       }
-      records.append(record)
-  return records
 
 
 def _sizes(
   stage: stages.Stage, arguments: argparse.Namespace
 ) -> programs.Sizes:
-  """What the flags say, and else the token caches.
-
-  Raises:
-    InputError: where neither says it.
-  """
+  """Sizes by the flags, else by the model and the token caches."""
   vocab_size, item_tokens = arguments.vocab_size, arguments.item_tokens
-  if vocab_size is None and isinstance(stage.decoder, DecoderConfig):
-    vocab_size = stage.decoder.vocab_size
+  if vocab_size is None:
+    vocab_size = programs.decoder_of(stage).vocab_size
   if vocab_size is None or item_tokens is None:
     caches = _caches(stage)
     if vocab_size is None:
-      vocab_size = stages.decoder_for(stage, caches).vocab_size
+      decoder = stages.decoder_for(stage, caches)
+      assert isinstance(decoder, DecoderConfig)
+      vocab_size = decoder.vocab_size
     if item_tokens is None:
       item_tokens = max(int(c.catalogue.lengths.max()) for c in caches)
+  assert vocab_size is not None
   return programs.Sizes(vocab_size, item_tokens)
 
 
 def _caches(stage: stages.Stage) -> list[TokenCache]:
   remedy = (
-    "Make them with `calrec data cache` and the same gin files and flags, or "
-    "say --vocab_size=N and --item_tokens=N."
+    "Build them with `calrec data cache` and the same gin files and flags, or "
+    "give --vocab_size=N and --item_tokens=N."
   )
   try:
     domains = stage.dataset.select(stage.task)
@@ -179,8 +164,8 @@ def _caches(stage: stages.Stage) -> list[TokenCache]:
     folders = [stage.dataset.cache_dir(domain) for domain in domains]
   except OSError as error:
     raise InputError(
-      f"The data of {stage.task} is not here ({error}), and with it the number "
-      f"of tokens. {remedy}"
+      f"The data of {stage.task}, which determines the number of tokens, is "
+      f"missing ({error}). {remedy}"
     ) from error
   if missing:
     names = ", ".join(domain.name for domain in missing)

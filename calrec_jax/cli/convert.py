@@ -27,21 +27,13 @@ format, a Hugging Face folder (safetensors), a GGUF file, or a packaged model:
 Without --to, SOURCE becomes FOLDER/checkpoint_0, from which a stage can start
 (INITIAL_CHECKPOINT_PATH takes SOURCE itself as well). LoRA is merged. With
 --to=huggingface a pruned vocabulary gets its other rows back from the model it
-was pruned from. With --prune the rows that the gin files' dataset does not use
-are left behind: the way to a machine that has the token caches, but not the
-published model.
+was pruned from. --prune drops the rows that the gin files' dataset does not
+use, for a machine that has the token caches but not the published model.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the action.
-
-  Args:
-    argv: Command line after `calrec checkpoint convert`.
-
-  Returns:
-    The exit status.
-  """
+  """Runs the verb on a command line and returns the exit status."""
   parser = verb.parser("checkpoint convert", __doc__, _EPILOG)
   parser.add_argument("source", metavar="SOURCE")
   parser.add_argument(
@@ -58,19 +50,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     "--prune",
     action="store_true",
     help="a published model: only the vocabulary of the gin files' dataset, "
-    "whose token caches are built where they are missing",
+    "whose token caches are built if they are missing",
   )
   parser.add_argument(
     "--layers",
     type=int,
     metavar="N",
-    help="a published model: only its first N layers, a smaller start",
+    help="a published model: only its first N layers",
   )
   parser.add_argument(
     "--base",
     metavar="MODEL",
-    help="huggingface: the model a pruned vocabulary was taken from, where it "
-    "is not the one the checkpoint names",
+    help="huggingface: the model that a pruned vocabulary was taken from, if "
+    "it is not the one that the checkpoint names",
   )
   arguments = config.parse_arguments(parser, argv)
   configuration = arguments.configuration
@@ -78,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if arguments.prune:
     if not configuration.files:
       parser.error("--prune needs the recipe: --gin_file=recipes/NAME.gin")
-    cut = _vocabulary(configuration, build=not arguments.dry_run)
+    cut = _cut(configuration, build=not arguments.dry_run)
   elif configuration.files or configuration.bindings:
     configuration.apply()
     shape = DecoderConfig()
@@ -89,24 +81,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{model.path}: {model.config}")
     return 0
   folder = pathlib.Path(arguments.folder).expanduser().absolute()
+  dtype = arguments.dtype
   if arguments.to == "orbax":
-    print(conversion.to_checkpoint(model, folder, dtype=arguments.dtype))
+    print(conversion.to_checkpoint(model, folder, dtype=dtype))
   else:
-    print(
-      conversion.to_huggingface(
-        model, folder, base=arguments.base, dtype=arguments.dtype
-      )
-    )
+    base = arguments.base
+    print(conversion.to_huggingface(model, folder, base=base, dtype=dtype))
   return 0
 
 
-def _vocabulary(
-  configuration: config.Configuration, *, build: bool
-) -> conversion.Cut:
-  """That of the recipe's first stage, whose dataset all stages share."""
+def _cut(configuration: config.Configuration, *, build: bool) -> conversion.Cut:
+  """Vocabulary of the recipe's first stage; all stages share its dataset."""
   configuration.apply()
-  name = stages.names()[0]
-  with configuration.stage(name), config.explained():
+  with configuration.stage(stages.names()[0]), config.explained():
     stage = stages.Stage()
     if not build:
       stage = dataclasses.replace(stage, use_cached=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from calrec_jax import config
 from calrec_jax.cli import named_datasets, verb
 from calrec_jax.data import building
 from calrec_jax.data import dataset as dataset_lib
-from calrec_jax.data.cache import token_cache
+from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.domain import card as card_lib
 from calrec_jax.data.domain import splits
 from calrec_jax.data.feed import tokenization
@@ -25,8 +25,7 @@ card    prints what a dataset holds and what is wrong with it
 show    prints one user's prompt as text, and the item that followed
 build   writes TFDS datasets, for trainers that read SeqIO tasks
 
-Whatever an action needs and is missing is built first. With
-MIXTURE_OR_TASK_NAME = "all" it is done for every domain.
+Missing caches are built first. MIXTURE_OR_TASK_NAME = "all" means every domain.
 
 A known dataset needs no gin file:
 
@@ -36,14 +35,7 @@ A known dataset needs no gin file:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the verb.
-
-  Args:
-    argv: Arguments of the command line, without the program's name.
-
-  Returns:
-    The exit status.
-  """
+  """Runs the verb on a command line and returns the exit status."""
   arguments = _parse(argv)
   configuration = named_datasets.configure(
     arguments.configuration, arguments.datasets, arguments.manual_dir
@@ -57,14 +49,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
   with config.explained():
     dataset = dataset_lib.Dataset()
+  names, show_progress = _names(dataset), not arguments.quiet
   with progress.hidden(arguments.quiet):
-    _ACTIONS[arguments.action](dataset, _names(dataset), arguments)
+    if arguments.action == "build":
+      _build_tfds(dataset, names, show_progress)
+      return 0
+    folders = building.build(dataset, *names, progress=show_progress)
+    if arguments.action == "cache":
+      _print_caches(folders)
+      return 0
+    for opened in map(TokenCache.open, folders.values()):
+      if arguments.action == "card":
+        print(card_lib.render(opened.card), end="\n\n")
+      else:
+        print(
+          _describe_user(
+            opened, arguments.split, arguments.user, arguments.max_tokens
+          )
+        )
   return 0
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = verb.parser("data", __doc__, _EPILOG)
-  parser.add_argument("action", choices=tuple(_ACTIONS))
+  parser.add_argument("action", choices=("build", "cache", "card", "show"))
   parser.add_argument(
     "datasets",
     nargs="*",
@@ -105,82 +113,44 @@ def _names(dataset: dataset_lib.Dataset) -> tuple[str, ...]:
   return dataset.names() if not names or names == ("all",) else names
 
 
-def _build(
-  dataset: dataset_lib.Dataset,
-  names: Sequence[str],
-  arguments: argparse.Namespace,
+def _build_tfds(
+  dataset: dataset_lib.Dataset, names: Sequence[str], progress: bool
 ) -> None:
   # TensorFlow comes with this import; the other actions do without it.
   from calrec_jax.data.seqio.building import build_tfds
 
-  built = build_tfds(dataset, *names, progress=not arguments.quiet)
-  for domain, tfds_name in built.items():
-    print(f"{domain}: {tfds_name}")
+  for domain, name in build_tfds(dataset, *names, progress=progress).items():
+    print(f"{domain}: {name}")
 
 
-def _cache(
-  dataset: dataset_lib.Dataset,
-  names: Sequence[str],
-  arguments: argparse.Namespace,
-) -> None:
-  folders = building.build(dataset, *names, progress=not arguments.quiet)
-  lines = {}
+def _print_caches(folders: Mapping[str, str]) -> None:
+  """One line per token cache, then one per pruned vocabulary."""
+  vocabularies = {}
   for domain, folder in folders.items():
-    opened = token_cache.TokenCache.open(folder)
+    opened = TokenCache.open(folder)
     counts = ", ".join(
       f"{opened.num_documents(split):,} {split}" for split in splits.SPLITS
     )
     print(f"{domain}: {opened.num_items:,} items, {counts}: {folder}")
     if "full_size" in opened.card.get("vocabulary", {}):
-      lines[card_lib.vocabulary_line(opened.card["vocabulary"])] = None
-  print("\n".join(lines), end="\n" if lines else "")
+      line = card_lib.vocabulary_line(opened.card["vocabulary"])
+      vocabularies[line] = None
+  print("\n".join(vocabularies), end="\n" if vocabularies else "")
 
 
-def _card(
-  dataset: dataset_lib.Dataset,
-  names: Sequence[str],
-  arguments: argparse.Namespace,
-) -> None:
-  folders = building.build(dataset, *names, progress=not arguments.quiet)
-  for folder in folders.values():
-    print(card_lib.render(token_cache.TokenCache.open(folder).card), end="\n\n")
-
-
-def _show(
-  dataset: dataset_lib.Dataset,
-  names: Sequence[str],
-  arguments: argparse.Namespace,
-) -> None:
-  folders = building.build(dataset, *names, progress=not arguments.quiet)
-  for folder in folders.values():
-    print(
-      describe_user(
-        token_cache.TokenCache.open(folder),
-        arguments.split,
-        arguments.user,
-        arguments.max_tokens,
-      )
-    )
-
-
-def describe_user(
-  opened: token_cache.TokenCache,
-  split: str,
-  user_id: str | None,
-  max_tokens: int | None,
+def _describe_user(
+  opened: TokenCache, split: str, user_id: str | None, max_tokens: int | None
 ) -> str:
-  """One user's prompt as text, with token counts and the target.
-
-  Args:
-    opened: Cache of the domain.
-    split: Name of the user's split.
-    user_id: Id of the user in the source; None takes the first user.
-    max_tokens: Length of the longest prompt in tokens, or None.
-
-  Raises:
-    InputError: If the split has no such user.
-  """
-  document = _find_user(opened, split, user_id)
+  """A user's prompt as text, its length in tokens, and the target."""
+  documents = (
+    opened.document(split, index)
+    for index in range(opened.num_documents(split))
+  )
+  document = next((d for d in documents if user_id in (None, d.user_id)), None)
+  if document is None:
+    raise InputError(
+      f"{opened.name} has no user {user_id!r} in its {split} split (--user)."
+    )
   catalogue = opened.catalogue
   history, target = document.items[:-1], int(document.items[-1])
   tokens = tokenization.prompt_tokens(
@@ -188,32 +158,15 @@ def describe_user(
   )
   answer = catalogue.tokens(target)
   decode = opened.vocabulary().decode
+  answer_text = decode(answer.tolist()).rstrip("\n")
   rule = "-" * 72
-  return "\n".join(
-    (
-      f"{opened.name}, {split}: user {document.user_id}, {len(history)} items "
-      f"in the history, {len(tokens)} tokens in the prompt",
-      rule,
-      decode(tokens.tolist()),
-      rule,
-      f"followed by item {catalogue.item_ids[target]} (catalogue row {target}, "
-      f"{len(answer)} tokens, bought {catalogue.train_counts[target]:,} times "
-      "in training)",
-      decode(answer.tolist()).rstrip("\n"),
-    )
-  )
-
-
-def _find_user(
-  opened: token_cache.TokenCache, split: str, user_id: str | None
-) -> token_cache.DocumentRecord:
-  for index in range(opened.num_documents(split)):
-    document = opened.document(split, index)
-    if user_id in (None, document.user_id):
-      return document
-  raise InputError(
-    f"{opened.name} has no user {user_id!r} in its {split} split (--user)."
-  )
-
-
-_ACTIONS = {"build": _build, "cache": _cache, "card": _card, "show": _show}
+  return f"""\
+{opened.name}, {split}: user {document.user_id}, {len(history)} items in the \
+history, {len(tokens)} tokens in the prompt
+{rule}
+{decode(tokens.tolist())}
+{rule}
+followed by item {catalogue.item_ids[target]} (catalogue row {target}, \
+{len(answer)} tokens, bought {catalogue.train_counts[target]:,} times in \
+training)
+{answer_text}"""

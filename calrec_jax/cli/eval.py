@@ -1,7 +1,8 @@
-"""`calrec eval`: measures recommenders on a split, beside the baselines."""
+"""`calrec eval`: measures recommenders and baselines on a split."""
 
 from __future__ import annotations
 
+import argparse
 import pathlib
 import shlex
 from collections.abc import Sequence
@@ -29,15 +30,15 @@ EVAL_OUTPUT_DIR/<domain> (by default inside the stage's folder).
 
 Recommendations are saved block by block (Job.block_users) in shards/ there. An
 interrupted job resumes when it is rerun, with any number of processes; blocks
-made under other settings are not reused. Two processes, or two machines that
-share the folder:
+of other settings are not reused. Two processes, or two machines that share the
+folder:
 
   calrec eval --gin_file=recipes/quickstart.gin --shard=0/2
   calrec eval --gin_file=recipes/quickstart.gin --shard=1/2
 
-Two runs on the same users are compared user by user. Give the folder of
-each, with metrics.json and per_user.parquet, and a recommender unless all are
-compared:
+Two runs on the same users are compared user by user. Give the folder of each,
+which holds metrics.json and per_user.parquet, and a recommender unless all are
+to be compared:
 
   calrec eval --compare runs/a/eval/shop runs/b/eval/shop
   calrec eval --compare runs/a/eval/shop:generate runs/b/eval/shop:dense
@@ -49,14 +50,7 @@ For runs with several seeds, their means are compared:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the verb.
-
-  Args:
-    argv: the command line without the program's name.
-
-  Returns:
-    The exit status.
-  """
+  """Runs the verb on a command line and returns the exit status."""
   parser = verb.parser("eval", __doc__, _EPILOG)
   parser.add_argument(
     "--stage", metavar="NAME", help="evaluate this stage, not the last one"
@@ -80,8 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if arguments.output and not arguments.compare:
     parser.error("--output belongs to --compare; see EVAL_OUTPUT_DIR.")
   if arguments.compare:
-    a, b = arguments.compare
-    return _compare(a, b, arguments.output, arguments.dry_run)
+    return _compare(arguments)
   shard = Shard.parse(arguments.shard) if arguments.shard else None
   configuration = arguments.configuration
   configuration.apply()
@@ -90,20 +83,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.dry_run:
       print(config.text())
       return 0
-    command = shlex.join(["calrec", "eval", *configuration.arguments()])
-    recipe = ", ".join(configuration.files)
-    described = {"command": command, "recipe": recipe}
+    described = {
+      "command": shlex.join(["calrec", "eval", *configuration.arguments()]),
+      "recipe": ", ".join(configuration.files),
+    }
     run_evaluation(name, stages.names(), described, shard)
   return 0
 
 
-def _compare(a: str, b: str, output: str | None, dry_run: bool) -> int:
-  if dry_run:
+def _compare(arguments: argparse.Namespace) -> int:
+  a, b = arguments.compare
+  if arguments.dry_run:
     print(f"compares {a} with {b}")
     return 0
   comparison = compare_runs(RunSide.parse(a), RunSide.parse(b))
   print(format_comparison(comparison))
-  if output:
-    path = pathlib.Path(output).expanduser()
+  if arguments.output:
+    path = pathlib.Path(arguments.output).expanduser()
     print(f"\nnumbers: {write_comparison(path, comparison)}")
   return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 
@@ -20,7 +19,7 @@ from calrec_jax.train.stages import Stage
 _EPILOG = """\
 Without --user and --histories every user of the log gets recommendations, from
 the whole history; count-based baselines count the whole log.
-A file of histories holds one JSON object a line:
+A file of histories holds one JSON object per line:
 
   {"user_id": "anna", "items": ["sku-1", "sku-7"]}       (oldest first)
 
@@ -28,22 +27,15 @@ A file of histories holds one JSON object a line:
   calrec infer --gin_file=recipes/quickstart.gin \\
     --histories=new.jsonl --output=recommendations.parquet
 
-With --output the work is saved block by block (Job.block_users) beside the file
-until it is whole: rerun with the same flags, an interrupted job resumes.
-Several processes, on machines that share the folder, take --shard=0/2 and
---shard=1/2.
+With --output the work is saved block by block (Job.block_users) next to the
+file until it is complete: an interrupted job resumes when it is rerun with the
+same flags. Two processes, or two machines that share the folder, use
+--shard=0/2 and --shard=1/2.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the verb.
-
-  Args:
-    argv: the command line without the program's name.
-
-  Returns:
-    The exit status.
-  """
+  """Runs the verb on a command line and returns the exit status."""
   arguments = _parse(argv)
   configuration = arguments.configuration
   configuration.apply()
@@ -52,18 +44,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.dry_run:
       print(config.text())
       return 0
-    answer(arguments, name)
+    _answer(arguments, name)
   return 0
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = verb.parser("infer", __doc__, _EPILOG)
-  asking = parser.add_mutually_exclusive_group()
-  asking.add_argument(
+  requests = parser.add_mutually_exclusive_group()
+  requests.add_argument(
     "--user", action="append", help="id of a user of the log (repeatable)"
   )
-  asking.add_argument("--histories", help="JSON lines of new histories")
-  parser.add_argument("--domain", help="where the stage has several domains")
+  requests.add_argument("--histories", help="JSON lines of new histories")
+  parser.add_argument("--domain", help="for a stage of several domains")
   parser.add_argument("--stage", help="the stage whose model recommends")
   parser.add_argument("--checkpoint", help="another checkpoint or stage folder")
   parser.add_argument(
@@ -105,13 +97,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   return arguments
 
 
-def answer(arguments: argparse.Namespace, name: str) -> None:
-  """Answers the requests of a command line.
-
-  Args:
-    arguments: Parsed flags.
-    name: Name of the stage.
-  """
+def _answer(arguments: argparse.Namespace, name: str) -> None:
   stage = Stage()
   job = answering.Inference(
     recommender=arguments.recommender,
@@ -140,10 +126,6 @@ def answer(arguments: argparse.Namespace, name: str) -> None:
       mesh=mesh,
     )
   for line in answers:
-    _show(line)
-
-
-def _show(line: dict[str, Any]) -> None:
-  print(f"user {line['user_id']}, by {line['recommender']}")
-  for rank, item in enumerate(line["items"], start=1):
-    print(f"  {rank:>2}  {item['score']:.4f}  {item['text']}")
+    print(f"user {line['user_id']}, by {line['recommender']}")
+    for rank, item in enumerate(line["items"], start=1):
+      print(f"  {rank:>2}  {item['score']:.4f}  {item['text']}")

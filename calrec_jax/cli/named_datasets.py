@@ -1,42 +1,25 @@
-"""Datasets that are known by name, without a gin file of one's own."""
+"""Datasets that are known by name, without a gin file."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from calrec_jax import config
 from calrec_jax.errors import nearest
 
-
-class _Known(NamedTuple):
-  """A family of datasets.
-
-  Attributes:
-    file: Gin file of the family.
-    parts: Macro that names the requested datasets.
-    folder: Parameter that names the folder of their files.
-    whole: Whether `parts` takes names with what is before the slash.
-  """
-
-  file: str
-  parts: str
-  folder: str
-  whole: bool
-
-
-_AMAZON = _Known("data/amazon.gin", "CATEGORIES", "MANUAL_DIR", whole=True)
-_KNOWN = {
+# Each family: its gin file, the macro of the requested datasets, and the
+# parameter that names the folder of their files.
+_AMAZON = ("data/amazon.gin", "CATEGORIES", "MANUAL_DIR")
+_FAMILIES = {
   "amazon2014": _AMAZON,
   "amazon2018": _AMAZON,
   "amazon2023": _AMAZON,
-  "completejourney": _Known(
+  "completejourney": (
     "data/completejourney.gin",
     "DEPARTMENTS",
     "CompleteJourney.folder",
-    whole=False,
   ),
 }
 EXAMPLES = "amazon2018/Video_Games, completejourney/nutrition"
@@ -50,9 +33,9 @@ def configure(
   """The configuration with datasets that the command line names.
 
   Args:
-    configuration: Gin files and bindings of the command line. They win over
-      those of the datasets.
-    names: `amazon2018/Video_Games`, all of one family.
+    configuration: Gin files and bindings of the command line. They take
+      precedence over those of the datasets.
+    names: Names such as `amazon2018/Video_Games`, all of one family.
     manual_dir: Folder of the datasets' files.
 
   Raises:
@@ -65,35 +48,35 @@ def configure(
         "gin file it is the macro MANUAL_DIR."
       )
     return configuration
-  known = {_family(name) for name in names}
-  if len(known) > 1:
+  if len({_family(name) for name in names}) > 1:
     raise config.ConfigurationError(
       f"{', '.join(names)} are of several families; name those of one family."
     )
-  (family,) = known
+  file, macro, folder_parameter = _family(names[0])
+  # Categories of Amazon's releases are named with their release.
   parts = tuple(
-    name if family.whole else name.partition("/")[2] for name in names
+    name if macro == "CATEGORIES" else name.partition("/")[2] for name in names
   )
-  bindings = [f"{family.parts}={parts!r}"]
+  bindings = [f"{macro}={parts!r}"]
   if manual_dir is not None:
     folder = os.path.abspath(os.path.expanduser(manual_dir))
-    bindings.append(f"{family.folder}={folder!r}")
+    bindings.append(f"{folder_parameter}={folder!r}")
   return dataclasses.replace(
     configuration,
-    files=(family.file, *configuration.files),
+    files=(file, *configuration.files),
     bindings=(*bindings, *configuration.bindings),
   )
 
 
-def _family(name: str) -> _Known:
+def _family(name: str) -> tuple[str, str, str]:
   family, slash, part = name.partition("/")
   if not slash or not part:
     raise config.ConfigurationError(
       f"{name!r} is no dataset's name; write one as in {EXAMPLES}."
     )
-  if family not in _KNOWN:
+  if family not in _FAMILIES:
     raise config.ConfigurationError(
       f"No dataset is called {name!r}: {family!r} is none of "
-      f"{', '.join(_KNOWN)}.{nearest(family, _KNOWN)}"
+      f"{', '.join(_FAMILIES)}.{nearest(family, _FAMILIES)}"
     )
-  return _KNOWN[family]
+  return _FAMILIES[family]

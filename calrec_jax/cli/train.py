@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from calrec_jax import config
 from calrec_jax.cli import verb
 from calrec_jax.runtime import distributed, preemption
-from calrec_jax.runtime.preemption import PREEMPTED_STATUS, PreemptionGuard
+from calrec_jax.runtime.preemption import PREEMPTED_STATUS
 from calrec_jax.train import loop, stages
 
 _EPILOG = f"""\
@@ -20,8 +20,8 @@ bit-exactly. Missing datasets and token caches are built first.
   calrec train --gin_file=recipes/quickstart.gin
   calrec train --gin_file=recipes/quickstart.gin --gin.target/TRAIN_STEPS=50
 
-Preempted by SIGTERM, as before a machine is taken away, it finishes its step,
-saves, and exits with status {PREEMPTED_STATUS}. A later SIGTERM kills it.
+On SIGTERM, which announces a preemption, it finishes the current step, saves,
+and exits with status {PREEMPTED_STATUS}. A later SIGTERM kills it.
 
 Processes of one job, on one host or several, each run this command with
 CALREC_COORDINATOR=HOST:PORT, CALREC_NUM_PROCESSES and CALREC_PROCESS_ID, or
@@ -30,14 +30,7 @@ with CALREC_DISTRIBUTED=auto on Cloud TPU and Slurm.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the verb.
-
-  Args:
-    argv: Command line without the program's name.
-
-  Returns:
-    The exit status.
-  """
+  """Runs the verb on a command line and returns the exit status."""
   parser = verb.parser("train", __doc__, _EPILOG)
   parser.add_argument(
     "--stage", metavar="NAME", help="only this stage of the chain"
@@ -57,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with configuration.stage(name), config.explained():
           if arguments.dry_run:
             print(f"# Stage {name}\n{config.text()}")
-            continue
-          train(name, chain, guard)
+          else:
+            loop.run_stage(stages.Stage(), name, chain, guard)
     except preemption.Preempted as preempted:
       print(
         f"calrec train: {preempted}; rerun the same command to resume.",
@@ -66,17 +59,3 @@ def main(argv: Sequence[str] | None = None) -> int:
       )
       return PREEMPTED_STATUS
   return 0
-
-
-def train(name: str, chain: tuple[str, ...], guard: PreemptionGuard) -> None:
-  """Trains one stage as the applied configuration says.
-
-  Args:
-    name: Name of the stage.
-    chain: Names of all stages of the recipe, in order.
-    guard: Guard that says when the run is preempted.
-
-  Raises:
-    Preempted: when it was preempted, and has saved.
-  """
-  loop.run_stage(stages.Stage(), name, chain, guard)

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from calrec_jax.errors import CalrecError
 
-# As shells have it for a program that SIGINT ended.
+# What shells report for a program that SIGINT ended.
 INTERRUPTED_STATUS = 130
-# What gin adds to an error in a class or function that it configures.
+# What gin appends to an error in a class or function that it configures.
 _GIN_NOTE = "\n  In call to configurable"
 _BUG = (
   "This looks like a bug in calrec_jax. Please report it with this traceback "
@@ -31,32 +31,25 @@ def parser(
     epilog: Text after the flags: what the verb does, with commands to copy.
   """
   text = (description or "").partition(": ")[2]
-  made = argparse.ArgumentParser(
+  parser = argparse.ArgumentParser(
     prog=f"calrec {verb}",
     description=text[:1].upper() + text[1:],
     epilog=epilog,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  made.add_argument(
+  parser.add_argument(
     "--debug",
     action="store_true",
     help="show the traceback of every error, also of wrong settings and input",
   )
-  return made
+  return parser
 
 
 def run(verb: str, argv: Sequence[str]) -> int:
-  """Runs a module of `calrec_jax.cli`.
+  """Runs a module of `calrec_jax.cli` and returns the exit status.
 
-  A mistake of the user's ends in one message on stderr; a traceback would hide
-  it. Any other exception is a bug and is raised with a note that says so.
-
-  Args:
-    verb: Name of the module.
-    argv: Command line after the verb.
-
-  Returns:
-    The exit status.
+  A user's mistake ends in one message on stderr; a traceback would hide it. Any
+  other exception is a bug and is raised with a note that says so.
   """
   debug = "--debug" in argv
   argv = [argument for argument in argv if argument != "--debug"]

@@ -1,12 +1,12 @@
-"""What accelerators can do at most, by their makers' words."""
+"""Peak FLOP/s of accelerators, as specified by their manufacturers."""
 
 from __future__ import annotations
 
 import jax
 
-# Dense bfloat16 matrix FLOP/s of one device as its maker states it, by the
-# device kind that JAX prints. Sources: cloud.google.com/tpu/docs (system
-# architecture pages) and NVIDIA's data sheets (without sparsity).
+# Dense bfloat16 matrix FLOP/s of one device, by JAX's device kind. Sources:
+# cloud.google.com/tpu/docs (system architecture pages) and NVIDIA's data sheets
+# (without sparsity).
 PEAK_FLOPS = {
   "TPU v4": 275e12,
   "TPU v5 lite": 197e12,
@@ -23,6 +23,6 @@ PEAK_FLOPS = {
 
 
 def peak_flops() -> float | None:
-  """FLOP/s of all devices together, or None where the peak is not known."""
+  """FLOP/s of all devices together, or None if the peak is unknown."""
   peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
   return peak * jax.device_count() if peak else None

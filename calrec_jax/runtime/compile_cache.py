@@ -1,12 +1,12 @@
 """Compiled programs cached on disk, so that a run restarts in seconds.
 
-A large model compiles for minutes, and a run that is preempted compiles as
-often as it starts. On accelerators JAX's persistent cache is therefore on, in
-`compiled` beside the token caches; on a CPU, where it gains little, it is off.
-CALREC_COMPILATION_CACHE names another folder, or is `off`. A cache that JAX's
-own JAX_COMPILATION_CACHE_DIR names stays. Entries are found by program,
-compiler and devices, so that none is ever wrong. Tested by
-`tests/unit/test_compilation.py`.
+A large model compiles for minutes, and a preempted run compiles at every start.
+JAX's persistent cache is therefore on for accelerators, in `compiled` next to
+the token caches, and off for CPUs, which gain little.
+CALREC_COMPILATION_CACHE is another folder, or `off`; a cache that
+JAX_COMPILATION_CACHE_DIR sets is left alone. The keys of entries contain
+program, compiler and devices. Tested by
+`tests/unit/runtime/test_compile_cache.py`.
 """
 
 from __future__ import annotations
@@ -17,33 +17,27 @@ from collections.abc import Mapping
 
 import jax
 
-_VARIABLE = "CALREC_COMPILATION_CACHE"
-_OFF = "off"
-
 
 def keep(
   data_folder: pathlib.Path, environment: Mapping[str, str] = os.environ
 ) -> pathlib.Path | None:
-  """Switches the cache on, if it is to be, before anything is compiled.
+  """Enables the cache by these rules, before anything is compiled.
 
   Args:
-    data_folder: Folder of the dataset; holds the cache unless the environment
-      says otherwise.
-    environment: Environment of the process.
+    data_folder: Folder of the dataset, the default place of the cache.
+    environment: Environment variables.
 
   Returns:
-    The folder, or None where it is off or JAX has one already.
+    The folder; None if the cache is off or JAX has one already.
   """
-  chosen = environment.get(_VARIABLE, "")
-  if chosen == _OFF or jax.config.jax_compilation_cache_dir:
+  chosen = environment.get("CALREC_COMPILATION_CACHE", "")
+  if chosen == "off" or jax.config.values["jax_compilation_cache_dir"]:
     return None
   if not chosen and jax.default_backend() == "cpu":
     return None
-  folder = (
-    pathlib.Path(chosen).expanduser().absolute()
-    if chosen
-    else data_folder / "compiled"
-  )
+  folder = data_folder / "compiled"
+  if chosen:
+    folder = pathlib.Path(chosen).expanduser().absolute()
   folder.mkdir(parents=True, exist_ok=True)
   jax.config.update("jax_compilation_cache_dir", str(folder))
   return folder

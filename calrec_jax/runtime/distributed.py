@@ -1,15 +1,15 @@
 """Processes of one job: how they find each other, wait, and fail.
 
-Nothing happens on one machine. Several processes join where the environment
-says so, before any device is touched:
+A single process needs none of this. Several processes join if the environment
+says so, before any device is used:
 
 - CALREC_COORDINATOR (host:port of process 0), CALREC_NUM_PROCESSES and
   CALREC_PROCESS_ID, all three, or
-- CALREC_DISTRIBUTED=auto, where JAX finds out by itself (Cloud TPU, GKE,
+- CALREC_DISTRIBUTED=auto, for which JAX detects the cluster (Cloud TPU, GKE,
   Slurm, Open MPI).
 
-A process that dies is noticed by the others after CALREC_HEARTBEAT_SECONDS;
-they end then and name it. Tested by `tests/unit/test_distributed.py` and
+The others notice that a process died after CALREC_HEARTBEAT_SECONDS; then they
+end and name it. Tested by `tests/unit/test_distributed.py` and
 `tests/multiprocess`.
 """
 
@@ -29,10 +29,11 @@ _COORDINATOR = "CALREC_COORDINATOR"
 _COUNT = "CALREC_NUM_PROCESSES"
 _INDEX = "CALREC_PROCESS_ID"
 _HOW = "CALREC_DISTRIBUTED"
-# Seconds until a silent process counts as dead: JAX's own figure.
-_HEARTBEAT = ("CALREC_HEARTBEAT_SECONDS", 100)
-# Seconds until all must have come: hosts of a pod do not start at once.
-_JOIN = ("CALREC_JOIN_SECONDS", 600)
+# Seconds until a silent process counts as dead (JAX's default), and until all
+# must have joined: hosts of a pod do not start at once.
+_HEARTBEAT = "CALREC_HEARTBEAT_SECONDS"
+_JOIN = "CALREC_JOIN_SECONDS"
+_DEFAULTS = {_HEARTBEAT: 100, _JOIN: 600}
 
 
 class DistributedError(CalrecError, ValueError):
@@ -40,13 +41,13 @@ class DistributedError(CalrecError, ValueError):
 
 
 def processes(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
-  """This process's number and how many there are, by CALREC_PROCESS_ID.
+  """Index and number of processes, by CALREC_PROCESS_ID and ..._NUM_PROCESSES.
 
   Returns:
-    (0, 1) where the environment names no processes.
+    (0, 1) if the environment sets neither.
 
   Raises:
-    DistributedError: which variable, and the remedy.
+    DistributedError: with the variable and the remedy.
   """
   named = [name for name in (_COUNT, _INDEX) if environment.get(name)]
   if not named:
@@ -68,18 +69,18 @@ def processes(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
 
 
 def join(environment: Mapping[str, str] = os.environ) -> None:
-  """Connects the processes of a job; of one process nothing happens.
+  """Connects the processes of a job; does nothing for one process.
 
   Raises:
-    DistributedError: which variable, and the remedy.
+    DistributedError: with the variable and the remedy.
   """
   how = environment.get(_HOW, "")
   if how not in ("", "auto"):
     raise DistributedError(
       f"{_HOW} = {how!r}: set it to auto, or do not set it."
     )
-  heartbeat = _number(environment, *_HEARTBEAT, at_least=1)
-  patience = _number(environment, *_JOIN, at_least=1)
+  heartbeat = _number(environment, _HEARTBEAT, at_least=1)
+  patience = _number(environment, _JOIN, at_least=1)
   index, count = processes(environment)
   address = environment.get(_COORDINATOR)
   if count > 1 and not address:
@@ -95,74 +96,69 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     raise DistributedError(f"{_COORDINATOR} = {address!r}: give HOST:PORT.")
   if (count == 1 and not how) or jax.distributed.is_initialized():
     return
-  _say(
-    f"process {index} of {count} waits for the others at {address}"
-    if count > 1
-    else "JAX looks for the other processes",
-    f"for at most {patience} seconds ({_JOIN[0]})",
+  waits = "JAX looks for the other processes"
+  if count > 1:
+    waits = f"process {index} of {count} waits for the others at {address}"
+  _say(f"{waits}; for at most {patience} seconds ({_JOIN})")
+  coordinator, number, own = (
+    (address, count, index) if count > 1 else (None, None, None)
   )
   jax.distributed.initialize(
-    address if count > 1 else None,
-    count if count > 1 else None,
-    index if count > 1 else None,
+    coordinator,
+    number,
+    own,
     initialization_timeout=patience,
     heartbeat_timeout_seconds=heartbeat,
-    # One that failed waits as long for the others to say farewell; they may
-    # hang in a collective without it, and learn of it then.
+    # A process that failed waits as long for the others to shut down; they may
+    # hang in a collective without it, and learn of the failure then.
     shutdown_timeout_seconds=heartbeat,
   )
   _say(
-    f"process {jax.process_index()} of {jax.process_count()} has joined",
-    f"one that dies is noticed after {heartbeat} seconds ({_HEARTBEAT[0]})",
+    f"process {jax.process_index()} of {jax.process_count()} has joined; one "
+    f"that dies is noticed after {heartbeat} seconds ({_HEARTBEAT})"
   )
 
 
 @contextlib.contextmanager
 def failures_explained() -> Iterator[None]:
-  """Says which process failed, and where to look for the reason."""
+  """Reports which process failed, and where to look for the reason."""
   try:
     yield
   except Exception:
     if jax.distributed.is_initialized():
       _say(
-        f"process {jax.process_index()} of {jax.process_count()} failed",
-        "if that is because another one died, it is named below as "
-        "'Task NUMBER', once it has been silent for as long as was said above",
+        f"process {jax.process_index()} of {jax.process_count()} failed; if "
+        "that is because another one died, it is named below as 'Task NUMBER' "
+        "once the time that was reported above has passed"
       )
     raise
 
 
-def together(place: str) -> None:
-  """Waits until all processes are here; of one process nothing happens."""
+def together(point: str) -> None:
+  """Waits until all processes reach this point, named for diagnosis."""
   if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(place)
+    multihost_utils.sync_global_devices(point)
 
 
 @contextlib.contextmanager
-def first_before_others(place: str) -> Iterator[None]:
-  """What is inside is done by process 0, and then by the others at once.
+def first_before_others(point: str) -> Iterator[None]:
+  """Process 0 runs the block first, then the others run it at once.
 
   For what the first one writes and the others find.
   """
   if jax.process_index():
-    together(place)
+    together(point)
   yield
   if not jax.process_index():
-    together(place)
+    together(point)
 
 
-def _say(what: str, more: str) -> None:
-  print(f"calrec: {what}; {more}.", file=sys.stderr, flush=True)
+def _say(text: str) -> None:
+  print(f"calrec: {text}.", file=sys.stderr, flush=True)
 
 
-def _number(
-  environment: Mapping[str, str],
-  name: str,
-  default: int | None = None,
-  *,
-  at_least: int,
-) -> int:
-  text = environment.get(name) or str(default)
+def _number(environment: Mapping[str, str], name: str, *, at_least: int) -> int:
+  text = environment.get(name) or str(_DEFAULTS.get(name))
   if not text.isdigit() or int(text) < at_least:
     raise DistributedError(
       f"{name} = {text!r}: set it to a whole number, at least {at_least}."

@@ -2,8 +2,8 @@
 
 The model names the axes of its parameters and activations; one table maps
 those names to the mesh axes `replica`, `data`, `fsdp` and `tensor`. Linen
-replicates an axis that no rule names without a word, so names are checked
-here. Tested on eight CPU devices in `tests/sharded`.
+silently replicates an axis that no rule names, so names are checked here.
+Tested on eight CPU devices in `tests/sharded`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeGuard
 
 import flax.linen as nn
 import gin
 import jax
 import numpy as np
+from flax.linen import spmd
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -27,7 +28,8 @@ MESH_AXES = ("replica", "data", "fsdp", "tensor")
 # Rows of a batch are split over every axis that is not a model axis.
 BATCH_AXES = ("replica", "data", "fsdp")
 
-Rules = Mapping[str, str | Sequence[str] | None]
+MeshAxes = str | Sequence[str] | None
+Rules = Mapping[str, MeshAxes]
 
 
 class PartitioningError(CalrecError, ValueError):
@@ -40,11 +42,11 @@ class MeshShape:
   """Devices along each mesh axis.
 
   Attributes:
-    replica: Slices that hold a copy each and are joined by the slow network.
-    data: Devices that hold a copy each and share the batch.
-    fsdp: Devices that share both the batch and the parameters.
-    tensor: Devices that share the width of every layer.
-  One axis may be -1: it takes the devices that are left.
+    replica: Slices, each with a copy of the model, joined by the slow network.
+    data: Devices, each with a copy of the model, that split the batch.
+    fsdp: Devices that split both the batch and the parameters.
+    tensor: Devices that split the width of every layer.
+  One axis may be -1: it takes the remaining devices.
   """
 
   replica: int = 1
@@ -53,11 +55,7 @@ class MeshShape:
   tensor: int = 1
 
   def resolve(self, num_devices: int) -> tuple[int, ...]:
-    """Sizes of `MESH_AXES` on so many devices.
-
-    Raises:
-      PartitioningError: with the arithmetic that does not work out.
-    """
+    """Sizes of `MESH_AXES` on this number of devices."""
     sizes = [getattr(self, axis) for axis in MESH_AXES]
     if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
       raise PartitioningError(
@@ -90,7 +88,7 @@ def logical_axis_rules(
   activation_batch: Sequence[str] | str | None = BATCH_AXES,
   activation_heads: str | None = "tensor",
   activation_mlp: str | None = "tensor",
-) -> dict[str, str | Sequence[str] | None]:
+) -> dict[str, MeshAxes]:
   """The table from logical axes to mesh axes.
 
   Args:
@@ -104,7 +102,8 @@ def logical_axis_rules(
     activation_mlp: Hidden activations of the feed-forward layers.
 
   Returns:
-    Every logical axis the model uses; axes that stay whole map to None.
+    The mesh axes of every logical axis that models use; None where it is not
+    split.
   """
   return {
     "embed": embed,
@@ -125,14 +124,11 @@ def logical_axis_rules(
 
 
 def make_mesh(
-  shape: MeshShape, devices: Sequence[jax.Device] | None = None
+  shape: MeshShape, devices: Sequence[Any] | None = None
 ) -> Mesh:
-  """A mesh over the devices; by default over all of the job.
+  """A mesh over the devices, by default over all of the job.
 
-  Its axes are `Auto`: Linen's sharding constraints need that.
-
-  Raises:
-    PartitioningError: if the devices cannot be arranged like this.
+  Its axes are `Auto`, which Linen's sharding constraints need.
   """
   devices = jax.devices() if devices is None else list(devices)
   sizes = shape.resolve(len(devices))
@@ -152,7 +148,7 @@ def arrange_slices(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
     devices: Devices of all slices, as many as `sizes` multiply to.
 
   Raises:
-    PartitioningError: if slices would have to share a copy.
+    PartitioningError: if a copy of the model would span slices.
   """
   slices = len(_slices(devices))
   replica, *within = sizes
@@ -172,27 +168,25 @@ def arrange_slices(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
 
 @contextlib.contextmanager
 def activate(mesh: Mesh, rules: Rules) -> Iterator[None]:
-  """Makes a mesh and its rules known to everything traced inside."""
-  with jax.set_mesh(mesh), nn.logical_axis_rules(list(rules.items())):
+  """Sets a mesh and its rules for everything traced inside."""
+  pairs: Any = list(rules.items())
+  with jax.set_mesh(mesh), nn.logical_axis_rules(pairs):
     yield
 
 
 def constrain(array: jax.Array, *axes: str | None) -> jax.Array:
-  """Asks for the sharding that the active rules give these logical axes.
+  """Constrains an array to the sharding of its logical axes.
 
   Without active rules, as in a test on one device, it does nothing.
-
-  Raises:
-    PartitioningError: for a name that no rule has.
   """
   rules = dict(nn.get_logical_axis_rules())
   if not rules:
     return array
-  partition_spec(axes, rules)  # Linen takes an unknown name for "anywhere".
-  return nn.with_logical_constraint(array, axes)
+  partition_spec(axes, rules)  # Linen does not check the names.
+  return spmd.with_logical_constraint(array, axes)
 
 
-def axis_names(entry: str | Sequence[str] | None) -> tuple[str, ...]:
+def axis_names(entry: MeshAxes) -> tuple[str, ...]:
   """Mesh axes of an entry of a `PartitionSpec` or of the rules."""
   return (entry,) if isinstance(entry, str) else tuple(entry or ())
 
@@ -203,23 +197,26 @@ def partition_spec(axes: Sequence[str | None], rules: Rules) -> PartitionSpec:
   Raises:
     PartitioningError: for a name that no rule has.
   """
+  entries: list[str | tuple[str, ...] | None] = []
   for axis in axes:
     if axis is not None and axis not in rules:
       raise PartitioningError(
         f"No rule names the logical axis {axis!r}; logical_axis_rules has "
         f"{', '.join(sorted(rules))}."
       )
-  return PartitionSpec(
-    *(None if axis is None else _entry(rules[axis]) for axis in axes)
-  )
+    entry = None if axis is None else rules[axis]
+    if not (entry is None or isinstance(entry, str)):
+      entry = tuple(entry)
+    entries.append(entry)
+  return PartitionSpec(*entries)
 
 
 def state_shardings(abstract: Any, mesh: Mesh, rules: Rules) -> Any:
-  """Where every leaf of a tree lives.
+  """The sharding of every leaf of a tree.
 
   Args:
-    abstract: Tree of shapes, boxed with their logical axes where they have
-      any; what has none is replicated.
+    abstract: Tree of shapes, boxed with their logical axes if they have any;
+      leaves without axes are replicated.
     mesh: Mesh of the devices.
     rules: Mapping from logical to mesh axes.
 
@@ -232,7 +229,7 @@ def state_shardings(abstract: Any, mesh: Mesh, rules: Rules) -> Any:
   """
 
   def sharding(path: Any, leaf: Any) -> NamedSharding:
-    if not isinstance(leaf, nn.LogicallyPartitioned):
+    if not _is_box(leaf):
       return NamedSharding(mesh, PartitionSpec())
     spec = partition_spec(leaf.names, rules)
     _require_divisible(path, leaf, spec, mesh)
@@ -242,22 +239,14 @@ def state_shardings(abstract: Any, mesh: Mesh, rules: Rules) -> Any:
 
 
 def unbox(tree: Any) -> Any:
-  """Takes the logical axes off, without asking for any sharding."""
+  """Removes the boxes with logical axes; unlike Linen's, constrains nothing."""
   return jax.tree.map(
     lambda leaf: leaf.value if _is_box(leaf) else leaf, tree, is_leaf=_is_box
   )
 
 
 def place(boxed: Any, mesh: Mesh) -> tuple[Any, Any]:
-  """The unboxed tree, and where every leaf of it lives by the bound rules.
-
-  Args:
-    boxed: Tree as `state_shardings` takes it.
-    mesh: Mesh of the devices.
-
-  Raises:
-    PartitioningError: as `state_shardings`.
-  """
+  """The unboxed tree, and its `state_shardings` by the configured rules."""
   return unbox(boxed), state_shardings(boxed, mesh, logical_axis_rules())
 
 
@@ -272,11 +261,8 @@ def require_rows(rows: int, mesh: Mesh, microbatches: int = 1) -> None:
   Args:
     rows: Rows of the global batch.
     mesh: Mesh of the devices.
-    microbatches: Number of parts of the batch; each needs a row, or as
-      many as another, from every device.
-
-  Raises:
-    PartitioningError: with the arithmetic.
+    microbatches: Number of parts of the batch; each takes the same number of
+      rows from every device.
   """
   parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
   if rows % (parts * microbatches):
@@ -292,14 +278,14 @@ def require_rows(rows: int, mesh: Mesh, microbatches: int = 1) -> None:
 def parameter_table(
   abstract: Any, mesh: Mesh, rules: Rules, frozen: Collection[str] = ()
 ) -> str:
-  """Every parameter with shape, logical axes, sharding and bytes a device.
+  """Every parameter with shape, logical axes, sharding and bytes per device.
 
   Args:
     abstract: Boxed shapes, as `jax.eval_shape` gives them.
     mesh: Mesh of the devices.
     rules: Mapping from logical to mesh axes.
-    frozen: Paths of parameters that are not trained; where there are any, a
-      column says so.
+    frozen: Paths of parameters that are not trained; if there are any, a
+      column says which.
   """
   shardings = jax.tree.leaves(state_shardings(abstract, mesh, rules))
   leaves, _ = jax.tree_util.tree_flatten_with_path(abstract, is_leaf=_is_box)
@@ -312,14 +298,14 @@ def parameter_table(
     parameters += math.prod(value.shape)
     total += math.prod(value.shape) * itemsize
     local += shard
-    name = "/".join(str(getattr(key, "key", key)) for key in path)
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
     rows.append(
       (
         name,
         "×".join(map(str, value.shape)),
         str(value.dtype),
-        ", ".join(str(axis) for axis in axes) or "–",
-        ", ".join(map(_show, sharding.spec)) or "replicated",
+        ", ".join(map(str, axes)) or "–",
+        show_spec(sharding.spec),
         *(["frozen" if name in frozen else "trained"] if frozen else []),
         f"{shard:,}",
       )
@@ -329,16 +315,20 @@ def parameter_table(
     *(["tuning"] if frozen else []), "bytes/device",
   )  # fmt: skip
   mesh_text = " × ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-  return "\n".join(
-    [
-      *_aligned([head, *rows]),
-      f"{parameters:,} parameters, {total:,} bytes, {local:,} bytes on each "
-      f"of {mesh.size} devices ({mesh_text})",
-    ]
+  return "\n".join(aligned([head, *rows])) + (
+    f"\n{parameters:,} parameters, {total:,} bytes, {local:,} bytes on each of "
+    f"{mesh.size} devices ({mesh_text})"
   )
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def show_spec(spec: Iterable[MeshAxes]) -> str:
+  """The mesh axes of each dimension of an array, as "·, data+fsdp"."""
+  shown = ("+".join(axis_names(entry)) or "·" for entry in spec)
+  return ", ".join(shown) or "replicated"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+  """Lines of a table; the last column, of numbers, is right-aligned."""
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   lines = []
   for row in rows:
@@ -349,22 +339,12 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _slices(devices: Sequence[Any]) -> set[int]:
-  """TPU slices that devices belong to; other devices form a single one."""
+  """TPU slices of the devices; other devices form a single one."""
   return {getattr(device, "slice_index", 0) for device in devices}
 
 
-def _is_box(leaf: Any) -> bool:
+def _is_box(leaf: Any) -> TypeGuard[nn.LogicallyPartitioned]:
   return isinstance(leaf, nn.LogicallyPartitioned)
-
-
-def _entry(axes: str | Sequence[str] | None) -> str | tuple[str, ...] | None:
-  return axes if axes is None or isinstance(axes, str) else tuple(axes)
-
-
-def _show(entry: Any) -> str:
-  if entry is None:
-    return "·"
-  return entry if isinstance(entry, str) else "+".join(entry)
 
 
 def _arithmetic(sizes: Sequence[int]) -> str:
@@ -377,7 +357,7 @@ def _require_divisible(
   path: Any, leaf: nn.LogicallyPartitioned, spec: PartitionSpec, mesh: Mesh
 ) -> None:
   for size, name, entry in zip(leaf.value.shape, leaf.names, spec, strict=True):
-    axes = (entry,) if isinstance(entry, str) else (entry or ())
+    axes = axis_names(entry)
     parts = math.prod(mesh.shape[axis] for axis in axes)
     if size % parts:
       raise PartitioningError(

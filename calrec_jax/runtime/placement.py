@@ -1,4 +1,4 @@
-"""Where rows of users lie when several devices work together."""
+"""Placement of rows of users on several devices."""
 
 import math
 from typing import Any
@@ -12,17 +12,17 @@ from calrec_jax.runtime import partitioning
 
 
 def mesh_in_use(mesh: Mesh | None = None) -> Mesh | None:
-  """The given mesh, else the one that is set, else none."""
+  """The given mesh, else the one that is set, else None."""
   if mesh is None:
     mesh = jax.sharding.get_mesh()
   return None if mesh.empty else mesh
 
 
 def whole_rows(rows: int, mesh: Mesh | None) -> int:
-  """The rows of one program where each part of the mesh takes so many.
+  """Rows of a program in which every batch shard of the mesh has `rows`.
 
-  A product rounds by its shape. With the same number of rows on every device,
-  whatever the number of devices, an answer is the same to the last bit.
+  The shape of a matrix product decides its rounding. With the same number of
+  rows on every device, results are bit-exact for any number of devices.
   """
   if mesh is None:
     return rows
@@ -30,14 +30,14 @@ def whole_rows(rows: int, mesh: Mesh | None) -> int:
 
 
 def spans_processes(mesh: Mesh | None) -> bool:
-  """Whether devices of several processes make the mesh."""
+  """Whether the mesh has devices of several processes."""
   if mesh is None:
     return False
   return len({device.process_index for device in mesh.devices.flat}) > 1
 
 
 def place(arrays: Any, mesh: Mesh | None) -> Any:
-  """Puts NumPy arrays on the devices, their rows spread over the mesh."""
+  """Puts NumPy arrays on the devices, their rows sharded over the mesh."""
   if mesh is None:
     return jax.tree.map(jnp.asarray, arrays)
   rows = partitioning.batch_sharding(mesh)
@@ -50,7 +50,7 @@ def place(arrays: Any, mesh: Mesh | None) -> Any:
 
 
 def everywhere(arrays: Any, mesh: Mesh | None) -> Any:
-  """Inside a program: asks for whole arrays on every device of the mesh."""
+  """Inside a program: replicates arrays over the mesh."""
   if mesh is None:
     return arrays
   return jax.lax.with_sharding_constraint(
@@ -58,10 +58,9 @@ def everywhere(arrays: Any, mesh: Mesh | None) -> Any:
   )
 
 
-def from_local_rows(batch: Any, mesh: jax.sharding.Mesh) -> Any:
+def from_local_rows(batch: Any, mesh: Mesh) -> Any:
   """This host's rows as part of the global batch on the mesh."""
   sharding = partitioning.batch_sharding(mesh)
   return jax.tree.map(
-    lambda array: jax.make_array_from_process_local_data(sharding, array),
-    batch,
+    lambda array: jax.make_array_from_process_local_data(sharding, array), batch
   )

@@ -1,10 +1,9 @@
-"""Preemption: SIGTERM, which clouds and Slurm send before they take a machine.
+"""Preemption: SIGTERM, which clouds and Slurm send before they stop a machine.
 
-A stage that is preempted finishes its step, saves, and ends with
-`PREEMPTED_STATUS`; rerun, it resumes bit-exactly. Processes of one job stop
-after the same step, whichever of them was signalled: JAX's preemption service
-agrees on it. Tested by `tests/contract/test_preempted.py` and
-`tests/multiprocess`.
+A preempted stage finishes its step, saves, and ends with `PREEMPTED_STATUS`;
+rerun, it resumes bit-exactly. Processes of one job stop after the same step,
+whichever of them was signalled: JAX's preemption service agrees on it. Tested
+by `tests/contract/test_preempted.py` and `tests/multiprocess`.
 """
 
 from __future__ import annotations
@@ -22,28 +21,24 @@ from jax.experimental import multihost_utils
 
 # "Saved; start me again", as `launch/preemption.sh` names it for launchers.
 PREEMPTED_STATUS = 83
-# A scheduler signals a whole group of processes, and the script among them
-# signals its child again: that is one preemption.
+# A scheduler may signal a whole group of processes, in which a script signals
+# its child again: that is one preemption.
 SAME_SIGNAL_SECONDS = 2.0
 
 
 class Preempted(BaseException):
-  """The run ends because it was preempted; what had to be saved is saved.
+  """The run ends because it was preempted, after saving.
 
-  Like KeyboardInterrupt no Exception, so that nothing on the way takes it for
-  a failure.
+  Like KeyboardInterrupt not an Exception, so that no handler takes it for a
+  failure.
   """
 
 
 class PreemptionGuard:
-  """Whether the run is preempted, and when it may stop; see `watch`."""
+  """Knows whether the run is preempted, and when it may stop; see `watch`."""
 
   def __init__(self, shared: bool):
-    """Starts without a signal.
-
-    Args:
-      shared: Whether several processes have to stop after the same step.
-    """
+    """Starts without a signal; `shared` if several processes must agree."""
     self._shared = shared
     self._signalled_at: float | None = None
     self._deferred = False
@@ -57,7 +52,7 @@ class PreemptionGuard:
     """
     if not self._shared:
       return self._signalled_at is not None
-    # Not the number of the step: that starts again with the next stage.
+    # Not the number of the step, which restarts with the next stage.
     self._queries += 1
     if not multihost_utils.reached_preemption_sync_point(self._queries):
       return False
@@ -68,7 +63,7 @@ class PreemptionGuard:
 
   @contextlib.contextmanager
   def deferred(self) -> Iterator[None]:
-    """Inside, a signal waits for `preempted`, or else for the end.
+    """Defers a signal until `preempted` is queried, or until the end.
 
     Raises:
       Preempted: at the end, if `preempted` was not queried after the signal.
@@ -82,12 +77,9 @@ class PreemptionGuard:
 
   @contextlib.contextmanager
   def interruptible(self) -> Iterator[None]:
-    """Inside `deferred`: something long that may be cut anywhere.
+    """Inside `deferred`: a signal raises `Preempted` at once.
 
-    Only where the process is alone: others would wait for it in a collective.
-
-    Raises:
-      Preempted: as soon as there is a signal.
+    Only with one process: others would wait for it in a collective.
     """
     self._deferred = False
     try:
@@ -115,7 +107,7 @@ class PreemptionGuard:
 
 @contextlib.contextmanager
 def watch() -> Iterator[PreemptionGuard]:
-  """Handles SIGTERM as preemption; a later one kills. SIGINT is as ever."""
+  """Handles SIGTERM as preemption; a later one kills. SIGINT is unchanged."""
   # With several processes JAX has installed a handler of its own.
   shared = jax.distributed.is_initialized()
   guard = PreemptionGuard(shared)

@@ -1,12 +1,11 @@
-"""What a stage saves while it trains, when, and how much of it is retained.
+"""Checkpoints of a stage in training: when to save, and which to retain.
 
-A checkpoint holds what `calrec_jax.checkpoint.store` lists and, where
+A checkpoint holds the items of `calrec_jax.checkpoint.store` and, if
 validations may end the stage, `early_stopping/`. Saving is asynchronous.
 
-What a stage saves when it is preempted lies apart, in
-`<stage>/preempted/checkpoint_<step>/`, so that it displaces none of the newest
-and is no candidate for the best. It also holds `unreported/`: the sums that
-the next row of the log needs.
+A preempted stage saves separately, in `<stage>/preempted/checkpoint_<step>/`:
+that checkpoint replaces no other one and is no candidate for the best. It also
+holds `unreported/`: the sums that the next row of the log needs.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from orbax.checkpoint import checkpoint_managers
 
 from calrec_jax.checkpoint.store import (
   CheckpointError,
-  read_json,
   restore_arguments,
   steps,
 )
@@ -42,8 +40,8 @@ class CheckpointPolicy:
   Attributes:
     period: Steps between checkpoints; the last step is always saved.
     keep: Number of newest checkpoints that are retained.
-    best_metric: Validation metric by which one more checkpoint is retained; the
-      next stage starts from it. With an empty text it starts from the last.
+    best_metric: Validation metric of one more retained checkpoint, the best,
+      from which the next stage starts. If empty, it starts from the last one.
     best_is_highest: Whether a larger value of the metric is better.
   """
 
@@ -53,11 +51,11 @@ class CheckpointPolicy:
   best_is_highest: bool = True
 
   def __post_init__(self):
-    """Refuses periods that save nothing."""
+    """Checks the ranges."""
     check(self, period=at_least(1), keep=at_least(1))
 
   def rank(self, metrics: Mapping[str, float]) -> float:
-    """The larger, the better."""
+    """Rank of a checkpoint by its metrics; the larger, the better."""
     if self.best_metric not in metrics:
       raise CheckpointError(
         f"CheckpointPolicy.best_metric = {self.best_metric!r} is not among "
@@ -71,15 +69,15 @@ class Checkpoints:
   """The checkpoints of one stage directory."""
 
   def __init__(self, folder: pathlib.Path, policy: CheckpointPolicy):
-    """Opens the directory; leftovers of a killed save are removed."""
-    self.policy = policy
-    keep = [checkpoint_managers.LatestN(policy.keep)]
+    """Opens the directory; removes the leftovers of a killed save."""
+    self.policy, self.folder = policy, folder
+    keep: list[checkpoint_managers.PreservationPolicy] = [
+      checkpoint_managers.LatestN(policy.keep)
+    ]
     if policy.best_metric:
       keep.append(
         checkpoint_managers.BestN(
-          get_metric_fn=policy.rank,
-          n=1,
-          keep_checkpoints_without_metrics=False,
+          get_metric_fn=policy.rank, n=1, keep_checkpoints_without_metrics=False
         )
       )
     self._manager = ocp.CheckpointManager(
@@ -87,7 +85,7 @@ class Checkpoints:
       options=ocp.CheckpointManagerOptions(
         step_prefix="checkpoint",
         cleanup_tmp_directories=True,
-        # Only with it does Orbax store metrics; what stays is up to `keep`.
+        # Without it Orbax stores no metrics; `keep` decides what is retained.
         best_fn=policy.rank if policy.best_metric else None,
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
         enable_async_checkpointing=True,
@@ -98,23 +96,20 @@ class Checkpoints:
         *(EARLY_STOPPING, UNREPORTED),
       ),
     )
-    self.folder = folder
 
   def latest_step(self) -> int | None:
-    """The newest whole checkpoint."""
+    """Step of the newest complete checkpoint."""
     return self._manager.latest_step()
 
   def best_step(self) -> int | None:
-    """The step the next stage starts from."""
+    """Step of the checkpoint that the next stage starts from."""
     steps = self._manager.all_steps()
-    if not self.policy.best_metric:
-      return max(steps, default=None)
-    ranked = []
-    for step in steps:
-      metrics = self._manager.metrics(step)
-      if metrics:
-        ranked.append((self.policy.rank(metrics), step))
-    # Of equals the later one: it has learned longer.
+    ranked = [
+      (self.policy.rank(metrics), step)
+      for step in (steps if self.policy.best_metric else ())
+      if (metrics := self._manager.metrics(step))
+    ]
+    # Of equal ranks the later step: it has trained longer.
     return max(ranked)[1] if ranked else max(steps, default=None)
 
   def save(
@@ -130,19 +125,22 @@ class Checkpoints:
     unreported: Mapping[str, Any] | None = None,
   ) -> None:
     """Starts saving; returns when the arrays are copied off the devices."""
-    records = {"feed": feed, "lineage": lineage, "vocabulary": vocabulary}
-    if early_stopping is not None:
-      records[EARLY_STOPPING] = early_stopping
-    if unreported is not None:
-      records[UNREPORTED] = unreported
+    records = {
+      "feed": feed,
+      "lineage": lineage,
+      "vocabulary": vocabulary,
+      EARLY_STOPPING: early_stopping,
+      UNREPORTED: unreported,
+    }
+    items = {
+      name: ocp.args.JsonSave(dict(record))
+      for name, record in records.items()
+      if record is not None
+    }
     self._manager.save(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.PyTreeSave(state.on_disk()),
-        **{
-          name: ocp.args.JsonSave(dict(record))
-          for name, record in records.items()
-        },
+        state=ocp.args.PyTreeSave(state.on_disk()), **items
       ),
       metrics=dict(metrics) if metrics else None,
     )
@@ -150,7 +148,7 @@ class Checkpoints:
   def restore(
     self, step: int, abstract: TrainState, shardings: TrainState
   ) -> tuple[TrainState, dict[str, Any]]:
-    """Reads the state straight onto its devices, and the feed's record.
+    """Reads the state directly onto its devices, and the feed's record.
 
     Args:
       step: Step of the checkpoint.
@@ -158,7 +156,7 @@ class Checkpoints:
       shardings: `NamedSharding` of each leaf, on any mesh.
 
     Raises:
-      CheckpointError: with every missing, unexpected and differing array.
+      CheckpointError: with every missing, unexpected and mismatched array.
     """
     arguments = ocp.args.Composite(
       state=restore_arguments(
@@ -169,7 +167,7 @@ class Checkpoints:
       feed=ocp.args.JsonRestore(),
     )
     try:
-      restored = self._manager.restore(step, args=arguments)
+      restored: Any = self._manager.restore(step, args=arguments)
     except (ValueError, KeyError, FileNotFoundError) as error:
       raise CheckpointError(
         f"{self.folder}/checkpoint_{step} does not hold this model's state: "
@@ -177,22 +175,18 @@ class Checkpoints:
       ) from error
     return TrainState.from_disk(restored.state), restored.feed
 
-  def early_stopping(self, step: int) -> dict[str, Any]:
-    """State of early stopping in a checkpoint."""
-    return read_json(self.folder / f"checkpoint_{step}", EARLY_STOPPING)
-
   def wait(self) -> None:
-    """Returns when all saves are on disk; raises what went wrong in them."""
+    """Returns when all saves are on disk; raises their errors."""
     self._manager.wait_until_finished()
 
   def close(self) -> None:
     """Waits, and closes."""
-    self._manager.wait_until_finished()
+    self.wait()
     self._manager.close()
 
 
 def preempted(folder: pathlib.Path) -> Checkpoints:
-  """Where a stage in `folder` saves when it is preempted; one is retained."""
+  """The checkpoint that a stage in `folder` saves when it is preempted."""
   policy = CheckpointPolicy(period=1, keep=1, best_metric="")
   return Checkpoints(folder / PREEMPTED, policy)
 
@@ -200,12 +194,14 @@ def preempted(folder: pathlib.Path) -> Checkpoints:
 def newest(folder: pathlib.Path) -> pathlib.Path | None:
   """The checkpoint from which a stage in `folder` resumes, if there is one.
 
-  Of the same step the one of `preempted` is the older: what a step entails,
-  as its validation, was still to come.
+  At the same step the one of `preempted` is older: it was saved before what
+  follows the step, such as its validation.
   """
-  found = [(step, True) for step in steps(folder)]
-  found += [(step, False) for step in steps(folder / PREEMPTED)]
+  found = [(step, True, folder) for step in steps(folder)]
+  found += [
+    (step, False, folder / PREEMPTED) for step in steps(folder / PREEMPTED)
+  ]
   if not found:
     return None
-  step, regular = max(found)
-  return (folder if regular else folder / PREEMPTED) / f"checkpoint_{step}"
+  step, _, parent = max(found)
+  return parent / f"checkpoint_{step}"

@@ -1,4 +1,4 @@
-"""Stopping a stage that has not improved for some validations.
+"""Stopping a stage that has not improved for a number of validations.
 
 Its state is part of a checkpoint, so that a stage that was killed stops where
 it would have stopped. Flax's `EarlyStopping` has neither the step of the best
@@ -7,42 +7,36 @@ validation nor a state for JSON, and stops one validation later.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 
+@dataclasses.dataclass
 class EarlyStopping:
   """Counts validations since the best one.
 
   Attributes:
-    patience: Number of validations in a row without a better one after which
+    patience: Number of consecutive validations without improvement after which
       the stage ends; None never ends it.
-    best: Rank of the best validation, the larger the better; None before the
-      first one.
+    rank: Function from a validation's metrics to its rank, the larger the
+      better, such as `CheckpointPolicy.rank`.
+    best: Rank of the best validation; None before the first one.
     best_step: Step of the best validation.
     waited: Number of validations since the best one.
   """
 
-  def __init__(
-    self, patience: int | None, rank: Callable[[Mapping[str, float]], float]
-  ):
-    """Starts a stage.
-
-    Args:
-      patience: Number of validations, as above.
-      rank: Function of a validation's metrics, as `CheckpointPolicy.rank`.
-    """
-    self.patience = patience
-    self._rank = rank
-    self.best: float | None = None
-    self.best_step: int | None = None
-    self.waited = 0
+  patience: int | None
+  rank: Callable[[Mapping[str, float]], float]
+  best: float | None = None
+  best_step: int | None = None
+  waited: int = 0
 
   def update(self, metrics: Mapping[str, float], step: int) -> bool:
-    """Counts a validation; whether it is better than all before."""
+    """Counts a validation; returns whether it is the best so far."""
     if self.patience is None:
       return False
-    rank = self._rank(metrics)
+    rank = self.rank(metrics)
     if self.best is None or rank > self.best:
       self.best, self.best_step, self.waited = rank, step, 0
       return True
@@ -55,16 +49,12 @@ class EarlyStopping:
     return self.patience is not None and self.waited >= self.patience
 
   def state(self) -> dict[str, Any] | None:
-    """What a checkpoint holds, fit for JSON; None where it never ends."""
+    """The state for a checkpoint, as JSON; None without patience."""
     if self.patience is None:
       return None
-    return {
-      "best": self.best,
-      "best_step": self.best_step,
-      "waited": self.waited,
-    }
+    return {k: getattr(self, k) for k in ("best", "best_step", "waited")}
 
   def resume(self, state: Mapping[str, Any]) -> None:
-    """Takes over the state that a checkpoint holds."""
+    """Restores the state of a checkpoint."""
     self.best, self.best_step = state["best"], state["best_step"]
     self.waited = state["waited"]

@@ -1,49 +1,51 @@
-"""Where a stage's time went, over all the runs that it took.
+"""Goodput: how a stage spent its time, over all of its runs.
 
-A run adds rows to `time.jsonl` in the stage's folder: when it starts, whenever
-it has saved, when it is preempted and when the stage is finished. Goodput is
-the fraction of the time since the first start in which steps were made that
-count: not starting, validating, saving, nor steps that a kill has lost, nor the
-time when nothing ran.
+A run adds rows to `time.jsonl` in the stage's folder: when it starts, after
+every save, when it is preempted and when the stage is finished. Goodput is the
+fraction of the time since the first start that was spent on steps: not on
+starting, validating, saving, steps that were lost to a kill, or not running.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import itertools
 import json
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from calrec_jax.storage import atomic
+
 FILE = "time.jsonl"
 STEPS = "steps"
-# What a run does before its first step is over, in order.
+# Activities of a run until its first step is over, in order.
 START_UP = ("token caches", "parameters", "first step")
 VALIDATION, CHECKPOINTS = "validation", "checkpoints"
 LOST, NOTHING = "steps lost", "not running"
 
 
 class Timeline:
-  """Seconds of one run by what it was doing; it does one thing at a time."""
+  """Seconds of one run by activity; there is one activity at a time."""
 
   def __init__(self, clock: Callable[[], float] = time.perf_counter):
-    """Starts with what comes first."""
+    """Starts with the first activity of `START_UP`."""
     self._clock = clock
-    self._doing, self._since = START_UP[0], clock()
-    self._seconds: dict[str, float] = {}
+    self._activity, self._since = START_UP[0], clock()
+    self._seconds: dict[str, float] = collections.defaultdict(float)
 
   def now(self, activity: str) -> None:
-    """From here on it does something else."""
+    """Switches to an activity."""
     at = self._clock()
-    so_far = self._seconds.get(self._doing, 0.0)
-    self._seconds[self._doing] = so_far + at - self._since
-    self._doing, self._since = activity, at
+    self._seconds[self._activity] += at - self._since
+    self._activity, self._since = activity, at
 
   @contextlib.contextmanager
   def during(self, activity: str) -> Iterator[None]:
-    """Something that interrupts what it is doing."""
-    before = self._doing
+    """Interrupts the current activity by another one."""
+    before = self._activity
     self.now(activity)
     try:
       yield
@@ -51,22 +53,21 @@ class Timeline:
       self.now(before)
 
   def seconds(self) -> dict[str, float]:
-    """Until now, by activity."""
-    self.now(self._doing)
+    """Seconds until now, by activity."""
+    self.now(self._activity)
     return dict(self._seconds)
 
   def start_up(self) -> str:
-    """Human-readable: how long it took until the first step was made."""
+    """Human-readable time until the first step was made."""
     seconds = self.seconds()
-    parts = [(name, seconds[name]) for name in START_UP if name in seconds]
-    total = sum(value for _, value in parts)
-    return f"{total:.1f} s: " + ", ".join(
-      f"{name} {value:.1f}" for name, value in parts
+    parts = {name: seconds[name] for name in START_UP if name in seconds}
+    return f"{sum(parts.values()):.1f} s: " + ", ".join(
+      f"{name} {value:.1f}" for name, value in parts.items()
     )
 
 
 def read_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
-  """The rows of a stage's folder but for those that a kill has cut."""
+  """The rows of a stage's folder, without lines that a kill truncated."""
   path = folder / FILE
   rows = []
   for line in path.read_text("utf-8").splitlines() if path.exists() else ():
@@ -78,7 +79,7 @@ def read_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
 def add_row(
   folder: pathlib.Path, event: str, step: int, timeline: Timeline
 ) -> None:
-  """Adds a row, in one write: a killed process leaves whole lines.
+  """Adds a row.
 
   Args:
     folder: Folder of the stage.
@@ -92,66 +93,57 @@ def add_row(
     "step": step,
     "seconds": timeline.seconds(),
   }
-  path = folder / FILE
-  # A line that a kill has cut must not take the next one with it.
-  cut = path.exists() and not path.read_bytes().endswith(b"\n")
-  with path.open("a", encoding="utf-8") as file:
-    file.write("\n" * cut + json.dumps(row) + "\n")
+  lines = (json.dumps(row) + "\n" for row in [*read_rows(folder), row])
+  atomic.write_text(folder / FILE, "".join(lines))
 
 
 def shares(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-  """Where the time since the first start went, as fractions that add up to 1.
+  """Fractions of the time since the first start, by activity; they sum to 1.
 
   Args:
     rows: Rows of `time.jsonl`.
 
   Returns:
-    By activity; `STEPS` is the goodput.
+    Fractions; that of `STEPS` is the goodput.
   """
   runs = _runs(rows)
   if not runs:
     return {}
-  total = rows[-1]["time"] - _began(runs[0])
-  seconds: dict[str, float] = {}
-  for run, after in zip(runs, [*runs[1:], None], strict=True):
+  seconds: dict[str, float] = collections.defaultdict(float)
+  for run in runs:
     for activity, value in run[-1]["seconds"].items():
-      seconds[activity] = seconds.get(activity, 0.0) + value
-    if after is None:
-      continue
+      seconds[activity] += value
+  for run, after in itertools.pairwise(runs):
     # The next run resumed from a step that this one had saved, or anew.
     saved = [row for row in run if row["step"] <= after[0]["step"]]
     made = run[-1]["seconds"].get(STEPS, 0.0)
     lost = made - max(
       (r["seconds"].get(STEPS, 0.0) for r in saved), default=0.0
     )
-    seconds[STEPS] = seconds.get(STEPS, 0.0) - lost
-    seconds[LOST] = seconds.get(LOST, 0.0) + lost
-    gap = max(0.0, _began(after) - run[-1]["time"])
-    seconds[NOTHING] = seconds.get(NOTHING, 0.0) + gap
-  total = max(total, sum(seconds.values()))
+    seconds[STEPS] -= lost
+    seconds[LOST] += lost
+    seconds[NOTHING] += max(0.0, _began(after) - run[-1]["time"])
+  total = max(rows[-1]["time"] - _began(runs[0]), sum(seconds.values()))
   return {name: value / total for name, value in seconds.items() if value}
 
 
 def summary(folder: pathlib.Path) -> str:
   """One human-readable line, from the rows of a stage's folder."""
   rows = read_rows(folder)
-  of = shares(rows)
-  runs = _runs(rows)
-  if not of:
+  fractions = collections.defaultdict(float, shares(rows))
+  if not fractions:
     return "no time was recorded"
+  runs = _runs(rows)
   hours, rest = divmod(round(rows[-1]["time"] - _began(runs[0])), 3600)
   took = f"{hours} h {rest // 60} min" if hours else f"{rest} s"
-  others = {
-    "start-up": sum(of.get(name, 0.0) for name in START_UP),
-    **{
-      name: of.get(name, 0.0)
-      for name in (VALIDATION, CHECKPOINTS, LOST, NOTHING)
-    },
-  }
-  parts = [f"{name} {share:.1%}" for name, share in others.items() if share]
+  parts = {"start-up": sum(fractions[name] for name in START_UP)}
+  parts |= {k: fractions[k] for k in (VALIDATION, CHECKPOINTS, LOST, NOTHING)}
+  shown = ", ".join(
+    f"{name} {part:.1%}" for name, part in parts.items() if part
+  )
   starts = f"{len(runs)} starts" if len(runs) > 1 else "one start"
-  return f"goodput {of.get(STEPS, 0.0):.1%} of {took} and {starts}" + (
-    f" ({', '.join(parts)})" if parts else ""
+  return f"goodput {fractions[STEPS]:.1%} of {took} and {starts}" + (
+    f" ({shown})" if shown else ""
   )
 
 
@@ -166,5 +158,5 @@ def _runs(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
 
 
 def _began(run: Sequence[Mapping[str, Any]]) -> float:
-  """When a run began, which is before its first row."""
+  """Time when a run began, before its first row."""
   return run[0]["time"] - sum(run[0]["seconds"].values())

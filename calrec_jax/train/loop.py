@@ -47,18 +47,16 @@ from calrec_jax.train.validation import Validator
 def run_stage(
   stage: Stage, name: str, stage_names: tuple[str, ...], guard: PreemptionGuard
 ) -> None:
-  """Trains one stage to its end, from wherever it stands.
-
-  A stage that is finished is left as it is.
+  """Trains or resumes one stage to its end; skips one that is finished.
 
   Args:
     stage: Configuration of the stage.
     name: Name of the stage; its folder in MODEL_DIR.
     stage_names: Names of all stages of the chain, in order.
-    guard: Guard that says when the run is preempted.
+    guard: Guard that knows when the run is preempted.
 
   Raises:
-    Preempted: when it was preempted, and has saved.
+    Preempted: if it was preempted, after saving.
   """
   timeline = goodput.Timeline()
   folder = stages.folder(stage, name)
@@ -67,9 +65,7 @@ def run_stage(
     caches = stages.documents_of(stage, stages.open_caches(stage))
   source = stages.find_source(stage, name, stage_names)
   feed = dataclasses.replace(
-    stage.feed,
-    shard_index=jax.process_index(),
-    shard_count=jax.process_count(),
+    stage.feed, shard_index=jax.process_index(), shard_count=jax.process_count()
   ).open(caches)
   decoder_config = stages.decoder_for(stage, caches)
   mesh = partitioning.make_mesh(stage.mesh)
@@ -89,8 +85,8 @@ def run_stage(
   )
   done = stage_folder.handover(folder)
   if done is not None or checkpointing.newest(folder) is not None:
-    # Not to be passed off as a run of another configuration; and before Orbax
-    # cleans up in a folder that is not ours.
+    # A finished run of another configuration is not this one; and Orbax must
+    # not clean up in another run's folder.
     lineage.refuse_changes(stage_folder.lineage_of(folder), record, folder)
   if done is not None:
     print(f"{name}: finished before; {done['checkpoint']} of {folder}")
@@ -106,13 +102,13 @@ def run_stage(
 
 
 class _Loop:
-  """A stage in progress; made inside an active mesh."""
+  """A stage in progress; created inside an active mesh."""
 
   def __init__(
     self,
     stage: Stage,
     name: str,
-    folder: Any,
+    folder: pathlib.Path,
     feed: OpenFeed,
     decoder_config: ModelConfig,
     mesh: jax.sharding.Mesh,
@@ -126,11 +122,14 @@ class _Loop:
     self.feed, self.mesh, self.record = feed, mesh, record
     self.decoder_config = decoder_config
     self.decoder = family_of(decoder_config).module(decoder_config)
-    rules = partitioning.logical_axis_rules()
     boxed = states.abstract_state(self.decoder, stage.optimizer, stage.tuning)
     self.abstract, self.shardings = partitioning.place(boxed, mesh)
-    frozen = stage.tuning.frozen_paths(boxed.params)
-    table = partitioning.parameter_table(boxed.params, mesh, rules, frozen)
+    table = partitioning.parameter_table(
+      boxed.params,
+      mesh,
+      partitioning.logical_axis_rules(),
+      stage.tuning.frozen_paths(boxed.params),
+    )
     summary = stage.tuning.summary(
       self.abstract.params, self.abstract.opt_state, self.shardings.opt_state
     )
@@ -148,12 +147,13 @@ class _Loop:
     self.profiler = profiling.Profiler(stage.profile, folder)
 
   def start(self, source: ParameterSource | None) -> None:
-    """Own checkpoint first, then the source's parameters, then scratch."""
-    self.meter = Meter(self.decoder_config, self.stage.tuning)
+    """Starts from the stage's own checkpoint, the source, or scratch."""
+    stage = self.stage
+    self.meter = Meter(self.decoder_config, stage.tuning)
     newest = checkpointing.newest(self.folder)
     self.fresh = newest is None
-    # Whether what follows the last step (rows, validation, checkpoint) is done;
-    # it is not after a preemption, nor at a fresh start.
+    # Whether all that follows the last step (rows, validation, checkpoint) is
+    # done; it is not after a preemption, nor at a fresh start.
     self.complete = False
     if newest is not None:
       self._restore(newest)
@@ -161,16 +161,11 @@ class _Loop:
     else:
       self.step = 0
       self.state = states.create_state(
-        self.decoder,
-        self.stage.optimizer,
-        self.shardings,
-        self.stage.seed,
-        self.stage.tuning,
+        self.decoder, stage.optimizer, self.shardings, stage.seed, stage.tuning
       )
-      origin = "starts from scratch"
+      origin = f"starts from {source or 'scratch'}"
       if source is not None:
         self._take_params(source)
-        origin = f"starts from {source}"
     if jax.process_index() == 0:
       self._write_records()
       self._introduce(origin)
@@ -178,23 +173,23 @@ class _Loop:
 
   def _restore(self, checkpoint: pathlib.Path) -> None:
     self.complete = checkpoint.parent == self.folder
-    opened = (
-      self.checkpoints
-      if self.complete
-      else checkpointing.preempted(self.folder)
-    )
+    opened = self.checkpoints
+    if not self.complete:
+      opened = checkpointing.preempted(self.folder)
     step = store.step_of(checkpoint)
     self.state, feed_state = opened.restore(step, self.abstract, self.shardings)
     self.step = self.feed.resume(feed_state)
     if self.early_stopping.patience is not None:
-      self.early_stopping.resume(opened.early_stopping(step))
+      self.early_stopping.resume(
+        store.read_json(checkpoint, checkpointing.EARLY_STOPPING)
+      )
     if not self.complete:
       self.meter.resume(store.read_json(checkpoint, checkpointing.UNREPORTED))
       opened.close()
 
   def _take_params(self, source: ParameterSource) -> None:
-    # Of the new parameters only LoRA's are needed: two copies of a large model
-    # would not fit.
+    # Only LoRA's new parameters are needed; two copies of a large model would
+    # not fit.
     for leaf in jax.tree.leaves(loras.without_lora(self.state.params)):
       leaf.delete()
     params = source.params(
@@ -235,7 +230,7 @@ class _Loop:
       self._save_on_preemption()
       saved = f"saved checkpoint at step {self.step}"
       if self.step == 0:
-        saved = "before the first step, nothing had to be saved"
+        saved = "no step was made, so nothing had to be saved"
       raise Preempted(f"Preempted: {saved}") from None
     finally:
       self.profiler.close()
@@ -263,7 +258,7 @@ class _Loop:
         return
 
   def _after_start(self) -> None:
-    """Step 0 is a candidate too: what a stage begins with may be the best."""
+    """Validates step 0: the initial parameters may be the best ones."""
     if not self.stage.validation.at_start:
       return
     validated = self._validate()
@@ -272,38 +267,36 @@ class _Loop:
       self._save(validated)
 
   def _after_step(self) -> bool:
-    """What follows a step: rows, validation, checkpoint; whether to end.
+    """Reports, validates and saves if due; returns whether to end.
 
     Raises:
-      Preempted: in a validation. Nothing of the rest was done then.
+      Preempted: in the validation; then nothing is saved.
     """
     stage = self.stage
-    # A row ends where a checkpoint is made: the rows after it must not
-    # depend on whether the run was stopped there.
-    may_save = self._due(stage.checkpoints.period) or (
-      stage.validation.patience is not None
-      and self._due(stage.validation.period)
+    saves, validates = (
+      self._due(part.period) for part in (stage.checkpoints, stage.validation)
     )
+    # A row ends where a checkpoint may be saved: later rows must not depend on
+    # whether the run was stopped there.
+    may_save = saves or (validates and stage.validation.patience is not None)
     if self._due(stage.log_period) or may_save:
       self._report()
     validated, improved = None, False
-    if self._due(stage.validation.period):
+    if validates:
       validated = self._validate()
       improved = self.early_stopping.update(validated, self.step)
     over = self.early_stopping.is_over
-    if self._due(stage.checkpoints.period) or improved or over:
+    if saves or improved or over:
       self._save(validated)
     return over
 
   def finish(self) -> None:
-    """Hands the best checkpoint over; only then is the stage finished."""
+    """Hands over the best checkpoint, which marks the stage as finished."""
     with self.timeline.during(goodput.CHECKPOINTS):
       self.checkpoints.wait()
     best = self.checkpoints.best_step()
     if jax.process_index() == 0:
-      preempted = self.folder / checkpointing.PREEMPTED
-      if preempted.exists():
-        shutil.rmtree(preempted)
+      shutil.rmtree(self.folder / checkpointing.PREEMPTED, ignore_errors=True)
       lineage.write_json(
         self.folder / stage_folder.HANDOVER,
         {"checkpoint": f"checkpoint_{best}", "steps": self.step},
@@ -314,7 +307,7 @@ class _Loop:
         f"({self.folder})\n  {goodput.summary(self.folder)}"
       )
     self.checkpoints.close()
-    # The next stage begins with what the first process wrote here.
+    # The next stage starts from what the first process wrote here.
     distributed.together("the stage is handed over")
 
   def _due(self, period: int) -> bool:
@@ -348,21 +341,19 @@ class _Loop:
     self._note("saved")
 
   def _save_on_preemption(self) -> None:
-    """Saves what it takes to resume bit-exactly.
+    """Saves all that it takes to resume bit-exactly.
 
-    Rows, validation and checkpoint of the step are left to the next run.
+    The next run does what follows the step: rows, validation, checkpoint.
     """
     self.timeline.now(goodput.CHECKPOINTS)
     self.checkpoints.close()
     if self.step == 0:
-      return  # A fresh start is the same.
+      return  # The next run starts afresh.
     opened = checkpointing.preempted(self.folder)
-    if opened.latest_step() != self.step:  # Preempted again at once.
+    if opened.latest_step() != self.step:  # Else preempted again at once.
+      unreported = self.meter.state()
       opened.save(
-        self.state,
-        metrics=None,
-        unreported=self.meter.state(),
-        **self._records(),
+        self.state, metrics=None, unreported=unreported, **self._records()
       )
     opened.close()
     self._note("left")
@@ -372,16 +363,14 @@ class _Loop:
       goodput.add_row(self.folder, event, self.step, self.timeline)
 
   def _records(self) -> dict[str, Any]:
+    cards = {cache.name: cache.card for cache in self.feed.caches}
     return {
       "step": self.step,
       "feed": self.feed.state(self.step),
-      "lineage": {**self.record, "cards": self._cards()},
+      "lineage": {**self.record, "cards": cards},
       "vocabulary": self.vocabulary,
       "early_stopping": self.early_stopping.state(),
     }
-
-  def _cards(self) -> dict[str, Any]:
-    return {cache.name: cache.card for cache in self.feed.caches}
 
   def _write_records(self) -> None:
     self.folder.mkdir(parents=True, exist_ok=True)
@@ -399,7 +388,7 @@ class _Loop:
     )
     print(
       f"{self.name}: {origin}, to step {self.stage.steps}, in {self.folder}\n"
-      f"  users of an epoch: {users}; {stats.steps_per_epoch} steps, rows "
-      f"{stats.fill:.0%} full, {stats.targets_per_row:.1f} targets a row\n"
+      f"  users per epoch: {users}; {stats.steps_per_epoch} steps, rows "
+      f"{stats.fill:.0%} full, {stats.targets_per_row:.1f} targets per row\n"
       f"{self.table}"
     )

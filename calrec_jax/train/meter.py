@@ -1,4 +1,4 @@
-"""The figures of a row of the training log: means, and speeds.
+"""The values of a row of the training log: means and speeds.
 
 The sums that a preempted run has gathered since the last row are part of its
 checkpoint (`state`, `resume`), so that the next row is that of a run that was
@@ -8,7 +8,6 @@ never stopped.
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -30,9 +29,9 @@ class Meter:
     self._config, self._tuning = decoder_config, tuning
     self._peak = chips.peak_flops()
     self._parts: list[Metrics] = []
-    # Sums, and over how many steps, that an earlier run left unreported.
-    self._left: tuple[Metrics | None, int] = None, 0
-    self._row = self._left  # The last that was summed.
+    # Sums that an earlier run left unreported, and their number of steps.
+    self._unreported: tuple[Metrics, int] = {}, 0
+    self._row = self._unreported  # The last sums.
     self._since: float | None = None  # The first step compiles.
     self._timed = 0
 
@@ -47,7 +46,7 @@ class Meter:
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
-    """Leaves out of the speeds what is done inside."""
+    """Excludes the time inside from the speeds."""
     jax.block_until_ready(self._parts)
     began = time.perf_counter()
     yield
@@ -68,49 +67,37 @@ class Meter:
         needed = family_of(self._config).train_step_flops(
           self._config,
           tokens=values["tokens"],
-          # Not NumPy's float32, which a weight is and JSON does not know.
+          # A Python float: JSON does not know NumPy's float32.
           loss_tokens=float(sums["loss_nig_nats"].weight) / steps,
           attended=values["attended_keys"],
           trained=self._tuning.trains,
         )
-        values["model_flop_utilisation"] = (
-          needed * steps_per_second / self._peak
-        )
-    self._parts, self._timed = [], 0
-    self._left = None, 0
+        utilisation = needed * steps_per_second / self._peak
+        values["model_flop_utilisation"] = utilisation
+    self._parts, self._timed, self._unreported = [], 0, ({}, 0)
     if self._since is not None:
       self._since = time.perf_counter()
     return values
 
   def state(self) -> dict[str, Any]:
-    """What the row of the last step was or will be made of, fit for JSON."""
+    """Sums of the row of the last step, read or not, as JSON."""
     sums, steps = self._sum() if self._parts else self._row
-    return {
-      "steps": steps,
-      # float32 survives JSON exactly.
-      "sums": {
-        name: [float(value.total), float(value.weight)]
-        for name, value in (sums or {}).items()
-      },
-    }
+    # float32 survives JSON exactly.
+    pairs = {name: [float(x) for x in value] for name, value in sums.items()}
+    return {"steps": steps, "sums": pairs}
 
   def resume(self, state: dict[str, Any]) -> None:
-    """Takes over the sums of a preempted run."""
+    """Restores the sums of a preempted run."""
     sums = {
-      name: WeightedSum(np.float32(total), np.float32(weight))
-      for name, (total, weight) in state["sums"].items()
+      name: WeightedSum(*np.array(pair, np.float32))
+      for name, pair in state["sums"].items()
     }
-    self._left = self._row = sums, state["steps"]
+    self._unreported = self._row = sums, state["steps"]
 
   def _sum(self) -> tuple[Metrics, int]:
-    """Sums since the last report, and over how many steps; waits for them."""
-    left, steps = self._left
-    parts = ([] if left is None else [left]) + jax.device_get(self._parts)
-    self._row = (
-      functools.reduce(
-        lambda total, part: {key: total[key].merge(part[key]) for key in total},
-        parts,
-      ),
-      steps + len(self._parts),
-    )
+    """Sums since the last report and their number of steps; waits for them."""
+    sums, steps = self._unreported
+    for part in jax.device_get(self._parts):
+      sums = {k: sums[k].merge(part[k]) if k in sums else part[k] for k in part}
+    self._row = sums, steps + len(self._parts)
     return self._row

@@ -11,27 +11,24 @@ import optax
 
 from calrec_jax.errors import InputError
 
-# Norm scales and biases are not decayed, by the last name of their path.
+# Parameters without decay, by the last name of their path.
 _UNDECAYED = ("scale", "bias")
 
 
 @gin.configurable
 def warmup_cosine(
-  peak: float,
-  steps: int,
-  warmup_steps: int = 100,
-  final_fraction: float = 0.1,
+  peak: float, steps: int, warmup_steps: int = 100, final_fraction: float = 0.1
 ) -> optax.Schedule:
   """Linear warm-up, then a cosine down to a fraction of the peak.
 
   Args:
     peak: Highest learning rate.
-    steps: Updates of the whole stage, the warm-up included.
-    warmup_steps: Updates of the warm-up; at most half of `steps` is used, so
+    steps: Number of updates of the whole stage, including the warm-up.
+    warmup_steps: Number of updates of the warm-up; at most half of `steps`, so
       that a run shortened for a test still learns.
     final_fraction: Learning rate at the end, as a fraction of the peak.
   """
-  warmup_steps = _warmup(warmup_steps, steps)
+  warmup_steps = min(warmup_steps, max(1, steps // 2))
   return optax.warmup_cosine_decay_schedule(
     init_value=0.0,
     peak_value=peak,
@@ -43,25 +40,15 @@ def warmup_cosine(
 
 @gin.configurable
 def warmup_linear(
-  peak: float,
-  steps: int,
-  warmup_steps: int = 100,
-  final_fraction: float = 0.0,
+  peak: float, steps: int, warmup_steps: int = 100, final_fraction: float = 0.0
 ) -> optax.Schedule:
-  """Linear warm-up, then a straight line down to a fraction of the peak.
-
-  Args:
-    peak: Highest learning rate.
-    steps: Updates of the whole stage, the warm-up included.
-    warmup_steps: Updates of the warm-up; at most half of `steps` is used.
-    final_fraction: Learning rate at the end, as a fraction of the peak.
-  """
-  warmup_steps = _warmup(warmup_steps, steps)
-  falling = max(1, steps - warmup_steps)
+  """Linear warm-up and decay; arguments as those of `warmup_cosine`."""
+  warmup_steps = min(warmup_steps, max(1, steps // 2))
+  decay_steps = max(1, steps - warmup_steps)
   return optax.join_schedules(
     [
       optax.linear_schedule(0.0, peak, warmup_steps),
-      optax.linear_schedule(peak, peak * final_fraction, falling),
+      optax.linear_schedule(peak, peak * final_fraction, decay_steps),
     ],
     [warmup_steps],
   )
@@ -71,28 +58,28 @@ def warmup_linear(
 def rsqrt(
   peak: float, warmup_steps: int = 100, linear_warmup: bool = False
 ) -> optax.Schedule:
-  """Falls with the root of the step: peak * sqrt(w / max(step, w)).
+  """Decay with the root of the step: peak * sqrt(w / max(step, w)).
 
   t5x's `rsqrt_normalized_decay`; its `constant * rsqrt_decay` with a base rate
   b is this with peak = b / sqrt(w).
 
   Args:
     peak: Highest learning rate.
-    warmup_steps: Updates w before it falls.
-    linear_warmup: Whether it rises from 0 in these updates instead of staying
-      at the peak.
+    warmup_steps: Number of updates w before the decay.
+    linear_warmup: Whether the rate increases from 0 during these updates;
+      otherwise it is constant.
   """
   if warmup_steps < 1:
     raise InputError(
       f"rsqrt.warmup_steps = {warmup_steps} must be at least 1: the learning "
-      "rate falls with the root of the steps since then."
+      "rate decays with the root of step / warmup_steps."
     )
 
   def schedule(step: jax.typing.ArrayLike) -> jax.Array:
     step = jnp.asarray(step, jnp.float32)
     rate = peak * jnp.sqrt(warmup_steps / jnp.maximum(step, warmup_steps))
-    rising = jnp.minimum(1.0, step / warmup_steps)
-    return rate * rising if linear_warmup else rate
+    warmup = jnp.minimum(1.0, step / warmup_steps)
+    return rate * warmup if linear_warmup else rate
 
   return schedule
 
@@ -121,9 +108,9 @@ def adamw(
     learning_rate: Schedule over steps.
     b1: Decay of the first moment.
     b2: Decay of the second moment.
-    eps: Number added to the root of the second moment.
-    weight_decay: Decoupled decay; norm scales and biases are left out.
-    clip_norm: Global norm that gradients are scaled down to; None never does.
+    eps: Constant added to the root of the second moment.
+    weight_decay: Decoupled decay, not of norm scales and biases.
+    clip_norm: Global norm that gradients are clipped to; None does not clip.
   """
   return _after_clip(
     clip_norm,
@@ -143,26 +130,25 @@ def adafactor(
   weight_decay: float = 0.0,
   clip_norm: float | None = 1.0,
 ) -> optax.GradientTransformation:
-  """Adafactor (Shazeer and Stern, 2018), which keeps no first moment.
+  """Adafactor (Shazeer and Stern, 2018), without a first moment.
 
-  A second moment is held as the means of its rows and columns, over the two
-  longest axes of a parameter. Stacked layers count as one parameter where a
-  root mean square is taken: for `parameter_scale` and `update_clip`.
+  The second moment is stored as the means of its rows and columns, over the two
+  longest axes of a parameter. Stacked layers count as one parameter in a root
+  mean square, that is, for `parameter_scale` and `update_clip`.
 
   Args:
     learning_rate: Schedule over steps. With `parameter_scale` it is
       relative: T5 was fine-tuned at a constant 1e-3.
     decay_rate: Exponent r: at step t the second moment decays by 1 - t ** -r.
-    parameter_scale: Whether a step is multiplied by the root mean square of
-      its parameter, of at least 1e-3. With LoRA, whose B starts at zero, False
+    parameter_scale: Whether an update is multiplied by the root mean square of
+      its parameter, but at least 1e-3. With LoRA, whose B starts at zero, False
       learns faster.
     update_clip: Root mean square that an update is clipped to before the
       learning rate; at least 1, or None.
-    min_factored_size: Parameters whose second-longest axis is shorter have a
-      whole second moment.
-    weight_decay: Decoupled decay, times the learning rate, as in `adamw`; norm
-      scales and biases are left out.
-    clip_norm: Global norm that gradients are scaled down to; None never does.
+    min_factored_size: Size of the second-longest axis below which the second
+      moment is not factored.
+    weight_decay: Decoupled decay, times the learning rate, as in `adamw`.
+    clip_norm: Global norm that gradients are clipped to; None does not clip.
   """
   return _after_clip(
     clip_norm,
@@ -172,12 +158,10 @@ def adafactor(
       decay_rate=decay_rate,
       multiply_by_parameter_scale=parameter_scale,
       clipping_threshold=update_clip,
-      # Optax does not multiply it by the learning rate, as it does AdamW's.
-      weight_decay_rate=(
-        (lambda step: weight_decay * learning_rate(step))
-        if weight_decay
-        else None
-      ),
+      # Unlike AdamW's, Optax does not multiply it by the learning rate.
+      weight_decay_rate=(lambda step: weight_decay * learning_rate(step))
+      if weight_decay
+      else None,
       weight_decay_mask=_decayed,
     ),
   )
@@ -189,10 +173,6 @@ def _after_clip(
   if clip_norm is None:
     return optax.chain(optimizer)
   return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
-
-
-def _warmup(warmup_steps: int, steps: int) -> int:
-  return min(warmup_steps, max(1, steps // 2))
 
 
 def _decayed(params: Any) -> Any:

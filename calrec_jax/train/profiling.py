@@ -1,4 +1,4 @@
-"""What marks a step for JAX's profiler, and the window that it records."""
+"""JAX's profiler: marking of steps, and the window of recorded steps."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ FOLDER = "profile"
 @gin.configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProfileWindow:
-  """Which steps are recorded.
+  """Steps that are recorded.
 
   Attributes:
     first_step: Number of the first recorded step, as in `metrics.jsonl`; None
-      records nothing. A run's first step compiles, so take a later one.
-    steps: Number of recorded steps; a trace of a few is large already.
+      records nothing. A run's first step compiles, so choose a later one.
+    steps: Number of recorded steps; traces of a few steps are large already.
   """
 
   first_step: int | None = None
   steps: int = 3
 
   def __post_init__(self):
-    """Refuses windows without a step."""
+    """Checks the ranges."""
     check(self, first_step=optional(at_least(1)), steps=at_least(1))
 
 
@@ -39,13 +39,10 @@ NOTHING = ProfileWindow()
 
 @contextlib.contextmanager
 def training_step(step: int) -> Iterator[None]:
-  """One step: named in a profile, and free of implicit transfers.
+  """A step, counted from 1: named in a profile, without implicit transfers.
 
-  An array that moved between host and devices by accident would stall every
-  step; inside, that is an error. `device_put` and `device_get` are allowed.
-
-  Args:
-    step: Number of the step, counted from 1.
+  Accidental transfers between host and devices would stall every step; inside,
+  they raise an error. `device_put` and `device_get` are allowed.
   """
   with (
     jax.profiler.StepTraceAnnotation("train", step_num=step),
@@ -55,41 +52,36 @@ def training_step(step: int) -> Iterator[None]:
 
 
 class Profiler:
-  """Starts and stops the recording; every process records its own devices."""
+  """Starts and stops the recording; every process records its own devices.
+
+  TensorBoard's profile page and xprof read `profile` in the stage's folder.
+  """
 
   def __init__(self, window: ProfileWindow, folder: pathlib.Path):
-    """Records nothing yet.
-
-    Args:
-      window: Steps to record.
-      folder: Folder of the stage; TensorBoard's profile page, or xprof, reads
-        `profile` in it.
-    """
     self._window, self._folder = window, folder / FOLDER
     self._running = False
 
   def before(self, step: int) -> None:
-    """Called before the step of this number is made."""
+    """Starts the recording if it begins with this step."""
     if step == self._window.first_step:
       jax.profiler.start_trace(str(self._folder))
       self._running = True
 
   def after(self, step: int, results: object) -> pathlib.Path | None:
-    """Called when a step was handed to the devices, with what it gives.
+    """Ends the recording after its last step, once its results are computed.
 
     Returns:
-      The folder, where the recording has just ended.
+      The folder, if the recording has just ended.
     """
-    if not self._running:
-      return None
-    if step < (self._window.first_step or 0) + self._window.steps - 1:
+    last = (self._window.first_step or 0) + self._window.steps - 1
+    if not self._running or step < last:
       return None
     jax.block_until_ready(results)
     self.close()
     return self._folder
 
   def close(self) -> None:
-    """Ends a recording that is under way, as where a run is preempted."""
+    """Ends a recording in progress, for instance if a run is preempted."""
     if self._running:
       self._running = False
       jax.profiler.stop_trace()

@@ -1,9 +1,9 @@
 """One stage of training, and the chain of stages that a recipe names.
 
-Stage one learns from many domains together, stage two continues from the
-parameters of stage one on the target domain (CALRec, section on training).
-A chain can be stopped anywhere: finished stages are skipped, an interrupted one
-resumes from its last checkpoint.
+Stage one trains on many domains together, stage two continues from its
+parameters on the target domain (CALRec, section on training). A chain can be
+stopped anywhere: finished stages are skipped, an interrupted one resumes from
+its last checkpoint.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from calrec_jax.data.dataset import Dataset
 from calrec_jax.data.feed.feed import Feed
 from calrec_jax.errors import InputError, at_least, check, nearest, refuse
 from calrec_jax.models.families import ModelConfig, family_of
+from calrec_jax.models.sasrec import SASRecConfig
 from calrec_jax.models.tuning import EVERYTHING, Tuning
 from calrec_jax.runtime.partitioning import MeshShape
 from calrec_jax.storage import lineage
@@ -34,51 +35,52 @@ from calrec_jax.train.profiling import ProfileWindow
 from calrec_jax.train.validation import Validation
 
 _START = "INITIAL_CHECKPOINT_PATH"
+_REQUIRED: Any = gin.REQUIRED  # A value of every type: gin replaces it.
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
-  """Everything one stage of training needs.
+  """Settings of one stage of training.
 
   Attributes:
-    model_dir: MODEL_DIR; the stage writes into a folder of its name there.
+    model_dir: MODEL_DIR, the folder of the run; the stage writes into its
+      subfolder named after it.
     task: MIXTURE_OR_TASK_NAME of the dataset.
-    steps: TRAIN_STEPS, updates.
+    steps: TRAIN_STEPS, the number of updates.
     dataset: Domains, mixtures and vocabulary.
     decoder: Shape of the model: a `DecoderConfig` or a `SASRecConfig`.
-    objective: Losses; `Objective` or `NextItem`, as the model needs.
+    objective: Losses: an `Objective` or, for SASRec, a `NextItem`.
     optimizer: Optimizer of the trained parameters.
     feed: Packing, shuffling, batch size.
     mesh: Devices along each axis.
     checkpoints: Policy of saving.
     validation: Settings of validation.
     tuning: Choice of trained parameters; by default all.
-    microbatches: MICROBATCHES (t5x: num_microbatches): number of parts a batch
-      is split to save memory, with the losses and gradients of the whole one;
-      see `calrec_jax.train.accumulation`.
-    initial_checkpoint: INITIAL_CHECKPOINT_PATH: parameters to start from: a
+    microbatches: MICROBATCHES (t5x: num_microbatches), the number of parts that
+      a batch is split into to save memory, with the losses and gradients of the
+      whole batch; see `calrec_jax.train.accumulation`.
+    initial_checkpoint: INITIAL_CHECKPOINT_PATH, parameters to start from: a
       `checkpoint_<step>` folder or a stage's, a t5x checkpoint in Orbax's
       format, a Hugging Face folder, a GGUF file, or the name of a packaged
-      model; None takes those of the stage before, and the first stage starts
-      from scratch.
-    use_cached: USE_CACHED_TASKS: True refuses to build a missing token cache.
+      model. None starts from the previous stage, the first stage from scratch.
+    use_cached: USE_CACHED_TASKS; True refuses to build a missing token cache.
     seed: RANDOM_SEED of initial parameters and dropout.
     log_period: Steps between rows of the metrics log.
     profile: Steps that JAX's profiler records; by default none.
   """
 
-  model_dir: str = gin.REQUIRED
-  task: str = gin.REQUIRED
-  steps: int = gin.REQUIRED
-  dataset: Dataset = gin.REQUIRED
-  decoder: ModelConfig = gin.REQUIRED
-  objective: Any = gin.REQUIRED
-  optimizer: optax.GradientTransformation = gin.REQUIRED
-  feed: Feed = gin.REQUIRED
-  mesh: MeshShape = gin.REQUIRED
-  checkpoints: CheckpointPolicy = gin.REQUIRED
-  validation: Validation = gin.REQUIRED
+  model_dir: str = _REQUIRED
+  task: str = _REQUIRED
+  steps: int = _REQUIRED
+  dataset: Dataset = _REQUIRED
+  decoder: ModelConfig = _REQUIRED
+  objective: Any = _REQUIRED
+  optimizer: optax.GradientTransformation = _REQUIRED
+  feed: Feed = _REQUIRED
+  mesh: MeshShape = _REQUIRED
+  checkpoints: CheckpointPolicy = _REQUIRED
+  validation: Validation = _REQUIRED
   tuning: Tuning = EVERYTHING
   microbatches: int = 1
   initial_checkpoint: str | None = None
@@ -88,43 +90,65 @@ class Stage:
   profile: ProfileWindow = profiling.NOTHING
 
   def __post_init__(self):
-    """Refuses stages that cannot be trained as they are set."""
+    """Refuses settings that do not fit together."""
     if "://" in str(self.model_dir):
-      # As a path it would be a folder here, lost with the machine.
+      # As a path it would be a local folder, lost with the machine.
       raise InputError(
         f"MODEL_DIR = {self.model_dir!r} is no folder: mount the bucket and "
         "give its folder; the launch scripts do so by --bucket=NAME "
         "(docs/launch.md)."
       )
     check(
-      self,
-      steps=at_least(1),
-      microbatches=at_least(1),
-      log_period=at_least(1),
+      self, steps=at_least(1), microbatches=at_least(1), log_period=at_least(1)
     )
-    _refuse_choosing_on_trained_targets(self)
     family = family_of(self.decoder)
     if not isinstance(self.objective, family.objective):
       raise InputError(
         f"Stage.objective is a {_kind(self.objective)}, but a model of "
         f"{_kind(self.decoder)} is trained by a {family.objective.__name__}."
       )
-    _refuse_unknown_best_metric(self)
-    if family.tokens == "ids":
-      _require_item_feed(self)
+    self._check_validation()
+    if isinstance(self.decoder, SASRecConfig):
+      self._check_item_feed(self.decoder.max_items)
+
+  def _check_validation(self) -> None:
+    policy = self.checkpoints
+    for binding, chooses in (
+      ("Validation.patience = None", self.validation.patience is not None),
+      ('CheckpointPolicy.best_metric = ""', policy.best_metric != ""),
+    ):
+      if self.feed.split == "validation" and chooses:
+        raise InputError(
+          'Feed.split = "validation" trains on the validation targets, so that '
+          f"nothing can be chosen by them. Bind {binding}."
+        )
+    known = (*self.validation.metrics, *self.objective.METRICS)
+    if policy.best_metric and policy.best_metric not in known:
+      refuse(
+        policy,
+        "best_metric",
+        "a validation gives no such metric; choose one of "
+        f"{', '.join(known)}.{nearest(policy.best_metric, known)}",
+      )
+
+  def _check_item_feed(self, longest: int) -> None:
+    """Checks the feed of a model of item ids."""
+    max_history = self.feed.max_history
+    if max_history is None or max_history > longest:
+      raise InputError(
+        f"Feed.max_history = {max_history}, but the model has positions for "
+        f"SASRecConfig.max_items = {longest}. Set MAX_HISTORY."
+      )
+    if self.feed.item_segments:
+      raise InputError(
+        "Feed.item_segments = True writes every target a second time for an "
+        "item tower, which a model of item ids does not have. Bind it to False."
+      )
 
 
 @gin.configurable
 def feature_length(name: str, lengths: Mapping[str, int]) -> int:
-  """One of the lengths in TASK_FEATURE_LENGTHS.
-
-  Args:
-    name: "tokens" of a row or "slots" of a row.
-    lengths: Lengths by name.
-
-  Raises:
-    InputError: where it is missing.
-  """
+  """One of TASK_FEATURE_LENGTHS: the "tokens" or the "slots" of a row."""
   if name not in lengths:
     raise InputError(
       f"TASK_FEATURE_LENGTHS = {dict(lengths)}: {name!r} is missing. Set "
@@ -134,16 +158,12 @@ def feature_length(name: str, lengths: Mapping[str, int]) -> int:
 
 
 def names() -> tuple[str, ...]:
-  """The stages that the applied configuration chains."""
+  """Names of the stages in the applied configuration's chain."""
   return tuple(config.macro("STAGES", ())) or (stage_folder.SINGLE_STAGE,)
 
 
 def chosen(wanted: str | None) -> tuple[str, ...]:
-  """The stages that `--stage` means; without it the whole chain.
-
-  Raises:
-    ConfigurationError: where the recipe chains no such stage.
-  """
+  """Names of the stages to run: that of `--stage`, else the whole chain."""
   chain = names()
   if wanted is None:
     return chain
@@ -156,13 +176,9 @@ def chosen(wanted: str | None) -> tuple[str, ...]:
 
 
 def refuse_shared_start(chain: tuple[str, ...]) -> None:
-  """Refuses an INITIAL_CHECKPOINT_PATH from which every stage would start.
+  """Refuses an INITIAL_CHECKPOINT_PATH that is bound for all stages.
 
-  Bound without a stage's name it would throw away what the stages before have
-  learned.
-
-  Raises:
-    ConfigurationError: with the binding that is meant.
+  It would discard the parameters of the stages before.
   """
   path = config.macro(_START, None)
   unbound = [
@@ -173,18 +189,18 @@ def refuse_shared_start(chain: tuple[str, ...]) -> None:
   if path is not None and unbound:
     raise config.ConfigurationError(
       f"{_START} = {path!r} is set for all stages, so that {unbound[0]!r} "
-      "would not go on from the stage before it. Set it for the first one: "
-      f"{chain[0]}/{_START}. (With --stage it is taken as it is.)"
+      "would not start from the stage before it. Set it for the first one: "
+      f"{chain[0]}/{_START}. (With --stage it is used as it is.)"
     )
 
 
 def folder(stage: Stage, name: str) -> pathlib.Path:
-  """Where a stage writes."""
+  """The folder that a stage writes to."""
   return pathlib.Path(stage.model_dir).expanduser().absolute() / name
 
 
 def open_caches(stage: Stage, progress: bool = True) -> list[TokenCache]:
-  """The stage's token caches, built first where they are missing."""
+  """The stage's token caches, built if they are missing."""
   missing = stage.dataset.missing(stage.task)
   if missing and stage.use_cached:
     raise FileNotFoundError(
@@ -199,24 +215,23 @@ def open_caches(stage: Stage, progress: bool = True) -> list[TokenCache]:
 def documents_of(
   stage: Stage, caches: Sequence[TokenCache]
 ) -> Sequence[TokenCache]:
-  """The caches as the stage's model reads them: as texts, or by item ids."""
-  if family_of(stage.decoder).tokens == "ids":
-    return by_item_ids(caches)
-  return caches
+  """The caches as the stage's model reads them: texts, or item ids."""
+  ids = family_of(stage.decoder).tokens == "ids"
+  return by_item_ids(caches) if ids else caches
 
 
 def vocabulary_size(caches: Sequence[TokenCache]) -> int:
-  """Token ids the model must know: those of the vocabulary and the cache."""
+  """Number of token ids in the vocabularies and the caches."""
   return max(
     max(cache.largest_token + 1, cache.vocabulary().size) for cache in caches
   )
 
 
 def decoder_for(stage: Stage, caches: Sequence[TokenCache]) -> ModelConfig:
-  """The stage's model with a row for every token of its vocabulary.
+  """The stage's model with an embedding row for every token.
 
-  A published model's table gets no rows beyond its tokens: they would take
-  part in every softmax.
+  A published model's embedding gets no rows beyond its tokens: they would enter
+  every softmax.
   """
   return stage.decoder.for_vocabulary(
     vocabulary_size(caches), exact=caches[0].vocabulary().pretrained
@@ -226,7 +241,7 @@ def decoder_for(stage: Stage, caches: Sequence[TokenCache]) -> ModelConfig:
 def find_source(
   stage: Stage, name: str, stage_names: tuple[str, ...]
 ) -> initial_parameters.ParameterSource | None:
-  """What a stage takes its parameters from; None is from scratch."""
+  """The source of a stage's initial parameters; None is from scratch."""
   if stage.initial_checkpoint:
     return initial_parameters.open_source(stage.initial_checkpoint)
   position = stage_names.index(name)
@@ -236,9 +251,9 @@ def find_source(
   record = stage_folder.handover(before)
   if record is None:
     raise store.CheckpointError(
-      f"The stage {name!r} starts from {stage_names[position - 1]!r}, which "
-      f"has not finished in {before}. Train that one first (without --stage), "
-      "or set INITIAL_CHECKPOINT_PATH."
+      f"The stage {name!r} starts from {before.name!r}, which has not finished "
+      f"in {before}. Train that one first (without --stage), or set "
+      "INITIAL_CHECKPOINT_PATH."
     )
   return initial_parameters.CheckpointSource(before / record["checkpoint"])
 
@@ -246,39 +261,38 @@ def find_source(
 def describe_training(
   stage: Stage, decoder: ModelConfig, feed_settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """What decides the bits of a stage, beside its data and its parent."""
+  """Settings that decide the bits of a stage, besides its data and parent."""
   described = {
     "task": stage.task,
     "steps": stage.steps,
     "seed": stage.seed,
-    _kind(decoder): lineage.plain(dataclasses.asdict(decoder)),
-    _kind(stage.objective): lineage.plain(dataclasses.asdict(stage.objective)),
-    "Tuning": lineage.plain(dataclasses.asdict(stage.tuning)),
-    "feed": lineage.plain(feed_settings),
+    _kind(decoder): dataclasses.asdict(decoder),
+    _kind(stage.objective): dataclasses.asdict(stage.objective),
+    "Tuning": dataclasses.asdict(stage.tuning),
+    "feed": feed_settings,
     "optimizer": optimizer_bindings(),
   }
   if stage.microbatches > 1 and (
     decoder.dropout or stage.objective.is_stochastic
   ):
-    # Each draws its own masks and items. Without any, only roundings differ,
-    # as on another mesh.
+    # Each samples its own masks and items. Otherwise only rounding differs, as
+    # on another mesh.
     described["microbatches"] = stage.microbatches
   if stage.validation.patience is not None:
-    # Where validations end the stage, when and how they are made decides.
-    described["early_stopping"] = lineage.plain(
-      {
-        "Validation": dataclasses.asdict(stage.validation),
-        "CheckpointPolicy": {
-          name: getattr(stage.checkpoints, name)
-          for name in ("period", "best_metric", "best_is_highest")
-        },
-      }
-    )
-  return described
+    # Validations may end the stage, so their settings matter.
+    policy = stage.checkpoints
+    described["early_stopping"] = {
+      "Validation": dataclasses.asdict(stage.validation),
+      "CheckpointPolicy": {
+        name: getattr(policy, name)
+        for name in ("period", "best_metric", "best_is_highest")
+      },
+    }
+  return lineage.plain(described)
 
 
 def optimizer_bindings() -> dict[str, Any]:
-  """Which optimizer the stage has, and every bound value of `optimizers`."""
+  """The stage's optimizer, and every bound value of `optimizers`."""
   bindings = gin.get_bindings("Stage", resolve_references=False)
   bound = {"Stage.optimizer": config.plain_value(bindings.get("optimizer"))}
   for function in optimizers.CONFIGURABLES:
@@ -289,46 +303,5 @@ def optimizer_bindings() -> dict[str, Any]:
 
 
 def _kind(settings: Any) -> str:
-  """The name under which gin and the lineage know them."""
+  """The class name, which gin files and lineages use."""
   return type(settings).__name__
-
-
-def _refuse_choosing_on_trained_targets(stage: Stage) -> None:
-  if stage.feed.split != "validation":
-    return
-  for binding, chooses in (
-    ("Validation.patience = None", stage.validation.patience is not None),
-    ('CheckpointPolicy.best_metric = ""', stage.checkpoints.best_metric != ""),
-  ):
-    if chooses:
-      raise InputError(
-        'Feed.split = "validation" trains on the validation targets, so that '
-        f"nothing can be chosen by them. Bind {binding}."
-      )
-
-
-def _refuse_unknown_best_metric(stage: Stage) -> None:
-  policy = stage.checkpoints
-  known = (*stage.validation.metrics, *stage.objective.METRICS)
-  if policy.best_metric and policy.best_metric not in known:
-    refuse(
-      policy,
-      "best_metric",
-      "a validation gives no such metric; choose one of "
-      f"{', '.join(known)}.{nearest(policy.best_metric, known)}",
-    )
-
-
-def _require_item_feed(stage: Stage) -> None:
-  """What a model that reads item ids wants of the feed."""
-  longest = getattr(stage.decoder, "max_items", None)
-  if stage.feed.max_history is None or stage.feed.max_history > longest:
-    raise InputError(
-      f"Feed.max_history = {stage.feed.max_history}, but the model has "
-      f"positions for SASRecConfig.max_items = {longest}. Set MAX_HISTORY."
-    )
-  if stage.feed.item_segments:
-    raise InputError(
-      "Feed.item_segments = True writes every target a second time for an item "
-      "tower, which a model of item ids does not have. Bind it to False."
-    )

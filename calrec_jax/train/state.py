@@ -1,7 +1,7 @@
-"""The training state: created sharded, named as t5x names it on disk.
+"""The training state: created sharded, with t5x's names on disk.
 
-Left out of the shape checks on purpose: pytree records pass through
-`tree.map` with leaves that are no arrays.
+Tests do not check its shape annotations: pytree records pass through `tree.map`
+with leaves that are not arrays.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from calrec_jax.runtime import partitioning
 
 
 class TrainState(NamedTuple):
-  """Everything a training step changes, and the key it draws from.
+  """Everything that a training step changes, and its random key.
 
   Attributes:
-    step: Int32 scalar, updates done.
-    params: Parameters of the model, unboxed, trained and frozen ones.
-    opt_state: State of the optimizer for the trained ones, sharded like them.
-    rng: Uint32 key data; step k draws from `fold_in(rng, k)`.
+    step: int32 scalar, number of updates done.
+    params: Parameters of the model, unboxed, trained and frozen.
+    opt_state: Optimizer state of the trained parameters, sharded like them.
+    rng: uint32 key data; step k samples from `fold_in(rng, k)`.
   """
 
   step: jax.Array
@@ -44,11 +44,9 @@ class TrainState(NamedTuple):
   @classmethod
   def from_disk(cls, tree: dict[str, Any]) -> TrainState:
     """The inverse of `on_disk`."""
+    state = tree["state"]
     return cls(
-      step=tree["state"]["step"],
-      params=tree["target"],
-      opt_state=tree["state"]["param_states"],
-      rng=tree["rng"],
+      state["step"], tree["target"], state["param_states"], tree["rng"]
     )
 
 
@@ -61,7 +59,7 @@ def _initialise(
   """A fresh state whose leaves still carry their logical axes."""
   tokens = jnp.zeros((1, 1), jnp.int32)
   key = jax.random.wrap_key_data(key_data)
-  # Segment 1: a segment of padding would leave attention nothing to see.
+  # Segment 1: padding would leave nothing to attend to.
   variables = decoder.init(
     jax.random.fold_in(key, 0), tokens, tokens, tokens + 1
   )
@@ -83,7 +81,7 @@ def abstract_state(
   """Shapes and logical axes of the state; nothing is allocated or computed."""
 
   def initialise() -> TrainState:
-    # The key is made in here: the devices of the mesh need not be at hand.
+    # The key is created inside: the devices of the mesh may be absent.
     key_data = jax.random.key_data(jax.random.key(0))
     return _initialise(decoder, optimizer, tuning, key_data)
 
@@ -97,12 +95,12 @@ def create_state(
   seed: int,
   tuning: Tuning = EVERYTHING,
 ) -> TrainState:
-  """A fresh state, every leaf created where it will live.
+  """A fresh state, every leaf created on its devices.
 
   Args:
     decoder: Module of the model.
     optimizer: Gradient transformation.
-    shardings: `TrainState` of `NamedSharding`.
+    shardings: `NamedSharding` of every leaf.
     seed: Seed of the initial weights and of dropout.
     tuning: Choice of the trained parameters.
   """
@@ -117,21 +115,21 @@ def create_state(
 def fit_axes(opt_state: Any, params: Any) -> Any:
   """An optimizer's state with logical axes that fit the shapes of its leaves.
 
-  Optax makes the state from parameters that are boxed with their axes, and maps
-  over the boxes: a moment gets the axes of its parameter. Adafactor's means of
-  rows and columns have one axis less than those, and get the axes that are
-  left, so that a mean lies where it is computed and is never gathered.
+  Optax initialises the state from parameters that are boxed with their axes,
+  and maps over the boxes: a moment gets the axes of its parameter. Adafactor's
+  means of rows and columns have one axis less, and get the remaining axes, so
+  that a mean stays where it is computed and is never gathered.
 
   Args:
-    opt_state: State that the optimizer made of `params`.
+    opt_state: State that the optimizer initialised from `params`.
     params: Nested dictionaries of boxed parameters.
 
   Returns:
-    The state; a leaf that is neither of its parameter's shape nor of that
-    shape without one axis is unboxed, which means replicated. Optax leaves
-    such ones, of a single element, where a moment is not used.
+    The state. A leaf that has neither its parameter's shape nor that shape
+    without one axis is unboxed, which means replicated: Optax has such leaves,
+    of a single element, for unused moments.
   """
-  owners = traverse_util.flatten_dict(params)
+  owners: dict[Any, Any] = traverse_util.flatten_dict(params)
 
   def fitted(path: Any, leaf: Any) -> Any:
     if not _is_box(leaf):
@@ -152,8 +150,8 @@ def fit_axes(opt_state: Any, params: Any) -> Any:
     ]
     if not dropped:
       return leaf.value
-    # Of equal axes the mean of rows misses the last one and that of columns
-    # the first one. A wrong guess would cost a gather, not a wrong number.
+    # Of equal axes the mean of rows drops the last one and that of columns the
+    # first one. A wrong guess would cost a gather, not a wrong result.
     is_row = any(getattr(entry, "name", None) == "v_row" for entry in path)
     axis = dropped[-1 if is_row else 0]
     return leaf.replace(names=owner.names[:axis] + owner.names[axis + 1 :])

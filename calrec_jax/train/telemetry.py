@@ -1,7 +1,7 @@
-"""What a running stage tells: a progress bar, `metrics.jsonl`, TensorBoard.
+"""Reports of a running stage: progress bar, `metrics.jsonl`, TensorBoard.
 
-A stage that was killed writes the steps after its last checkpoint a second
-time, so opening the writers drops the rows after the step it resumes from.
+A stage that was killed repeats the steps after its last checkpoint, so opening
+the writers drops the rows after the step from which it resumes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import socket
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import tqdm
@@ -24,9 +25,9 @@ _LOSS_PART = re.compile(r"loss_(\w+)_nats")
 
 
 class StageLog:
-  """All that a stage writes about itself, in one place.
+  """Everything that a stage reports: progress bar, rows and TensorBoard events.
 
-  Only the first process of a job writes.
+  Only the first process of a job reports.
   """
 
   def __init__(
@@ -46,49 +47,73 @@ class StageLog:
       steps: Number of steps of the whole stage.
       complete: Whether the rows of `step` itself were written.
     """
-    self._progress = Progress(name, step, steps)
+    self._reports = jax.process_index() == 0
     self._writers = []
-    if jax.process_index() == 0:
+    if self._reports:
       self._writers = [
         MetricsLog(folder / METRICS_FILE, step, complete),
         TensorBoardLog(folder / "tensorboard", step if complete else step - 1),
       ]
+    self._bar = tqdm.tqdm(
+      total=steps,
+      initial=step,
+      desc=name,
+      unit="step",
+      dynamic_ncols=True,
+      mininterval=0.5,
+      disable=not self._reports,
+    )
 
   def advance(self) -> None:
-    """One step was handed to the devices."""
-    self._progress.advance()
+    """Advances the bar by a step that was dispatched to the devices."""
+    self._bar.update(1)
 
   def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-    """Adds a row; training shows on the bar, validation above it."""
+    """Adds a row; the bar shows training, a line above it validation."""
     for writer in self._writers:
       writer.write(step, split, values)
     if split == "train":
-      self._progress.show(values)
+      self._bar.set_postfix_str(_short(values), refresh=False)
     else:
       shown = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
-      self._progress.write(f"step {step}, {split}: {shown}")
+      self.say(f"step {step}, {split}: {shown}")
 
   def say(self, text: str) -> None:
     """Prints a line above the bar."""
-    self._progress.write(text)
+    if self._reports:
+      self._bar.write(text)
 
   def close(self) -> None:
     """Closes the writers."""
-    self._progress.close()
+    self._bar.close()
     for writer in self._writers:
       writer.close()
 
 
-class MetricsLog:
-  """Appends rows to `metrics.jsonl`, one JSON object a line.
+def _short(values: Mapping[str, float]) -> str:
+  """Losses, tokens/s, examples/s and FLOP utilisation of a row."""
+  parts = [f"loss {values['loss']:.3f}"]
+  for name, value in values.items():
+    if match := _LOSS_PART.fullmatch(name):
+      parts.append(f"{match[1]} {value:.3f}")
+  if "tokens_per_second" in values:  # Absent if the only step compiled.
+    parts.append(f"{values['tokens_per_second']:,.0f} tok/s")
+    parts.append(f"{values['examples_per_second']:,.0f} ex/s")
+  if "model_flop_utilisation" in values:
+    parts.append(f"MFU {values['model_flop_utilisation']:.1%}")
+  return ", ".join(parts)
 
-  Every row holds `step`, `split` (`train` or `validation`) and fractions or
-  nats; a row is one write, so a killed process leaves whole lines or one
-  broken last line, which the next opening drops.
+
+class MetricsLog:
+  """Appends rows to `metrics.jsonl`, one JSON object per line.
+
+  Every row holds `step`, `split` (`train` or `validation`), and metrics as
+  fractions or in nats. A row is one write: a killed process leaves at most a
+  truncated last line, which the next opening drops.
   """
 
   def __init__(self, path: pathlib.Path, step: int, complete: bool = True):
-    """Opens the log after `step`, or from it on where it is not `complete`."""
+    """Opens the log after `step`, or before it if it is not `complete`."""
     self._path = path
     last = step if complete else step - 1
     rows = [row for row in read_rows(path) if row["step"] <= last]
@@ -107,7 +132,7 @@ class MetricsLog:
 
 
 def read_rows(path: pathlib.Path) -> list[dict]:
-  """The rows of a `metrics.jsonl`; a broken last line is left out."""
+  """The rows of a `metrics.jsonl`, without a truncated last line."""
   if not path.exists():
     return []
   rows = []
@@ -126,76 +151,34 @@ class TensorBoardLog:
   """Scalars as TensorBoard events, written without TensorFlow."""
 
   def __init__(self, folder: pathlib.Path, step: int):
-    """Opens a new event file; TensorBoard drops what lies beyond `step`."""
+    """Opens a new event file; TensorBoard drops events after `step`."""
     from tensorboard.compat.proto import event_pb2, summary_pb2
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+    events: Any = event_pb2  # Its classes are made when it is imported.
+    summaries: Any = summary_pb2
+    self._event, self._summary = events.Event, summaries.Summary
     folder.mkdir(parents=True, exist_ok=True)
     name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
     self._writer = RecordWriter((folder / name).open("wb"))
-    self._add(self._event(wall_time=time.time(), file_version="brain.Event:2"))
-    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-    self._add(
-      self._event(wall_time=time.time(), step=step + 1, session_log=start)
-    )
+    self._add(file_version="brain.Event:2")
+    start = events.SessionLog(status=events.SessionLog.START)
+    self._add(step=step + 1, session_log=start)
 
   def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-    """Adds one event that holds all values, as `split/name`."""
+    """Adds one event with all numbers, as `split/name`."""
     scalars = [
       self._summary.Value(tag=f"{split}/{name}", simple_value=value)
       for name, value in values.items()
       if isinstance(value, int | float)
     ]
-    summary = self._summary(value=scalars)
-    self._add(self._event(wall_time=time.time(), step=step, summary=summary))
+    self._add(step=step, summary=self._summary(value=scalars))
 
   def close(self) -> None:
     """Closes the file."""
     self._writer.close()
 
-  def _add(self, event) -> None:
+  def _add(self, **fields: Any) -> None:
+    event = self._event(wall_time=time.time(), **fields)
     self._writer.write(event.SerializeToString())
     self._writer.flush()
-
-
-class Progress:
-  """The bar of one stage: losses, tokens/s, examples/s, FLOP utilisation."""
-
-  def __init__(self, name: str, start: int, steps: int):
-    """Shows `start` of `steps` done."""
-    self._bar = tqdm.tqdm(
-      total=steps,
-      initial=start,
-      desc=name,
-      unit="step",
-      dynamic_ncols=True,
-      mininterval=0.5,
-      disable=jax.process_index() != 0,
-    )
-
-  def advance(self) -> None:
-    """One step was handed to the devices."""
-    self._bar.update(1)
-
-  def show(self, values: Mapping[str, float]) -> None:
-    """Shows the newest figures after the bar."""
-    parts = [f"loss {values['loss']:.3f}"]
-    for name, value in values.items():
-      if match := _LOSS_PART.fullmatch(name):
-        parts.append(f"{match[1]} {value:.3f}")
-    if "tokens_per_second" in values:  # Not where the only step compiled.
-      parts.append(f"{values['tokens_per_second']:,.0f} tok/s")
-      parts.append(f"{values['examples_per_second']:,.0f} ex/s")
-    if "model_flop_utilisation" in values:
-      parts.append(f"MFU {values['model_flop_utilisation']:.1%}")
-    self._bar.set_postfix_str(", ".join(parts), refresh=False)
-
-  def write(self, text: str) -> None:
-    """Prints a line above the bar."""
-    if jax.process_index() == 0:
-      self._bar.write(text)
-
-  def close(self) -> None:
-    """Leaves the bar as it stands."""
-    self._bar.close()

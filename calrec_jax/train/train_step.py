@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -28,37 +27,41 @@ def make_train_step(
   tuning: Tuning = EVERYTHING,
   microbatches: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-  """The update as a pure function of state and batch, ready for `jax.jit`.
+  """The update as a pure function of state and batch, to be jitted.
 
   Args:
     decoder: Module of the model.
     objective: Losses.
     optimizer: Optimizer of the trained parameters.
-    tuning: Choice of trained parameters; the gradient is taken of them alone,
-      and the metric `gradient_norm` is theirs.
+    tuning: Choice of trained parameters; only their gradient is computed, whose
+      norm is the metric `gradient_norm`.
     microbatches: Number of parts of a batch, computed one after another;
       see `calrec_jax.train.accumulation`.
   """
-  value_and_grad = _whole
-  if microbatches > 1:
-    value_and_grad = functools.partial(
-      accumulation.value_and_grad, microbatches=microbatches
-    )
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     key = jax.random.wrap_key_data(state.rng)
-    # Key 0 made the initial weights.
+    # Key 0 sampled the initial weights.
     dropout_rng = jax.random.fold_in(key, state.step + 1)
-
     trained, frozen = tuning.split(state.params)
-    (loss, metrics), gradients = value_and_grad(
-      objective,
-      decoder,
-      lambda trained: join(trained, frozen),
-      trained,
-      batch,
-      dropout_rng=dropout_rng,
-    )
+
+    def loss_of(trained: Any) -> tuple[jax.Array, Metrics]:
+      params = join(trained, frozen)
+      return objective(decoder, params, batch, dropout_rng=dropout_rng)
+
+    if microbatches == 1:
+      gradient_of = jax.value_and_grad(loss_of, has_aux=True)
+      (loss, metrics), gradients = gradient_of(trained)
+    else:
+      (loss, metrics), gradients = accumulation.value_and_grad(
+        objective,
+        decoder,
+        lambda trained: join(trained, frozen),
+        trained,
+        batch,
+        dropout_rng=dropout_rng,
+        microbatches=microbatches,
+      )
     updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
     params = join(optax.apply_updates(trained, updates), frozen)
     one = jnp.ones((), jnp.float32)
@@ -73,28 +76,10 @@ def make_train_step(
   return train_step
 
 
-def _whole(
-  objective: RowObjective,
-  decoder: nn.Module,
-  params_of: Callable[[Any], Any],
-  trained: Any,
-  batch: Batch,
-  *,
-  dropout_rng: jax.Array,
-) -> tuple[tuple[jax.Array, Metrics], Any]:
-  """The whole batch at once; see `accumulation.value_and_grad`."""
-
-  def loss_of(trained: Any) -> tuple[jax.Array, Metrics]:
-    params = params_of(trained)
-    return objective(decoder, params, batch, dropout_rng=dropout_rng)
-
-  return jax.value_and_grad(loss_of, has_aux=True)(trained)
-
-
 def make_eval_step(
   decoder: nn.Module, objective: RowObjective
 ) -> Callable[..., Metrics]:
-  """The objective alone, without dropout, as weighted sums."""
+  """The objective without dropout, as weighted sums."""
 
   def eval_step(params, batch: Batch) -> Metrics:
     _, metrics = objective(decoder, params, batch)
@@ -104,11 +89,11 @@ def make_eval_step(
 
 
 def count(batch: Batch) -> Metrics:
-  """What a batch holds.
+  """Contents of a batch.
 
   Returns:
-    `tokens` that are no padding, `examples` (targets with their history), and
-    `attended_keys`, the keys that a token sees on average.
+    `tokens` that are not padding, `examples` (targets with their history), and
+    `attended_keys`, the mean number of keys that a token attends to.
   """
   one = jnp.ones((), jnp.float32)
   filled = batch.segment_ids != PADDING_SEGMENT

@@ -1,15 +1,14 @@
-"""What a stage measures while it trains: validation loss and ranking.
+"""Validation of a stage in training: losses and ranking metrics.
 
-Ranking is over the full catalogue of every domain by the cheapest recommender
-the model has, which is the dense tower of a language model; the evaluation job
+Ranking is over the full catalogue of every domain, by the model's cheapest
+recommender, which is the dense tower of a language model; `calrec eval`
 measures the others.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
@@ -29,6 +28,7 @@ from calrec_jax.errors import (
 )
 from calrec_jax.metrics import ranking_metrics
 from calrec_jax.metrics.weighted_sum import WeightedSum
+from calrec_jax.models.objective import Objective
 from calrec_jax.models.row_objective import RowObjective
 from calrec_jax.recommend import candidates
 from calrec_jax.recommend.candidates import RULES
@@ -46,24 +46,24 @@ _SPLIT = "validation"
 @gin.configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Validation:
-  """When and how much.
+  """Settings of validation.
 
   Attributes:
     period: Steps between validations; the last step is always validated.
-    users: Users of each domain, sampled once with `seed`; None takes all.
-    metrics: Names of ranking metrics, as in
+    users: Number of users of each domain, sampled once with `seed`; None is
+      all.
+    metrics: Names of ranking metrics, see
       `calrec_jax.metrics.ranking_metrics`. Without any, only losses are
-      computed and the catalogue is not encoded, which is most of a validation's
-      time (then CheckpointPolicy.best_metric is "loss", and
-      best_is_highest False).
+      computed and the catalogue is not encoded, which takes most of the time
+      (then CheckpointPolicy.best_metric is "loss", and best_is_highest False).
     rule: CANDIDATES, the candidate rule: "all", "not_last" or "not_seen".
     seed: Seed of the sample of users.
-    at_start: Whether a stage's start is validated too, as step 0, and saved as
-      a candidate for the best: what a stage hands over is then never worse
-      than what it began with.
-    patience: Number of validations in a row, none the best so far by
-      CheckpointPolicy.best_metric, after which the stage ends; each best one is
-      saved, and the next stage starts from the best of all. None trains up to
+    at_start: Whether the initial parameters are validated too, as step 0, and
+      saved as a candidate for the best: a stage then never hands over
+      parameters worse than its initial ones.
+    patience: Number of consecutive validations without improvement of
+      CheckpointPolicy.best_metric after which the stage ends. Every improvement
+      is saved, and the next stage starts from the best. None trains up to
       TRAIN_STEPS.
   """
 
@@ -76,7 +76,7 @@ class Validation:
   patience: int | None = None
 
   def __post_init__(self):
-    """Refuses what would fail at the first validation only."""
+    """Refuses values that would fail only at the first validation."""
     check(
       self,
       period=at_least(1),
@@ -102,22 +102,15 @@ class Validator:
     objective: RowObjective,
     mesh: jax.sharding.Mesh,
   ):
-    self._settings = settings
-    self._feed = feed
-    self._decoder = decoder
-    self._mesh = mesh
+    self._settings, self._feed, self._mesh = settings, feed, mesh
+    self._decoder, self._objective = decoder, objective
     self._step = jax.jit(train_step.make_eval_step(decoder, objective))
-    self._objective = objective
 
   def __call__(self, params: Any) -> dict[str, float]:
-    """Losses in nats and ranking metrics as fractions, over all users.
-
-    A user counts once, whatever the domain.
-    """
+    """Losses in nats and ranking metrics as fractions, over all domains."""
     sums = self._losses(params)
     for cache in self._feed.caches if self._settings.metrics else ():
-      for name, value in self._ranking(params, cache).items():
-        sums[name] = sums[name].merge(value) if name in sums else value
+      _merge(sums, self._ranking(params, cache))
     means = {name: value.host_mean() for name, value in sums.items()}
     means["loss"] = float(self._objective.total(means))
     return means
@@ -126,16 +119,11 @@ class Validator:
     batches = self._feed.eval_batches(
       _SPLIT, self._settings.users, self._settings.seed
     )
-    parts = [
-      jax.device_get(
-        self._step(params, placement.from_local_rows(batch, self._mesh))
-      )
-      for batch in batches
-    ]
-    return {
-      name: functools.reduce(WeightedSum.merge, (part[name] for part in parts))
-      for name in parts[0]
-    }
+    sums: dict[str, WeightedSum] = {}
+    for batch in batches:
+      batch = placement.from_local_rows(batch, self._mesh)
+      _merge(sums, jax.device_get(self._step(params, batch)))
+    return sums
 
   def _ranking(self, params: Any, cache: TokenCache) -> dict[str, WeightedSum]:
     settings = self._settings
@@ -158,6 +146,7 @@ class Validator:
   def _recommender(self, params: Any, cache: TokenCache) -> Recommender:
     if isinstance(cache, ItemCache):
       return SASRecRecommender(self._decoder, params, cache.domain)
+    assert isinstance(self._objective, Objective)
     return Dense(
       DomainModel(
         decoder=self._decoder,
@@ -168,3 +157,10 @@ class Validator:
         temperature=self._objective.temperature,
       )
     )
+
+
+def _merge(
+  sums: dict[str, WeightedSum], more: Mapping[str, WeightedSum]
+) -> None:
+  for name, value in more.items():
+    sums[name] = sums[name].merge(value) if name in sums else value

