@@ -45,9 +45,7 @@ class Reviews(NamedTuple):
 
 
 def read(
-  path: str,
-  release: amazon_releases.Release,
-  problems: problems_lib.Problems,
+  path: str, release: amazon_releases.Release, problems: problems_lib.Problems
 ) -> Reviews:
   """Reads a file of reviews.
 

@@ -291,10 +291,9 @@ def _reasons(
       "repeats"
     )
   if row.min_count != settings["min_count"]:
-    theirs = {
-      None: "its core is unknown",
-      1: "it takes no further core",
-    }.get(row.min_count, f"it takes a {row.min_count}-core")
+    theirs = {None: "its core is unknown", 1: "it takes no further core"}.get(
+      row.min_count, f"it takes a {row.min_count}-core"
+    )
     found.append(
       f"{theirs}; our {settings['min_count']}-core costs {core:,} events "
       f"(Domain.min_count = {settings['min_count']})"

@@ -74,9 +74,7 @@ class Bootstrap:
     ]
 
   def differences(
-    self,
-    values: Float[np.ndarray, "U M"],
-    reference: Float[np.ndarray, "U M"],
+    self, values: Float[np.ndarray, "U M"], reference: Float[np.ndarray, "U M"]
   ) -> list[Interval]:
     """The mean of `values - reference` over the same users, per column."""
     return self.means(values - reference)
@@ -90,9 +88,7 @@ class Bootstrap:
     at_once = max(1, _CHUNK_COUNTS // len(groups))
     for start in range(0, self.resamples, at_once):
       counted = generator.multinomial(
-        num_users,
-        counts / num_users,
-        size=min(at_once, self.resamples - start),
+        num_users, counts / num_users, size=min(at_once, self.resamples - start)
       )
       yield counted @ groups / num_users
 

@@ -18,10 +18,7 @@ DIRECTIONS = ("item_to_user", "user_to_item", "both")
 
 
 def negatives(
-  items: Int[Array, " M"],
-  users: Int[Array, " M"],
-  *,
-  same_user: bool,
+  items: Int[Array, " M"], users: Int[Array, " M"], *, same_user: bool
 ) -> Bool[Array, "M M"]:
   """Mask of the pairs of slots that are negatives of each other.
 

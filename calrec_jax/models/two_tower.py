@@ -35,10 +35,7 @@ class TowerEmbeddings(NamedTuple):
 
 
 def pool(
-  hidden: Float[Array, "R L D"],
-  batch: Batch,
-  *,
-  user_tokens: int | None = None,
+  hidden: Float[Array, "R L D"], batch: Batch, *, user_tokens: int | None = None
 ) -> TowerEmbeddings:
   """Pools a packed batch.
 
@@ -137,11 +134,7 @@ def normalise(vectors: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
 
 
 def _embed(
-  decoder: nn.Module,
-  params: dict,
-  tokens: Array,
-  inside: Array,
-  pooled: Array,
+  decoder: nn.Module, params: dict, tokens: Array, inside: Array, pooled: Array
 ) -> Array:
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
   hidden = decoder.apply(

@@ -197,9 +197,7 @@ def identity(source: Source) -> dict[str, Any]:
   }
 
 
-def _text_tensors(
-  shapes: dict[str, tuple[int, ...]],
-) -> list[tuple[str, str]]:
+def _text_tensors(shapes: dict[str, tuple[int, ...]]) -> list[tuple[str, str]]:
   """(plain name, stored name) of the text decoder's tensors."""
   prefixes = (
     ("language_model.model.", "model."),

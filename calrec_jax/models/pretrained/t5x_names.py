@@ -93,10 +93,7 @@ class T5xTree:
       )
 
   def pieces(
-    self,
-    path: str,
-    shape: tuple[int, ...],
-    read: Callable[[str], np.ndarray],
+    self, path: str, shape: tuple[int, ...], read: Callable[[str], np.ndarray]
   ) -> Iterator[Callable[[], Piece]]:
     """Splits a parameter into its stored arrays; see `loading.read_pieces`.
 
