@@ -61,12 +61,14 @@ _HUB_2023 = (
 # The publisher has no checksums; these are of files that were read
 # successfully.
 _SHA256 = {
-  ("amazon2018", "Gift_Cards_5.json.gz"): (
-    "41e1f0e50d3c1c9d7d949fb6315944c8bde51ea6b7429a29fdd0d02cbc07ef25"
-  ),
-  ("amazon2018", "meta_Gift_Cards.json.gz"): (
-    "24ac90af3eb47d9c04458a61a44a76a882419190e027c6ec14ee0a993549c34a"
-  ),
+  "amazon2018": {
+    "Gift_Cards_5.json.gz": (
+      "41e1f0e50d3c1c9d7d949fb6315944c8bde51ea6b7429a29fdd0d02cbc07ef25"
+    ),
+    "meta_Gift_Cards.json.gz": (
+      "24ac90af3eb47d9c04458a61a44a76a882419190e027c6ec14ee0a993549c34a"
+    ),
+  }
 }
 
 
@@ -182,7 +184,7 @@ def find(name: str) -> Release:
   """Finds a release by name.
 
   Raises:
-    InputError: If there is none, with the nearest name.
+    InputError: If there is none, with all names.
   """
   if name not in RELEASES:
     raise InputError(
@@ -193,9 +195,7 @@ def find(name: str) -> Release:
 
 def checksums(release: str) -> dict[str, str]:
   """Known sha256 of a release's files, by file name."""
-  return {
-    name: sha256 for (of, name), sha256 in _SHA256.items() if of == release
-  }
+  return _SHA256.get(release, {})
 
 
 def category(release: Release, name: str) -> str:
@@ -204,9 +204,9 @@ def category(release: Release, name: str) -> str:
   Raises:
     InputError: If the release has no such category, with the nearest one.
   """
-  by_key = {known.lower(): known for known in release.categories}
-  if name.lower() in by_key:
-    return by_key[name.lower()]
+  for known in release.categories:
+    if known.lower() == name.lower():
+      return known
   raise InputError(
     f"{release.name} has no category {name!r}."
     + nearest(name, release.categories)

@@ -132,10 +132,8 @@ def attend_continuations(
     The weighted values, in the dtype of the values.
   """
   grouped = _grouped(query, new[0].shape[2])  # [B, G, K, H/K, F]
-  position, age = (
-    jnp.arange(prefix[0].shape[1]),
-    step - jnp.arange(past[0].shape[2]),
-  )
+  position = jnp.arange(prefix[0].shape[1])
+  age = step - jnp.arange(past[0].shape[2])
   seen = position[None] < prefix_lengths[:, None]
   seen_past = age > 0
   if window is not None:
@@ -233,6 +231,9 @@ def attend_branches(
   total = _joined_softmax(total, own)
 
   if tree is not None:
+    assert ancestors is not None
+    assert tree_depths is not None
+    assert used is not None
     size = min(_TREE_CHUNK, tree[0].shape[1])
 
     def add(chunk: Array, total: Any) -> Any:
@@ -248,11 +249,11 @@ def attend_branches(
       if window is not None:
         depth = cut(tree_depths, axis=1)[:, None, None]
         seen &= positions[..., None] - depth < window
-      keys_and_values = tuple(cut(half, axis=1) for half in tree)
+      keys, values = (cut(half, axis=1) for half in tree)
       return _joined_softmax(
         total,
         part(
-          keys_and_values, seen, "bgckhf,bmkf->bgckhm", "bgckhm,bmkf->bgckhf"
+          (keys, values), seen, "bgckhf,bmkf->bgckhm", "bgckhm,bmkf->bgckhf"
         ),
       )
 

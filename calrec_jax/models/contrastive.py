@@ -7,6 +7,7 @@ other targets of the same user.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from calrec_jax.data.feed.batch import NO_SLOT
@@ -18,7 +19,10 @@ DIRECTIONS = ("item_to_user", "user_to_item", "both")
 
 
 def negatives(
-  items: Int[Array, " M"], users: Int[Array, " M"], *, same_user: bool
+  items: Int[Array | np.ndarray, " M"],
+  users: Int[Array | np.ndarray, " M"],
+  *,
+  same_user: bool,
 ) -> Bool[Array, "M M"]:
   """Mask of the pairs of slots that are negatives of each other.
 
@@ -31,9 +35,9 @@ def negatives(
     same_user: Whether another target of the same user is a negative.
   """
   filled = items != NO_SLOT
-  other = items[:, None] != items[None]
+  other = jnp.not_equal(items[:, None], items[None])
   if not same_user:
-    other &= users[:, None] != users[None]
+    other &= jnp.not_equal(users[:, None], users[None])
   return other & filled[:, None] & filled[None]
 
 

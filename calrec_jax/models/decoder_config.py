@@ -107,7 +107,6 @@ class DecoderConfig:
   scan_unroll: int = 1
 
   def __post_init__(self):
-    """Refuses shapes that no decoder has."""
     size = at_least(1)
     check(
       self,

@@ -43,7 +43,6 @@ class Lora:
   targets: Sequence[str] = TARGETS
 
   def __post_init__(self):
-    """Refuses what changes no projection."""
     check(self, rank=at_least(1), alpha=above(0), targets=some_of(*TARGETS))
     # A tuple, as a module's configuration is hashed, and in one order.
     targets = tuple(name for name in TARGETS if name in self.targets)
@@ -89,7 +88,7 @@ def merge_lora(params: Any, config: Any) -> Any:
   Returns:
     The tree without LoRA's leaves; kernels keep their dtype.
   """
-  flat = traverse_util.flatten_dict(params)
+  flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(params)
   merged = {path: leaf for path, leaf in flat.items() if path[-1] not in LEAVES}
   for path, a in flat.items():
     if path[-1] == "lora_a":

@@ -8,6 +8,7 @@ them the model would compute something else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -24,9 +25,7 @@ _WORDS = {
   "post_mlp_layer_norm": "post_mlp_norm",
 }
 _REMEDIES = {
-  "relpos_bias": (
-    "T5's relative position biases (the decoder has rotary positions)"
-  ),
+  "relpos_bias": "T5's relative position biases (ours are rotary positions)",
   "wi": "a feed-forward layer without a gate (mlp_activations of one entry)",
 }
 
@@ -103,20 +102,16 @@ class T5xTree:
       read: Function from a stored path to its array.
     """
     at = self.arrays[path]
-    if not isinstance(at, list):
-      yield lambda: Piece(0, 0, read(at).reshape(shape))
-      return
-    for layer, name in enumerate(at):
+    shape = (1, *shape[1:]) if isinstance(at, list) else shape
+    for layer, name in enumerate(at if isinstance(at, list) else [at]):
       yield lambda layer=layer, name=name: Piece(
-        0, layer, read(name).reshape(shape[1:])[None]
+        0, layer, read(name).reshape(shape)
       )
 
 
 def _fits(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
   """Whether one shape is the other with adjacent axes merged."""
-  if stored == wanted:
-    return True
-  return len(stored) == 2 < len(wanted) and any(
-    stored == (int(np.prod(wanted[:cut])), int(np.prod(wanted[cut:])))
+  return stored == wanted or any(
+    stored == (math.prod(wanted[:cut]), math.prod(wanted[cut:]))
     for cut in range(1, len(wanted))
   )
