@@ -74,11 +74,9 @@ class AmazonReviews:
       download.DownloadError: If one cannot be downloaded.
     """
     release = amazon_releases.find(self.release)
-    if self.core and release.core_file:
-      reviews = self._file(release.core_file, release.core_urls)
-    else:
-      reviews = self._file(release.reviews_file, release.reviews_urls)
-    return [reviews, self._file(release.items_file, release.items_urls)]
+    core = release.core_urls if self.core else ()
+    reviews = self._file(core or release.reviews_urls)
+    return [reviews, self._file(release.items_urls)]
 
   def fingerprint(self) -> dict[str, Any]:
     """Everything that the events depend on."""
@@ -117,10 +115,10 @@ class AmazonReviews:
     )
     return events, items
 
-  def _file(self, stem: str, urls: Sequence[str]) -> str:
+  def _file(self, urls: Sequence[str]) -> str:
     """The path of a file with any of the suffixes."""
-    stem = stem.format(category=self.category)
     urls = [url.format(category=self.category) for url in urls]
+    stem = urls[0].rpartition("/")[2].partition(".json")[0]
     if self.manual_dir is None:
       folder = os.path.join(
         dataset_lib.default_folder(), "downloads", self.release

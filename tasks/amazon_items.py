@@ -48,9 +48,6 @@ def read(
   Returns:
     The items in the file's order, and int32[n], the row of each of `wanted`, -1
     where the file has none.
-
-  Raises:
-    ValueError: If the file is damaged.
   """
   columns = [name for name in COLUMNS if name in columns]
   code_of = {item_id: code for code, item_id in enumerate(wanted.to_pylist())}

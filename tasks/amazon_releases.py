@@ -83,36 +83,30 @@ class Release:
   Attributes:
     name: Name, such as "amazon2018".
     categories: Categories, spelled as in its files.
-    core_file: Name, without suffix, of the publisher's 5-core file of reviews,
-      or None.
-    reviews_file: Name of the file of all reviews.
-    items_file: Name of the metadata file.
+    core_urls: Addresses of the publisher's 5-core file of reviews, best first;
+      empty where it has none.
+    reviews_urls: Addresses of all reviews.
+    items_urls: Addresses of the metadata.
     user_columns: Columns of the user id; the first with a value counts.
     item_columns: Columns of the item id, in reviews and metadata.
     time_columns: Columns of the time, in seconds or milliseconds.
     brand_columns: Columns of the brand; `a.b` is key `b` of the object `a`.
     category_column: Column of the categories.
     category_depth: Nesting depth of its lists.
-    core_urls: Addresses of the 5-core reviews, the publisher's first.
-    reviews_urls: Addresses of all reviews.
-    items_urls: Addresses of the metadata.
     literals: Whether the metadata are Python literals instead of JSON.
   """
 
   name: str
   categories: tuple[str, ...]
-  core_file: str | None
-  reviews_file: str
-  items_file: str
-  user_columns: tuple[str, ...]
-  item_columns: tuple[str, ...]
-  time_columns: tuple[str, ...]
-  brand_columns: tuple[str, ...]
-  category_column: str
-  category_depth: int
   core_urls: tuple[str, ...]
   reviews_urls: tuple[str, ...]
   items_urls: tuple[str, ...]
+  category_column: str
+  category_depth: int = 1
+  user_columns: tuple[str, ...] = ("reviewerID",)
+  item_columns: tuple[str, ...] = ("asin",)
+  time_columns: tuple[str, ...] = ("unixReviewTime",)
+  brand_columns: tuple[str, ...] = ("brand",)
   literals: bool = False
 
 
@@ -122,13 +116,6 @@ RELEASES = {
     Release(
       name="amazon2014",
       categories=tuple(_2014.split()),
-      core_file="reviews_{category}_5",
-      reviews_file="reviews_{category}",
-      items_file="meta_{category}",
-      user_columns=("reviewerID",),
-      item_columns=("asin",),
-      time_columns=("unixReviewTime",),
-      brand_columns=("brand",),
       category_column="categories",
       category_depth=2,
       core_urls=_under(_BASES_2014, "reviews_{category}_5.json.gz"),
@@ -139,15 +126,7 @@ RELEASES = {
     Release(
       name="amazon2018",
       categories=tuple(_2018.split()),
-      core_file="{category}_5",
-      reviews_file="{category}",
-      items_file="meta_{category}",
-      user_columns=("reviewerID",),
-      item_columns=("asin",),
-      time_columns=("unixReviewTime",),
-      brand_columns=("brand",),
       category_column="category",
-      category_depth=1,
       core_urls=_under(_BASES_2018, "categoryFilesSmall/{category}_5.json.gz"),
       reviews_urls=_under(_BASES_2018, "categoryFiles/{category}.json.gz"),
       items_urls=_under(_BASES_2018, "metaFiles2/meta_{category}.json.gz"),
@@ -157,15 +136,11 @@ RELEASES = {
     Release(
       name="amazon2023",
       categories=tuple(_2023.split()),
-      core_file=None,
-      reviews_file="{category}",
-      items_file="meta_{category}",
       user_columns=("user_id",),
       item_columns=("parent_asin", "asin"),
       time_columns=("timestamp", "sort_timestamp"),
       brand_columns=("store", "details.Brand"),
       category_column="categories",
-      category_depth=1,
       core_urls=(),
       reviews_urls=(
         *_under(_BASES_2023, "raw/review_categories/{category}.jsonl.gz"),
@@ -181,11 +156,7 @@ RELEASES = {
 
 
 def find(name: str) -> Release:
-  """Finds a release by name.
-
-  Raises:
-    InputError: If there is none, with all names.
-  """
+  """The release of this name."""
   if name not in RELEASES:
     raise InputError(
       f"AmazonReviews.release = {name!r} is not one of {', '.join(RELEASES)}."
@@ -199,11 +170,7 @@ def checksums(release: str) -> dict[str, str]:
 
 
 def category(release: Release, name: str) -> str:
-  """A category in the release's spelling; case is ignored.
-
-  Raises:
-    InputError: If the release has no such category, with the nearest one.
-  """
+  """A category in the release's spelling; case is ignored."""
   for known in release.categories:
     if known.lower() == name.lower():
       return known

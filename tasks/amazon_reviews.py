@@ -53,9 +53,6 @@ def read(
     path: File of JSON lines, plain or gzip, or Parquet.
     release: Release that defines the columns.
     problems: Counter of unusable rows, by kind.
-
-  Raises:
-    ValueError: If the file is damaged.
   """
   schema = pa.schema(
     dict.fromkeys(release.user_columns + release.item_columns, pa.string())

@@ -71,8 +71,12 @@ def contrastive_loss(
   items = constrain(normalise(items), "activation_batch", None)
   # Row by row rather than the diagonal of [M, M], which no device holds whole.
   own = jnp.sum(queries * items, axis=-1) / temperature
+  # (anchors, candidates) of each direction.
+  sides = {"item_to_user": (items, queries), "user_to_item": (queries, items)}
   totals = []
-  for anchor, other in _sides(queries, items, direction):
+  for anchor, other in (
+    sides.values() if direction == "both" else [sides[direction]]
+  ):
     similarity = jnp.einsum("id,jd->ij", anchor, other, precision="highest")
     others = jnp.where(negative, similarity / temperature, -jnp.inf)
     others = constrain(others, "activation_batch", None)  # [M, M]
@@ -87,15 +91,3 @@ def contrastive_loss(
   count = jnp.sum(filled, dtype=jnp.float32)
   loss, hits = (sum(part) / len(totals) for part in zip(*totals, strict=True))
   return WeightedSum(loss, count), WeightedSum(hits, count)
-
-
-def _sides(
-  queries: Array, items: Array, direction: str
-) -> list[tuple[Array, Array]]:
-  """(anchors, candidates) of each InfoNCE direction."""
-  sides = []
-  if direction in ("item_to_user", "both"):
-    sides.append((items, queries))
-  if direction in ("user_to_item", "both"):
-    sides.append((queries, items))
-  return sides

@@ -154,7 +154,7 @@ class DecoderConfig:
         rows are rounded up to a multiple of 128, which every mesh divides.
 
     Raises:
-      InputError: if a fixed `vocab_size` is too small.
+      InputError: If a fixed `vocab_size` is too small.
     """
     if self.vocab_size is None:
       rows = tokens if exact else -(-tokens // 128) * 128

@@ -46,11 +46,7 @@ _SASREC = Family(SASRec, next_item.NextItem, "ids", sasrec.train_step_flops)
 
 
 def family_of(config: ModelConfig) -> Family:
-  """The family that a configuration belongs to.
-
-  Raises:
-    InputError: If it belongs to none.
-  """
+  """The family that a configuration belongs to."""
   if isinstance(config, DecoderConfig):
     return _DECODERS
   if isinstance(config, SASRecConfig):

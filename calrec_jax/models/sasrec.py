@@ -121,7 +121,7 @@ class SASRecConfig:
       exact: Ignored: rows that are not items have no probability.
 
     Raises:
-      ValueError: If a fixed `num_items` differs.
+      InputError: If a fixed `num_items` differs.
     """
     del exact
     items = tokens - FIRST_TOKEN
@@ -284,14 +284,9 @@ def train_step_flops(
   attended: float,
   trained: Callable[[str], bool] = lambda path: True,
 ) -> float:
-  """Matrix FLOPs of a training step with the full softmax; see `flops`.
+  """FLOPs with the full softmax; see `flops.train_step_flops`.
 
-  Args:
-    config: Shape of the model, with its items.
-    tokens: Tokens of the batch, without padding.
-    loss_tokens: Positions whose logits are needed.
-    attended: Mean number of keys per query.
-    trained: Ignored: everything is trained.
+  `trained` is ignored: everything is trained.
   """
   del trained
   kernels = 6 * config.width**2  # Query, key, value, out, wi, wo.

@@ -137,11 +137,7 @@ def read_pieces(
 
 
 def check_shape(source: Source, config: DecoderConfig) -> None:
-  """Checks that a configuration computes what the model does.
-
-  Raises:
-    WeightsError: If it does not match, with every field that differs.
-  """
+  """Raises a WeightsError with every field that does not match the model."""
   wanted = {
     field.name: field.default
     for field in dataclasses.fields(DecoderConfig)

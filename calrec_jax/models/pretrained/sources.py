@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -215,33 +216,36 @@ def _text_tensors(stored: Iterable[str]) -> dict[str, str]:
 
 def _remedy(path: pathlib.Path) -> str:
   """What to do with a format that is not supported."""
-  names = (
-    {path.name} if path.is_file() else {child.name for child in path.iterdir()}
-  )
-  if "checkpoint" in names and path.is_dir():
+  folder = path.is_dir()
+  names = [child.name for child in path.iterdir()] if folder else [path.name]
+  if folder and "checkpoint" in names:
     return (
       "A file named `checkpoint` is t5x's old msgpack format or Mesh "
       "TensorFlow's: restore it in t5x and save it with Orbax "
       "(SaveCheckpointConfig with the Orbax checkpoint manager)."
     )
-  if any(name.endswith((".msgpack", ".h5")) for name in names):
-    return (
-      "Flax msgpack and Keras files are not supported: load the model in "
-      "Transformers and write it with save_pretrained(NEW, "
-      "safe_serialization=True)."
-    )
-  if any(name.endswith((".bin", ".pt", ".pth", ".ckpt")) for name in names):
-    return (
-      "Pickle files can run code and are refused: if you trust them, load the "
-      "model in Transformers and write it with save_pretrained(NEW, "
-      "safe_serialization=True)."
-    )
-  if any(".index" in name or name.startswith("model.ckpt") for name in names):
-    return (
-      "TensorFlow checkpoints are not supported: convert them with t5x, then "
-      "save them with Orbax."
-    )
+  for pattern, remedy in _REMEDIES.items():
+    if any(re.search(pattern, name) for name in names):
+      return remedy
   return (
     "Give a Hugging Face folder, a GGUF file, a checkpoint_<step> folder, or "
     f"one of {', '.join(packages.PACKAGES)}."
   )
+
+
+_REMEDIES = {
+  r"\.(msgpack|h5)$": (
+    "Flax msgpack and Keras files are not supported: load the model in "
+    "Transformers and write it with save_pretrained(NEW, "
+    "safe_serialization=True)."
+  ),
+  r"\.(bin|pt|pth|ckpt)$": (
+    "Pickle files can run code and are refused: if you trust them, load the "
+    "model in Transformers and write it with save_pretrained(NEW, "
+    "safe_serialization=True)."
+  ),
+  r"\.index|^model\.ckpt": (
+    "TensorFlow checkpoints are not supported: convert them with t5x, then "
+    "save them with Orbax."
+  ),
+}

@@ -38,11 +38,7 @@ class T5xTree:
   """
 
   def __init__(self, stored: Mapping[str, Any]):
-    """Maps the stored paths.
-
-    Args:
-      stored: Shapes by path below `target`.
-    """
+    """Maps the stored paths, those below `target`, with their shapes."""
     self.arrays: dict[str, str | list[str]] = {}
     layers: dict[str, dict[int, str]] = {}
     for path in stored:
@@ -60,20 +56,15 @@ class T5xTree:
     self._stored = stored
 
   def check_parameters(self, wanted: Mapping[str, Any]) -> None:
-    """Checks that the arrays match the decoder.
+    """Raises a WeightsError with every difference from the decoder's shapes.
 
     Args:
       wanted: Shapes by the decoder's path.
-
-    Raises:
-      WeightsError: If they do not match, with every difference.
     """
     faults = [f"missing {path}" for path in sorted(wanted - self.arrays.keys())]
     for path in sorted(self.arrays.keys() - wanted.keys()):
-      known = [word for word in _REMEDIES if word in path.split("/")]
-      faults.append(
-        f"unexpected {path}" + (f": {_REMEDIES[known[0]]}" if known else "")
-      )
+      known = [_REMEDIES[part] for part in path.split("/") if part in _REMEDIES]
+      faults.append(": ".join([f"unexpected {path}", *known]))
     for path in sorted(self.arrays.keys() & wanted.keys()):
       shape = tuple(wanted[path].shape)
       at = self.arrays[path]
