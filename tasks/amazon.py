@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import gin
@@ -74,11 +74,9 @@ class AmazonReviews:
       download.DownloadError: If one cannot be downloaded.
     """
     release = amazon_releases.find(self.release)
-    if self.core and release.core_file:
-      reviews = self._file(release.core_file, release.core_urls)
-    else:
-      reviews = self._file(release.reviews_file, release.reviews_urls)
-    return [reviews, self._file(release.items_file, release.items_urls)]
+    core = release.core_urls if self.core else ()
+    reviews = self._file(core or release.reviews_urls)
+    return [reviews, self._file(release.items_urls)]
 
   def fingerprint(self) -> dict[str, Any]:
     """Everything that the events depend on."""
@@ -117,10 +115,10 @@ class AmazonReviews:
     )
     return events, items
 
-  def _file(self, stem: str, urls: Sequence[str]) -> str:
+  def _file(self, urls: Sequence[str]) -> str:
     """The path of a file with any of the suffixes."""
-    stem = stem.format(category=self.category)
     urls = [url.format(category=self.category) for url in urls]
+    stem = urls[0].rpartition("/")[2].partition(".json")[0]
     if self.manual_dir is None:
       folder = os.path.join(
         dataset_lib.default_folder(), "downloads", self.release
@@ -133,17 +131,15 @@ class AmazonReviews:
         "(--manual_dir) to its folder.",
       )
     folder = os.path.expanduser(self.manual_dir)
-    path = _find(folder, stem) or _find(
-      os.path.join(folder, self.release), stem
+    subfolder = os.path.join(folder, self.release)
+    if path := _find(folder, stem) or _find(subfolder, stem):
+      return path
+    raise FileNotFoundError(
+      f"There is no {stem}{{{','.join(_SUFFIXES)}}} in {folder} or its "
+      f"subfolder {self.release} (AmazonReviews.manual_dir, --manual_dir). "
+      f"Download it from {urls[0]}, or leave out the folder for an automatic "
+      "download."
     )
-    if path is None:
-      raise FileNotFoundError(
-        f"There is no {stem}{{{','.join(_SUFFIXES)}}} in {folder} or its "
-        f"subfolder {self.release} (AmazonReviews.manual_dir, --manual_dir). "
-        f"Download it from {urls[0]}, or leave out the folder for an automatic "
-        "download."
-      )
-    return path
 
 
 @gin.configurable(module="amazon")
@@ -161,8 +157,11 @@ def categories(
     options come from `Domain` and `AmazonReviews`.
   """
   return tuple(
-    domain_lib.Domain(name=domain_name(name), source=_source(name))
-    for name in _every(names)
+    domain_lib.Domain(
+      name=_slug(release, category),
+      source=AmazonReviews(release=release.name, category=category),
+    )
+    for release, category in _categories(names)
   )
 
 
@@ -175,7 +174,7 @@ def mixtures(
   Args:
     stage_one: Release and category of its domains.
   """
-  return {"stage_one": tuple(map(domain_name, _every(stage_one)))}
+  return {"stage_one": tuple(_slug(*each) for each in _categories(stage_one))}
 
 
 def _find(folder: str, stem: str) -> str | None:
@@ -185,34 +184,26 @@ def _find(folder: str, stem: str) -> str | None:
 
 def domain_name(name: str) -> str:
   """The domain name of a category, such as `amazon2018_gift_cards`."""
-  release, category = _parts(name)
+  return _slug(*next(_categories([name])))
+
+
+def _slug(release: amazon_releases.Release, category: str) -> str:
   return domain_lib.slug(f"{release.name}_{category}")
 
 
-def _source(name: str) -> AmazonReviews:
-  release, category = _parts(name)
-  return AmazonReviews(release=release.name, category=category)
-
-
-def _every(names: Sequence[str]) -> list[str]:
-  """Names, with `RELEASE/all` expanded to all categories."""
-  every = []
+def _categories(
+  names: Sequence[str],
+) -> Iterator[tuple[amazon_releases.Release, str]]:
+  """Release and category of each name; `RELEASE/all` is all categories."""
   for name in names:
-    release, _, category = name.partition("/")
+    release, slash, category = name.partition("/")
+    if not slash:
+      raise InputError(
+        f"CATEGORIES has {name!r}; a name is a release and a category, such as "
+        "amazon2018/Video_Games."
+      )
+    found = amazon_releases.find(release)
     if category == _ALL:
-      known = amazon_releases.find(release).categories
-      every += [f"{release}/{category}" for category in known]
+      yield from ((found, known) for known in found.categories)
     else:
-      every.append(name)
-  return every
-
-
-def _parts(name: str) -> tuple[amazon_releases.Release, str]:
-  release, slash, category = name.partition("/")
-  if not slash:
-    raise InputError(
-      f"CATEGORIES has {name!r}; a name is a release and a category, such as "
-      "amazon2018/Video_Games."
-    )
-  found = amazon_releases.find(release)
-  return found, amazon_releases.category(found, category)
+      yield found, amazon_releases.category(found, category)

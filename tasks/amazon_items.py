@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -50,15 +48,13 @@ def read(
   Returns:
     The items in the file's order, and int32[n], the row of each of `wanted`, -1
     where the file has none.
-
-  Raises:
-    ValueError: If the file is damaged.
   """
   columns = [name for name in COLUMNS if name in columns]
   code_of = {item_id: code for code, item_id in enumerate(wanted.to_pylist())}
-  row_of = np.full(len(wanted), -1, np.int32)
-  retained = _Retained()
   num_rows = 0
+  found_codes, found_lines = [np.empty(0, int)], [np.empty(0, np.int64)]
+  found_ids: list[pa.Array] = []
+  blocks: list[pa.Table] = []
   schema, variants = _schemas(release, columns)
   for rows in row_stream.read(
     path,
@@ -73,64 +69,44 @@ def read(
     problems.add_rows("missing_item", path, rows.lines[missing])
     codes = np.array([code_of.get(id_, -1) for id_ in ids.to_pylist()], int)
     at = np.flatnonzero(codes >= 0)
-    codes, lines = codes[at], rows.lines[at]
+    lines = rows.lines[at]
     problems.add_rows(
       "wrong_type", path, np.intersect1d(lines, rows.wrong_type)
     )
     table = _values(rows.table.take(at), release, columns)
     table, pages = _without_programs(table)
     problems.add_rows("web_page", path, lines[pages])
-    new = np.zeros(len(at), bool)
-    new[np.unique(codes, return_index=True)[1]] = True
-    new &= row_of[codes] < 0
-    row_of[codes[new]] = retained.num_rows + np.arange(np.sum(new))
-    retained.add(ids.take(at[new]), table.filter(new), lines[new])
-    for again in np.flatnonzero(~new):
-      if (
-        retained.row(int(row_of[codes[again]]))
-        != table.slice(again, 1).to_pylist()[0]
-      ):
-        problems.add_rows("conflicting_item", path, lines[again : again + 1])
-  return retained.items(path, num_rows), row_of
-
-
-class _Retained:
-  """The retained rows, one table per block."""
-
-  def __init__(self) -> None:
-    self.num_rows = 0
-    self._starts: list[int] = []
-    self._ids: list[pa.Array] = []
-    self._tables: list[pa.Table] = []
-    self._lines: list[np.ndarray] = []
-
-  def add(self, ids: pa.Array, table: pa.Table, lines: np.ndarray) -> None:
-    self._starts.append(self.num_rows)
-    self._ids.append(ids)
-    self._tables.append(table)
-    self._lines.append(lines)
-    self.num_rows += len(lines)
-
-  def row(self, index: int) -> dict[str, Any]:
-    block = bisect.bisect_right(self._starts, index) - 1
-    while not self._tables[block].num_rows:  # Has the next one's start.
-      block -= 1
-    start = self._starts[block]
-    return self._tables[block].slice(index - start, 1).to_pylist()[0]
-
-  def items(self, path: str, num_rows: int) -> events_lib.Items:
-    ids = pa.chunked_array(self._ids, pa.string())
-    table = pa.concat_tables(self._tables) if self._tables else pa.table({})
-    return events_lib.Items(
-      item_ids=id_codes.Column(ids),
-      columns={
-        name: id_codes.Column(table[name]) for name in table.column_names
-      },
-      file=path,
-      lines=np.concatenate([np.empty(0, np.int64), *self._lines]),
-      available=COLUMNS,
-      num_rows=num_rows,
-    )
+    found_codes.append(codes[at])
+    found_lines.append(lines)
+    found_ids.append(ids.take(at))
+    blocks.append(table)
+  codes, lines = np.concatenate(found_codes), np.concatenate(found_lines)
+  table = pa.concat_tables(blocks) if blocks else pa.table({})
+  known, first = np.unique(codes, return_index=True)
+  first_of = np.full(len(wanted), -1)
+  first_of[known] = first
+  is_first = first_of[codes] == np.arange(len(codes))
+  conflicting = [
+    row
+    for row in np.flatnonzero(~is_first)
+    if table.slice(row, 1) != table.slice(first_of[codes[row]], 1)
+  ]
+  problems.add_rows("conflicting_item", path, lines[conflicting])
+  row_of = np.full(len(wanted), -1, np.int32)
+  row_of[codes[is_first]] = np.arange(len(known))
+  mask = pa.array(is_first)
+  table = table.filter(mask) if blocks else table
+  items = events_lib.Items(
+    item_ids=id_codes.Column(
+      pa.chunked_array(found_ids, pa.string()).filter(mask)
+    ),
+    columns={name: id_codes.Column(table[name]) for name in table.column_names},
+    file=path,
+    lines=lines[is_first],
+    available=COLUMNS,
+    num_rows=num_rows,
+  )
+  return items, row_of
 
 
 def _schemas(
@@ -172,12 +148,7 @@ def _values(
     )
   if "brand" in columns:
     parts = [_without_tags(_part(raw, name)) for name in release.brand_columns]
-    null = pa.scalar(None, pa.string())
-    parts = [
-      pc.if_else(pc.equal(pc.utf8_trim_whitespace(part), ""), null, part)
-      for part in parts
-    ]
-    values["brand"] = pc.coalesce(*parts)
+    values["brand"] = amazon_reviews.first_filled(parts)
   if "price" in columns:
     values["price"] = _price(raw["price"])
   return pa.table(values)

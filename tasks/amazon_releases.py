@@ -61,12 +61,14 @@ _HUB_2023 = (
 # The publisher has no checksums; these are of files that were read
 # successfully.
 _SHA256 = {
-  ("amazon2018", "Gift_Cards_5.json.gz"): (
-    "41e1f0e50d3c1c9d7d949fb6315944c8bde51ea6b7429a29fdd0d02cbc07ef25"
-  ),
-  ("amazon2018", "meta_Gift_Cards.json.gz"): (
-    "24ac90af3eb47d9c04458a61a44a76a882419190e027c6ec14ee0a993549c34a"
-  ),
+  "amazon2018": {
+    "Gift_Cards_5.json.gz": (
+      "41e1f0e50d3c1c9d7d949fb6315944c8bde51ea6b7429a29fdd0d02cbc07ef25"
+    ),
+    "meta_Gift_Cards.json.gz": (
+      "24ac90af3eb47d9c04458a61a44a76a882419190e027c6ec14ee0a993549c34a"
+    ),
+  }
 }
 
 
@@ -81,36 +83,30 @@ class Release:
   Attributes:
     name: Name, such as "amazon2018".
     categories: Categories, spelled as in its files.
-    core_file: Name, without suffix, of the publisher's 5-core file of reviews,
-      or None.
-    reviews_file: Name of the file of all reviews.
-    items_file: Name of the metadata file.
+    core_urls: Addresses of the publisher's 5-core file of reviews, best first;
+      empty where it has none.
+    reviews_urls: Addresses of all reviews.
+    items_urls: Addresses of the metadata.
     user_columns: Columns of the user id; the first with a value counts.
     item_columns: Columns of the item id, in reviews and metadata.
     time_columns: Columns of the time, in seconds or milliseconds.
     brand_columns: Columns of the brand; `a.b` is key `b` of the object `a`.
     category_column: Column of the categories.
     category_depth: Nesting depth of its lists.
-    core_urls: Addresses of the 5-core reviews, the publisher's first.
-    reviews_urls: Addresses of all reviews.
-    items_urls: Addresses of the metadata.
     literals: Whether the metadata are Python literals instead of JSON.
   """
 
   name: str
   categories: tuple[str, ...]
-  core_file: str | None
-  reviews_file: str
-  items_file: str
-  user_columns: tuple[str, ...]
-  item_columns: tuple[str, ...]
-  time_columns: tuple[str, ...]
-  brand_columns: tuple[str, ...]
-  category_column: str
-  category_depth: int
   core_urls: tuple[str, ...]
   reviews_urls: tuple[str, ...]
   items_urls: tuple[str, ...]
+  category_column: str
+  category_depth: int = 1
+  user_columns: tuple[str, ...] = ("reviewerID",)
+  item_columns: tuple[str, ...] = ("asin",)
+  time_columns: tuple[str, ...] = ("unixReviewTime",)
+  brand_columns: tuple[str, ...] = ("brand",)
   literals: bool = False
 
 
@@ -120,13 +116,6 @@ RELEASES = {
     Release(
       name="amazon2014",
       categories=tuple(_2014.split()),
-      core_file="reviews_{category}_5",
-      reviews_file="reviews_{category}",
-      items_file="meta_{category}",
-      user_columns=("reviewerID",),
-      item_columns=("asin",),
-      time_columns=("unixReviewTime",),
-      brand_columns=("brand",),
       category_column="categories",
       category_depth=2,
       core_urls=_under(_BASES_2014, "reviews_{category}_5.json.gz"),
@@ -137,15 +126,7 @@ RELEASES = {
     Release(
       name="amazon2018",
       categories=tuple(_2018.split()),
-      core_file="{category}_5",
-      reviews_file="{category}",
-      items_file="meta_{category}",
-      user_columns=("reviewerID",),
-      item_columns=("asin",),
-      time_columns=("unixReviewTime",),
-      brand_columns=("brand",),
       category_column="category",
-      category_depth=1,
       core_urls=_under(_BASES_2018, "categoryFilesSmall/{category}_5.json.gz"),
       reviews_urls=_under(_BASES_2018, "categoryFiles/{category}.json.gz"),
       items_urls=_under(_BASES_2018, "metaFiles2/meta_{category}.json.gz"),
@@ -155,15 +136,11 @@ RELEASES = {
     Release(
       name="amazon2023",
       categories=tuple(_2023.split()),
-      core_file=None,
-      reviews_file="{category}",
-      items_file="meta_{category}",
       user_columns=("user_id",),
       item_columns=("parent_asin", "asin"),
       time_columns=("timestamp", "sort_timestamp"),
       brand_columns=("store", "details.Brand"),
       category_column="categories",
-      category_depth=1,
       core_urls=(),
       reviews_urls=(
         *_under(_BASES_2023, "raw/review_categories/{category}.jsonl.gz"),
@@ -179,11 +156,7 @@ RELEASES = {
 
 
 def find(name: str) -> Release:
-  """Finds a release by name.
-
-  Raises:
-    InputError: If there is none, with the nearest name.
-  """
+  """The release of this name."""
   if name not in RELEASES:
     raise InputError(
       f"AmazonReviews.release = {name!r} is not one of {', '.join(RELEASES)}."
@@ -193,20 +166,14 @@ def find(name: str) -> Release:
 
 def checksums(release: str) -> dict[str, str]:
   """Known sha256 of a release's files, by file name."""
-  return {
-    name: sha256 for (of, name), sha256 in _SHA256.items() if of == release
-  }
+  return _SHA256.get(release, {})
 
 
 def category(release: Release, name: str) -> str:
-  """A category in the release's spelling; case is ignored.
-
-  Raises:
-    InputError: If the release has no such category, with the nearest one.
-  """
-  by_key = {known.lower(): known for known in release.categories}
-  if name.lower() in by_key:
-    return by_key[name.lower()]
+  """A category in the release's spelling; case is ignored."""
+  for known in release.categories:
+    if known.lower() == name.lower():
+      return known
   raise InputError(
     f"{release.name} has no category {name!r}."
     + nearest(name, release.categories)

@@ -45,9 +45,7 @@ class Reviews(NamedTuple):
 
 
 def read(
-  path: str,
-  release: amazon_releases.Release,
-  problems: problems_lib.Problems,
+  path: str, release: amazon_releases.Release, problems: problems_lib.Problems
 ) -> Reviews:
   """Reads a file of reviews.
 
@@ -55,26 +53,20 @@ def read(
     path: File of JSON lines, plain or gzip, or Parquet.
     release: Release that defines the columns.
     problems: Counter of unusable rows, by kind.
-
-  Raises:
-    ValueError: If the file is damaged.
   """
   schema = pa.schema(
-    [
-      *((name, pa.string()) for name in release.user_columns),
-      *((name, pa.string()) for name in release.item_columns),
-      *((name, pa.int64()) for name in release.time_columns),
-    ]
+    dict.fromkeys(release.user_columns + release.item_columns, pa.string())
+    | dict.fromkeys(release.time_columns, pa.int64())
   )
   users, items = id_codes.IdCodes(), id_codes.IdCodes()
-  times = [np.empty(0, np.int64)]
-  lines = [np.empty(0, np.int64)]
+  times, lines = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
   num_rows = 0
   for rows in row_stream.read(path, schema, problems):
     num_rows += rows.num_rows
     user = ids(rows.table, release.user_columns)
     item = ids(rows.table, release.item_columns)
-    time, readable = _milliseconds(first(rows.table, release.time_columns))
+    times_of_columns = [rows.table[name] for name in release.time_columns]
+    time, readable = _milliseconds(pc.coalesce(*times_of_columns))
     no_user = _is_null(user)
     no_item = _is_null(item) & ~no_user
     no_time = ~readable & ~no_user & ~no_item
@@ -114,23 +106,26 @@ def first_of_each(reviews: Reviews) -> np.ndarray:
   return keep
 
 
-def first(table: pa.Table, names: Sequence[str]) -> pa.Array:
-  """The first non-null value of several columns in each row."""
-  column = pc.coalesce(*(table[name] for name in names))
-  return _array(column)
-
-
 def ids(table: pa.Table, names: Sequence[str]) -> pa.Array:
   """Stripped ids, from the first column with a value."""
   columns = [pc.utf8_trim_whitespace(table[name]) for name in names]
+  return first_filled(columns).combine_chunks()
+
+
+def first_filled(columns: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
+  """In each row the first text that is not blank, or null."""
   null = pa.scalar(None, pa.string())
-  columns = [pc.if_else(pc.equal(c, ""), null, c) for c in columns]
-  return _array(pc.coalesce(*columns))
+  return pc.coalesce(
+    *(
+      pc.if_else(pc.equal(pc.utf8_trim_whitespace(column), ""), null, column)
+      for column in columns
+    )
+  )
 
 
-def _milliseconds(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+def _milliseconds(values: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
   """Times in milliseconds, int64[n], and which could be read, bool[n]."""
-  numbers = pc.fill_null(values, -1).to_numpy(zero_copy_only=False)
+  numbers = pc.fill_null(values, -1).to_numpy()
   readable = (numbers >= 0) & (numbers < _TOO_LATE)
   numbers = np.where(readable, numbers, 0)
   seconds = numbers < _MILLISECONDS_FROM
@@ -139,9 +134,3 @@ def _milliseconds(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 def _is_null(array: pa.Array) -> np.ndarray:
   return array.is_null().to_numpy(zero_copy_only=False)
-
-
-def _array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-  if isinstance(column, pa.ChunkedArray):
-    column = column.combine_chunks()
-  return column

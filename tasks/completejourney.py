@@ -93,12 +93,11 @@ class CompleteJourney:
       columns=["household_id", "product_id", "transaction_timestamp"]
       + (["quantity", "sales_value"] if with_price else []),
     )
-    bought = _numpy(log["product_id"])
-    known, at = _find(bought, products)
-    problems.add_rows(
-      "unknown_item", transactions_file, np.flatnonzero(~known) + 1
-    )
-    item = np.where(known, item_of[at], -1)
+    product = pc.index_in(log["product_id"], products)
+    product = _numpy(pc.fill_null(product, -1))
+    unknown = np.flatnonzero(product < 0)
+    problems.add_rows("unknown_item", transactions_file, unknown + 1)
+    item = np.where(product < 0, -1, item_of[product])
     rows = np.flatnonzero(item >= 0)
     item = item[rows]
     times = _numpy(
@@ -113,7 +112,7 @@ class CompleteJourney:
       items=item.astype(np.int32),
       timestamps=times[rows],
       user_ids=[str(household) for household in codes[0]],
-      num_rows=len(rows) + int(np.sum(~known)),
+      num_rows=len(rows) + len(unknown),
     )
     if with_price:
       prices = _median_prices(
@@ -127,10 +126,8 @@ class CompleteJourney:
       )
     return events, items
 
-  def _items(
-    self, path: str
-  ) -> tuple[np.ndarray, np.ndarray, events_lib.Items]:
-    """Sorted product ids, their items (-1: other department), and the items."""
+  def _items(self, path: str) -> tuple[pa.Array, np.ndarray, events_lib.Items]:
+    """Product ids, their items (-1: other department), and the items."""
     table = pq.read_table(
       path, columns=["product_id", "department", *TEXT_COLUMNS]
     )
@@ -143,44 +140,32 @@ class CompleteJourney:
         f"retailer's departments: "
         f"{', '.join(sorted(domain_lib.slug(name) for name in names))}."
       )
-    mask = _numpy(pc.is_in(table["department"], pa.array(here)))
-    rows = np.flatnonzero(mask)
-    texts = list(
-      zip(
-        *(
-          table[name].filter(pa.array(mask)).to_pylist()
-          for name in TEXT_COLUMNS
-        ),
-        strict=True,
-      )
-    )
+    mask = pc.is_in(table["department"], pa.array(here))
+    rows = np.flatnonzero(_numpy(mask))
+    texts = [
+      tuple(row[name] for name in TEXT_COLUMNS)
+      for row in table.select(TEXT_COLUMNS).filter(mask).to_pylist()
+    ]
     first: dict[tuple[str | None, ...], int] = {}
     item_of = np.full(table.num_rows, -1, np.int64)
-    lines = []
-    for row, text in zip(rows, texts, strict=True):
-      if text not in first:
-        first[text] = len(first)
-        lines.append(row + 1)
-      item_of[row] = first[text]
-    kinds, sizes, categories, brands = zip(*first, strict=True)
+    item_of[rows] = [first.setdefault(text, len(first)) for text in texts]
+    starts = np.unique(item_of[rows], return_index=True)[1]
     items = events_lib.Items(
       item_ids=[_item_id(text) for text in first],
       columns={
         "title": [
-          " ".join(filter(None, pair)) or None
-          for pair in zip(kinds, sizes, strict=True)
+          " ".join(filter(None, (kind, size))) or None
+          for kind, size, _, _ in first
         ],
-        "category": list(categories),
-        "brand": list(brands),
+        "category": [category for _, _, category, _ in first],
+        "brand": [brand for _, _, _, brand in first],
       },
       file=path,
-      lines=np.array(lines, np.int64),
+      lines=rows[starts] + 1,
       available=("title", "category", "brand", "price"),
       num_rows=len(rows),
     )
-    ids = _numpy(table["product_id"])
-    order = np.argsort(ids, kind="stable")
-    return ids[order], item_of[order], items
+    return table["product_id"].combine_chunks(), item_of, items
 
 
 @gin.configurable(module="completejourney")
@@ -220,15 +205,6 @@ def _item_id(text: Sequence[str | None]) -> str:
   return hashlib.sha256(joined.encode()).hexdigest()[:12]
 
 
-def _find(
-  values: np.ndarray, table: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Which values are in a sorted table, and their index (0 if missing)."""
-  at = np.minimum(np.searchsorted(table, values), len(table) - 1)
-  known = table[at] == values
-  return known, np.where(known, at, 0)
-
-
 def _median_prices(
   items: np.ndarray, values: np.ndarray, quantities: np.ndarray, num_items: int
 ) -> list[float | None]:
@@ -245,8 +221,5 @@ def _median_prices(
   ]
 
 
-def _numpy(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-  array = (
-    column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-  )
-  return array.to_numpy(zero_copy_only=False)
+def _numpy(column: pa.ChunkedArray) -> np.ndarray:
+  return column.combine_chunks().to_numpy(zero_copy_only=False)

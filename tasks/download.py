@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
+import gzip
 import http.client
 import json
 import os
@@ -28,7 +28,7 @@ from typing import Any
 
 from calrec_jax.data.logs import progress
 from calrec_jax.errors import CalrecError
-from calrec_jax.storage import atomic
+from calrec_jax.storage import atomic, identity
 
 ATTEMPTS = 5  # Consecutive attempts without receiving any data.
 PAUSE_SECONDS = 2.0  # Before the second attempt; doubles each time.
@@ -198,8 +198,7 @@ class _Transfer:
     if total is not None and have != total:
       self._discard()
       raise _Unusable(f"received {have:,} bytes, expected {total:,}")
-    with open(self._part, "rb") as stream:
-      found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = identity.file_sha256(self._part)
     if self._sha256 is not None and found != self._sha256:
       self._discard()
       raise _Unusable(f"the sha256 is {found}, expected {self._sha256}")
@@ -223,29 +222,22 @@ class _Transfer:
 
   def _check_gzip(self) -> None:
     try:
-      with open(self._part, "rb") as stream:
-        unpack = zlib.decompressobj(wbits=31)
-        while piece := stream.read(_CHUNK):
-          while piece:
-            unpack.decompress(piece)
-            piece = unpack.unused_data
-            if unpack.eof and piece:
-              unpack = zlib.decompressobj(wbits=31)
-      whole = unpack.eof
-    except zlib.error:
-      whole = False
-    if not whole:
+      with gzip.open(self._part) as stream:
+        while stream.read(_CHUNK):
+          pass
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
       self._discard()
-      raise _Unusable("the content is truncated, and its length is unknown")
+      raise _Unusable(
+        "the content is truncated, and its length is unknown"
+      ) from error
 
   def _continues(
     self, answer: http.client.HTTPResponse, have: int, total: int | None
   ) -> bool:
     """Whether a response starts where the file on disk ends."""
-    begins = answer.headers.get("Content-Range", "").startswith(
-      f"bytes {have}-"
-    )
-    return begins and total == self._read_note().get("total")
+    sent = answer.headers.get("Content-Range", "")
+    same_total = total == self._read_note().get("total")
+    return sent.startswith(f"bytes {have}-") and same_total
 
   def _have(self) -> int:
     return self._part.stat().st_size if self._part.exists() else 0

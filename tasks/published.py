@@ -220,11 +220,8 @@ def lines(card: Mapping[str, Any]) -> list[str]:
 
 # Kinds of bad rows that cost an event, in any file.
 _EVENT_KINDS = (
-  "missing_user",
-  "bad_timestamp",
-  "unknown_item",
-  "duplicate_event",
-  "event_without_text",
+  *("missing_user", "bad_timestamp", "unknown_item"),
+  *("duplicate_event", "event_without_text"),
 )
 _EITHER_FILE = ("malformed_row", "broken_encoding", "missing_item")
 
@@ -253,15 +250,16 @@ def _compare(card: Mapping[str, Any], row: Published) -> Comparison:
 
 
 def _equal(stage: Stage, row: Published) -> bool:
-  for ours, theirs in zip(
-    stage[1:], (row.users, row.items, row.events), strict=True
-  ):
-    if theirs is None:
-      continue
-    slack = theirs * _ROUNDING if row.rounded else 0
-    if ours is None or abs(ours - theirs) > slack:
-      return False
-  return True
+  slack = _ROUNDING if row.rounded else 0
+  return all(
+    theirs is None
+    or (ours is not None and abs(ours - theirs) <= theirs * slack)
+    for ours, theirs in (
+      (stage.users, row.users),
+      (stage.items, row.items),
+      (stage.events, row.events),
+    )
+  )
 
 
 def _reasons(
@@ -291,10 +289,9 @@ def _reasons(
       "repeats"
     )
   if row.min_count != settings["min_count"]:
-    theirs = {
-      None: "its core is unknown",
-      1: "it takes no further core",
-    }.get(row.min_count, f"it takes a {row.min_count}-core")
+    theirs = {None: "its core is unknown", 1: "it takes no further core"}.get(
+      row.min_count, f"it takes a {row.min_count}-core"
+    )
     found.append(
       f"{theirs}; our {settings['min_count']}-core costs {core:,} events "
       f"(Domain.min_count = {settings['min_count']})"

@@ -10,6 +10,7 @@ checks the rest.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 
@@ -41,35 +42,15 @@ _SPECIAL = re.compile(
   """,
   flags=re.DOTALL | re.VERBOSE,
 )
-_SIMPLE = {
-  "'": "'",
-  '"': '"',
-  "\\": "\\",
-  "a": "\a",
-  "b": "\b",
-  "f": "\f",
-  "n": "\n",
-  "r": "\r",
-  "t": "\t",
-  "v": "\v",
-}
+_SIMPLE = dict(zip("'\"\\abfnrtv", "'\"\\\a\b\f\n\r\t\v", strict=True))
 _WORDS = {
-  "None": "null",
-  "True": "true",
-  "False": "false",
-  "nan": "null",
-  "inf": "null",
-  "(": "[",
-  ")": "]",
+  **{"None": "null", "True": "true", "False": "false"},
+  **{"nan": "null", "inf": "null", "(": "[", ")": "]"},
 }
 _USUAL = frozenset((": ", ", ", "{", "}", ": {", ": [", "}, ", "], "))
 _USUAL_SPECIALS = {
-  '"': '\\"',
-  "\\'": "'",
-  '\\"': '\\"',
-  "\\\\": "\\\\",
-  "\\n": "\\n",
-  "\\t": "\\t",
+  **{'"': '\\"', "\\'": "'", '\\"': '\\"'},
+  **{text: text for text in ("\\\\", "\\n", "\\t")},
 }
 _NOT_JSON = "?"  # Makes the parser refuse the line.
 
@@ -95,11 +76,7 @@ def to_json(data: bytes) -> bytes:
 
 def _between(text: str) -> str:
   """Rewrites the text between strings, mostly a comma or a colon."""
-  return text if text in _USUAL else _WORD.sub(_word, text)
-
-
-def _word(word: re.Match[str]) -> str:
-  return _WORDS[word[0]]
+  return text if text in _USUAL else _WORD.sub(lambda w: _WORDS[w[0]], text)
 
 
 def _string(literal: str) -> str:
@@ -113,27 +90,25 @@ def _string(literal: str) -> str:
   if "\\" not in text and '"' not in text and text.isprintable():
     return f'"{text}"'
   try:
-    written = _SPECIAL.sub(_of_bytes if of_bytes else _of_text, text)
+    written = _SPECIAL.sub(_WRITTEN[of_bytes], text)
   except (ValueError, OverflowError):  # Beyond the last code point.
     return _NOT_JSON
   return f'"{written}"'
 
 
-def _of_bytes(special: re.Match[str]) -> str:
-  return _written(special, True)
-
-
-def _of_text(special: re.Match[str]) -> str:
-  return _written(special, False)
-
-
-def _written(special: re.Match[str], of_bytes: bool) -> str:
+def _written(special: re.Match[str], *, of_bytes: bool) -> str:
   """Rewrites an escape, or a character that needs one, for JSON."""
-  known = _USUAL_SPECIALS.get(special[0])
-  if known is not None:
-    return known
+  if special[0] in _USUAL_SPECIALS:
+    return _USUAL_SPECIALS[special[0]]
   # Both halves of a surrogate pair may be present as separate escapes.
   return json.dumps(_meaning(special, of_bytes))[1:-1]
+
+
+# By whether a string is one of bytes.
+_WRITTEN = {
+  of_bytes: functools.partial(_written, of_bytes=of_bytes)
+  for of_bytes in (False, True)
+}
 
 
 def _meaning(special: re.Match[str], of_bytes: bool) -> str:

@@ -1,1 +1,1 @@
-"""What is measured, and how it is averaged: ranks, intervals, sums."""
+"""Ranking metrics, confidence intervals and weighted sums."""

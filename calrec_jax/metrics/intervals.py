@@ -1,15 +1,13 @@
-"""How far a mean over users can be trusted: the bootstrap.
+"""Confidence intervals of means over users, by the percentile bootstrap.
 
-As many users as there are are sampled with replacement, the mean is taken
-again, and so on; the middle 95% of those means is the interval (percentile
-bootstrap, Efron 1979). Two recommenders are compared on the same users: the
-interval of the mean difference is much narrower than two intervals held side
-by side.
+Users are resampled with replacement, and the middle 95% of the resampled means
+is the interval (Efron, 1979). Two recommenders are compared on the same users:
+the interval of the mean difference is much narrower than their own intervals.
 
-Users with the same values are interchangeable, so sampling users is sampling
-how many come from each group of equal values: one multinomial sample over the
-groups. Ranks take few values, which makes 2,000 resamples of a million users
-as cheap as of a hundred, and independent of the order of the users.
+Users with equal values are interchangeable, so a resample is one multinomial
+sample of the sizes of these groups. Ranks have few distinct values, which makes
+2,000 resamples of a million users as cheap as of a hundred, and independent of
+the order of the users.
 """
 
 import dataclasses
@@ -29,9 +27,9 @@ class Interval(NamedTuple):
   """A mean over users with the interval it lies in.
 
   Attributes:
-    value: the mean; NaN where there are no users.
-    low: lower end of the interval.
-    high: upper end of the interval.
+    value: Mean; NaN if there are no users.
+    low: Lower end of the interval.
+    high: Upper end of the interval.
   """
 
   value: float
@@ -47,7 +45,7 @@ class Bootstrap:
   Attributes:
     resamples: Number of times the users are resampled.
     confidence: Fraction of the resampled means inside an interval.
-    seed: Seed of the resamples; the same values give the same interval.
+    seed: Seed of the resamples.
   """
 
   resamples: int = 2000
@@ -55,7 +53,6 @@ class Bootstrap:
   seed: int = 0
 
   def __post_init__(self):
-    """Refuses what gives no interval."""
     check(self, resamples=at_least(1), confidence=within("(0, 1)"))
 
   def means(self, values: Float[np.ndarray, "U M"]) -> list[Interval]:
@@ -74,9 +71,7 @@ class Bootstrap:
     ]
 
   def differences(
-    self,
-    values: Float[np.ndarray, "U M"],
-    reference: Float[np.ndarray, "U M"],
+    self, values: Float[np.ndarray, "U M"], reference: Float[np.ndarray, "U M"]
   ) -> list[Interval]:
     """The mean of `values - reference` over the same users, per column."""
     return self.means(values - reference)
@@ -84,15 +79,13 @@ class Bootstrap:
   def _resampled_means(
     self, groups: np.ndarray, counts: np.ndarray
   ) -> Iterator[np.ndarray]:
-    """Means of resampled users, [some of resamples, M], bounded in memory."""
+    """Means of resampled users [resamples, M], in chunks."""
     num_users = counts.sum()
     generator = np.random.default_rng(self.seed)
     at_once = max(1, _CHUNK_COUNTS // len(groups))
     for start in range(0, self.resamples, at_once):
       counted = generator.multinomial(
-        num_users,
-        counts / num_users,
-        size=min(at_once, self.resamples - start),
+        num_users, counts / num_users, size=min(at_once, self.resamples - start)
       )
       yield counted @ groups / num_users
 

@@ -1,4 +1,4 @@
-"""Ranked lists, the form in which every recommender answers."""
+"""Ranked lists, the result of every recommender."""
 
 from typing import NamedTuple
 
@@ -6,15 +6,15 @@ import numpy as np
 
 
 class Ranking(NamedTuple):
-  """Ranked lists of B users, `depth` places each.
+  """Ranked lists of B users, of `depth` items each.
 
   Attributes:
-    items: int32[B, depth], catalogue rows, best first; -1 fills up a list that
-      has fewer candidates than places.
+    items: int32[B, depth], catalogue rows, best first; a list with fewer
+      candidates is padded with -1.
     scores: float32[B, depth], descending; -inf where `items` is -1. Only
       their order is comparable between recommenders.
-    tail_ties: int32[B], how many more candidates beyond the list have
-      exactly the score of the last listed one.
+    tail_ties: int32[B], number of candidates beyond the list that have exactly
+      the score of the last listed one.
   """
 
   items: np.ndarray

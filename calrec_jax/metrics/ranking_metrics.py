@@ -1,9 +1,9 @@
 """From ranked lists to one number per user.
 
-Full rankings only: every candidate of the catalogue takes part, none are
-sampled. Everything starts from the *expected rank* of the user's target, so
-that a recommender which gives the same score to many items gains nothing from
-the order they happen to be stored in. Tested against loops over all items in
+Rankings are full: all candidates of the catalogue are ranked, none sampled.
+Every metric is a function of the *expected rank* of the user's target, so that
+a recommender which gives many items the same score gains nothing from the order
+in which they are stored. Tested against loops over all items in
 `tests/reference/test_metrics_reference.py`.
 """
 
@@ -36,31 +36,32 @@ def expected_ranks(
   (McSherry & Najork, ECIR 2008). Ties that continue beyond the list count: the
   ranking says how many there are.
 
-  A target that is not listed is a miss, and that is exact: the list is
-  `2 * horizon` long, so an unlisted item that ties with the last listed one
-  belongs to a group that starts at some g >= 0 and has at least
-  `2 * horizon - g + 1` members; its expected rank is at least
-  `1 + g + (2 * horizon - g) / 2 > horizon`.
+  A target that is not listed is a miss, and that is exact: the list has
+  `2 * horizon` items, so an unlisted one that ties with the last belongs to a
+  group that starts at some g >= 0 and has at least `2 * horizon - g + 1`
+  members; its expected rank is at least `1 + g + (2 * horizon - g) / 2 >
+  horizon`.
 
   Args:
-    ranking: lists of at least `2 * horizon` places, best first.
-    targets: catalogue row of each user's next item.
-    horizon: ranks beyond this one are not distinguished; the largest cutoff.
+    ranking: Lists of at least `2 * horizon` items, best first.
+    targets: Catalogue row of each user's next item.
+    horizon: Largest cutoff; ranks beyond it are misses.
 
   Returns:
     Ranks from 1, in halves; infinity for a miss.
 
   Raises:
-    InputError: if the lists are too short for the horizon.
+    InputError: If the lists are too short for the horizon.
   """
   _check_depth(ranking, horizon)
-  return _first_ranks(ranking, _listed(ranking, targets[:, None]), horizon)
+  listed = np.asarray(ranking.items) == targets[:, None]
+  return _first_ranks(ranking, listed, horizon)
 
 
 def text_ranks(
   ranking: Ranking,
   targets: Int[np.ndarray, " B"],
-  twins: Int[np.ndarray, " N"],
+  first_with_text: Int[np.ndarray, " N"],
   horizon: int,
 ) -> Float[np.ndarray, " B"]:
   """The expected rank of the first item that has the target's text.
@@ -68,26 +69,20 @@ def text_ranks(
   Any item with identical text counts, as in systems that compare strings. Among
   `equal` tied candidates of which `same` have the text, the first one is
   expected at `greater + (equal + 1) / (same + 1)`; with one such item this is
-  the expected rank. Of a tie that continues beyond the list only listed ones
-  are known, so
-  there the rank is an upper bound: never flattering.
+  the expected rank. Only the listed items of a tie that continues beyond the
+  list are known, so the rank is then an upper bound and never flatters.
 
   Args:
-    ranking: lists of at least `2 * horizon` places, best first.
-    targets: catalogue row of each user's next item.
-    twins: the smallest row with the same text, by row.
-    horizon: ranks beyond this one are a miss.
-
-  Returns:
-    Ranks from 1; infinity for a miss.
-
-  Raises:
-    InputError: if the lists are too short for the horizon.
+    ranking: See `expected_ranks`, also for the result and errors.
+    targets: Catalogue row of each user's next item.
+    first_with_text: Smallest row with the same text, by row.
+    horizon: Largest cutoff; ranks beyond it are misses.
   """
   _check_depth(ranking, horizon)
   items = np.asarray(ranking.items)
-  groups = np.where(items >= 0, twins[np.maximum(items, 0)], -1)
-  return _first_ranks(ranking, groups == twins[targets][:, None], horizon)
+  groups = np.where(items >= 0, first_with_text[np.maximum(items, 0)], -1)
+  same = groups == first_with_text[targets][:, None]
+  return _first_ranks(ranking, same, horizon)
 
 
 def user_values(
@@ -102,7 +97,7 @@ def user_values(
   Each is 0 for a miss. The suffix `_text` reads the rank of the text.
 
   Raises:
-    InputError: for a metric that does not exist.
+    InputError: If a metric does not exist.
   """
   columns = []
   for name in names:
@@ -121,14 +116,14 @@ def ndcg(ranks: Float[np.ndarray, " U"]) -> Float[np.ndarray, " U"]:
 
 
 def parse(name: str, binding: str = "metrics") -> tuple[str, int | None, bool]:
-  """Splits a metric's name into its kind, its cutoff and whether of text.
+  """Splits a metric's name: kind, cutoff, and whether the text counts.
 
   Args:
     name: Name of the metric.
     binding: Setting that names it, for the message.
 
   Raises:
-    InputError: for a metric that does not exist.
+    InputError: If the metric does not exist.
   """
   match = _NAME.fullmatch(name)
   if not match:
@@ -142,18 +137,13 @@ def parse(name: str, binding: str = "metrics") -> tuple[str, int | None, bool]:
 
 
 def horizon_of(names: tuple[str, ...]) -> int:
-  """The largest cutoff among metrics; MRR alone looks at ten places."""
+  """The largest cutoff among metrics; 10 for MRR alone."""
   return max((parse(name)[1] or 10 for name in names), default=10)
 
 
 def coverage(seen: Bool[np.ndarray, " N"]) -> float:
   """The fraction of the catalogue that is in at least one user's list."""
-  return float(np.count_nonzero(seen)) / len(seen)
-
-
-def _listed(ranking: Ranking, targets: Int[np.ndarray, "B 1"]) -> np.ndarray:
-  """Where the list holds the target, bool[B, depth]."""
-  return np.asarray(ranking.items) == targets
+  return float(np.mean(seen))
 
 
 def _first_ranks(
@@ -180,6 +170,6 @@ def _check_depth(ranking: Ranking, horizon: int) -> None:
   depth = ranking.items.shape[1]
   if depth < 2 * horizon:
     raise InputError(
-      f"Lists of {depth} places cannot give ranks up to {horizon}: call the "
+      f"Lists of {depth} items cannot give ranks up to {horizon}: call the "
       f"recommender with depth={2 * horizon}."
     )

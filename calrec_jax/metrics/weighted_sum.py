@@ -1,7 +1,7 @@
-"""The one way a loss or a metric leaves a device: a sum and its weight.
+"""Losses and metrics as sums with weights.
 
-Sums and weights are added over chunks, devices and batches and divided once,
-so there is no mean of means anywhere.
+Sums and weights are added over chunks, devices and batches and divided once:
+no mean is ever a mean of means.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 
 class WeightedSum(NamedTuple):
-  """A sum with the weight it has to be divided by.
+  """A sum and the weight to divide it by.
 
   Attributes:
     total: float32 scalar, the weighted sum.
@@ -29,11 +29,11 @@ class WeightedSum(NamedTuple):
     return WeightedSum(self.total + other.total, self.weight + other.weight)
 
   def mean(self) -> jax.Array:
-    """The weighted mean on the device; 0 where nothing was weighed."""
+    """The weighted mean on the device; 0 for a weight of 0."""
     some = self.weight > 0
     return jnp.where(some, self.total / jnp.where(some, self.weight, 1.0), 0.0)
 
   def host_mean(self) -> float:
-    """The weighted mean as a Python float; NaN where nothing was weighed."""
+    """The weighted mean as a Python float; NaN for a weight of 0."""
     weight = float(self.weight)
     return float(self.total) / weight if weight else float("nan")

@@ -132,10 +132,8 @@ def attend_continuations(
     The weighted values, in the dtype of the values.
   """
   grouped = _grouped(query, new[0].shape[2])  # [B, G, K, H/K, F]
-  position, age = (
-    jnp.arange(prefix[0].shape[1]),
-    step - jnp.arange(past[0].shape[2]),
-  )
+  position = jnp.arange(prefix[0].shape[1])
+  age = step - jnp.arange(past[0].shape[2])
   seen = position[None] < prefix_lengths[:, None]
   seen_past = age > 0
   if window is not None:
@@ -219,20 +217,18 @@ def attend_branches(
   if window is not None:
     distance = prefix_lengths[:, None, None] + positions
     seen &= distance[..., None] - at[None, None, None] < window
-  total = part(prefix, seen, "bgckhf,bmkf->bgckhm", "bgckhm,bmkf->bgckhf")
+  total = part(prefix, seen, "bmkf")
 
   seen = within[:, None] >= within[None]
   if window is not None:
     seen &= within[:, None] - within[None] < window
-  own = part(
-    new,
-    jnp.broadcast_to(seen, (*positions.shape, tokens)),
-    "bgckhf,bgmkf->bgckhm",
-    "bgckhm,bgmkf->bgckhf",
-  )
-  total = _joined_softmax(total, own)
+  seen = jnp.broadcast_to(seen, (*positions.shape, tokens))
+  total = _joined_softmax(total, part(new, seen, "bgmkf"))
 
   if tree is not None:
+    assert ancestors is not None
+    assert tree_depths is not None
+    assert used is not None
     size = min(_TREE_CHUNK, tree[0].shape[1])
 
     def add(chunk: Array, total: Any) -> Any:
@@ -248,13 +244,8 @@ def attend_branches(
       if window is not None:
         depth = cut(tree_depths, axis=1)[:, None, None]
         seen &= positions[..., None] - depth < window
-      keys_and_values = tuple(cut(half, axis=1) for half in tree)
-      return _joined_softmax(
-        total,
-        part(
-          keys_and_values, seen, "bgckhf,bmkf->bgckhm", "bgckhm,bmkf->bgckhf"
-        ),
-      )
+      keys, values = (cut(half, axis=1) for half in tree)
+      return _joined_softmax(total, part((keys, values), seen, "bmkf"))
 
     total = jax.lax.fori_loop(0, -(-used // size), add, total)
   _, weight, output = total
@@ -265,27 +256,26 @@ def _partial_softmax(
   query: Array,
   keys_and_values: tuple[Array, Array],
   seen: Array,
-  compare: str,
-  mix: str,
-  *,
-  scale: float,
-  softcap: float | None,
+  axes: str,
+  **settings: Any,
 ) -> tuple[Array, Array, Array]:
-  """A partial softmax: its highest logit, its sum, its weighted values."""
+  """A partial softmax: its highest logit, its sum, its weighted values.
+
+  Args:
+    query: Grouped queries [B, G, C, K, H/K, F], "bgckhf".
+    keys_and_values: Keys and values with `axes`; M keys of each query.
+    seen: Mask [B, G, C, M].
+    axes: "bmkf", or "bgmkf" where each branch has its own.
+    **settings: Settings of `_scores`.
+  """
   keys, values = keys_and_values
-  logits = _scores(
-    query,
-    compare,
-    keys,
-    scale=scale,
-    softcap=softcap,
-    mask=seen[:, :, :, None, None],
-  )
+  mask = seen[:, :, :, None, None]
+  logits = _scores(query, f"bgckhf,{axes}->bgckhm", keys, mask=mask, **settings)
   highest = jnp.max(logits, axis=-1, keepdims=True)
   # A part without any key must have weight zero.
   weights = jnp.where(logits > _MASKED, jnp.exp(logits - highest), 0.0)
   output = jnp.einsum(
-    mix,
+    f"bgckhm,{axes}->bgckhf",
     weights.astype(values.dtype),
     values,
     preferred_element_type=jnp.float32,

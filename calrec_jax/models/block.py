@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from calrec_jax.models import attention, rope, splash
+from calrec_jax.models.decoder_config import DecoderConfig
 from calrec_jax.models.layers import GatedMlp, Projection, RMSNorm
 from calrec_jax.runtime.partitioning import constrain
 
@@ -101,7 +102,9 @@ class View:
     rotation = jax.tree.map(
       functools.partial(jnp.where, kind == 0), *self.rotations
     )
-    return rotation, jnp.where(kind == 0, _NO_WINDOW, self.windows[1])
+    local = self.windows[1]
+    assert local is not None  # The second kind of layer is the local one.
+    return rotation, jnp.where(kind == 0, _NO_WINDOW, local)
 
 
 class Attention(nn.Module):
@@ -111,7 +114,7 @@ class Attention(nn.Module):
     config: The `DecoderConfig`.
   """
 
-  config: Any
+  config: DecoderConfig
 
   @nn.compact
   def __call__(
@@ -126,11 +129,22 @@ class Attention(nn.Module):
       view: Inputs shared by all layers.
     """
     config = self.config
+    project = functools.partial(
+      Projection,
+      dtype=jnp.dtype(config.dtype),
+      param_dtype=jnp.dtype(config.param_dtype),
+      lora=config.lora,
+    )
     kind, cached = per_layer
     rotation, window = view.of(kind)
-    query = self._heads("query", config.heads, "heads", x)
-    key = self._heads("key", config.kv_heads, "kv_heads", x)
-    value = self._heads("value", config.kv_heads, "kv_heads", x)
+    query, key, value = (
+      project((config.width, heads, config.head_dim), axes, name=name)(x)
+      for name, heads, axes in (
+        ("query", config.heads, ("embed", "heads", "kv")),
+        ("key", config.kv_heads, ("embed", "kv_heads", "kv")),
+        ("value", config.kv_heads, ("embed", "kv_heads", "kv")),
+      )
+    )
     if config.qk_norm:
       query = RMSNorm(config.norm_eps, name="query_norm")(query)
       key = RMSNorm(config.norm_eps, name="key_norm")(key)
@@ -138,98 +152,85 @@ class Attention(nn.Module):
     query = constrain(
       query, "activation_batch", "activation_length", "activation_heads", "kv"
     )
-    settings = {
+    layout = view.layout
+    bounds = {
       "scale": config.attention_scale or config.head_dim**-0.5,
-      "window": window,
       "softcap": config.attention_softcap,
     }
-    if isinstance(view.layout, Branched):
-      output = self._branches(query, key, value, cached, view.layout, settings)
-    elif cached is None and splash.applies(
-      config.attention_kernel, *query.shape[:2]
-    ):
-      output = splash.attend(
-        query,
-        key,
-        value,
-        segment_ids=view.layout.segment_ids,
-        kind=kind,
-        windows=view.windows,
-        scale=settings["scale"],
-        softcap=settings["softcap"],
+    if isinstance(layout, Branched):
+      output = _attend_branches(
+        query, key, value, cached, layout, window=window, **bounds
       )
-    elif cached is None:
-      output = attention.attend(
-        query,
-        key,
-        value,
-        positions=view.layout.positions,
-        segment_ids=view.layout.segment_ids,
-        blocks=config.attention_blocks,
-        **settings,
-      )
-    else:
+    elif isinstance(layout, Continued):
       prefix, past = cached
       output = attention.attend_continuations(
         query,
         (key, value),
         past,
         prefix,
-        step=view.layout.step,
-        prefix_lengths=view.layout.prefix_lengths,
-        **settings,
+        step=layout.step,
+        prefix_lengths=layout.prefix_lengths,
+        window=window,
+        **bounds,
       )
-    output = Projection(
+    elif splash.applies(config.attention_kernel, *query.shape[:2]):
+      output = splash.attend(
+        query,
+        key,
+        value,
+        segment_ids=layout.segment_ids,
+        kind=kind,
+        windows=view.windows,
+        **bounds,
+      )
+    else:
+      output = attention.attend(
+        query,
+        key,
+        value,
+        positions=layout.positions,
+        segment_ids=layout.segment_ids,
+        window=window,
+        blocks=config.attention_blocks,
+        **bounds,
+      )
+    output = project(
       (config.heads, config.head_dim, config.width),
       ("heads", "kv", "embed"),
-      jnp.dtype(config.dtype),
-      jnp.dtype(config.param_dtype),
       num_inputs=2,
-      lora=config.lora,
       name="out",
     )(output)
     return output, KeyValue(key, value) if view.return_kv else None
 
-  def _branches(
-    self,
-    query: Array,
-    key: Array,
-    value: Array,
-    cached: Any,
-    layout: Branched,
-    settings: dict[str, Any],
-  ) -> Array:
-    """Attends on branches, whose tokens are concatenated: [B, G C, ...]."""
-    prefix, tree = cached
-    branches = layout.depths.shape[1]
-    apart = [
-      part.reshape(part.shape[0], branches, -1, *part.shape[2:])
-      for part in (query, key, value)
-    ]
-    output = attention.attend_branches(
-      apart[0],
-      (apart[1], apart[2]),
-      prefix,
-      tree,
-      depths=layout.depths,
-      prefix_lengths=layout.prefix_lengths,
-      ancestors=layout.ancestors,
-      tree_depths=layout.tree_depths,
-      used=layout.used,
-      **settings,
-    )
-    return output.reshape(query.shape)
 
-  def _heads(self, name: str, heads: int, axis: str, x: Array) -> Array:
-    config = self.config
-    return Projection(
-      (config.width, heads, config.head_dim),
-      ("embed", axis, "kv"),
-      jnp.dtype(config.dtype),
-      jnp.dtype(config.param_dtype),
-      lora=config.lora,
-      name=name,
-    )(x)
+def _attend_branches(
+  query: Array,
+  key: Array,
+  value: Array,
+  cached: Any,
+  layout: Branched,
+  **settings: Any,
+) -> Array:
+  """Attends on branches, whose tokens are concatenated: [B, G C, ...]."""
+  prefix, tree = cached
+  branches = layout.depths.shape[1]
+  apart = [
+    part.reshape(part.shape[0], branches, -1, *part.shape[2:])
+    for part in (query, key, value)
+  ]
+  output = attention.attend_branches(
+    apart[0],
+    (apart[1], apart[2]),
+    prefix,
+    tree,
+    depths=layout.depths,
+    prefix_lengths=layout.prefix_lengths,
+    ancestors=layout.ancestors,
+    tree_depths=layout.tree_depths,
+    used=layout.used,
+    **settings,
+  )
+  return output.reshape(query.shape)
 
 
 class Block(nn.Module):
@@ -239,7 +240,7 @@ class Block(nn.Module):
     config: The `DecoderConfig`.
   """
 
-  config: Any
+  config: DecoderConfig
 
   @nn.compact
   def __call__(

@@ -7,6 +7,7 @@ other targets of the same user.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from calrec_jax.data.feed.batch import NO_SLOT
@@ -18,8 +19,8 @@ DIRECTIONS = ("item_to_user", "user_to_item", "both")
 
 
 def negatives(
-  items: Int[Array, " M"],
-  users: Int[Array, " M"],
+  items: Int[Array | np.ndarray, " M"],
+  users: Int[Array | np.ndarray, " M"],
   *,
   same_user: bool,
 ) -> Bool[Array, "M M"]:
@@ -34,9 +35,9 @@ def negatives(
     same_user: Whether another target of the same user is a negative.
   """
   filled = items != NO_SLOT
-  other = items[:, None] != items[None]
+  other = jnp.not_equal(items[:, None], items[None])
   if not same_user:
-    other &= users[:, None] != users[None]
+    other &= jnp.not_equal(users[:, None], users[None])
   return other & filled[:, None] & filled[None]
 
 
@@ -70,8 +71,12 @@ def contrastive_loss(
   items = constrain(normalise(items), "activation_batch", None)
   # Row by row rather than the diagonal of [M, M], which no device holds whole.
   own = jnp.sum(queries * items, axis=-1) / temperature
+  # (anchors, candidates) of each direction.
+  sides = {"item_to_user": (items, queries), "user_to_item": (queries, items)}
   totals = []
-  for anchor, other in _sides(queries, items, direction):
+  for anchor, other in (
+    sides.values() if direction == "both" else [sides[direction]]
+  ):
     similarity = jnp.einsum("id,jd->ij", anchor, other, precision="highest")
     others = jnp.where(negative, similarity / temperature, -jnp.inf)
     others = constrain(others, "activation_batch", None)  # [M, M]
@@ -86,15 +91,3 @@ def contrastive_loss(
   count = jnp.sum(filled, dtype=jnp.float32)
   loss, hits = (sum(part) / len(totals) for part in zip(*totals, strict=True))
   return WeightedSum(loss, count), WeightedSum(hits, count)
-
-
-def _sides(
-  queries: Array, items: Array, direction: str
-) -> list[tuple[Array, Array]]:
-  """(anchors, candidates) of each InfoNCE direction."""
-  sides = []
-  if direction in ("item_to_user", "both"):
-    sides.append((items, queries))
-  if direction in ("user_to_item", "both"):
-    sides.append((queries, items))
-  return sides

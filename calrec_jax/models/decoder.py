@@ -24,7 +24,7 @@ from calrec_jax.models.block import (
   View,
 )
 from calrec_jax.models.decoder_config import REMAT_POLICIES, DecoderConfig
-from calrec_jax.models.layers import RMSNorm
+from calrec_jax.models.layers import RMSNorm, gather_output, parameter
 from calrec_jax.runtime.partitioning import constrain
 
 
@@ -79,8 +79,12 @@ class Decoder(nn.Module):
       segment_ids: Segment of each token; attention is causal within one.
       deterministic: Whether dropout is off.
     """
-    hidden, _ = self._packed(
-      tokens, positions, segment_ids, False, deterministic
+    hidden, _ = self._run(
+      tokens,
+      positions,
+      Packed(positions, segment_ids),
+      return_kv=False,
+      deterministic=deterministic,
     )
     if self.is_initializing() and not self.config.tied_embeddings:
       self.output_weights()
@@ -97,7 +101,7 @@ class Decoder(nn.Module):
     Returns:
       The hidden states, and keys and values [layers, B, P, K, F].
     """
-    return self._packed(tokens, positions, segment_ids, True, True)
+    return self._run(tokens, positions, Packed(positions, segment_ids))
 
   def extend(
     self,
@@ -122,14 +126,8 @@ class Decoder(nn.Module):
       Hidden states of the new tokens, and `samples` updated at `step`.
     """
     positions = jnp.broadcast_to((prefix_lengths + step)[:, None], tokens.shape)
-    view = self._view(
-      Continued(step, prefix_lengths),
-      positions,
-      return_kv=True,
-      deterministic=True,
-    )
-    per_layer = (self._layer_kinds(), (prefix, samples))
-    hidden, new = self.layers(self.token_embedder(tokens), per_layer, view)
+    layout = Continued(step, prefix_lengths)
+    hidden, new = self._run(tokens, positions, layout, (prefix, samples))
     samples = jax.tree.map(
       lambda cache, fresh: jax.lax.dynamic_update_slice_in_dim(
         cache, fresh[:, :, :, None].astype(cache.dtype), step, axis=3
@@ -137,7 +135,7 @@ class Decoder(nn.Module):
       samples,
       new,
     )
-    return self.decoder_norm(hidden), samples
+    return hidden, samples
 
   def branch(
     self,
@@ -165,12 +163,10 @@ class Decoder(nn.Module):
     within = jnp.arange(length, dtype=jnp.int32)
     depths = layout.depths[:, :, None] + within[None, None]
     positions = layout.prefix_lengths[:, None, None] + depths
-    view = self._view(
-      layout, positions.reshape(flat.shape), return_kv=True, deterministic=True
+    hidden, new = self._run(
+      flat, positions.reshape(flat.shape), layout, (prefix, tree)
     )
-    per_layer = (self._layer_kinds(), (prefix, tree))
-    hidden, new = self.layers(self.token_embedder(flat), per_layer, view)
-    return self.decoder_norm(hidden).reshape(*tokens.shape, -1), new
+    return hidden.reshape(*tokens.shape, -1), new
 
   def logits(
     self, hidden: Float[Array, "*batch D"]
@@ -185,9 +181,8 @@ class Decoder(nn.Module):
       [V, D] where it is the embedding, else [D, V]; in the compute dtype, as
       `project` takes it.
     """
-    if self.config.tied_embeddings:
-      return self.token_embedder.table()
-    return self.logits_dense()
+    dtype = jnp.dtype(self.config.dtype)
+    return gather_output(self.stored_output_weights(), self.output_axes, dtype)
 
   def stored_output_weights(self) -> Float[Array, "..."]:
     """The output matrix as stored; `output_axes` are its logical axes."""
@@ -209,39 +204,28 @@ class Decoder(nn.Module):
     zeros = jnp.zeros(shape, jnp.dtype(config.dtype))
     return KeyValue(zeros, zeros)
 
-  def _packed(
+  def _run(
     self,
-    tokens: Array,
-    positions: Array,
-    segment_ids: Array,
-    return_kv: bool,
-    deterministic: bool,
-  ) -> tuple[Array, KeyValue | None]:
-    view = self._view(
-      Packed(positions, segment_ids),
-      positions,
-      return_kv=return_kv,
-      deterministic=deterministic,
-    )
-    hidden = self.token_embedder(tokens)
-    hidden, kv = self.layers(hidden, (self._layer_kinds(), None), view)
-    return self.decoder_norm(hidden), kv
-
-  def _view(
-    self,
+    tokens: Int[Array, "B L"],
+    positions: Int[Array, "B L"],
     layout: Packed | Continued | Branched,
-    positions: Array,
+    cached: Any = None,
     *,
-    return_kv: bool,
-    deterministic: bool,
-  ) -> View:
-    """Global layers are kind 0, local ones, if any, kind 1."""
+    return_kv: bool = True,
+    deterministic: bool = True,
+  ) -> tuple[Float[Array, "B L D"], Any]:
+    """Hidden states after the final norm, and keys and values if requested.
+
+    Global layers are kind 0, local ones, if any, kind 1.
+    """
     config = self.config
-    kinds = [(config.rope_theta, config.rope_scaling, None)]
+    kinds: list[tuple[float, rope.RopeScaling | None, int | None]] = [
+      (config.rope_theta, config.rope_scaling, None)
+    ]
     if config.window is not None:
       theta = config.rope_theta_local or config.rope_theta
       kinds.append((theta, None, config.window))
-    return View(
+    view = View(
       layout=layout,
       rotations=tuple(
         rope.rotation(
@@ -253,12 +237,13 @@ class Decoder(nn.Module):
       return_kv=return_kv,
       deterministic=deterministic,
     )
-
-  def _layer_kinds(self) -> Array:
-    """Kind of every layer; see `_view`."""
-    return jnp.array(
-      [0 if whole else 1 for whole in self.config.is_global()], jnp.int32
+    of_layers = jnp.array(
+      [0 if whole else 1 for whole in config.is_global()], jnp.int32
     )
+    hidden, kv = self.layers(
+      self.token_embedder(tokens), (of_layers, cached), view
+    )
+    return self.decoder_norm(hidden), kv
 
 
 EMBEDDING_AXES = ("vocab", "embed")
@@ -279,11 +264,12 @@ class Embedder(nn.Module):
     config = self.config
     # With width ** -0.5 scaled embeddings start at the scale of the layers'
     # outputs, and so do the logits of a tied output.
-    initialise = nn.initializers.normal(config.width**-0.5)
-    self.embedding = self.param(
+    self.embedding = parameter(
+      self,
       "embedding",
-      nn.with_logical_partitioning(initialise, EMBEDDING_AXES),
-      (config.vocab_size, config.width),
+      nn.initializers.normal(config.width**-0.5),
+      (config.vocab_size or 0, config.width),
+      EMBEDDING_AXES,
       jnp.dtype(config.param_dtype),
     )
 
@@ -297,11 +283,6 @@ class Embedder(nn.Module):
     return constrain(
       rows, "activation_batch", "activation_length", "activation_embed"
     )
-
-  def table(self) -> Float[Array, "V D"]:
-    """The table in the compute dtype, gathered over the width."""
-    table = constrain(self.embedding, *EMBEDDING_AXES)
-    return constrain(table.astype(jnp.dtype(self.config.dtype)), "vocab", None)
 
 
 @jax.custom_vjp
@@ -344,20 +325,14 @@ class OutputWeights(nn.Module):
   def setup(self):
     """Declares the matrix."""
     config = self.config
-    self.kernel = self.param(
+    self.kernel = parameter(
+      self,
       "kernel",
-      nn.with_logical_partitioning(
-        nn.initializers.normal(config.width**-0.5), OUTPUT_AXES
-      ),
-      (config.width, config.vocab_size),
+      nn.initializers.normal(config.width**-0.5),
+      (config.width, config.vocab_size or 0),
+      OUTPUT_AXES,
       jnp.dtype(config.param_dtype),
     )
-
-  def __call__(self) -> Float[Array, "D V"]:
-    """The matrix in the compute dtype, gathered over the width."""
-    config = self.config
-    kernel = constrain(self.kernel, *OUTPUT_AXES)
-    return constrain(kernel.astype(jnp.dtype(config.dtype)), None, "vocab")
 
 
 def project(

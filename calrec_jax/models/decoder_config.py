@@ -107,7 +107,6 @@ class DecoderConfig:
   scan_unroll: int = 1
 
   def __post_init__(self):
-    """Refuses shapes that no decoder has."""
     size = at_least(1)
     check(
       self,
@@ -155,7 +154,7 @@ class DecoderConfig:
         rows are rounded up to a multiple of 128, which every mesh divides.
 
     Raises:
-      InputError: if a fixed `vocab_size` is too small.
+      InputError: If a fixed `vocab_size` is too small.
     """
     if self.vocab_size is None:
       rows = tokens if exact else -(-tokens // 128) * 128

@@ -39,25 +39,18 @@ class Family(NamedTuple):
   train_step_flops: Callable[..., float]
 
 
-_FAMILIES = {
-  DecoderConfig: Family(
-    Decoder, objective.Objective, "texts", flops.train_step_flops
-  ),
-  SASRecConfig: Family(
-    SASRec, next_item.NextItem, "ids", sasrec.train_step_flops
-  ),
-}
+_DECODERS = Family(
+  Decoder, objective.Objective, "texts", flops.train_step_flops
+)
+_SASREC = Family(SASRec, next_item.NextItem, "ids", sasrec.train_step_flops)
 
 
 def family_of(config: ModelConfig) -> Family:
-  """The family that a configuration belongs to.
-
-  Raises:
-    TypeError: If the configuration belongs to no family.
-  """
-  for kind, family in _FAMILIES.items():
-    if isinstance(config, kind):
-      return family
+  """The family that a configuration belongs to."""
+  if isinstance(config, DecoderConfig):
+    return _DECODERS
+  if isinstance(config, SASRecConfig):
+    return _SASREC
   raise InputError(
     f"Stage.decoder is {config!r}; bind @DecoderConfig() or @SASRecConfig()."
   )

@@ -16,15 +16,11 @@ def layer_kernels(config: DecoderConfig) -> dict[str, int]:
     (config.width, heads * config.head_dim)
     for heads in (config.heads, config.kv_heads)
   )
-  into = (config.width, config.mlp_width)
+  mlp = (config.width, config.mlp_width)
   sides = {
-    "attention/query": query,
-    "attention/key": key,
-    "attention/value": key,
-    "attention/out": query[::-1],
-    "mlp/wi_0": into,
-    "mlp/wi_1": into,
-    "mlp/wo": into[::-1],
+    **{"attention/query": query, "attention/out": query[::-1]},
+    **{"attention/key": key, "attention/value": key},
+    **{"mlp/wi_0": mlp, "mlp/wi_1": mlp, "mlp/wo": mlp[::-1]},
   }
   kernels = {}
   for name, (inputs, outputs) in sides.items():
@@ -34,17 +30,6 @@ def layer_kernels(config: DecoderConfig) -> dict[str, int]:
       kernels[f"layers/{name}/lora_a"] = inputs * lora.rank
       kernels[f"layers/{name}/lora_b"] = lora.rank * outputs
   return kernels
-
-
-def layer_flops_per_token(config: DecoderConfig, attended: float) -> float:
-  """Forward FLOPs of one token in all layers.
-
-  Args:
-    config: Shape of the decoder.
-    attended: Mean number of keys per query.
-  """
-  kernels = 2 * sum(layer_kernels(config).values())
-  return config.layers * (kernels + _score_flops(config, attended))
 
 
 def train_step_flops(
@@ -71,18 +56,10 @@ def train_step_flops(
   kernels = layer_kernels(config)
   updated = sum(size for path, size in kernels.items() if trained(path))
   layers = 2 * (2 * sum(kernels.values()) + updated)
-  # Both factors of a score have a gradient.
-  layers += 3 * _score_flops(config, attended)
-  output = (
-    "token_embedder/embedding"
-    if config.tied_embeddings
-    else "logits_dense/kernel"
-  )
+  # Scores and weighted values; both factors of each have a gradient.
+  layers += 3 * 2 * 2 * attended * config.heads * config.head_dim
+  tied = config.tied_embeddings
+  output = "token_embedder/embedding" if tied else "logits_dense/kernel"
   passes = 3 if trained(output) else 2
   logits = passes * 2 * config.width * (config.vocab_size or 0)
   return tokens * config.layers * layers + loss_tokens * logits
-
-
-def _score_flops(config: DecoderConfig, attended: float) -> float:
-  """Forward FLOPs of one token's scores and weighted values in one layer."""
-  return 2 * 2 * attended * config.heads * config.head_dim

@@ -1,5 +1,6 @@
 """The modules of a decoder layer, with logical axes on every parameter."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,27 +19,43 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+def parameter(
+  module: nn.Module,
+  name: str,
+  initialise: Callable[..., jax.Array],
+  shape: Sequence[int],
+  axes: Sequence[str | None],
+  dtype: Any,
+) -> jax.Array:
+  """Declares a parameter with logical axes."""
+  boxed: Any = nn.with_logical_partitioning(initialise, tuple(axes))
+  return module.param(name, boxed, tuple(shape), dtype)
+
+
+def gather_output(
+  weights: jax.Array, axes: Sequence[str | None], dtype: Any
+) -> jax.Array:
+  """Output weights in `dtype`, gathered over every axis but the vocabulary."""
+  weights = constrain(weights, *axes).astype(dtype)
+  return constrain(
+    weights, *(axis if axis == "vocab" else None for axis in axes)
+  )
+
+
 class RMSNorm(nn.Module):
   """Root-mean-square norm in float32; the scale is a plain multiplier.
 
   Attributes:
     eps: Epsilon added to the mean square.
-    axis: Logical axis of the scale.
-    param_dtype: Dtype of the scale.
   """
 
   eps: float
-  axis: str = "norm"
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "*batch F"]) -> Float[Array, "*batch F"]:
     """Normalises the last axis; the dtype stays the same."""
-    scale = self.param(
-      "scale",
-      nn.with_logical_partitioning(nn.initializers.ones, (self.axis,)),
-      (x.shape[-1],),
-      self.param_dtype,
+    scale = parameter(
+      self, "scale", nn.initializers.ones, x.shape[-1:], ("norm",), jnp.float32
     )
     wide = x.astype(jnp.float32)
     square = jnp.mean(wide * wide, axis=-1, keepdims=True)
@@ -73,11 +90,8 @@ class Projection(nn.Module):
     initialise = nn.initializers.variance_scaling(
       1.0, "fan_in", "truncated_normal", in_axis=inputs, out_axis=outputs
     )
-    kernel = self.param(
-      "kernel",
-      nn.with_logical_partitioning(initialise, tuple(self.axes)),
-      tuple(self.shape),
-      self.param_dtype,
+    kernel = parameter(
+      self, "kernel", initialise, self.shape, self.axes, self.param_dtype
     )
     batch = x.shape[: -self.num_inputs]
     # Rows and tokens as one axis: the kernel's gradient then sums over one
@@ -99,13 +113,20 @@ class Projection(nn.Module):
     initialise = nn.initializers.variance_scaling(
       1 / 3, "fan_in", "uniform", in_axis=tuple(range(split)), out_axis=split
     )
-    a = self._thin(
+
+    def factor(
+      name: str, initialise: Any, shape: Sequence[int], axes: Sequence[str]
+    ) -> jax.Array:
+      matrix = parameter(self, name, initialise, shape, axes, self.param_dtype)
+      return constrain(matrix, *axes).astype(self.dtype)
+
+    a = factor(
       "lora_a",
       initialise,
       (*self.shape[:split], lora.rank),
       (*self.axes[:split], "lora_rank"),
     )
-    b = self._thin(
+    b = factor(
       "lora_b",
       nn.initializers.zeros,
       (lora.rank, *self.shape[split:]),
@@ -113,22 +134,6 @@ class Projection(nn.Module):
     )
     narrow = jnp.tensordot(x, a, axes=split)
     return lora.scaling * jnp.tensordot(narrow, b, axes=1)
-
-  def _thin(
-    self,
-    name: str,
-    initialise: Callable[..., Any],
-    shape: tuple[int, ...],
-    axes: tuple[str, ...],
-  ) -> Float[Array, "..."]:
-    """One of the two matrices, in the dtype of the product."""
-    matrix = self.param(
-      name,
-      nn.with_logical_partitioning(initialise, axes),
-      shape,
-      self.param_dtype,
-    )
-    return constrain(matrix, *axes).astype(self.dtype)
 
 
 class GatedMlp(nn.Module):
@@ -153,26 +158,20 @@ class GatedMlp(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
     """Applies the layer."""
+    projection = functools.partial(
+      Projection,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+      lora=self.lora,
+    )
     into = [
-      Projection(
-        (self.width, self.hidden),
-        ("embed", "mlp"),
-        self.dtype,
-        self.param_dtype,
-        lora=self.lora,
-        name=name,
-      )
+      projection((self.width, self.hidden), ("embed", "mlp"), name=name)
       for name in ("wi_0", "wi_1")
     ]
     hidden = ACTIVATIONS[self.activation](into[0](x)) * into[1](x)
     hidden = constrain(
       hidden, "activation_batch", "activation_length", "activation_mlp"
     )
-    return Projection(
-      (self.hidden, self.width),
-      ("mlp", "embed"),
-      self.dtype,
-      self.param_dtype,
-      lora=self.lora,
-      name="wo",
-    )(hidden)
+    return projection((self.hidden, self.width), ("mlp", "embed"), name="wo")(
+      hidden
+    )

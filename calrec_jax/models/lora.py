@@ -11,7 +11,7 @@ parameter trees with `lora_a` and `lora_b` next to `kernel`.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gin
@@ -43,7 +43,6 @@ class Lora:
   targets: Sequence[str] = TARGETS
 
   def __post_init__(self):
-    """Refuses what changes no projection."""
     check(self, rank=at_least(1), alpha=above(0), targets=some_of(*TARGETS))
     # A tuple, as a module's configuration is hashed, and in one order.
     targets = tuple(name for name in TARGETS if name in self.targets)
@@ -57,12 +56,12 @@ class Lora:
 
 def without_lora(params: Any) -> Any:
   """The tree without LoRA's leaves."""
-  return _only(params, lambda name: name not in LEAVES)
+  return _select(params, lora=False)
 
 
 def lora_leaves(params: Any) -> Any:
   """LoRA's leaves alone; an empty tree where there are none."""
-  return _only(params, lambda name: name in LEAVES)
+  return _select(params, lora=True)
 
 
 def fill_missing(params: Any, fresh: Any) -> Any:
@@ -89,7 +88,7 @@ def merge_lora(params: Any, config: Any) -> Any:
   Returns:
     The tree without LoRA's leaves; kernels keep their dtype.
   """
-  flat = traverse_util.flatten_dict(params)
+  flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(params)
   merged = {path: leaf for path, leaf in flat.items() if path[-1] not in LEAVES}
   for path, a in flat.items():
     if path[-1] == "lora_a":
@@ -121,11 +120,7 @@ def _merged(
   return (kernel + scaling * product(a, b)).astype(dtype)
 
 
-def _only(params: Any, keeps: Callable[[str], bool]) -> Any:
-  return traverse_util.unflatten_dict(
-    {
-      path: leaf
-      for path, leaf in traverse_util.flatten_dict(params).items()
-      if keeps(path[-1])
-    }
-  )
+def _select(params: Any, *, lora: bool) -> Any:
+  flat = traverse_util.flatten_dict(params)
+  chosen = {path: flat[path] for path in flat if (path[-1] in LEAVES) == lora}
+  return traverse_util.unflatten_dict(chosen)

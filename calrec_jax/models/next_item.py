@@ -12,6 +12,7 @@ from typing import Any
 import gin
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from calrec_jax.data.cache.item_ids import FIRST_TOKEN
@@ -53,7 +54,6 @@ class NextItem(RowObjective):
   loss_chunk_tokens: int = 8
 
   def __post_init__(self):
-    """Refuses sizes below 1."""
     check(
       self,
       negatives=optional(at_least(1)),
@@ -96,12 +96,13 @@ class NextItem(RowObjective):
       )
     else:
       rows, length = batch.tokens.shape
+      num_items = model.config.num_items or 1
       sampled = sample_items(
         jax.random.fold_in(dropout_rng, 1),
         (rows, -(-length // self.shared_by), self.negatives),
-        model.config.num_items or 0,
+        num_items,
       )
-      fraction = self.negatives / (model.config.num_items or 1)
+      fraction = self.negatives / num_items
       nats, hits = sampled_softmax(
         hidden,
         table,
@@ -128,8 +129,8 @@ def full_softmax(
   config: sasrec.SASRecConfig,
   hidden: Float[Array, "R L D"],
   table: Float[Array, "V D"],
-  tokens: Int[Array, "R L"],
-  weights: Float[Array, "R L"],
+  tokens: Int[Array | np.ndarray, "R L"],
+  weights: Float[Array | np.ndarray, "R L"],
   *,
   chunk_tokens: int,
 ) -> tuple[WeightedSum, WeightedSum]:
@@ -161,8 +162,8 @@ def full_softmax(
 def sampled_softmax(
   hidden: Float[Array, "R L D"],
   table: Float[Array, "V D"],
-  tokens: Int[Array, "R L"],
-  weights: Float[Array, "R L"],
+  tokens: Int[Array | np.ndarray, "R L"],
+  weights: Float[Array | np.ndarray, "R L"],
   negatives: Int[Array, "R G M"],
   *,
   log_expected: float,

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from calrec_jax.metrics.weighted_sum import WeightedSum
@@ -26,8 +27,8 @@ def next_token_loss(
   decoder: Decoder,
   params: dict[str, Any],
   hidden: Float[Array, "R L D"],
-  tokens: Int[Array, "R L"],
-  weights: Float[Array, "R L"],
+  tokens: Int[Array | np.ndarray, "R L"],
+  weights: Float[Array | np.ndarray, "R L"],
   *,
   chunk_tokens: int,
 ) -> tuple[WeightedSum, WeightedSum]:
@@ -46,9 +47,12 @@ def next_token_loss(
     number of tokens that count.
   """
   dtype = jnp.dtype(decoder.config.dtype)
+  output: Any = decoder.apply(
+    {"params": params}, method="stored_output_weights"
+  )
   return chunked_cross_entropy(
     lambda weights, part: project(decoder.config, weights.astype(dtype), part),
-    decoder.apply({"params": params}, method="stored_output_weights"),
+    output,
     hidden,
     tokens,
     weights,
@@ -62,8 +66,8 @@ def chunked_cross_entropy(
   logits_of: Callable[[Array, Array], Array],
   output: Float[Array, "..."],
   hidden: Float[Array, "R L D"],
-  tokens: Int[Array, "R L"],
-  weights: Float[Array, "R L"],
+  tokens: Int[Array | np.ndarray, "R L"],
+  weights: Float[Array | np.ndarray, "R L"],
   *,
   axes: Sequence[str | None],
   dtype: Any,
@@ -100,9 +104,11 @@ def chunked_cross_entropy(
   return WeightedSum(jnp.sum(nats), count), WeightedSum(jnp.sum(hits), count)
 
 
-def next_token_weights(weights: Float[Array, "R L"]) -> Float[Array, "R L"]:
+def next_token_weights(
+  weights: Float[Array | np.ndarray, "R L"],
+) -> Float[Array, "R L"]:
   """The weights, with zero at a row's last position: it has no next token."""
-  return weights.at[:, -1].set(0.0)
+  return jnp.asarray(weights).at[:, -1].set(0.0)
 
 
 def _loss_of_rows(

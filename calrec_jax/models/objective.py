@@ -51,7 +51,6 @@ class Objective(RowObjective):
   loss_chunk_tokens: int = 64
 
   def __post_init__(self):
-    """Refuses settings that are no mixture."""
     check(
       self,
       temperature=above(0),

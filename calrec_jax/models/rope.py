@@ -34,7 +34,6 @@ class RopeScaling:
   original_length: int = 8192
 
   def __post_init__(self):
-    """Refuses a stretching that is not known."""
     check(self, kind=one_of("linear", "llama3"))
 
 

@@ -35,6 +35,7 @@ from calrec_jax.errors import (
 )
 from calrec_jax.models.attention import packed_mask
 from calrec_jax.models.decoder_config import DTYPES
+from calrec_jax.models.layers import gather_output, parameter
 from calrec_jax.runtime.partitioning import constrain
 
 POSITIONS = ("from_end", "from_start")
@@ -76,7 +77,6 @@ class SASRecConfig:
   param_dtype: str = "float32"
 
   def __post_init__(self):
-    """Refuses shapes that no model has."""
     check(
       self,
       num_items=optional(at_least(1)),
@@ -121,7 +121,7 @@ class SASRecConfig:
       exact: Ignored: rows that are not items have no probability.
 
     Raises:
-      ValueError: If a fixed `num_items` differs.
+      InputError: If a fixed `num_items` differs.
     """
     del exact
     items = tokens - FIRST_TOKEN
@@ -145,18 +145,19 @@ class SASRec(nn.Module):
   def setup(self):
     """Declares the parameters."""
     config = self.config
-    initialise = nn.initializers.glorot_normal()
-    self.item_embedding = self.param(
-      "item_embedding",
-      nn.with_logical_partitioning(initialise, ("vocab", "embed")),
-      (config.table_rows, config.width),
-      jnp.dtype(config.param_dtype),
-    )
-    self.position_embedding = self.param(
-      "position_embedding",
-      nn.with_logical_partitioning(initialise, (None, "embed")),
-      (config.max_items, config.width),
-      jnp.dtype(config.param_dtype),
+    self.item_embedding, self.position_embedding = (
+      parameter(
+        self,
+        name,
+        nn.initializers.glorot_normal(),
+        (rows, config.width),
+        (axis, "embed"),
+        jnp.dtype(config.param_dtype),
+      )
+      for name, rows, axis in (
+        ("item_embedding", config.table_rows, "vocab"),
+        ("position_embedding", config.max_items, None),
+      )
     )
     self.dropout = nn.Dropout(config.dropout)
     self.blocks = [
@@ -194,8 +195,8 @@ class SASRec(nn.Module):
 
   def output_weights(self) -> Float[Array, "V D"]:
     """The item embeddings in the compute dtype, gathered over the width."""
-    table = constrain(self.item_embedding, "vocab", "embed")
-    return constrain(table.astype(jnp.dtype(self.config.dtype)), "vocab", None)
+    dtype = jnp.dtype(self.config.dtype)
+    return gather_output(self.item_embedding, ("vocab", "embed"), dtype)
 
   def _position_rows(
     self, positions: Int[Array, "R L"], segment_ids: Int[Array, "R L"]
@@ -283,14 +284,9 @@ def train_step_flops(
   attended: float,
   trained: Callable[[str], bool] = lambda path: True,
 ) -> float:
-  """Matrix FLOPs of a training step with the full softmax; see `flops`.
+  """FLOPs with the full softmax; see `flops.train_step_flops`.
 
-  Args:
-    config: Shape of the model, with its items.
-    tokens: Tokens of the batch, without padding.
-    loss_tokens: Positions whose logits are needed.
-    attended: Mean number of keys per query.
-    trained: Ignored: everything is trained.
+  `trained` is ignored: everything is trained.
   """
   del trained
   kernels = 6 * config.width**2  # Query, key, value, out, wi, wo.

@@ -86,12 +86,13 @@ def attend(
   windows = [None if w is None or w >= length else w for w in windows]
   distinct = list(dict.fromkeys(windows))
   which = jnp.asarray([distinct.index(w) for w in windows], jnp.int32)[kind]
+  run = functools.partial(
+    _on_device, windows=distinct, scale=scale, softcap=softcap
+  )
   rules = dict(nn.get_logical_axis_rules())
   mesh = jax.sharding.get_abstract_mesh()
   if not rules or mesh.empty:
-    return _on_device(
-      query, key, value, segment_ids, which, distinct, scale, softcap
-    )
+    return run(query, key, value, segment_ids, which)
 
   def spec(axis: str) -> Any:
     return partitioning.partition_spec(
@@ -113,9 +114,7 @@ def attend(
   rows = jax.sharding.PartitionSpec(*whole[:2])
   replicated = jax.sharding.PartitionSpec()
   return jax.shard_map(
-    functools.partial(
-      _on_device, windows=distinct, scale=scale, softcap=softcap
-    ),
+    run,
     in_specs=(heads_spec, heads_spec, heads_spec, rows, replicated),
     out_specs=heads_spec,
     # The kernel does not declare over which axes its results vary.
@@ -139,9 +138,7 @@ def _on_device(
   query = heads_first(query * jnp.float32(scale)).astype(value.dtype)
   ids = kernels.SegmentIds(segment_ids, segment_ids)
   branches = [
-    functools.partial(
-      _run, window=window, heads=query.shape[1], softcap=softcap
-    )
+    functools.partial(_run, window=window, softcap=softcap)
     for window in windows
   ]
   output = jax.lax.switch(
@@ -157,10 +154,9 @@ def _run(
   segment_ids: Any,
   *,
   window: int | None,
-  heads: int,
   softcap: float | None,
-) -> Array:
-  length = query.shape[2]
+) -> Any:
+  heads, length = query.shape[1:3]
   size = math.gcd(length, _LARGEST_BLOCK)
   mask: Any = masks.CausalMask((length, length))
   if window is not None:

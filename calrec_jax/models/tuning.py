@@ -44,7 +44,6 @@ class Tuning:
   frozen_dtype: str | None = None
 
   def __post_init__(self):
-    """Refuses what is no list of expressions, and dtypes there are not."""
     check(self, frozen_dtype=optional(one_of(*DTYPES)))
     if isinstance(self.trainable, str):
       refuse(self, "trainable", f"write ({self.trainable!r},).")

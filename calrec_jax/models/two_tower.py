@@ -7,11 +7,12 @@ from where the decoder predicts the next item.
 Pooling is masked and in float32, so padding never enters.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from calrec_jax.data.feed.batch import Batch
@@ -35,10 +36,7 @@ class TowerEmbeddings(NamedTuple):
 
 
 def pool(
-  hidden: Float[Array, "R L D"],
-  batch: Batch,
-  *,
-  user_tokens: int | None = None,
+  hidden: Float[Array, "R L D"], batch: Batch, *, user_tokens: int | None = None
 ) -> TowerEmbeddings:
   """Pools a packed batch.
 
@@ -61,7 +59,7 @@ def pool(
 
 def history_mask(
   joint: Bool[Array, "R S L"],
-  segment_ids: Int[Array, "R L"],
+  segment_ids: Int[Array | np.ndarray, "R L"],
   user_tokens: int | None = None,
 ) -> Bool[Array, "R S L"]:
   """Mask of the tokens before the target in a slot's joint segment.
@@ -82,7 +80,7 @@ def history_mask(
   before = position < start[..., None]
   if user_tokens is not None:
     before &= position >= start[..., None] - user_tokens
-  same = segment_ids[:, None] == segment[..., None]
+  same = jnp.equal(segment_ids[:, None], segment[..., None])
   return before & same & filled[..., None]
 
 
@@ -137,22 +135,18 @@ def normalise(vectors: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
 
 
 def _embed(
-  decoder: nn.Module,
-  params: dict,
-  tokens: Array,
-  inside: Array,
-  pooled: Array,
+  decoder: nn.Module, params: dict, tokens: Array, inside: Array, pooled: Array
 ) -> Array:
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
-  hidden = decoder.apply(
+  hidden: Any = decoder.apply(
     {"params": params}, tokens, positions, inside.astype(jnp.int32)
   )
   return _masked_mean(hidden, pooled[:, None])[:, 0]
 
 
-def _of_slot(slots: Array, count: int) -> Array:
+def _of_slot(slots: Array | np.ndarray, count: int) -> Array:
   """Whether a token belongs to a slot, bool[R, S, L]."""
-  return slots[:, None] == jnp.arange(count)[None, :, None]
+  return jnp.equal(slots[:, None], jnp.arange(count)[None, :, None])
 
 
 def _masked_mean(hidden: Array, mask: Array) -> Array:

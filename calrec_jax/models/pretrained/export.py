@@ -26,10 +26,7 @@ from calrec_jax.weights import safetensors_files
 from calrec_jax.weights.packages import WeightsError
 
 _FILE_BYTES = 2 * 10**9
-_DTYPES = {
-  "float32": np.dtype(np.float32),
-  "bfloat16": np.dtype(ml_dtypes.bfloat16),
-}
+_DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 
 
 def write_folder(
@@ -73,16 +70,16 @@ def write_folder(
       "The vocabulary is pruned, and its missing rows come from the model it "
       "was pruned from. Name that model with --base."
     )
-  rows = (
-    config.vocab_size if row_map is None or base is None else base.num_tokens
-  )
+  rows = config.vocab_size or 0
+  if row_map is not None and base is not None:
+    rows = base.num_tokens
   described = huggingface.config_json(
     config, tokens=rows, special=special or {}
   ) | {"torch_dtype": dtype}
   norm_offset = 1.0 if huggingface.family(described) == "gemma3" else 0.0
   with atomic.new_folder(folder) as partial:
     tensors = _tensors(config, read, norm_offset, row_map, base)
-    _write_tensors(partial, tensors, _DTYPES[dtype], file_bytes)
+    _write_tensors(partial, tensors, np.dtype(_DTYPES[dtype]), file_bytes)
     for name, content in (
       ("config.json", _json(described)),
       ("README.md", _recipe(config).encode()),
@@ -101,27 +98,18 @@ def _tensors(
 ) -> Iterator[tuple[str, np.ndarray]]:
   for parameter in parameters.of(config):
     value = read(parameter.path)
-    if parameter.layered:
-      for layer, part in enumerate(value):
-        yield (
-          parameter.tensor.format(layer=layer),
-          parameter.to_tensor(part, norm_offset),
-        )
-    else:
-      tensor = parameter.to_tensor(value, norm_offset)
+    for layer, part in enumerate(value if parameter.layered else [value]):
+      tensor = parameter.to_tensor(part, norm_offset)
       if parameter.kind == "vocabulary" and row_map is not None:
+        assert base is not None  # Checked by `write_folder`.
         tensor = _restore_rows(parameter, tensor, row_map, base)
-      yield parameter.tensor, tensor
+      yield parameter.tensor.format(layer=layer), tensor
 
 
 def _restore_rows(
-  parameter: Parameter,
-  tensor: np.ndarray,
-  row_map: np.ndarray,
-  base: Source | None,
+  parameter: Parameter, tensor: np.ndarray, row_map: np.ndarray, base: Source
 ) -> np.ndarray:
   """The full vocabulary, with the pruned rows taken from the base model."""
-  assert base is not None
   if parameter.tensor not in base.shapes:
     raise WeightsError(f"{base.path} has no {parameter.tensor}.")
   full = np.array(base.read(parameter.tensor))

@@ -47,11 +47,7 @@ _GEMMA_27B_LAYERS = 62
 
 
 def architecture(file: GgufFile) -> str:
-  """The model family of a file.
-
-  Raises:
-    WeightsError: If the architecture is not supported.
-  """
+  """The model family of a file; others are refused."""
   name = file.fields.get("general.architecture")
   if name not in _NORMS:
     raise WeightsError(
@@ -99,22 +95,19 @@ def decoder_fields(file: GgufFile) -> dict[str, Any]:
     "rope_theta": float(file.fields.get(f"{kind}.rope.freq_base", 10_000.0)),
     "tied_embeddings": "output.weight" not in file.tensors,
   }
+  fields["rope_scaling"] = _scaling(file, head_dim, fields["rope_theta"])
   if kind == "llama":
-    scaling = _llama_scaling(file, head_dim, fields["rope_theta"])
-    return fields | {"activation": "silu", "rope_scaling": scaling}
-  scale = head_dim**-0.5
-  if fields["layers"] == _GEMMA_27B_LAYERS:
-    scale = (width // heads) ** -0.5
+    return fields | {"activation": "silu"}
+  is_27b = fields["layers"] == _GEMMA_27B_LAYERS
   return fields | {
     "activation": "gelu_tanh",
     "qk_norm": True,
     "post_norms": True,
     "embed_scale": True,
     "rope_theta_local": _GEMMA_LOCAL_THETA,
-    "rope_scaling": _linear_scaling(file),
     "window": _field(file, "attention.sliding_window"),
     "global_every": _GEMMA_GLOBAL_EVERY,
-    "attention_scale": scale,
+    "attention_scale": (width // heads if is_27b else head_dim) ** -0.5,
   }
 
 
@@ -146,28 +139,19 @@ def _heads(file: GgufFile) -> int:
   return _field(file, "attention.head_count")
 
 
-def _linear_scaling(file: GgufFile) -> rope.RopeScaling | None:
-  kind = file.fields.get("gemma3.rope.scaling.type")
-  if kind in (None, "none"):
-    return None
-  if kind != "linear":
-    raise WeightsError(f"{file.path}: RoPE scaling {kind!r} is not supported.")
-  return rope.RopeScaling(
-    kind="linear", factor=float(file.fields["gemma3.rope.scaling.factor"])
-  )
-
-
-def _llama_scaling(
+def _scaling(
   file: GgufFile, head_dim: int, theta: float
 ) -> rope.RopeScaling | None:
-  """Llama 3's RoPE scaling, which a file stores as divisors of frequencies."""
-  if FREQUENCIES not in file.tensors:
-    if file.fields.get("llama.rope.scaling.type") not in (None, "none"):
-      raise WeightsError(
-        f"{file.path}: RoPE scaling "
-        f"{file.fields['llama.rope.scaling.type']!r} is not supported."
-      )
-    return None
+  """RoPE scaling; Llama 3's is stored as divisors of the frequencies."""
+  family = architecture(file)
+  kind = file.fields.get(f"{family}.rope.scaling.type")
+  if family == "gemma3" and kind == "linear":
+    factor = float(file.fields["gemma3.rope.scaling.factor"])
+    return rope.RopeScaling(kind="linear", factor=factor)
+  if family == "gemma3" or FREQUENCIES not in file.tensors:
+    if kind in (None, "none"):
+      return None
+    raise WeightsError(f"{file.path}: RoPE scaling {kind!r} is not supported.")
   divisors = file.read(FREQUENCIES)
   plain = rope.frequencies(head_dim, theta)
   for factor in (8.0, 32.0):

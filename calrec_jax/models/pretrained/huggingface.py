@@ -17,25 +17,15 @@ from calrec_jax.weights.packages import WeightsError
 # mistake a folder's tokenizer for a faulty one of another model and warn.
 _LAYOUT_OF = "4.57.6"
 FAMILIES = ("gemma3", "llama")
-# Model types whose text decoder belongs to a family.
-_MODEL_TYPES = {
-  "gemma3": "gemma3",  # Also has an image tower.
-  "gemma3_text": "gemma3",
-  "llama": "llama",
-}
-_ACTIVATIONS = {
-  "silu": "silu",
-  "swish": "silu",
-  "gelu_pytorch_tanh": "gelu_tanh",
-}
+# Model types whose text decoder belongs to a family; gemma3 also has an image
+# tower.
+_MODEL_TYPES = {"gemma3": "gemma3", "gemma3_text": "gemma3", "llama": "llama"}
+_TANH = "gelu_pytorch_tanh"
+_ACTIVATIONS = {"silu": "silu", "swish": "silu", _TANH: "gelu_tanh"}
 
 
 def family(config: Mapping[str, Any]) -> str:
-  """The family of a configuration.
-
-  Raises:
-    WeightsError: If the model type is not supported.
-  """
+  """The family of a configuration; others are refused."""
   kind = str(config.get("model_type"))
   if kind not in _MODEL_TYPES:
     raise WeightsError(
@@ -57,7 +47,11 @@ def decoder_fields(config: Mapping[str, Any]) -> dict[str, Any]:
   """
   kind = family(config)
   config = config.get("text_config") or config
-  _refuse(config)
+  for name in ("attention_bias", "mlp_bias", "use_bidirectional_attention"):
+    if config.get(name):
+      raise WeightsError(
+        f"config.json: {name} is set, which the decoder does not support."
+      )
   heads = config["num_attention_heads"]
   fields = {
     "width": config["hidden_size"],
@@ -77,11 +71,6 @@ def decoder_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     "rope_scaling": scaling,
     "tied_embeddings": bool(config.get("tie_word_embeddings", False)),
   }
-
-
-def num_tokens(config: Mapping[str, Any]) -> int | None:
-  """Rows of the embedding, if config.json gives them."""
-  return (config.get("text_config") or config).get("vocab_size")
 
 
 def config_json(
@@ -115,7 +104,7 @@ def config_json(
     "transformers_version": _LAYOUT_OF,
     **{f"{name}_token_id": token for name, token in special.items()},
   }
-  if _is_gemma(config):
+  if config.qk_norm and config.post_norms and config.embed_scale:
     return written | _write_gemma(config)
   if not _is_llama(config):
     raise WeightsError(
@@ -131,17 +120,6 @@ def config_json(
     "mlp_bias": False,
     "max_position_embeddings": _length(config, 8192),
   }
-
-
-_TANH = "gelu_pytorch_tanh"
-
-
-def _refuse(config: Mapping[str, Any]) -> None:
-  for name in ("attention_bias", "mlp_bias", "use_bidirectional_attention"):
-    if config.get(name):
-      raise WeightsError(
-        f"config.json: {name} is set, which the decoder does not support."
-      )
 
 
 def _activation(name: str) -> str:
@@ -180,11 +158,8 @@ def _gemma(config: Mapping[str, Any]) -> dict[str, Any]:
 def _global_every(config: Mapping[str, Any]) -> int:
   kinds = config.get("layer_types")
   if not kinds:
-    return (
-      config.get("sliding_window_pattern")
-      or config.get("_sliding_window_pattern")
-      or 6
-    )
+    pattern = config.get("sliding_window_pattern")
+    return pattern or config.get("_sliding_window_pattern") or 6
   whole = [kind == "full_attention" for kind in kinds]
   # A model of local layers only: its first global layer would follow them.
   every = whole.index(True) + 1 if any(whole) else len(whole) + 1
@@ -206,10 +181,8 @@ def _rotations(
     return float(newer.get("rope_theta", theta)), _scaling(newer)
   if kind == "sliding_attention":
     return float(config.get("rope_local_base_freq", theta)), None
-  return (
-    float(config.get("rope_theta", theta)),
-    _scaling(config.get("rope_scaling")),
-  )
+  scaling = _scaling(config.get("rope_scaling"))
+  return float(config.get("rope_theta", theta)), scaling
 
 
 def _scaling(given: Mapping[str, Any] | None) -> RopeScaling | None:
@@ -268,10 +241,6 @@ def _write_gemma(config: DecoderConfig) -> dict[str, Any]:
   }
 
 
-def _is_gemma(config: DecoderConfig) -> bool:
-  return config.qk_norm and config.post_norms and config.embed_scale
-
-
 def _is_llama(config: DecoderConfig) -> bool:
   usual = config.attention_scale in (None, config.head_dim**-0.5)
   return usual and not (
@@ -289,10 +258,8 @@ def _length(config: DecoderConfig, plain: int) -> int:
   scaling = config.rope_scaling
   if scaling is None:
     return plain
-  return int(
-    scaling.factor
-    * (scaling.original_length if scaling.kind == "llama3" else 16_384)
-  )
+  trained = scaling.original_length if scaling.kind == "llama3" else 16_384
+  return int(scaling.factor * trained)
 
 
 def _whole(value: float) -> int | float:

@@ -71,15 +71,14 @@ def load_params(
     WeightsError: If the shape does not match, with every difference.
   """
   check_shape(source, config)
-  shapes = flax.traverse_util.flatten_dict(
+  shapes: dict[str, Any] = flax.traverse_util.flatten_dict(
     abstract_params(config) if abstract is None else abstract, sep="/"
   )
   chosen = parameters.of(config)
   _check_tensors(source, config, chosen, shapes, row_map)
-  if shardings is None:
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    placements = dict.fromkeys(shapes, device)
-  else:
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  placements: dict[str, Any] = dict.fromkeys(shapes, device)
+  if shardings is not None:
     placements = flax.traverse_util.flatten_dict(shardings, sep="/")
   bar = tqdm.tqdm(
     desc=f"load {source.path.name}",
@@ -89,16 +88,13 @@ def load_params(
     disable=not progress or jax.process_index() != 0,
     leave=False,
   )
-  with bar, concurrent.futures.ThreadPoolExecutor(pieces.threads()) as pool:
-    loaded = {}
+  loaded = {}
+  with bar, concurrent.futures.ThreadPoolExecutor(pieces.THREADS) as pool:
     for parameter in chosen:
-      shape = shapes[parameter.path]
-      parts = pieces.in_parallel(
-        pool, read_pieces(source, parameter, shape.shape, row_map)
-      )
-      loaded[parameter.path] = pieces.assemble(
-        shape, placements[parameter.path], parts
-      )
+      path, shape = parameter.path, shapes[parameter.path]
+      parts = read_pieces(source, parameter, shape.shape, row_map)
+      parts = pieces.in_parallel(pool, parts)
+      loaded[path] = pieces.assemble(shape, placements[path], parts)
       bar.update(_nbytes(shape))
   return flax.traverse_util.unflatten_dict(loaded, sep="/")
 
@@ -117,52 +113,35 @@ def read_pieces(
     shape: Shape of the parameter.
     row_map: See `load_params`.
   """
+
+  def convert(tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return parameter.from_tensor(tensor, shape, source.norm_offset)
+
+  name = parameter.tensor
   if parameter.layered:
     for layer in range(shape[0]):
-      yield lambda layer=layer: pieces.Piece(
-        0,
-        layer,
-        parameter.from_tensor(
-          source.read(parameter.tensor.format(layer=layer)),
-          shape[1:],
-          source.norm_offset,
-        )[None],
+      of_layer = name.format(layer=layer)
+      yield lambda layer=layer, of_layer=of_layer: pieces.Piece(
+        0, layer, convert(source.read(of_layer), shape[1:])[None]
       )
-    return
-  if parameter.kind != "vocabulary":
-    yield lambda: pieces.Piece(
-      0,
-      0,
-      parameter.from_tensor(
-        source.read(parameter.tensor), shape, source.norm_offset
-      ),
-    )
-    return
-  axis = 1 if parameter.transposed_vocabulary else 0
-  rows = np.arange(shape[axis]) if row_map is None else row_map
-  for start in range(0, len(rows), _ROWS):
-    yield lambda start=start: pieces.Piece(
-      axis,
-      start,
-      parameter.from_tensor(
-        _read_rows(source, parameter.tensor, rows[start : start + _ROWS]),
-        shape,
-        0.0,
-      ),
-    )
+  elif parameter.kind == "vocabulary":
+    axis = 1 if parameter.transposed_vocabulary else 0
+    rows = np.arange(shape[axis]) if row_map is None else row_map
+    for start in range(0, len(rows), _ROWS):
+      part = rows[start : start + _ROWS]
+      yield lambda start=start, part=part: pieces.Piece(
+        axis, start, convert(_read_rows(source, name, part), shape)
+      )
+  else:
+    yield lambda: pieces.Piece(0, 0, convert(source.read(name), shape))
 
 
 def check_shape(source: Source, config: DecoderConfig) -> None:
-  """Checks that a configuration computes what the model does.
-
-  Raises:
-    WeightsError: If it does not match, with every field that differs.
-  """
-  defaults = {
-    field.name: field.default for field in dataclasses.fields(DecoderConfig)
-  }
+  """Raises a WeightsError with every field that does not match the model."""
   wanted = {
-    name: value for name, value in defaults.items() if name not in _FREE
+    field.name: field.default
+    for field in dataclasses.fields(DecoderConfig)
+    if field.name not in _FREE
   } | source.decoder_fields()
   faults = [
     f"DecoderConfig.{name} is {getattr(config, name)!r}, the model has "
@@ -182,9 +161,7 @@ def check_shape(source: Source, config: DecoderConfig) -> None:
 def _same(name: str, ours: Any, theirs: Any, config: DecoderConfig) -> bool:
   if name == "attention_scale":
     ours, theirs = (x or config.head_dim**-0.5 for x in (ours, theirs))
-  if name == "rope_theta_local" and config.window is None:
-    return True
-  if name == "global_every" and config.window is None:
+  if name in ("rope_theta_local", "global_every") and config.window is None:
     return True
   if isinstance(ours, float) and isinstance(theirs, int | float):
     return math.isclose(ours, theirs, rel_tol=1e-6)

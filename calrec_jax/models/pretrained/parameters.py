@@ -17,22 +17,51 @@ from calrec_jax.models.decoder_config import DecoderConfig
 EMBEDDING = "model.embed_tokens.weight"
 OUTPUT = "lm_head.weight"
 
+# Names within a layer: of the kernels, then of the scales of norms.
+_KERNELS = {
+  "attention/query": "self_attn.q_proj",
+  "attention/key": "self_attn.k_proj",
+  "attention/value": "self_attn.v_proj",
+  "attention/out": "self_attn.o_proj",
+  "mlp/wi_0": "mlp.gate_proj",
+  "mlp/wi_1": "mlp.up_proj",
+  "mlp/wo": "mlp.down_proj",
+}
+_QK_NORMS = {
+  "attention/query_norm": "self_attn.q_norm",
+  "attention/key_norm": "self_attn.k_norm",
+}
+# Llama names a norm by what precedes it.
+_LLAMA_NORMS = {
+  "pre_attention_norm": "input_layernorm",
+  "pre_mlp_norm": "post_attention_layernorm",
+}
+_GEMMA_NORMS = {
+  "pre_attention_norm": "input_layernorm",
+  "post_attention_norm": "post_attention_layernorm",
+  "pre_mlp_norm": "pre_feedforward_layernorm",
+  "post_mlp_norm": "post_feedforward_layernorm",
+}
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+
+@dataclasses.dataclass(frozen=True)
 class Parameter:
   """A parameter and the tensors it consists of.
 
   Attributes:
     path: Path in the decoder's tree, joined by slashes.
     tensor: Hugging Face's name, with "{layer}" where each layer has one.
-    kind: Kind of parameter: "vocabulary" [V, D], "matrix" or "norm".
-    num_inputs: Number of leading axes of a kernel that are inputs.
   """
 
   path: str
   tensor: str
-  kind: str
-  num_inputs: int = 1
+
+  @property
+  def kind(self) -> str:
+    """Kind of parameter: "matrix", "norm" or "vocabulary" [V, D]."""
+    if self.path.endswith("/scale"):
+      return "norm"
+    return "matrix" if self.layered else "vocabulary"
 
   @property
   def layered(self) -> bool:
@@ -63,8 +92,9 @@ class Parameter:
   def to_tensor(self, value: np.ndarray, norm_offset: float) -> np.ndarray:
     """The inverse of `from_tensor`: contiguous, in the value's dtype."""
     if self.kind == "matrix":
-      inputs = int(np.prod(value.shape[: self.num_inputs]))
-      value = value.reshape(inputs, -1).T
+      inputs = 2 if self.path.endswith("attention/out/kernel") else 1
+      rows = int(np.prod(value.shape[:inputs]))
+      value = value.reshape(rows, -1).T
     elif self.kind == "norm" and norm_offset:
       value = (value.astype(np.float32) - np.float32(norm_offset)).astype(
         value.dtype
@@ -81,54 +111,18 @@ def of(config: DecoderConfig) -> list[Parameter]:
     config: Shape of the decoder; Gemma's names are used if it has norms after
       attention and feed-forward, else Llama's.
   """
-  entries = [("token_embedder/embedding", EMBEDDING, "vocabulary", 1)]
-  entries += [
-    (f"layers/attention/{ours}/kernel", f"self_attn.{theirs}", "matrix", inputs)
-    for ours, theirs, inputs in (
-      ("query", "q_proj", 1),
-      ("key", "k_proj", 1),
-      ("value", "v_proj", 1),
-      ("out", "o_proj", 2),
-    )
-  ]
-  entries += [
-    (f"layers/mlp/{ours}/kernel", f"mlp.{theirs}", "matrix", 1)
-    for ours, theirs in (
-      ("wi_0", "gate_proj"),
-      ("wi_1", "up_proj"),
-      ("wo", "down_proj"),
-    )
-  ]
-  if config.qk_norm:
-    entries += [
-      (f"layers/attention/{ours}/scale", f"self_attn.{theirs}", "norm", 1)
-      for ours, theirs in (("query_norm", "q_norm"), ("key_norm", "k_norm"))
-    ]
-  norms = {"pre_attention_norm": "input_layernorm"}
-  if config.post_norms:
-    norms["post_attention_norm"] = "post_attention_layernorm"
-    norms["pre_mlp_norm"] = "pre_feedforward_layernorm"
-    norms["post_mlp_norm"] = "post_feedforward_layernorm"
-  else:
-    # Llama names the norm by what precedes it.
-    norms["pre_mlp_norm"] = "post_attention_layernorm"
-  entries += [
-    (f"layers/{ours}/scale", theirs, "norm", 1)
-    for ours, theirs in norms.items()
-  ]
-  entries.append(("decoder_norm/scale", "model.norm.weight", "norm", 1))
+  norms = _GEMMA_NORMS if config.post_norms else _LLAMA_NORMS
+  scales = (_QK_NORMS if config.qk_norm else {}) | norms
+  within_layers = {f"{name}/kernel": _KERNELS[name] for name in _KERNELS}
+  within_layers |= {f"{name}/scale": scales[name] for name in scales}
+  names = {
+    "token_embedder/embedding": EMBEDDING,
+    **{
+      f"layers/{ours}": f"model.layers.{{layer}}.{theirs}.weight"
+      for ours, theirs in within_layers.items()
+    },
+    "decoder_norm/scale": "model.norm.weight",
+  }
   if not config.tied_embeddings:
-    entries.append(("logits_dense/kernel", OUTPUT, "vocabulary", 1))
-  return [
-    Parameter(
-      path=path,
-      tensor=(
-        f"model.layers.{{layer}}.{tensor}.weight"
-        if path.startswith("layers/")
-        else tensor
-      ),
-      kind=kind,
-      num_inputs=inputs,
-    )
-    for path, tensor, kind, inputs in entries
-  ]
+    names["logits_dense/kernel"] = OUTPUT
+  return [Parameter(path, tensor) for path, tensor in names.items()]

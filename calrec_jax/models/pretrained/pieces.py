@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
+THREADS = min(8, os.cpu_count() or 1)  # Concurrent readers.
+
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
@@ -31,7 +33,7 @@ def in_parallel(
   waiting: list[concurrent.futures.Future[Piece]] = []
   for read in pieces:
     waiting.append(pool.submit(read))
-    if len(waiting) > threads():
+    if len(waiting) > THREADS:
       yield waiting.pop(0).result()
   for future in waiting:
     yield future.result()
@@ -55,7 +57,7 @@ def assemble(
   bounds = {
     device: tuple(
       part.indices(size)[:2]
-      for part, size in zip(index, shape.shape, strict=True)
+      for part, size in zip(index or (), shape.shape, strict=True)
     )
     for device, index in indices.items()
   }
@@ -85,8 +87,3 @@ def _copy_overlap(
     into.append(slice(low - start, high - start))
     out.append(slice(low - begin, high - begin))
   buffer[tuple(into)] = piece.values[tuple(out)]
-
-
-def threads() -> int:
-  """Number of concurrent readers."""
-  return min(8, os.cpu_count() or 1)

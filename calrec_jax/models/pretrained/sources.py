@@ -6,15 +6,18 @@ have Hugging Face's names and shapes, and are read lazily as float32 rows.
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import json
 import os
 import pathlib
-from typing import Any, Protocol, runtime_checkable
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
-from calrec_jax.models.pretrained import gguf_names, huggingface
+from calrec_jax.models.pretrained import gguf_names, huggingface, parameters
 from calrec_jax.weights import packages
 from calrec_jax.weights.gguf_file import GgufFile
 from calrec_jax.weights.packages import WeightsError
@@ -23,8 +26,7 @@ from calrec_jax.weights.safetensors_files import SafetensorsFiles
 _SAMPLE = 1 << 20
 
 
-@runtime_checkable
-class Source(Protocol):
+class Source(abc.ABC):
   """An opened model.
 
   Attributes:
@@ -37,89 +39,87 @@ class Source(Protocol):
       an image tower.
   """
 
-  path: pathlib.Path
-  kind: str
-  num_tokens: int
-  norm_offset: float
-  shapes: dict[str, tuple[int, ...]]
-  ignored: list[str]
+  kind: ClassVar[str]
+  norm_offset = 0.0
 
+  def __init__(
+    self,
+    path: pathlib.Path,
+    tensors: SafetensorsFiles | GgufFile,
+    shapes: Mapping[str, tuple[int, ...]],
+    names: Mapping[str, str],
+  ):
+    """Maps the stored names.
+
+    Args:
+      path: File or folder of the model.
+      tensors: Opened files of the weights.
+      shapes: Shapes by stored name.
+      names: Stored names of the text decoder's tensors, by Hugging Face's.
+    """
+    self.path, self._tensors, self._names = path, tensors, names
+    self.shapes = {name: shapes[stored] for name, stored in names.items()}
+    self.ignored = sorted(shapes.keys() - set(names.values()))
+    if parameters.EMBEDDING not in self.shapes:
+      raise WeightsError(
+        f"{path} has no token embedding, so it is not a language model of the "
+        f"supported families ({', '.join(huggingface.FAMILIES)})."
+      )
+    self.num_tokens = self.shapes[parameters.EMBEDDING][0]
+
+  @abc.abstractmethod
   def decoder_fields(self) -> dict[str, Any]:
     """Fields of `DecoderConfig` that the model determines."""
-    ...
+
+  @abc.abstractmethod
+  def files(self) -> list[pathlib.Path]:
+    """The files that hold the weights and their description."""
 
   def read(
     self, name: str, start: int = 0, stop: int | None = None
   ) -> np.ndarray:
     """Rows of a tensor, float32."""
-    ...
-
-  def files(self) -> list[pathlib.Path]:
-    """The files that hold the weights and their description."""
-    ...
+    return self._tensors.read(self._names[name], start, stop)
 
 
-class HuggingFaceSource:
-  """A folder with config.json and safetensors; see `Source`."""
+class HuggingFaceSource(Source):
+  """A folder with config.json and safetensors."""
 
   kind = "Hugging Face folder"
 
   def __init__(self, path: pathlib.Path):
-    self.path = path
     config_file = path / "config.json"
     try:
       self.config = json.loads(config_file.read_text("utf-8"))
     except ValueError as error:
       raise WeightsError(f"{config_file} is not JSON: {error}") from error
-    family = huggingface.family(self.config)
-    self.norm_offset = 1.0 if family == "gemma3" else 0.0
-    self._tensors = SafetensorsFiles(path)
-    self._names = dict(_text_tensors(self._tensors.shapes))
-    self.shapes = {
-      name: self._tensors.shapes[stored] for name, stored in self._names.items()
-    }
-    self.ignored = sorted(
-      self._tensors.shapes.keys() - set(self._names.values())
-    )
-    self.num_tokens = _rows(self.shapes, path)
+    if huggingface.family(self.config) == "gemma3":
+      self.norm_offset = 1.0
+    opened = SafetensorsFiles(path)
+    names = _text_tensors(opened.shapes)
+    super().__init__(path, opened, opened.shapes, names)
+    self._files = [config_file, *opened.files]
 
   def decoder_fields(self) -> dict[str, Any]:
     """See `Source`; the tensors tell whether embeddings are tied."""
     fields = huggingface.decoder_fields(self.config)
-    return fields | {"tied_embeddings": "lm_head.weight" not in self.shapes}
-
-  def read(
-    self, name: str, start: int = 0, stop: int | None = None
-  ) -> np.ndarray:
-    """See `Source`."""
-    return self._tensors.read(self._names[name], start, stop)
+    return fields | {"tied_embeddings": parameters.OUTPUT not in self.shapes}
 
   def files(self) -> list[pathlib.Path]:
     """See `Source`."""
-    return [self.path / "config.json", *self._tensors.files]
+    return self._files
 
 
-class GgufSource:
-  """A GGUF file; see `Source`."""
+class GgufSource(Source):
+  """A GGUF file; llama.cpp stores Gemma's norms as multipliers."""
 
   kind = "GGUF file"
-  # llama.cpp stores Gemma's norms as multipliers.
-  norm_offset = 0.0
 
   def __init__(self, path: pathlib.Path):
-    self.path = path
     self.file = GgufFile(path)
-    self._names = gguf_names.tensors(self.file)
-    self.shapes = {
-      name: self.file.tensors[stored].shape
-      for name, stored in self._names.items()
-    }
-    self.ignored = sorted(
-      self.file.tensors.keys()
-      - set(self._names.values())
-      - {gguf_names.FREQUENCIES}
-    )
-    self.num_tokens = _rows(self.shapes, path)
+    shapes = {name: info.shape for name, info in self.file.tensors.items()}
+    shapes.pop(gguf_names.FREQUENCIES, None)
+    super().__init__(path, self.file, shapes, gguf_names.tensors(self.file))
 
   def decoder_fields(self) -> dict[str, Any]:
     """See `Source`."""
@@ -129,7 +129,7 @@ class GgufSource:
     self, name: str, start: int = 0, stop: int | None = None
   ) -> np.ndarray:
     """See `Source`; rotated rows are in Hugging Face's order."""
-    rows = self.file.read(self._names[name], start, stop)
+    rows = super().read(name, start, stop)
     return gguf_names.reorder(self.file, self._names[name], rows)
 
   def files(self) -> list[pathlib.Path]:
@@ -197,65 +197,55 @@ def identity(source: Source) -> dict[str, Any]:
   }
 
 
-def _text_tensors(
-  shapes: dict[str, tuple[int, ...]],
-) -> list[tuple[str, str]]:
-  """(plain name, stored name) of the text decoder's tensors."""
-  prefixes = (
-    ("language_model.model.", "model."),
-    ("model.language_model.", "model."),
-    ("language_model.lm_head.", "lm_head."),
-  )
-  inside = tuple(prefix for prefix, _ in prefixes)
-  if not any(name.startswith(inside) for name in shapes):
-    return [(name, name) for name in shapes]
-  return [
-    (plain + name.removeprefix(prefix), name)
-    for name in shapes
-    for prefix, plain in (*prefixes, ("lm_head.", "lm_head."))
+def _text_tensors(stored: Iterable[str]) -> dict[str, str]:
+  """Stored names of the text decoder's tensors, by plain name."""
+  prefixes = {
+    "language_model.model.": "model.",
+    "model.language_model.": "model.",
+    "language_model.lm_head.": "lm_head.",
+  }
+  if not any(name.startswith(tuple(prefixes)) for name in stored):
+    return {name: name for name in stored}
+  return {
+    plain + name.removeprefix(prefix): name
+    for name in stored
+    for prefix, plain in {**prefixes, "lm_head.": "lm_head."}.items()
     if name.startswith(prefix)
-  ]
-
-
-def _rows(shapes: dict[str, tuple[int, ...]], path: pathlib.Path) -> int:
-  embedding = shapes.get("model.embed_tokens.weight")
-  if embedding is None:
-    raise WeightsError(
-      f"{path} has no token embedding, so it is not a language model of the "
-      f"supported families ({', '.join(huggingface.FAMILIES)})."
-    )
-  return embedding[0]
+  }
 
 
 def _remedy(path: pathlib.Path) -> str:
   """What to do with a format that is not supported."""
-  names = (
-    {path.name} if path.is_file() else {child.name for child in path.iterdir()}
-  )
-  if "checkpoint" in names and path.is_dir():
+  folder = path.is_dir()
+  names = [child.name for child in path.iterdir()] if folder else [path.name]
+  if folder and "checkpoint" in names:
     return (
       "A file named `checkpoint` is t5x's old msgpack format or Mesh "
       "TensorFlow's: restore it in t5x and save it with Orbax "
       "(SaveCheckpointConfig with the Orbax checkpoint manager)."
     )
-  if any(name.endswith((".msgpack", ".h5")) for name in names):
-    return (
-      "Flax msgpack and Keras files are not supported: load the model in "
-      "Transformers and write it with save_pretrained(NEW, "
-      "safe_serialization=True)."
-    )
-  if any(name.endswith((".bin", ".pt", ".pth", ".ckpt")) for name in names):
-    return (
-      "Pickle files can run code and are refused: if you trust them, load the "
-      "model in Transformers and write it with save_pretrained(NEW, "
-      "safe_serialization=True)."
-    )
-  if any(".index" in name or name.startswith("model.ckpt") for name in names):
-    return (
-      "TensorFlow checkpoints are not supported: convert them with t5x, then "
-      "save them with Orbax."
-    )
+  for pattern, remedy in _REMEDIES.items():
+    if any(re.search(pattern, name) for name in names):
+      return remedy
   return (
     "Give a Hugging Face folder, a GGUF file, a checkpoint_<step> folder, or "
     f"one of {', '.join(packages.PACKAGES)}."
   )
+
+
+_REMEDIES = {
+  r"\.(msgpack|h5)$": (
+    "Flax msgpack and Keras files are not supported: load the model in "
+    "Transformers and write it with save_pretrained(NEW, "
+    "safe_serialization=True)."
+  ),
+  r"\.(bin|pt|pth|ckpt)$": (
+    "Pickle files can run code and are refused: if you trust them, load the "
+    "model in Transformers and write it with save_pretrained(NEW, "
+    "safe_serialization=True)."
+  ),
+  r"\.index|^model\.ckpt": (
+    "TensorFlow checkpoints are not supported: convert them with t5x, then "
+    "save them with Orbax."
+  ),
+}

@@ -8,6 +8,7 @@ them the model would compute something else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -24,9 +25,7 @@ _WORDS = {
   "post_mlp_layer_norm": "post_mlp_norm",
 }
 _REMEDIES = {
-  "relpos_bias": (
-    "T5's relative position biases (the decoder has rotary positions)"
-  ),
+  "relpos_bias": "T5's relative position biases (ours are rotary positions)",
   "wi": "a feed-forward layer without a gate (mlp_activations of one entry)",
 }
 
@@ -39,11 +38,7 @@ class T5xTree:
   """
 
   def __init__(self, stored: Mapping[str, Any]):
-    """Maps the stored paths.
-
-    Args:
-      stored: Shapes by path below `target`.
-    """
+    """Maps the stored paths, those below `target`, with their shapes."""
     self.arrays: dict[str, str | list[str]] = {}
     layers: dict[str, dict[int, str]] = {}
     for path in stored:
@@ -61,20 +56,15 @@ class T5xTree:
     self._stored = stored
 
   def check_parameters(self, wanted: Mapping[str, Any]) -> None:
-    """Checks that the arrays match the decoder.
+    """Raises a WeightsError with every difference from the decoder's shapes.
 
     Args:
       wanted: Shapes by the decoder's path.
-
-    Raises:
-      WeightsError: If they do not match, with every difference.
     """
     faults = [f"missing {path}" for path in sorted(wanted - self.arrays.keys())]
     for path in sorted(self.arrays.keys() - wanted.keys()):
-      known = [word for word in _REMEDIES if word in path.split("/")]
-      faults.append(
-        f"unexpected {path}" + (f": {_REMEDIES[known[0]]}" if known else "")
-      )
+      known = [_REMEDIES[part] for part in path.split("/") if part in _REMEDIES]
+      faults.append(": ".join([f"unexpected {path}", *known]))
     for path in sorted(self.arrays.keys() & wanted.keys()):
       shape = tuple(wanted[path].shape)
       at = self.arrays[path]
@@ -93,10 +83,7 @@ class T5xTree:
       )
 
   def pieces(
-    self,
-    path: str,
-    shape: tuple[int, ...],
-    read: Callable[[str], np.ndarray],
+    self, path: str, shape: tuple[int, ...], read: Callable[[str], np.ndarray]
   ) -> Iterator[Callable[[], Piece]]:
     """Splits a parameter into its stored arrays; see `loading.read_pieces`.
 
@@ -106,20 +93,16 @@ class T5xTree:
       read: Function from a stored path to its array.
     """
     at = self.arrays[path]
-    if not isinstance(at, list):
-      yield lambda: Piece(0, 0, read(at).reshape(shape))
-      return
-    for layer, name in enumerate(at):
+    shape = (1, *shape[1:]) if isinstance(at, list) else shape
+    for layer, name in enumerate(at if isinstance(at, list) else [at]):
       yield lambda layer=layer, name=name: Piece(
-        0, layer, read(name).reshape(shape[1:])[None]
+        0, layer, read(name).reshape(shape)
       )
 
 
 def _fits(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
   """Whether one shape is the other with adjacent axes merged."""
-  if stored == wanted:
-    return True
-  return len(stored) == 2 < len(wanted) and any(
-    stored == (int(np.prod(wanted[:cut])), int(np.prod(wanted[cut:])))
+  return stored == wanted or any(
+    stored == (math.prod(wanted[:cut]), math.prod(wanted[cut:]))
     for cut in range(1, len(wanted))
   )

@@ -213,18 +213,23 @@ def test_what_is_missing_is_fetched(tmp_path, monkeypatch):
   assert len(asked) == 2
 
 
-@pytest.mark.parametrize("release", amazon_releases.RELEASES.values())
-def test_addresses_end_in_the_files_names(release):
+@pytest.mark.parametrize(
+  ("release", "core", "reviews"),
+  [
+    ("amazon2014", "reviews_Books_5", "reviews_Books"),
+    ("amazon2018", "Books_5", "Books"),
+    ("amazon2023", None, "Books"),
+  ],
+)
+def test_addresses_end_in_the_files_names(release, core, reviews):
+  found = amazon_releases.find(release)
   for stem, urls in (
-    (release.core_file, release.core_urls),
-    (release.reviews_file, release.reviews_urls),
-    (release.items_file, release.items_urls),
+    (core, found.core_urls),
+    (reviews, found.reviews_urls),
+    ("meta_Books", found.items_urls),
   ):
     assert bool(urls) == bool(stem)
     for url in urls:
       name = url.format(category="Books").rpartition("/")[2]
-      assert name.removeprefix(stem.format(category="Books")) in (
-        ".json.gz",
-        ".jsonl.gz",
-        ".jsonl",
-      )
+      suffixes = (".json.gz", ".jsonl.gz", ".jsonl")
+      assert name.removeprefix(stem) in suffixes
