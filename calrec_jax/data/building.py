@@ -111,10 +111,7 @@ class Building:
       token_cache.write_cache(
         path,
         map(
-          token_cache.CatalogueRecord,
-          prepared.item_ids,
-          prepared.texts,
-          tokens,
+          token_cache.CatalogueRecord, prepared.item_ids, prepared.texts, tokens
         ),
         {
           # Later splits are checked first.
@@ -146,9 +143,7 @@ class Building:
       rows, what, "documents", len(documents)
     ):
       yield token_cache.DocumentRecord(
-        user_id,
-        documents.items[start:stop],
-        documents.timestamps[start:stop],
+        user_id, documents.items[start:stop], documents.timestamps[start:stop]
       )
 
   def vocabulary(self) -> vocabulary_lib.Vocabulary:

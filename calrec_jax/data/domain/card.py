@@ -15,6 +15,7 @@ import numpy as np
 
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import splits
+from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import tables
 
 SCHEMA = 1
@@ -110,7 +111,7 @@ def render(card: Mapping[str, Any]) -> str:
     "",
     *_comparison_lines(card),
     "  bad rows" if card["problems"] else "  no bad rows",
-    *map(_problem_line, card["problems"]),
+    *map(problems_lib.line, card["problems"]),
     "",
     *(
       f"  {card['shares'][name]:>8.2%}  {words}"
@@ -161,13 +162,6 @@ def _step_line(step: Mapping[str, Any]) -> str:
     f"{step[key]:,} {words}" for key, words in _NOTES.items() if key in step
   )
   return f"  {step['step']:<22}{cells}  {notes}".rstrip()
-
-
-def _problem_line(row: Mapping[str, Any]) -> str:
-  return (
-    f"  {row['count']:>9,}  {row['kind']:<19} first at {row['first']}"
-    f"  ({row['meaning']})"
-  )
 
 
 def _length_line(name: str, summary: Mapping[str, float]) -> str:

@@ -227,17 +227,16 @@ class Domain:
 
     events = events_lib.sort(events)
     keys = _text_keys(texts)
-    rows = np.arange(len(texts))
+    same_item = events_lib.repeats(events, events.items)
+    same_text = events_lib.repeats(events, keys[events.items])
     shares = {
-      "tied_times": _share(_tied(events)),
-      "consecutive_repeats": _share(events_lib.repeats(events, rows)),
-      "consecutive_twins": _share(
-        events_lib.repeats(events, keys) & ~events_lib.repeats(events, rows)
-      ),
+      "tied_times": _share(events_lib.repeats(events, events.timestamps)),
+      "consecutive_repeats": _share(same_item),
+      "consecutive_twins": _share(same_text & ~same_item),
     }
     if self.dedup != "none":
-      by = rows if self.dedup == "consecutive_id" else keys
-      events = events.take(~events_lib.repeats(events, by))
+      by_id = self.dedup == "consecutive_id"
+      events = events.take(~(same_item if by_id else same_text))
     steps.append(_count("consecutive repeats", events))
     events, passes = events_lib.k_core(events, self.min_count)
     steps.append(_count("k-core", events) | {"passes": passes})
@@ -251,7 +250,7 @@ class Domain:
     )
     # The k-core may bring two purchases of an item together again.
     shares["consecutive_repeats_left"] = _share(
-      events_lib.repeats(events, np.arange(len(kept)))
+      events_lib.repeats(events, events.items)
     )
     shares["twin_texts"] = 1 - len(np.unique(keys[kept])) / len(kept)
     documents, boundaries = self._split(events)
@@ -386,15 +385,6 @@ def _text_keys(texts: Sequence[str]) -> np.ndarray:
   return np.array(
     [first.setdefault(text, row) for row, text in enumerate(texts)], np.int64
   )
-
-
-def _tied(events: events_lib.Events) -> np.ndarray:
-  """Whether an event has the time of its user's event just before it."""
-  tied = np.zeros(len(events), bool)
-  tied[1:] = (events.users[1:] == events.users[:-1]) & (
-    events.timestamps[1:] == events.timestamps[:-1]
-  )
-  return tied
 
 
 def _share(mask: np.ndarray) -> float:

@@ -69,10 +69,7 @@ def _build_domain(work: building.Building, domain: domain_lib.Domain) -> str:
 
 
 def _write(
-  work: building.Building,
-  domain: domain_lib.Domain,
-  config: str,
-  data_dir: str,
+  work: building.Building, domain: domain_lib.Domain, config: str, data_dir: str
 ) -> None:
   prepared = work.prepare(domain)
   with work.step(f"{domain.name}: TFDS dataset"):

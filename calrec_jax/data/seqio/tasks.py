@@ -107,8 +107,7 @@ def tokenise(
   def convert(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     ragged = tf.cast(vocabulary.encode_tf(example["texts"]), tf.int32)
     closed = tf.concat(
-      [ragged, tf.fill([ragged.nrows(), 1], tf.constant(end, tf.int32))],
-      axis=1,
+      [ragged, tf.fill([ragged.nrows(), 1], tf.constant(end, tf.int32))], axis=1
     )
     return {
       "tokens": closed.flat_values,

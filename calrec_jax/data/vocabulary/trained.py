@@ -109,9 +109,7 @@ class TrainedSentencePiece:
   def __post_init__(self) -> None:
     """Refuses what SentencePiece does not know."""
     check(
-      self,
-      model_type=one_of("unigram", "bpe"),
-      max_texts=optional(at_least(1)),
+      self, model_type=one_of("unigram", "bpe"), max_texts=optional(at_least(1))
     )
 
   def reads(
