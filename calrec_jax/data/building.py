@@ -18,11 +18,11 @@ import numpy as np
 import tqdm
 
 from calrec_jax.data import dataset as dataset_lib
-from calrec_jax.data.cache import token_cache
+from calrec_jax.data.cache import files, writer
 from calrec_jax.data.domain import card, leakage, splits
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.logs import text as text_lib
-from calrec_jax.data.vocabulary import trained as vocabulary_lib
+from calrec_jax.data.vocabulary import files as vocabulary_files
 from calrec_jax.storage import build_lock
 
 _TEXTS = 8192  # Tokenised at once, on all cores.
@@ -72,7 +72,7 @@ class Building:
     self.dataset = dataset
     self.progress = progress
     self._prepared: dict[tuple[str, bool], domain_lib.Prepared] = {}
-    self._vocabulary: vocabulary_lib.Vocabulary | None = None
+    self._vocabulary: vocabulary_files.Vocabulary | None = None
 
   def cache(self, domain: domain_lib.Domain) -> str:
     """Writes the token cache of a domain, and returns its folder.
@@ -108,11 +108,9 @@ class Building:
         )
       )
       checking = leakage.Check(prepared)
-      token_cache.write_cache(
+      writer.write_cache(
         path,
-        map(
-          token_cache.CatalogueRecord, prepared.item_ids, prepared.texts, tokens
-        ),
+        map(files.CatalogueRecord, prepared.item_ids, prepared.texts, tokens),
         {
           # Later splits are checked first.
           split: self._documents(prepared, split, checking)
@@ -132,7 +130,7 @@ class Building:
 
   def _documents(
     self, prepared: domain_lib.Prepared, split: str, checking: leakage.Check
-  ) -> Iterator[token_cache.DocumentRecord]:
+  ) -> Iterator[files.DocumentRecord]:
     """The documents of a split, checked before the first one is written."""
     documents = prepared.columns(split)
     checking.add(split, documents)
@@ -142,11 +140,11 @@ class Building:
     for user_id, start, stop in self._bar(
       rows, what, "documents", len(documents)
     ):
-      yield token_cache.DocumentRecord(
+      yield files.DocumentRecord(
         user_id, documents.items[start:stop], documents.timestamps[start:stop]
       )
 
-  def vocabulary(self) -> vocabulary_lib.Vocabulary:
+  def vocabulary(self) -> vocabulary_files.Vocabulary:
     """The vocabulary, which is made first if it does not exist."""
     if self._vocabulary is None:
       folder = self.dataset.vocabulary_dir()
@@ -155,7 +153,7 @@ class Building:
         with self.lock(name, f"vocabularies/.{name}-*"):
           if not os.path.isdir(folder):
             self._make_vocabulary(folder)
-      self._vocabulary = vocabulary_lib.load(folder)
+      self._vocabulary = vocabulary_files.load(folder)
     return self._vocabulary
 
   def _make_vocabulary(self, folder: str) -> None:
@@ -227,7 +225,7 @@ class Building:
 
 
 def _tokenise(
-  texts: Sequence[str], vocabulary: vocabulary_lib.Vocabulary, end: int
+  texts: Sequence[str], vocabulary: vocabulary_files.Vocabulary, end: int
 ) -> Iterator[np.ndarray]:
   """The token ids of each text, int32[n], closed by the end marker."""
   for start in range(0, len(texts), _TEXTS):

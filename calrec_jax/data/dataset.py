@@ -23,6 +23,7 @@ from calrec_jax.data.domain import prompt as prompt_lib
 from calrec_jax.data.logs import log_files
 from calrec_jax.data.vocabulary import trained as vocabulary_lib
 from calrec_jax.errors import InputError, nearest
+from calrec_jax.storage import identity
 
 _REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
 
@@ -128,7 +129,7 @@ class Dataset:
 
   def fingerprint(self, domain: domain_lib.Domain) -> str:
     """Hash of everything the token cache of a domain depends on."""
-    return domain_lib.digest(
+    return identity.fingerprint(
       {
         "schema": [files.SCHEMA, card_lib.SCHEMA],
         "domain": domain.fingerprint(),

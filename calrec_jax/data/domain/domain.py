@@ -8,8 +8,6 @@ before any training example exists.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
@@ -33,6 +31,7 @@ from calrec_jax.errors import (
   optional,
   refuse,
 )
+from calrec_jax.storage import identity
 
 _REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
 
@@ -199,7 +198,7 @@ class Domain:
       "type": type(self.source).__name__,
       **self.source.fingerprint(),
     }
-    return digest({"schema": SCHEMA, "domain": options})
+    return identity.fingerprint({"schema": SCHEMA, "domain": options})
 
   def prepare(self, tokenizer: text_lib.Tokenizer | None = None) -> Prepared:
     """Reads, filters and splits the log.
@@ -318,12 +317,6 @@ class Domain:
         f"Domain {self.name!r} is empty: {why}."
         + (f" Bad rows:\n{problems.table()}" if len(problems) else "")
       )
-
-
-def digest(value: Any) -> str:
-  """sha256 of a value's canonical JSON."""
-  text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def slug(name: str) -> str:

@@ -19,7 +19,6 @@ import grain.python as grain
 import numpy as np
 from absl import flags
 
-from calrec_jax.data.cache import files
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.feed import assembly, plan, tokenization, windows
 from calrec_jax.data.feed.batch import Batch
@@ -33,6 +32,7 @@ from calrec_jax.errors import (
   refuse,
   within,
 )
+from calrec_jax.storage.identity import fingerprint
 
 # Incremented whenever the same settings give different batches than before.
 _ORDER = 1
@@ -182,7 +182,7 @@ class OpenFeed:
     )
     self._costs = [tokenization.token_costs(cache.prompt) for cache in caches]
     self._require_fit(feed.documents, last_only=feed.targets == "last")
-    self.fingerprint = files.fingerprint(self.settings())
+    self.fingerprint = fingerprint(self.settings())
 
   def __reduce__(self):
     return OpenFeed, (self.feed, self.caches)
@@ -235,12 +235,6 @@ class OpenFeed:
     rows = self._eval_rows(split, limit, seed)
     for first_row in range(0, rows.num_rows, self.feed.rows):
       yield self._local_rows(split, rows, first_row)
-
-  def num_eval_batches(
-    self, split: str, limit: int | None = None, seed: int = 0
-  ) -> int:
-    """Number of batches that `eval_batches` yields."""
-    return -(-self._eval_rows(split, limit, seed).num_rows // self.feed.rows)
 
   def state(self, step: int) -> dict[str, Any]:
     """State that a checkpoint stores to resume at `step`; JSON-compatible.

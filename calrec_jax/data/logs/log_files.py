@@ -179,10 +179,8 @@ def timestamps(
       readable = np.abs(numbers) < _LIMITS[unit]
       if unit == "order":
         readable &= numbers == np.floor(numbers)
-    if unit == "s":
-      numbers = numbers * 1000
-  rounded = np.round(np.where(readable, numbers, 0)).astype(np.int64)
-  return rounded, readable
+  numbers = np.where(readable, numbers, 0) * (1000 if unit == "s" else 1)
+  return np.round(numbers).astype(np.int64), readable
 
 
 def ids(values: Sequence[Any]) -> pa.Array:

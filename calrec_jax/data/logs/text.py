@@ -35,7 +35,7 @@ class Tokenizer(Protocol):
     """Token ids of a text."""
     ...
 
-  def decode(self, ids: Sequence[int]) -> str:
+  def decode(self, ids: Iterable[int]) -> str:
     """The text of token ids."""
     ...
 

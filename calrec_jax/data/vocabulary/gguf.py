@@ -13,13 +13,14 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sentencepiece import sentencepiece_model_pb2 as proto_lib
+from sentencepiece import sentencepiece_model_pb2
 
 from calrec_jax.weights.packages import WeightsError
 
 _KEY = "tokenizer.ggml"
 _SPACE = "\u2581"  # SentencePiece's escape of a space.
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
+proto_lib: Any = sentencepiece_model_pb2  # Its classes are made at run time.
 _Piece = proto_lib.ModelProto.SentencePiece
 _TYPES = {
   _NORMAL: _Piece.NORMAL,
@@ -69,11 +70,6 @@ class Tokenizer(NamedTuple):
   content: bytes
   begin: int | None
   adds_begin: bool
-
-
-def tokenizer_file(path: str | os.PathLike[str]) -> tuple[str, bytes]:
-  """Name and content of the tokenizer's file; see `read`."""
-  return read(path)[:2]
 
 
 def read(path: str | os.PathLike[str]) -> Tokenizer:

@@ -19,10 +19,16 @@ import numpy as np
 
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import prompt as prompt_lib
-from calrec_jax.data.vocabulary import files, gguf, pruning, sentencepiece
+from calrec_jax.data.vocabulary import (
+  files,
+  gguf,
+  pruning,
+  sentencepiece,
+  sentencepiece_rules,
+)
 from calrec_jax.data.vocabulary import trained as vocabulary_lib
 from calrec_jax.errors import InputError
-from calrec_jax.storage import atomic
+from calrec_jax.storage import atomic, identity
 from calrec_jax.weights import packages
 
 _REQUIRED: Any = gin.REQUIRED  # Gin refuses it where it is used.
@@ -83,7 +89,7 @@ class PretrainedVocabulary:
     self, domains: Sequence[domain_lib.Domain], prompt: prompt_lib.Prompt
   ) -> str:
     """Hash of everything the vocabulary depends on."""
-    return domain_lib.digest(
+    return identity.fingerprint(
       {
         "schema": [files.SCHEMA, SCHEMA],
         "source": _fingerprint(self.source),
@@ -209,7 +215,9 @@ def _from_json(content: bytes, settings: Mapping[str, Any]) -> Full:
   return Full(files.BYTE_BPE, content, begin, bool(adds))
 
 
-def _configured(model: Any, settings: Mapping[str, Any], default: int | None):
+def _configured(
+  model: Any, settings: Mapping[str, Any], default: int | None
+) -> int | None:
   """The begin token in the settings, else the default."""
   named = settings.get("bos_token")
   if isinstance(named, dict):
@@ -233,9 +241,8 @@ def _opening(part: Any) -> int | None:
 
 def _rules(full: Full) -> pruning.Rules:
   if full.kind == files.SENTENCEPIECE:
-    from calrec_jax.data.vocabulary import sentencepiece_rules
-
     return sentencepiece_rules.SentencePieceRules(full.content)
+  # `tokenizers` is needed only by such vocabularies.
   from calrec_jax.data.vocabulary import byte_bpe_rules
 
   return byte_bpe_rules.ByteBpeRules(full.content)
@@ -273,8 +280,7 @@ def _sha256(path: pathlib.Path) -> str:
     sha256, _, found = record.read_text("utf-8").strip().partition(" ")
     if found == stamp:
       return sha256
-  with path.open("rb") as file:
-    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+  sha256 = identity.file_sha256(path)
   if record is not None:
     with contextlib.suppress(OSError):  # A read-only folder.
       atomic.write_text(record, f"{sha256} {stamp}\n")
