@@ -32,7 +32,7 @@ from calrec_jax.errors import (
   refuse,
   within,
 )
-from calrec_jax.storage.identity import fingerprint
+from calrec_jax.storage.identity import changes, fingerprint
 
 # Incremented whenever the same settings give different batches than before.
 _ORDER = 1
@@ -92,7 +92,7 @@ class Feed:
   shard_count: int = 1
 
   def __post_init__(self):
-    """Refuses settings that no feed can have."""
+    """Checks the settings."""
     check(
       self,
       row_tokens=integer(1),
@@ -184,7 +184,7 @@ class OpenFeed:
     self._require_fit(feed.documents, last_only=feed.targets == "last")
     self.fingerprint = fingerprint(self.settings())
 
-  def __reduce__(self):
+  def __reduce__(self) -> tuple[Any, ...]:
     return OpenFeed, (self.feed, self.caches)
 
   def batch(self, step: int) -> Batch:
@@ -258,12 +258,7 @@ class OpenFeed:
       InputError: If it does not match, with the settings that differ.
     """
     if state["fingerprint"] != self.fingerprint:
-      mine, theirs = self.settings(), state["settings"]
-      differing = [
-        f"{name} was {theirs.get(name)!r} and is {mine.get(name)!r}"
-        for name in sorted({*mine, *theirs})
-        if mine.get(name) != theirs.get(name)
-      ]
+      differing = changes(state["settings"], self.settings())
       raise InputError(
         "The checkpoint was written with a different data configuration and "
         f"cannot resume with the same batches: {'; '.join(differing)}. Restore "
@@ -302,11 +297,9 @@ class OpenFeed:
   @functools.cached_property
   def _plan(self) -> plan.Plan:
     feed = self.feed
+    lengths = [cache.event_lengths(feed.documents) for cache in self.caches]
     return plan.Plan(
-      [
-        Histories(*cache.event_lengths(self.feed.documents))
-        for cache in self.caches
-      ],
+      [Histories(*arrays) for arrays in lengths],
       self._costs,
       plan.Settings(
         rows=feed.rows,
@@ -340,13 +333,13 @@ class OpenFeed:
     }
     for cache in self.caches:
       settings[f"cache {cache.name}"] = cache.fingerprint
-    documents = self.feed.documents
-    if any(
-      cache.num_documents(documents) != cache.num_documents(self.feed.split)
-      for cache in self.caches
-    ):
+    counts = [
+      [cache.num_documents(split) for cache in self.caches]
+      for split in (self.feed.documents, self.feed.split)
+    ]
+    if counts[0] != counts[1]:
       # Final fits used to omit users without a validation event.
-      settings["documents"] = documents
+      settings["documents"] = self.feed.documents
     names = [cache.name for cache in self.caches]
     return {**settings, "domains": names, "order": _ORDER}
 
@@ -400,12 +393,10 @@ def _require_one_vocabulary(caches: Sequence[TokenCache]) -> None:
   names = [cache.name for cache in caches]
   if len(set(names)) != len(names):
     raise InputError(f"A domain appears twice in the mixture: {names}.")
-  first = caches[0]
-  for cache in caches[1:]:
-    if (cache.vocabulary_fingerprint, cache.prompt.end) != (
-      first.vocabulary_fingerprint,
-      first.prompt.end,
-    ):
+  first, *others = caches
+  tokens = first.vocabulary_fingerprint, first.prompt.end
+  for cache in others:
+    if (cache.vocabulary_fingerprint, cache.prompt.end) != tokens:
       raise InputError(
         f"The caches of {first.name} and {cache.name} have different "
         "vocabularies or end markers; run `calrec data cache` with one gin "

@@ -166,8 +166,8 @@ def write(
 
 def _beam(flags: Sequence[str]) -> Any:
   try:
-    from apache_beam.options import (
-      pipeline_options,  # pyright: ignore[reportMissingImports]
+    from apache_beam.options import (  # pyright: ignore[reportMissingImports]
+      pipeline_options,
     )
   except ModuleNotFoundError as error:
     raise MissingPackageError(

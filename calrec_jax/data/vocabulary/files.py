@@ -46,6 +46,27 @@ class Model(text_lib.Tokenizer, Protocol):
     ...
 
 
+class Tokenizer(NamedTuple):
+  """The tokenizer of a pretrained model.
+
+  Attributes:
+    kind: Kind of tokenizer, `SENTENCEPIECE` or `BYTE_BPE`.
+    content: Content of the tokenizer's file.
+    begin: Begin token, or None.
+    adds_begin: Whether the model expects it before a text.
+  """
+
+  kind: str
+  content: bytes
+  begin: int | None
+  adds_begin: bool
+
+  @property
+  def name(self) -> str:
+    """Usual name of the file."""
+    return f"tokenizer.{'model' if self.kind == SENTENCEPIECE else 'json'}"
+
+
 class Origin(NamedTuple):
   """The vocabulary of the pretrained model that one is derived from.
 

@@ -12,7 +12,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import gin
 import numpy as np
@@ -33,26 +33,9 @@ from calrec_jax.weights import packages
 
 _REQUIRED: Any = gin.REQUIRED  # Gin refuses it where it is used.
 
-# Part of every fingerprint: increment it when the same files give different
-# vocabularies.
+# Part of every fingerprint: raised when the same files give other vocabularies.
 SCHEMA = 1
 _CONFIG = "tokenizer_config.json"
-
-
-class Full(NamedTuple):
-  """A pretrained model's vocabulary before pruning.
-
-  Attributes:
-    kind: Kind of tokenizer, `files.SENTENCEPIECE` or `files.BYTE_BPE`.
-    content: Content of the tokenizer's file.
-    begin: Begin token, or None.
-    adds_begin: Whether the model expects it before a text.
-  """
-
-  kind: str
-  content: bytes
-  begin: int | None
-  adds_begin: bool
 
 
 @gin.configurable
@@ -140,7 +123,7 @@ class PretrainedVocabulary:
       row_map=row_map,
     )
 
-  def _begin(self, full: Full) -> int | None:
+  def _begin(self, full: files.Tokenizer) -> int | None:
     if self.begin and full.begin is None:
       raise InputError(
         f"PretrainedVocabulary.begin is True, but {self.source} has no begin "
@@ -150,7 +133,7 @@ class PretrainedVocabulary:
     return full.begin if wanted else None
 
 
-def read(source: str | os.PathLike[str]) -> Full:
+def read(source: str | os.PathLike[str]) -> files.Tokenizer:
   """Reads the vocabulary of a pretrained model.
 
   Args:
@@ -162,11 +145,7 @@ def read(source: str | os.PathLike[str]) -> Full:
   """
   path, config = _find(packages.resolve(source))
   if _is_gguf(path):
-    found = gguf.read(path)
-    kind = (
-      files.SENTENCEPIECE if found.name == "tokenizer.model" else files.BYTE_BPE
-    )
-    return Full(kind, found.content, found.begin, found.adds_begin)
+    return gguf.read(path)
   content = path.read_bytes()
   settings = json.loads(config.read_text("utf-8")) if config else {}
   try:
@@ -197,14 +176,16 @@ def _find(path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path | None]:
   return chosen, config if config.is_file() else None
 
 
-def _from_sentencepiece(content: bytes, settings: Mapping[str, Any]) -> Full:
+def _from_sentencepiece(
+  content: bytes, settings: Mapping[str, Any]
+) -> files.Tokenizer:
   model = sentencepiece.SentencePieceModel(content)
   begin = _configured(model, settings, model.begin)
   adds = settings.get("add_bos_token", begin is not None)
-  return Full(files.SENTENCEPIECE, content, begin, bool(adds))
+  return files.Tokenizer(files.SENTENCEPIECE, content, begin, bool(adds))
 
 
-def _from_json(content: bytes, settings: Mapping[str, Any]) -> Full:
+def _from_json(content: bytes, settings: Mapping[str, Any]) -> files.Tokenizer:
   # `tokenizers` is needed only by such vocabularies.
   from calrec_jax.data.vocabulary import byte_bpe
 
@@ -212,7 +193,7 @@ def _from_json(content: bytes, settings: Mapping[str, Any]) -> Full:
   opening = _opening(json.loads(content).get("post_processor"))
   begin = _configured(model, settings, opening)
   adds = settings.get("add_bos_token", opening is not None)
-  return Full(files.BYTE_BPE, content, begin, bool(adds))
+  return files.Tokenizer(files.BYTE_BPE, content, begin, bool(adds))
 
 
 def _configured(
@@ -239,7 +220,7 @@ def _opening(part: Any) -> int | None:
   return part["special_tokens"][special["id"]]["ids"][0] if special else None
 
 
-def _rules(full: Full) -> pruning.Rules:
+def _rules(full: files.Tokenizer) -> pruning.Rules:
   if full.kind == files.SENTENCEPIECE:
     return sentencepiece_rules.SentencePieceRules(full.content)
   # `tokenizers` is needed only by such vocabularies.
