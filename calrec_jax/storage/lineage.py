@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: parent, data, configuration, versions.
+"""The origin of a checkpoint: parent, data, configuration, versions.
 
 `lineage.json` is in a stage's folder and in every checkpoint and metrics file
 made from it. A stage that resumes compares it with its own lineage and refuses

@@ -45,7 +45,7 @@ class ItemDomain(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ItemVocabulary:
-  """The vocabulary of item ids, in place of a text vocabulary.
+  """The vocabulary of item ids, instead of a text vocabulary.
 
   Attributes:
     domains: Domains in the order of their tokens.

@@ -159,7 +159,7 @@ class TokenCache:
       return np.arange(users)
     if seed is None:
       return np.arange(limit)
-    # Raw bits rather than `Generator.choice`: NumPy keeps only these stable.
+    # Raw bits rather than `Generator.choice`: NumPy guarantees only these.
     order = np.argsort(np.random.PCG64(seed).random_raw(users), kind="stable")
     return np.sort(order[:limit])
 

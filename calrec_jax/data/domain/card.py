@@ -196,7 +196,7 @@ _SHARES = {
   "consecutive_repeats": "of events repeat the item before",
   "consecutive_twins": "of events follow another item of the same text",
   "consecutive_repeats_left": "of events repeat the item before after k-core",
-  "twin_texts": "of items have the text of an earlier one",
+  "twin_texts": "of items share their text with an earlier one",
   "validation_targets_repeated": "of validation targets are in their history",
   "test_targets_repeated": "of test targets are in their history",
   "test_targets_cold": "of test targets have no training event",

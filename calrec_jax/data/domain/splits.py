@@ -192,15 +192,12 @@ def _milliseconds(value: str | int, name: str) -> int:
   if isinstance(value, int):
     return value
   try:
-    time = datetime.datetime.fromisoformat(value)
+    return round(events_lib.milliseconds(value))
   except (TypeError, ValueError) as error:
     raise InputError(
       f"Domain.{name} is {value!r}; it must be ISO 8601 text such as "
       "'2017-11-01', or unix milliseconds."
     ) from error
-  if time.tzinfo is None:
-    time = time.replace(tzinfo=datetime.UTC)
-  return round(time.timestamp() * 1000)
 
 
 def _users(

@@ -65,7 +65,7 @@ class Feed:
       "train" holds out for validation, and no user is omitted: for a final fit,
       after all choices have been made.
     item_segments: Whether each target also has a segment of its own, for the
-      item tower. False where the objective has no towers.
+      item tower. False if the objective has no towers.
     seed: Seed of the order of users, the windows and the order of rows.
     mixing_exponent: Exponent of the domains' sampling: proportional to their
       number of users to this power; 0.3 in CALRec's first stage.

@@ -7,7 +7,7 @@ prompt equals, token for token, what precedes the target in a training row:
     [begin] prefix first item_1 next item_2 ... next item_n next     a prompt
     [begin] item                                               an item segment
 
-Where the tokens are item ids (`item_ids`) the prompt's parts are empty.
+If the tokens are item ids (`item_ids`), the prompt's parts are empty.
 Tested by `tests/unit/data/feed/test_tokenization.py`.
 """
 

@@ -107,7 +107,7 @@ class Reader:
       yield part
 
   def _row(self) -> list[str] | None:
-    """The next row; None, and counted, where it is malformed."""
+    """The next row; None, and counted, if it is malformed."""
     first = self._lines.number
     reader = csv.reader(self._lines, delimiter=self._delimiter, strict=True)
     try:

@@ -6,11 +6,12 @@ and "consecutive" refers to time even if the file is not sorted by time.
 """
 
 # pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions at run time.)
+# (pyarrow.compute creates its functions at run time.)
 
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,7 +69,7 @@ class Events:
     return len(self.users)
 
   def take(self, rows: np.ndarray) -> Events:
-    """The events at `rows`, or where the mask `rows` holds, in that order."""
+    """The events at `rows`, indices or a mask, in that order."""
     return dataclasses.replace(
       self,
       users=self.users[rows],
@@ -131,6 +132,17 @@ def join(
     num_rows=len(users) if num_rows is None else num_rows,
     by_time=by_time,
   )
+
+
+def milliseconds(text: str) -> float:
+  """Unix milliseconds of an ISO 8601 text, in UTC unless it has a zone.
+
+  Raises:
+    ValueError: If it is not ISO 8601.
+  """
+  time = datetime.datetime.fromisoformat(text)
+  zone = time.tzinfo or datetime.UTC
+  return time.replace(tzinfo=zone).timestamp() * 1000
 
 
 def sort(events: Events) -> Events:

@@ -1,7 +1,7 @@
 """Streams of ids to numbers, and columns that stay in Arrow."""
 
 # pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions at run time.)
+# (pyarrow.compute creates its functions at run time.)
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ the row alone.
 """
 
 # pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions at run time.)
+# (pyarrow.compute creates its functions at run time.)
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def _whole(
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
       continue
     if table.num_rows == count:
-      # PyArrow keeps nulls in lists, which `coerce` leaves out.
+      # PyArrow retains nulls in lists, which `coerce` omits.
       odd = any(_has_null_parts(column) for column in table.columns)
       return None if odd else table
   return None
@@ -199,7 +199,7 @@ def _row(text: bytes, schemas: Sequence[pa.Schema]) -> dict[str, Any] | None:
 
 
 def _as_type(value: Any, kind: pa.DataType) -> Any:
-  """A value in an Arrow type, None where it has none."""
+  """A value in an Arrow type, or None."""
   if value is None or isinstance(value, bool):
     return None
   if pa.types.is_string(kind) or pa.types.is_large_string(kind):

@@ -1,12 +1,11 @@
 """Any purchase log in CSV, JSON lines or Parquet, with mapped columns."""
 
 # pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions at run time.)
+# (pyarrow.compute creates its functions at run time.)
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -22,7 +21,7 @@ from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import text as text_lib
 from calrec_jax.errors import InputError, check, one_of, refuse
 
-_REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
+_REQUIRED: Any = gin.REQUIRED  # Gin rejects it when used.
 
 TIME_UNITS = ("s", "ms", "iso", "order")
 # Upper limit of each unit, in the year 5138: larger values have another unit.
@@ -200,7 +199,7 @@ def _id(value: Any) -> str | None:
   if isinstance(value, str):
     return value
   if isinstance(value, float):
-    # Whole numbers become floats where a column also holds missing values.
+    # Integers become floats if a column also has missing values.
     return str(int(value)) if value.is_integer() else None
   if isinstance(value, int) and not isinstance(value, bool):
     return str(value)
@@ -235,12 +234,9 @@ def _iso_times(values: Sequence[Any]) -> np.ndarray:
 
 def _iso_milliseconds(text: str) -> float:
   try:
-    time = datetime.datetime.fromisoformat(text.strip())
+    return events_lib.milliseconds(text.strip())
   except ValueError:
     return float("nan")
-  if time.tzinfo is None:
-    time = time.replace(tzinfo=datetime.UTC)
-  return time.timestamp() * 1000
 
 
 def _items(

@@ -98,7 +98,7 @@ def clean(text: str) -> str:
 
 
 def value_text(value: Any) -> str:
-  """A raw value as clean text; empty where it is missing.
+  """A raw value as clean text; empty if missing.
 
   Nested lists are joined by commas, each value once; integers are written
   without decimals and other numbers with two, like prices.

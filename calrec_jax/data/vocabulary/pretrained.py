@@ -31,7 +31,7 @@ from calrec_jax.errors import InputError
 from calrec_jax.storage import atomic, identity
 from calrec_jax.weights import packages
 
-_REQUIRED: Any = gin.REQUIRED  # Gin refuses it where it is used.
+_REQUIRED: Any = gin.REQUIRED  # Gin rejects it when used.
 
 # Part of every fingerprint: raised when the same files give other vocabularies.
 SCHEMA = 1

@@ -71,7 +71,7 @@ def merge(
 
 
 class Seen:
-  """Records texts and their tokens, in place of a vocabulary."""
+  """Records texts and their tokens; used like a vocabulary."""
 
   def __init__(self, model: files.Model):
     self._model = model

@@ -26,7 +26,7 @@ from calrec_jax.data.vocabulary import sentencepiece as sentencepiece_model
 from calrec_jax.errors import InputError, at_least, check, one_of, optional
 from calrec_jax.storage import identity
 
-_REQUIRED: Any = gin.REQUIRED  # Gin refuses it where it is used.
+_REQUIRED: Any = gin.REQUIRED  # Gin rejects it when used.
 
 _MAX_TEXTS = 200_000
 PADDING, BEGIN, END_OF_TEXT, UNKNOWN = range(4)  # Of trained vocabularies.
