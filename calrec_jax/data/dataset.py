@@ -207,7 +207,5 @@ def _is_cached(folder: str, *, strict: bool) -> bool:
     files.check(path)
   except files.CacheError:
     return False
-  if not strict:
-    return True
   card = json.loads((path / "card.json").read_text(encoding="utf-8"))
-  return not card["problems"]
+  return not (strict and card["problems"])

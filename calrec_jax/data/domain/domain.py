@@ -330,12 +330,9 @@ def _texts(
   """Text of each item, empty without any value; bool[N] missing, by label."""
   columns = []
   for field in fields:
-    unreadable: list[int] = []
-    columns.append(
-      text_lib.column_texts(
-        field, items.columns[field.column], tokenizer, unreadable.append
-      )
-    )
+    values = items.columns[field.column]
+    column, unreadable = text_lib.column_texts(field, values, tokenizer)
+    columns.append(column)
     problems.add_rows("unreadable_price", items.file, items.lines[unreadable])
   texts = [
     text_lib.item_text(fields, values) if any(values) else ""

@@ -64,8 +64,8 @@ def leave_one_out(events: events_lib.Events) -> dict[str, Documents]:
   train_stop = np.where(evaluated, stop - 2, stop)
   return {
     "train": Documents(users, first, train_stop),
-    "validation": _select(users, first, stop - 1, evaluated),
-    "test": _select(users, first, stop, evaluated),
+    "validation": Documents(users, first, stop - 1).take(evaluated),
+    "test": Documents(users, first, stop).take(evaluated),
   }
 
 
@@ -95,10 +95,10 @@ def global_temporal(
     keep = has_target & (target > first)
     if before is not None:
       keep &= times[at] < before
-    return _select(users, first, target + 1, keep)
+    return Documents(users, first, target + 1).take(keep)
 
   return {
-    "train": _select(users, first, validation, validation > first),
+    "train": Documents(users, first, validation).take(validation > first),
     "validation": document(validation, boundaries.test_start),
     "test": document(test, None),
   }
@@ -214,9 +214,3 @@ def _first_at_or_after(
   """Each user's first event at or after a time; its `stop` if there is none."""
   earlier = np.concatenate([[0], np.cumsum(events.timestamps < time)])
   return first + earlier[stop] - earlier[first]
-
-
-def _select(
-  users: np.ndarray, starts: np.ndarray, stops: np.ndarray, keep: np.ndarray
-) -> Documents:
-  return Documents(users, starts, stops).take(keep)

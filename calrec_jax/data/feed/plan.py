@@ -261,17 +261,16 @@ def packed(
     limits: Limits, with the size of a row.
     row_order: Key of the rows' shuffle, or None for no shuffle.
   """
-  found = packing.pack(
+  rows, num_rows = packing.pack(
     documents.tokens,
     documents.stop - documents.first_target,
     row_tokens=limits.row_tokens,
     row_slots=limits.row_slots,
   )
-  rows = found.rows
   if row_order is not None:
-    rows = _shuffled(found.num_rows, *row_order)[rows]
+    rows = _shuffled(num_rows, *row_order)[rows]
   order = np.argsort(rows, kind="stable")
-  counts = np.bincount(rows, minlength=found.num_rows)
+  counts = np.bincount(rows, minlength=num_rows)
   return PackedDocuments(
     documents.take(order), np.concatenate([[0], np.cumsum(counts)])
   )

@@ -108,8 +108,8 @@ def join(
   Returns:
     The good rows, in order.
   """
-  no_user = _is_null(users)
-  no_item = _is_null(items) & ~no_user
+  no_user = _to_numpy(users.is_null())
+  no_item = _to_numpy(items.is_null()) & ~no_user
   no_time = ~readable & ~no_user & ~no_item
   known = pc.index_in(items, value_set=pa.array(catalogue, items.type))
   codes = _to_numpy(pc.fill_null(known, -1))
@@ -195,10 +195,6 @@ def starts(sorted_groups: np.ndarray) -> np.ndarray:
     return np.zeros(1, np.int64)
   change = np.flatnonzero(np.diff(sorted_groups)) + 1
   return np.concatenate([[0], change, [len(sorted_groups)]]).astype(np.int64)
-
-
-def _is_null(array: pa.Array) -> np.ndarray:
-  return _to_numpy(array.is_null())
 
 
 def _to_numpy(array: pa.Array) -> np.ndarray:

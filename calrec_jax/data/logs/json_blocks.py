@@ -12,6 +12,7 @@ the row alone.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -216,20 +217,14 @@ def _as_type(value: Any, kind: pa.DataType) -> Any:
     return [part for part in parts if part is not None]
   if pa.types.is_struct(kind):
     if isinstance(value, str):  # Parquet files hold objects as their text.
-      value = _object(value)
+      with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(value)
     if not isinstance(value, dict):
       return None
     return {
       part.name: _as_type(value.get(part.name), part.type) for part in kind
     }
   return _as_number(value, kind)
-
-
-def _object(text: str) -> Any:
-  try:
-    return json.loads(text)
-  except (ValueError, RecursionError):
-    return None
 
 
 def _as_number(value: Any, kind: pa.DataType) -> int | float | None:

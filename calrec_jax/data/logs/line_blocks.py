@@ -7,7 +7,6 @@ it is never mistaken for a complete one.
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
@@ -101,7 +100,7 @@ def _pieces(raw: IO[bytes], size: int) -> Iterator[bytes]:
   decompression is the bottleneck of a parallel reader.
   """
   magic = raw.read(len(_GZIP))
-  raw.seek(0, os.SEEK_SET)
+  raw.seek(0)
   if magic != _GZIP:
     while piece := raw.read(size):
       yield piece

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -110,14 +111,18 @@ class LogFiles:
     times = [self.time_column] if self.time_column else []
     wanted = [self.user_column, self.item_column, *times]
     interactions, *rest = self.files()
-    log = self._read(
-      interactions, wanted if rest else [*wanted, *names.values()], problems
+    read = functools.partial(
+      tables.read,
+      problems=problems,
+      delimiter=self.delimiter,
+      encoding=self.encoding,
     )
+    log = read(interactions, wanted if rest else [*wanted, *names.values()])
     log.require(self.user_column, "LogFiles.user_column")
     log.require(self.item_column, "LogFiles.item_column")
     if rest:
       id_column = self.item_id_column or self.item_column
-      table = self._read(rest[0], [id_column, *names.values()], problems)
+      table = read(rest[0], [id_column, *names.values()])
       table.require(id_column, "LogFiles.item_id_column")
     else:
       id_column, table = self.item_column, log
@@ -136,13 +141,6 @@ class LogFiles:
       num_rows=log.num_rows,
     )
     return events, items
-
-  def _read(
-    self, path: str, wanted: Sequence[str], problems: problems_lib.Problems
-  ) -> tables.Table:
-    return tables.read(
-      path, wanted, problems, delimiter=self.delimiter, encoding=self.encoding
-    )
 
   def _times(self, log: tables.Table) -> tuple[np.ndarray, np.ndarray]:
     num_rows = len(log.lines)

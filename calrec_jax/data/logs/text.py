@@ -11,7 +11,7 @@ import dataclasses
 import html
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from calrec_jax.errors import InputError, at_least, check, optional
@@ -165,27 +165,26 @@ def item_text(fields: Sequence[Field], values: Sequence[str]) -> str:
 
 
 def column_texts(
-  field: Field,
-  values: Sequence[Any],
-  tokenizer: Tokenizer | None,
-  on_unreadable: Callable[[int], None],
-) -> list[str]:
+  field: Field, values: Sequence[Any], tokenizer: Tokenizer | None
+) -> tuple[list[str], list[int]]:
   """The cleaned and truncated text of one field per item; empty if missing.
 
   Args:
     field: Field of the texts.
     values: Raw values, one per item.
     tokenizer: Tokenizer that truncates by tokens; None applies no such limit.
-    on_unreadable: Function called with the row of each unreadable price.
+
+  Returns:
+    The texts, and the rows of unreadable prices.
   """
-  texts = []
+  texts, unreadable = [], []
   for row, value in enumerate(values):
     is_price = field.column == "price"
     text = price_text(value) if is_price else value_text(value)
     if text is None:
-      on_unreadable(row)
+      unreadable.append(row)
     texts.append(cut(text, field, tokenizer) if text else "")
-  return texts
+  return texts, unreadable
 
 
 def _distinct(values: Iterable[Any]) -> list[str]:

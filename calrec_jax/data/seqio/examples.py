@@ -103,30 +103,21 @@ class Examples:
     if split == CATALOGUE:
       for item, item_id in enumerate(rows["item_id"].to_pylist(), start):
         none = np.zeros(0, np.int64)
-        yield item_id, self._example("", np.array([item]), none, none)
+        yield item_id, self._example("", np.array([item]), none)
       return
     columns = (rows[name].to_pylist() for name in ("user_id", "start", "stop"))
     for user_id, first, end in zip(*columns, strict=True):
       events = np.arange(first, end)
-      yield (
-        user_id,
-        self._example(
-          user_id, self._items[events], self._timestamps[events], events
-        ),
-      )
+      yield user_id, self._example(user_id, self._items[events], events)
 
   def _example(
-    self,
-    user_id: str,
-    items: np.ndarray,
-    timestamps: np.ndarray,
-    events: np.ndarray,
+    self, user_id: str, items: np.ndarray, events: np.ndarray
   ) -> dict[str, Any]:
     return {
       "user_id": user_id,
       "items": items.astype(np.int32),
       "item_ids": [self._item_ids[item] for item in items.tolist()],
       "texts": [self._texts[item] for item in items.tolist()],
-      "timestamps": timestamps,
+      "timestamps": self._timestamps[events],
       "events": events,
     }

@@ -100,27 +100,20 @@ class PretrainedVocabulary:
     begin = self._begin(full)
     model = files.open_model(full.kind, full.content)
     origin = files.Origin(model.size, hashlib.sha256(full.content).hexdigest())
-    if not self.pruned:
-      return files.write(
-        folder, full.content, begin, kind=full.kind, origin=origin
-      )
-    seen = pruning.Seen(model)
-    seen.add(prompt.pieces())
-    for domain in self.reads(domains):
-      seen.add(prepare(domain, seen).texts)
-    rules = _rules(full)
-    used = seen.used() if begin is None else np.append(seen.used(), begin)
-    row_map = pruning.choose(rules, used)
-    content = rules.select(row_map)
-    pruned = files.open_model(full.kind, content)
-    pruning.verify(seen, pruned, row_map)
+    content, row_map = full.content, None
+    if self.pruned:
+      seen = pruning.Seen(model)
+      seen.add(prompt.pieces())
+      for domain in self.reads(domains):
+        seen.add(prepare(domain, seen).texts)
+      rules = _rules(full)
+      used = seen.used() if begin is None else np.append(seen.used(), begin)
+      row_map = pruning.choose(rules, used)
+      content = rules.select(row_map)
+      pruning.verify(seen, files.open_model(full.kind, content), row_map)
+      begin = None if begin is None else int(np.searchsorted(row_map, begin))
     return files.write(
-      folder,
-      content,
-      None if begin is None else int(np.searchsorted(row_map, begin)),
-      kind=full.kind,
-      origin=origin,
-      row_map=row_map,
+      folder, content, begin, kind=full.kind, origin=origin, row_map=row_map
     )
 
   def _begin(self, full: files.Tokenizer) -> int | None:
