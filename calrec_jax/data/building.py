@@ -1,8 +1,8 @@
 """Builds what a dataset is missing: its vocabulary and its token caches.
 
-A cache is written straight from the prepared domain; what is written is what
-the leakage checks have seen. TensorFlow is not needed: the second road, to TFDS
-and SeqIO, is `data.seqio.building`.
+A cache is written directly from the prepared domain, with exactly the documents
+that the leakage checks have seen. This does not need TensorFlow, unlike
+`data.seqio.building`, which writes TFDS datasets for SeqIO.
 """
 
 from __future__ import annotations
@@ -18,23 +18,22 @@ import numpy as np
 import tqdm
 
 from calrec_jax.data import dataset as dataset_lib
-from calrec_jax.data.cache import token_cache
+from calrec_jax.data.cache import files, writer
 from calrec_jax.data.domain import card, leakage, splits
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.logs import text as text_lib
-from calrec_jax.data.vocabulary import trained as vocabulary_lib
+from calrec_jax.data.vocabulary import files as vocabulary_files
 from calrec_jax.storage import build_lock
 
-_TEXTS = 8192  # Tokenised at once, on all cores.
-# A record's frame, names, ids and lengths take at least this much.
-_RECORD_BYTES = 100
+_TEXTS = 8192  # Tokenised together, on all cores.
+_RECORD_BYTES = 100  # Minimum size of a record's frame, names, ids and lengths.
 _EVENT_BYTES = 16  # Item, time and length.
 
 
 def build(
   dataset: dataset_lib.Dataset, *names: str, progress: bool = True
 ) -> dict[str, str]:
-  """Builds the token caches that are missing, and the vocabulary if need be.
+  """Builds the token caches that are missing, and the vocabulary if needed.
 
   Args:
     dataset: Dataset whose domains are built.
@@ -46,7 +45,7 @@ def build(
 
   Raises:
     problems.BadRowsError: If a strict domain has bad rows.
-    leakage.LeakageError: If a document shows what is to be predicted.
+    leakage.LeakageError: If a document reveals a target.
     build_lock.DiskFullError: If the disk is full.
   """
   work = Building(dataset, progress=progress)
@@ -58,27 +57,26 @@ def build(
 
 
 class Building:
-  """One round of building; a domain's log is read at most once."""
+  """Builds parts of a dataset; a domain's log is read at most once.
+
+  Attributes:
+    dataset: Dataset whose parts are built.
+    progress: Whether progress bars are shown.
+  """
 
   def __init__(
     self, dataset: dataset_lib.Dataset, *, progress: bool = True
   ) -> None:
-    """Prepares to build.
-
-    Args:
-      dataset: Dataset that says what is built, and where.
-      progress: Whether progress is shown.
-    """
     self.dataset = dataset
     self.progress = progress
     self._prepared: dict[tuple[str, bool], domain_lib.Prepared] = {}
-    self._vocabulary: vocabulary_lib.Vocabulary | None = None
+    self._vocabulary: vocabulary_files.Vocabulary | None = None
 
   def cache(self, domain: domain_lib.Domain) -> str:
     """Writes the token cache of a domain, and returns its folder.
 
     Raises:
-      leakage.LeakageError: If a document shows what is to be predicted.
+      leakage.LeakageError: If a document reveals a target.
     """
     path = self.dataset.cache_dir(domain)
     name = os.path.basename(path)
@@ -86,9 +84,8 @@ class Building:
       # Another process may have written it meanwhile.
       if self.dataset.missing(domain.name):
         self._write_cache(domain, path)
-    # The next domain needs the memory.
-    for key in (True, False):
-      self._prepared.pop((domain.name, key), None)
+    for cut in (True, False):  # The next domain needs the memory.
+      self._prepared.pop((domain.name, cut), None)
     return path
 
   def _write_cache(self, domain: domain_lib.Domain, path: str) -> None:
@@ -99,23 +96,13 @@ class Building:
       self.step(f"{domain.name}: token cache"),
       build_lock.room(path, _cache_bytes(prepared)),
     ):
-      tokens = list(
-        self._bar(
-          _tokenise(prepared.texts, vocabulary, prompt.end),
-          f"tokenise {domain.name}",
-          "items",
-          len(prepared.texts),
-        )
-      )
+      items = _tokenise(prepared.texts, vocabulary, prompt.end)
+      what, count = f"tokenise {domain.name}", len(prepared.texts)
+      tokens = list(self._bar(items, what, "items", count))
       checking = leakage.Check(prepared)
-      token_cache.write_cache(
+      writer.write_cache(
         path,
-        map(
-          token_cache.CatalogueRecord,
-          prepared.item_ids,
-          prepared.texts,
-          tokens,
-        ),
+        map(files.CatalogueRecord, prepared.item_ids, prepared.texts, tokens),
         {
           # Later splits are checked first.
           split: self._documents(prepared, split, checking)
@@ -135,24 +122,20 @@ class Building:
 
   def _documents(
     self, prepared: domain_lib.Prepared, split: str, checking: leakage.Check
-  ) -> Iterator[token_cache.DocumentRecord]:
+  ) -> Iterator[files.DocumentRecord]:
     """The documents of a split, checked before the first one is written."""
     documents = prepared.columns(split)
     checking.add(split, documents)
     ends = documents.offsets.tolist()
     rows = zip(documents.user_ids, ends, ends[1:], strict=False)
-    what = f"write {prepared.name} {split}"
-    for user_id, start, stop in self._bar(
-      rows, what, "documents", len(documents)
-    ):
-      yield token_cache.DocumentRecord(
-        user_id,
-        documents.items[start:stop],
-        documents.timestamps[start:stop],
+    what, count = f"write {prepared.name} {split}", len(documents)
+    for user_id, start, stop in self._bar(rows, what, "documents", count):
+      yield files.DocumentRecord(
+        user_id, documents.items[start:stop], documents.timestamps[start:stop]
       )
 
-  def vocabulary(self) -> vocabulary_lib.Vocabulary:
-    """The vocabulary, which is made first if it does not exist."""
+  def vocabulary(self) -> vocabulary_files.Vocabulary:
+    """The vocabulary, which is built first if it does not exist."""
     if self._vocabulary is None:
       folder = self.dataset.vocabulary_dir()
       name = os.path.basename(folder)
@@ -160,7 +143,7 @@ class Building:
         with self.lock(name, f"vocabularies/.{name}-*"):
           if not os.path.isdir(folder):
             self._make_vocabulary(folder)
-      self._vocabulary = vocabulary_lib.load(folder)
+      self._vocabulary = vocabulary_files.load(folder)
     return self._vocabulary
 
   def _make_vocabulary(self, folder: str) -> None:
@@ -179,7 +162,7 @@ class Building:
   def prepare(
     self, domain: domain_lib.Domain, *, cut: bool = True
   ) -> domain_lib.Prepared:
-    """The domain's documents; `cut` applies the limits on tokens too."""
+    """The domain's documents; `cut` also applies limits on tokens."""
     by_tokens = cut and domain.cuts_by_tokens
     key = (domain.name, by_tokens)
     if key not in self._prepared:
@@ -199,20 +182,20 @@ class Building:
   def lock(
     self, name: str, leftovers: str
   ) -> contextlib.AbstractContextManager[None]:
-    """The lock on something that is built, see `build_lock.alone`."""
+    """The lock on a part of the dataset, see `build_lock.alone`."""
     return build_lock.alone(
       self.dataset.folder, name, leftovers=leftovers, say=self.say
     )
 
   @contextlib.contextmanager
   def step(self, what: str) -> Iterator[None]:
-    """Reports what was done in the block, and the seconds it took."""
+    """Reports a step, and the seconds it took."""
     began = time.perf_counter()
     yield
     self.say(f"{what} ({time.perf_counter() - began:.1f} s)")
 
   def say(self, text: str) -> None:
-    """Reports a line: above the progress bars, or to the log."""
+    """Prints a line above the progress bars, or logs it."""
     if self.progress:
       tqdm.tqdm.write(text)
     else:
@@ -232,18 +215,16 @@ class Building:
 
 
 def _tokenise(
-  texts: Sequence[str], vocabulary: vocabulary_lib.Vocabulary, end: int
+  texts: Sequence[str], vocabulary: vocabulary_files.Vocabulary, end: int
 ) -> Iterator[np.ndarray]:
-  """The token ids of each text, int32[n], closed by the end marker."""
+  """The token ids of each text with its end marker, int32[n]."""
   for start in range(0, len(texts), _TEXTS):
     for ids in vocabulary.encode_all(texts[start : start + _TEXTS]):
       yield np.array([*ids, end], np.int32)
 
 
 def _cache_bytes(prepared: domain_lib.Prepared) -> int:
-  """About how large a token cache becomes, less its catalogue."""
-  size = 0
-  for part in prepared.documents.values():
-    size += _RECORD_BYTES * len(part)
-    size += _EVENT_BYTES * int(np.sum(part.stops - part.starts))
-  return size
+  """Approximate size of a token cache without its catalogue."""
+  parts = prepared.documents.values()
+  events = sum(int(np.sum(part.stops - part.starts)) for part in parts)
+  return _RECORD_BYTES * sum(map(len, parts)) + _EVENT_BYTES * events

@@ -1,6 +1,6 @@
 """The dataset of a run: its domains, mixtures, vocabulary and prompt.
 
-It says which token caches there are; `building` builds those that are missing.
+It knows which token caches exist; `building` builds those that are missing.
 Caches are addressed by their content: a changed option, file or vocabulary
 gives another folder, and nothing is ever overwritten.
 """
@@ -23,9 +23,9 @@ from calrec_jax.data.domain import prompt as prompt_lib
 from calrec_jax.data.logs import log_files
 from calrec_jax.data.vocabulary import trained as vocabulary_lib
 from calrec_jax.errors import InputError, nearest
+from calrec_jax.storage import identity
 
-_REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
-
+_REQUIRED: Any = gin.REQUIRED  # Gin rejects it when used.
 _DIGITS = 12  # Of a fingerprint, in the name of a folder.
 
 
@@ -37,10 +37,10 @@ class Dataset:
   Attributes:
     domains: Domains, e.g. `[@grocery/Domain(), @produce/Domain()]`.
     mixtures: Names of domains by mixture name.
-    vocabulary: Vocabulary, made by `TrainedSentencePiece`, `SentencePieceFile`
-      or `PretrainedVocabulary`.
+    vocabulary: Vocabulary, from `TrainedSentencePiece`, `SentencePieceFile` or
+      `PretrainedVocabulary`.
     prompt: Sentences around the items.
-    mixing_exponent: Power of a domain's number of training users that is its
+    mixing_exponent: Power of a domain's number of training users that gives its
       weight in SeqIO's mixture (0.3 in the paper).
     data_dir: Folder of datasets, vocabularies and caches; None is
       `$CALREC_DATA_DIR`, or `~/.cache/calrec_jax`.
@@ -98,7 +98,7 @@ class Dataset:
     return tuple(domain.name for domain in self.domains)
 
   def select(self, *names: str) -> tuple[domain_lib.Domain, ...]:
-    """The domains of mixtures and tasks, each once, in the order given.
+    """The domains of mixtures and tasks, each once, in the given order.
 
     Args:
       names: Names of mixtures and tasks, as in MIXTURE_OR_TASK_NAME.
@@ -122,13 +122,13 @@ class Dataset:
     return tuple(known[name] for name in chosen)
 
   def vocabulary_dir(self) -> str:
-    """Folder of the vocabulary, whether it exists or not."""
+    """Folder of the vocabulary, which may not exist yet."""
     fingerprint = self.vocabulary.fingerprint(self.domains, self.prompt)
     return os.path.join(self.folder, "vocabularies", fingerprint[:_DIGITS])
 
   def fingerprint(self, domain: domain_lib.Domain) -> str:
     """Hash of everything the token cache of a domain depends on."""
-    return domain_lib.digest(
+    return identity.fingerprint(
       {
         "schema": [files.SCHEMA, card_lib.SCHEMA],
         "domain": domain.fingerprint(),
@@ -138,15 +138,15 @@ class Dataset:
     )
 
   def cache_dir(self, domain: domain_lib.Domain) -> str:
-    """Folder of a domain's token cache, whether it exists or not."""
+    """Folder of a domain's token cache, which may not exist yet."""
     name = f"{domain.name}-{self.fingerprint(domain)[:_DIGITS]}"
     return os.path.join(self.folder, "caches", name)
 
   def missing(self, *names: str) -> tuple[domain_lib.Domain, ...]:
     """The domains of mixtures and tasks that have no usable cache yet.
 
-    A strict domain whose card shows bad rows is one of them, so that the build
-    fails for it.
+    They include strict domains whose card shows bad rows, so that building
+    fails for them.
     """
     return tuple(
       domain
@@ -161,15 +161,14 @@ def folder_domains(
   names: Sequence[str] = _REQUIRED,
   positions: Sequence[str] = (),
 ) -> tuple[domain_lib.Domain, ...]:
-  """Domains that are folders of `interactions.csv.gz` and `items.jsonl.gz`.
+  """Domains from folders with `interactions.csv.gz` and `items.jsonl.gz`.
+
+  Other options are those of `Domain` and `LogFiles`.
 
   Args:
-    root: Folder that holds them.
-    names: Names of the folders, which become the domains' names.
+    root: Parent of the folders.
+    names: Names of the folders and so of the domains.
     positions: Names of the folders whose timestamps are positions, not times.
-
-  Returns:
-    One domain a folder; other options come from `Domain` and `LogFiles`.
   """
   for name in positions:
     if name not in names:
@@ -195,7 +194,7 @@ def folder_domains(
 
 
 def default_folder() -> str:
-  """The folder of datasets where `Dataset.data_dir` is not set."""
+  """The folder of datasets if `Dataset.data_dir` is not set."""
   chosen = os.environ.get("CALREC_DATA_DIR")
   return os.path.abspath(
     os.path.expanduser(chosen or os.path.join("~", ".cache", "calrec_jax"))
@@ -208,7 +207,5 @@ def _is_cached(folder: str, *, strict: bool) -> bool:
     files.check(path)
   except files.CacheError:
     return False
-  if not strict:
-    return True
   card = json.loads((path / "card.json").read_text(encoding="utf-8"))
-  return not card["problems"]
+  return not (strict and card["problems"])

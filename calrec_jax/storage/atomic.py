@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all.
+"""Files and folders that appear complete or not at all.
 
-A file or folder is filled beside its place and moved there: readers see the old
-one or the new one, and a killed process leaves at most a hidden one.
+They are written next to their path and then moved there: readers see the old
+or the new version, and a killed process leaves at most a hidden partial one.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A file to fill, which takes the place of `path` when the block ends.
+  """A file to fill, which replaces `path` when the block ends.
 
-  Where the block raises, it is removed and `path` stays as it was.
+  If the block raises, it is removed and `path` stays unchanged.
 
   Args:
-    path: Path of the file; its folder is made when needed.
+    path: Path of the file; its folder is created if needed.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
   handle, name = tempfile.mkstemp(
@@ -31,7 +31,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
   part = pathlib.Path(name)
   try:
     yield part
-    part.chmod(0o666 & ~_umask())  # mkstemp gives the owner only.
+    part.chmod(0o666 & ~_umask())  # mkstemp grants only the owner access.
     part.replace(path)
   finally:
     part.unlink(missing_ok=True)
@@ -43,23 +43,22 @@ def new_folder(
 ) -> Iterator[pathlib.Path]:
   """A folder to fill, `.<name>-...`, which becomes `path` when the block ends.
 
-  Where the block raises, it is removed.
+  If the block raises, it is removed.
 
   Args:
-    path: Path of the folder; the folder around it is made when needed.
-    or_existing: Whether a folder that another process has published there
-      meanwhile is as good.
+    path: Path of the folder; its parent is created if needed.
+    or_existing: Whether to accept a folder that is already there, such as one
+      that another process has written meanwhile.
 
   Raises:
-    OSError: where `path` exists already and holds something.
+    OSError: If `path` is not empty and not accepted.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
-  part = pathlib.Path(
-    tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)
-  )
+  prefix = f".{path.name}-"
+  part = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
   try:
     yield part
-    part.chmod(0o777 & ~_umask())  # mkdtemp gives the owner only.
+    part.chmod(0o777 & ~_umask())  # mkdtemp grants only the owner access.
     try:
       part.rename(path)
     except OSError:

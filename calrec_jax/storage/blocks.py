@@ -1,12 +1,11 @@
-"""Saved work: cut into blocks that any number of processes do.
+"""Saved work in blocks that any number of processes compute.
 
-The work, users or item texts, is cut into blocks of a fixed size, whoever does
-them. The result of a block is one file, which appears whole or not at all, in
-a folder that belongs to one identity (`storage.identity`): results of
-different settings never mix, and what is there is not computed again. The
-processes share nothing but that folder. Each does the blocks of its own shard,
-then those that others have not done yet. So nobody waits for a process that
-died, and a job may be resumed by another number of processes.
+The work, users or item texts, is divided into blocks of a fixed size. The
+result of a block is one atomically written file in a folder of one identity
+(`storage.identity`): results of different settings never mix, and existing ones
+are not computed again. The processes share nothing but that folder. Each does
+the blocks of its own shard, then any that others have not done yet. So nobody
+waits for a dead process, and another number of processes may resume a job.
 """
 
 from __future__ import annotations
@@ -34,18 +33,18 @@ class BlocksError(ValueError):
 @gin.configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-  """How a job over users is cut.
+  """How a job over users is divided.
 
   Attributes:
-    block_users: users of a block. A killed process loses what it had of one
-      block. Independent of batches, devices and processes; another size begins
-      the job anew.
+    block_users: Number of users per block. A killed process loses at most one
+      block. Independent of batches, devices and processes; another size starts
+      the job again.
   """
 
   block_users: int = 512
 
   def __post_init__(self):
-    """Refuses blocks without users."""
+    """Checks the settings."""
     check(self, block_users=at_least(1))
 
   def blocks(self, num_users: int) -> list[slice]:
@@ -54,15 +53,14 @@ class Job:
 
 
 def cut(count: int, size: int) -> list[slice]:
-  """Slices of `size`, the last one shorter, that cover `count` entries."""
-  return [
-    slice(start, min(start + size, count)) for start in range(0, count, size)
-  ]
+  """Slices of `size`, the last one possibly shorter, over `count` entries."""
+  starts = range(0, count, size)
+  return [slice(start, min(start + size, count)) for start in starts]
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """Part of a job that one of several processes does first.
+  """The part of a job that one of several processes does first.
 
   Attributes:
     index: Index of the process, from 0; process 0 writes the result.
@@ -74,10 +72,10 @@ class Shard:
 
   @classmethod
   def parse(cls, text: str) -> Shard:
-    """The shard that `--shard=0/4` means.
+    """The shard of a flag such as `--shard=0/4`.
 
     Raises:
-      InputError: for anything else.
+      InputError: If the text has another form.
     """
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal()) or int(index) >= int(
@@ -90,22 +88,22 @@ class Shard:
     return cls(int(index), int(count))
 
   def choose(self, missing: Sequence[int]) -> int:
-    """The block to do next: the first of one's own, else one of others.
+    """The block to do next: the first of this shard, else one of another.
 
-    Of others' blocks the last ones are taken, which their owners would come to
-    last, and by each helper a different one.
+    Blocks of others are taken from the end, which their owners reach last, and
+    each helper takes a different one.
     """
     own = [block for block in missing if block % self.count == self.index]
     return own[0] if own else missing[-1 - self.index % len(missing)]
 
 
 class BlockStore:
-  """Finished blocks of one piece of work, as files of one folder.
+  """Finished blocks of one piece of work, as files in one folder.
 
   Attributes:
-    folder: Folder of the files, made when first written to.
-    identity: Everything that decides the content of the files.
-    blocks: The entries of each block.
+    folder: Folder of the files, created by the first write.
+    identity: Everything that determines the content of the files, as JSON.
+    blocks: Entries of each block.
   """
 
   def __init__(
@@ -115,14 +113,6 @@ class BlockStore:
     blocks: Sequence[slice],
     suffix: str = ".parquet",
   ):
-    """Takes a folder that holds, or is to hold, this work.
-
-    Args:
-      folder: Folder of the files.
-      identity: JSON-ready; everything that decides the content of the files.
-      blocks: The entries of each block.
-      suffix: Suffix of the files.
-    """
     self.folder = pathlib.Path(folder)
     # As it is read back, so that the two can be compared.
     self.identity = json.loads(json.dumps(identity, default=str))
@@ -136,37 +126,35 @@ class BlockStore:
     blocks: Sequence[slice],
     suffix: str = ".parquet",
   ) -> BlockStore:
-    """The store `root/DIGEST`, beside those of the work's other identities."""
+    """The store `root/DIGEST`, next to those of other identities."""
     store = cls(root, made_by, blocks, suffix)
     store.folder /= identity.short_digest(store.identity)
     return store
 
   def path(self, block: int) -> pathlib.Path:
-    """The file of a block, named after its first entry."""
+    """File of a block, named after its first entry."""
     return self.folder / f"{self.blocks[block].start:09d}{self._suffix}"
 
   def missing(self) -> list[int]:
-    """The blocks that have no file yet, ascending."""
+    """Blocks that have no file yet, ascending."""
     there = set(os.listdir(self.folder)) if self.folder.is_dir() else set()
-    return [
-      block
-      for block in range(len(self.blocks))
-      if self.path(block).name not in there
-    ]
+    blocks = range(len(self.blocks))
+    return [block for block in blocks if self.path(block).name not in there]
 
   def entries(self, blocks: Sequence[int] | None = None) -> int:
-    """Number of entries of some blocks, by default of all."""
+    """Number of entries in some blocks, by default in all."""
     chosen = range(len(self.blocks)) if blocks is None else blocks
     return sum(self.blocks[n].stop - self.blocks[n].start for n in chosen)
 
   def unfinished(
     self, shard: Shard, show: Callable[[int], object]
   ) -> Iterator[int]:
-    """Blocks to compute and `write`, one after another, until none is missing.
+    """Blocks to compute and `write`, one at a time, until none is missing.
 
     Args:
       shard: This process among those that share the folder.
-      show: Gets the number of finished entries, of all processes, at each step.
+      show: Function called at each step with the number of finished entries of
+        all processes.
     """
     while missing := self.missing():
       show(self.entries() - self.entries(missing))
@@ -174,17 +162,17 @@ class BlockStore:
     show(self.entries())
 
   def write(self, block: int, write: Callable[[str], object]) -> None:
-    """Lets `write` fill a block's file, which appears whole or not at all."""
+    """Calls `write` with a path to fill that atomically becomes the block."""
     if not (self.folder / IDENTITY_FILE).exists():
       self._write_identity()
     with atomic.replacing(self.path(block)) as part:
       write(str(part))
 
   def claim(self) -> None:
-    """Takes a folder of a fixed name for this identity.
+    """Reserves a folder of a fixed name for this identity.
 
     Raises:
-      BlocksError: if it belongs to another identity, or cannot be made.
+      BlocksError: If it belongs to another identity, or cannot be created.
     """
     record = self.folder / IDENTITY_FILE
     try:
@@ -197,7 +185,7 @@ class BlockStore:
           )
         self._write_identity()
     except OSError as error:
-      raise BlocksError(f"{self.folder} cannot be made: {error}.") from error
+      raise BlocksError(f"{self.folder} cannot be created: {error}.") from error
     changed = identity.changes(_read(record), self.identity)
     if changed:
       raise BlocksError(
@@ -205,21 +193,21 @@ class BlockStore:
       )
 
   def changes(self) -> list[str]:
-    """What other identities left beside this folder, and how they differ."""
+    """Folders of other identities next to this one, and how they differ."""
     lines = []
     for folder in self._others():
       try:
         before = _read(folder / IDENTITY_FILE)
       except BlocksError:
-        lines.append(f"{folder} is of an earlier version and not used")
+        lines.append(f"{folder} is from an earlier version and not used")
         continue
       changed = identity.changes(before, self.identity)
       shown = "; ".join(changed[:4]) + ("; ..." if len(changed) > 4 else "")
-      lines.append(f"{folder} is of other settings and not used: {shown}")
+      lines.append(f"{folder} has other settings and is not used: {shown}")
     return lines
 
   def remove_others(self) -> None:
-    """Removes what other identities left beside this folder."""
+    """Removes the folders of other identities next to this one."""
     for folder in self._others():
       shutil.rmtree(folder, ignore_errors=True)
 
@@ -228,14 +216,8 @@ class BlockStore:
     atomic.write_text(self.folder / IDENTITY_FILE, text)
 
   def _others(self) -> list[pathlib.Path]:
-    root = self.folder.parent
-    if not root.is_dir():
-      return []
-    return sorted(
-      folder
-      for folder in root.iterdir()
-      if folder.is_dir() and folder != self.folder
-    )
+    found = sorted(self.folder.parent.glob("*/"))
+    return [folder for folder in found if folder != self.folder]
 
 
 def _read(record: pathlib.Path) -> dict[str, Any]:

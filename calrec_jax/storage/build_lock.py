@@ -1,9 +1,9 @@
-"""One builder at a time, and nothing left of one that was killed.
+"""One builder at a time, without leftovers of killed ones.
 
-Whatever is built is written beside its path and then moved there, so that what
-is found at its path is complete. A process that is killed in between leaves a
-partial copy behind; the next one that builds the same thing removes it. The
-lock is the operating system's and ends with its process, however that ends.
+Everything is written next to its path and then moved there, so that a path is
+always complete. A process that is killed in between leaves a partial copy; the
+next one that builds the same thing removes it. The lock is the operating
+system's, which releases it when the process ends, for whatever reason.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from typing import IO
 
 from calrec_jax.errors import CalrecError
 
-# What says that a disk is full, whatever the type of the exception: TensorFlow
-# and ArrayRecord have types of their own.
+# Errors of a full disk. TensorFlow and ArrayRecord raise their own types, with
+# the error in the text.
 _FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL)
 
 
 class DiskFullError(CalrecError, OSError):
-  """The disk is too full for what is to be written.
+  """The disk is too full.
 
   Attributes:
-    path: Path of what was to be written.
-    needed_bytes: Size of it, about, or None.
+    path: Path that was to be written.
+    needed_bytes: Its approximate size in bytes, or None.
     free_bytes: Bytes that were free there.
   """
 
@@ -46,8 +46,8 @@ class DiskFullError(CalrecError, OSError):
       needs = f" needs about {needed_bytes:,} bytes"
     super().__init__(
       f"The disk is full: {os.fspath(path)}{needs}, and {free_bytes:,} bytes "
-      "are free there. What was begun is removed: make room, or choose another "
-      "Dataset.data_dir, and run the command again."
+      "are free there. The partial copy is removed: free some space, or choose "
+      "another Dataset.data_dir, and run the command again."
     )
     self.path, self.needed_bytes = path, needed_bytes
     self.free_bytes = free_bytes
@@ -61,14 +61,13 @@ def alone(
   leftovers: str,
   say: Callable[[str], None] = logging.info,
 ) -> Iterator[None]:
-  """Waits until no other process builds something, and removes its leftovers.
+  """Waits until no other process builds the same thing; removes leftovers.
 
   Args:
-    folder: Folder of all that is built, which holds the locks.
-    name: Name of what is built, fit for a file.
+    folder: Root folder, in which the locks are.
+    name: Name of the lock's file.
     leftovers: Glob pattern of unfinished copies, within `folder`.
-    say: Function that reports that another process is building, and what is
-      removed.
+    say: Function that reports waiting and removals.
   """
   folder = pathlib.Path(folder)
   locks = folder / ".locks"
@@ -77,12 +76,15 @@ def alone(
     if _lock(file, name, say):
       for path in folder.glob(leftovers):
         say(f"{path} was left unfinished; removing it")
-        _remove(path)
+        if path.is_dir():
+          shutil.rmtree(path, ignore_errors=True)
+        else:
+          path.unlink(missing_ok=True)
     yield
 
 
 def _lock(file: IO[str], name: str, say: Callable[[str], None]) -> bool:
-  """Takes the lock, or returns False where the file system has none."""
+  """Takes the lock, or returns False if the file system has none."""
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
@@ -95,32 +97,21 @@ def _lock(file: IO[str], name: str, say: Callable[[str], None]) -> bool:
   return True
 
 
-def _remove(path: pathlib.Path) -> None:
-  if path.is_dir():
-    shutil.rmtree(path, ignore_errors=True)
-  else:
-    path.unlink(missing_ok=True)
-
-
 @contextlib.contextmanager
 def room(
   path: str | os.PathLike[str], needed_bytes: int | None = None
 ) -> Iterator[None]:
-  """Says plainly that the disk is full, beforehand where the size is known.
+  """Raises `DiskFullError` if the disk is full, early if the size is known.
 
   Args:
-    path: Path of what is written.
-    needed_bytes: Size of it, about.
-
-  Raises:
-    DiskFullError: If the disk is full, with the path, what is needed and what
-      is free.
+    path: Path that is written.
+    needed_bytes: Its approximate size in bytes, or None.
   """
   if needed_bytes is not None and needed_bytes > _free_bytes(path):
     raise DiskFullError(path, needed_bytes, _free_bytes(path))
   try:
     yield
-  except DiskFullError as error:  # From within, before anything was removed.
+  except DiskFullError as error:  # From within, before removing the files.
     if needed_bytes is None or error.needed_bytes is not None:
       raise
     raise DiskFullError(path, needed_bytes, error.free_bytes) from error
@@ -138,7 +129,6 @@ def _is_full(error: Exception) -> bool:
 
 
 def _free_bytes(path: str | os.PathLike[str]) -> int:
-  place = pathlib.Path(path).absolute()
-  while not place.exists():
-    place = place.parent
-  return shutil.disk_usage(place).free
+  path = pathlib.Path(path).absolute()
+  existing = next(p for p in (path, *path.parents) if p.exists())
+  return shutil.disk_usage(existing).free

@@ -1,8 +1,8 @@
-"""Identities: what decides the content of saved work, and its digest.
+"""Identities: everything that determines saved work, and its digest.
 
 An identity is a JSON value. It lists the data, the checkpoint, the settings
-and, instead of the program's text, a small version number of each component
-whose code decides the content; whoever changes such code raises its version.
+and, instead of source code, a small version number of each component whose code
+determines the content; changing such code means raising its version.
 """
 
 from __future__ import annotations
@@ -23,6 +23,12 @@ def digest(value: Any) -> str:
   return hashlib.sha256(value.encode()).hexdigest()
 
 
+def fingerprint(value: Any) -> str:
+  """sha256 of a JSON value with sorted keys and no spaces, as data have it."""
+  text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
 def short_digest(value: Any) -> str:
   """The first digits of `digest`, for names of files and folders."""
   return digest(value)[:_SHORT]
@@ -35,7 +41,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 
 def plain(value: Any) -> Any:
-  """The value as JSON gives it back: lists for tuples."""
+  """The value as JSON would return it: with lists for tuples."""
   if isinstance(value, Mapping):
     return {key: plain(child) for key, child in value.items()}
   if isinstance(value, tuple | list):
@@ -44,7 +50,7 @@ def plain(value: Any) -> Any:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-  """What differs between two records, a line each: `path: was 1, is 2`."""
+  """The differences of two records, one per line: `path: was 1, is 2`."""
   old, new = _flat(before), _flat(now)
   return [
     f"{key}: was {old.get(key)!r}, is {new.get(key)!r}"

@@ -1,8 +1,8 @@
-"""Where a checkpoint comes from: parent, data, configuration, versions.
+"""The origin of a checkpoint: parent, data, configuration, versions.
 
-`lineage.json` lies in a stage's folder and in every checkpoint and metrics
-file made from it. A stage that resumes compares it with what it is to
-do and refuses a change that would make another run of it.
+`lineage.json` is in a stage's folder and in every checkpoint and metrics file
+made from it. A stage that resumes compares it with its own lineage and refuses
+changes that would make it a different run.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def describe(
   """The lineage of a stage.
 
   Args:
-    stage: its name.
-    parent: path, step and stage of the checkpoint it starts from, or None.
-    data: fingerprint and card digest of every domain.
-    training: what decides the bits of the run: model, objective, feed, seed.
-    configuration: the gin text.
+    stage: Name of the stage.
+    parent: Path, step and stage of the checkpoint it starts from, or None.
+    data: Fingerprint and card digest of every domain.
+    training: Everything that determines the run: model, objective, feed, seed.
+    configuration: Gin configuration as text.
   """
   return {
     "schema": SCHEMA,
@@ -64,13 +64,13 @@ def describe(
 
 
 def trained_split(record: Mapping[str, Any]) -> str:
-  """The split whose targets the last stage of a lineage learned."""
+  """The split on which the last stage of a lineage was trained."""
   feed = record.get("training", {}).get("feed", {})
   return feed.get("Feed.split", "train")
 
 
 def temperature(record: Mapping[str, Any]) -> float | None:
-  """Temperature of the two towers; None where they were not trained here."""
+  """Temperature of the two towers; None if they were not trained here."""
   objective = record.get("training", {}).get("Objective", {})
   return objective.get("temperature")
 
@@ -78,17 +78,17 @@ def temperature(record: Mapping[str, Any]) -> float | None:
 def refuse_changes(
   before: Mapping[str, Any] | None, now: Mapping[str, Any], folder: pathlib.Path
 ) -> None:
-  """Refuses to continue a run whose bits would differ.
+  """Refuses to resume a run that would not continue bit-exactly.
 
   Mesh, devices, feed workers, checkpoint periods and versions may change.
 
   Args:
-    before: the lineage in the folder; None where it has none.
-    now: that of the run.
-    folder: of the stage, which holds checkpoints.
+    before: Lineage in the folder, or None.
+    now: Lineage of the run.
+    folder: Folder of the stage, with checkpoints.
 
   Raises:
-    LineageError: names every changed value.
+    LineageError: If values differ, with each of them.
   """
   if before is None:
     raise LineageError(

@@ -92,10 +92,10 @@ def test_a_checkpoint_of_another_feed_is_refused(shops):
   state = FEED.open(shops).state(10)
   other = dataclasses.replace(FEED, seed=1, context=3).open(shops)
   with pytest.raises(
-    ValueError, match=r"Feed\.context was 2 and is 3; Feed\.seed was 0 and is 1"
+    ValueError, match=r"Feed\.context: was 2, is 3; Feed\.seed: was 0, is 1"
   ):
     other.resume(state)
-  with pytest.raises(ValueError, match=r"cache mart was '.*' and is None"):
+  with pytest.raises(ValueError, match=r"cache mart: was '.*', is None"):
     FEED.open(shops[:1]).resume(state)
 
 

@@ -1,16 +1,16 @@
 """The files of a token cache: names, schema, checks, and record access.
 
-A cache is a folder that is written once, in one move, and never changed:
+A cache is a folder that is written once, atomically, and never changed:
 
     catalogue.arrayrecord       item id and text by catalogue row (msgpack)
     catalogue.tokens.npy        token ids of all items, one after another
     catalogue.lengths.npy       tokens of each item
     catalogue.train_counts.npy  training events of each item
     catalogue.train_recent.npy  the same, a user's n-th last event as 1/n
-    catalogue.twins.npy         smallest row with the same tokens
+    catalogue.twins.npy         first row with the same tokens
     SPLIT.arrayrecord           user id, items and timestamps (msgpack)
     SPLIT.lengths.npy           tokens of every event, user after user
-    SPLIT.offsets.npy           where each user's events start in it
+    SPLIT.offsets.npy           start of each user's events in it
     prompt.json  card.json  vocabulary/
     COMPLETED                   the manifest: schema, counts, sizes, hashes
 
@@ -21,7 +21,6 @@ these files.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -33,22 +32,23 @@ from array_record.python import (
 )
 
 from calrec_jax.errors import CalrecError
+from calrec_jax.storage.identity import file_sha256
 
 SCHEMA = 2
-# Of what training reads: raised where the same files give other bytes.
+# Version of what training reads: raised when the same files give other bytes.
 CONTENT_SCHEMA = 1
 MANIFEST = "COMPLETED"
 
-# Readahead would fetch neighbours that a shuffled plan does not want.
+# Readahead would fetch neighbours that a shuffled plan does not read.
 _READER_OPTIONS = "readahead_buffer_size:0"
 
 
 class CacheError(CalrecError, RuntimeError):
-  """A token cache that cannot be used; the message says how to mend it."""
+  """A token cache that cannot be used; the message names the remedy."""
 
 
 class CatalogueRecord(NamedTuple):
-  """One item to be written: its id, cleaned text, and token ids."""
+  """One item to write: its id, cleaned text, and token ids."""
 
   item_id: str
   text: str
@@ -56,7 +56,7 @@ class CatalogueRecord(NamedTuple):
 
 
 class DocumentRecord(NamedTuple):
-  """One user: catalogue rows oldest first, and their times or None."""
+  """One user: catalogue rows, oldest first, and their times or None."""
 
   user_id: str
   items: np.ndarray
@@ -64,7 +64,7 @@ class DocumentRecord(NamedTuple):
 
 
 class Records:
-  """One ArrayRecord file, read by position."""
+  """One ArrayRecord file with random access."""
 
   def __init__(self, folder: pathlib.Path, name: str):
     self._folder = folder
@@ -84,7 +84,7 @@ class Records:
       return self._reader.read(np.asarray(indices).tolist())
     except IndexError:
       raise
-    except Exception as error:  # The module raises whatever its status holds.
+    except Exception as error:  # The type depends on the native error status.
       raise CacheError(
         f"{self._folder / self._name} cannot be read ({error}). "
         f"{remedy(self._folder)}"
@@ -92,12 +92,12 @@ class Records:
 
 
 def check(path: pathlib.Path, *, thorough: bool = False) -> dict[str, Any]:
-  """Checks that no file of a cache is missing, cut or altered.
+  """Checks that no file of a cache is missing, truncated or altered.
 
   Args:
     path: Folder of the cache.
-    thorough: Whether records are compared with their hashes too. Without it,
-      only their sizes are compared: ArrayRecord has checksums of its own.
+    thorough: Whether records are compared with their hashes too, not only
+      their sizes; ArrayRecord also has checksums of its own.
 
   Returns:
     The manifest.
@@ -141,10 +141,10 @@ def _check_file(
   size = file.stat().st_size
   if size != expected["bytes"]:
     raise CacheError(
-      f"{file} has {size} bytes instead of {expected['bytes']}: it was cut or "
-      f"changed. {remedy(folder)}"
+      f"{file} has {size} bytes instead of {expected['bytes']}: it was "
+      f"truncated or changed. {remedy(folder)}"
     )
-  if hashed and sha256(file) != expected["sha256"]:
+  if hashed and file_sha256(file) != expected["sha256"]:
     raise CacheError(
       f"{file} is corrupt: its sha256 is not the one in {MANIFEST}. "
       f"{remedy(folder)}"
@@ -157,15 +157,3 @@ def remedy(path: pathlib.Path) -> str:
     f"Remedy: delete {path} if it exists, and run `calrec data cache` with "
     "the gin file of the run."
   )
-
-
-def sha256(file: pathlib.Path) -> str:
-  """The hash of a file, in hexadecimal."""
-  with file.open("rb") as stream:
-    return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def fingerprint(value: Any) -> str:
-  """sha256 of a value's canonical JSON."""
-  text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-  return hashlib.sha256(text.encode()).hexdigest()

@@ -1,8 +1,8 @@
 """A token cache read by item ids: a document's tokens are the items themselves.
 
-Models of item ids, as SASRec, go through the same plan, packing and batches as
-models of text. Item row r of a domain is the token `first_token + r`; domains
-of a mixture follow one another, and token 0 is padding.
+Models of item ids, such as SASRec, use the same plan, packing and batches as
+models of text. Item row r of a domain is the token `first_token + r`; the
+domains of a mixture are numbered consecutively, and token 0 is padding.
 Tested by `tests/unit/data/test_item_ids.py`.
 """
 
@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from calrec_jax.data.cache import files as cache_files
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.records import PromptTokens
+from calrec_jax.storage.identity import fingerprint
 
 FIRST_TOKEN = 1
 KIND = "items"
-# Nothing stands around an item, and an item needs no end.
+# Items need no text around them and no end marker.
 _NO_PROMPT = PromptTokens(begin=None, end=0, prefix=(), first=(), next=())
 
 
@@ -31,10 +31,10 @@ class ItemDomain(NamedTuple):
   """The items of one domain as tokens.
 
   Attributes:
-    name: of the domain.
-    items: how many.
-    first_token: token of its row 0.
-    sha256: of its item ids in the order of their rows.
+    name: Name of the domain.
+    items: Number of items.
+    first_token: Token of its row 0.
+    sha256: Hash of its item ids in catalogue order.
   """
 
   name: str
@@ -45,10 +45,10 @@ class ItemDomain(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ItemVocabulary:
-  """The vocabulary of item ids, in place of a text vocabulary.
+  """The vocabulary of item ids, instead of a text vocabulary.
 
   Attributes:
-    domains: in the order of their tokens.
+    domains: Domains in the order of their tokens.
   """
 
   domains: tuple[ItemDomain, ...]
@@ -64,17 +64,17 @@ class ItemVocabulary:
 
   @functools.cached_property
   def sha256(self) -> str:
-    """Equal where the same tokens mean the same items."""
-    return cache_files.fingerprint(
+    """Hash that is equal if the same tokens mean the same items."""
+    return fingerprint(
       [[domain.sha256, domain.first_token] for domain in self.domains]
     )
 
   def decode(self, tokens: Sequence[int]) -> str:
-    """Domain and catalogue row of every item, for people."""
-    return " ".join(map(self._named, tokens))
+    """Domain and catalogue row of every item, human-readable."""
+    return " ".join(map(self._name, tokens))
 
   def record(self) -> dict[str, Any]:
-    """What a checkpoint keeps of it; fit for JSON."""
+    """The record that a checkpoint stores; JSON-compatible."""
     return {
       "kind": KIND,
       "sha256": self.sha256,
@@ -83,7 +83,7 @@ class ItemVocabulary:
       "domains": [domain._asdict() for domain in self.domains],
     }
 
-  def _named(self, token: int) -> str:
+  def _name(self, token: int) -> str:
     for domain in self.domains:
       if 0 <= token - domain.first_token < domain.items:
         return f"{domain.name}:{token - domain.first_token}"
@@ -94,7 +94,7 @@ class ItemCache(TokenCache):
   """A token cache whose items are one token each.
 
   Attributes:
-    domain: its place among the tokens.
+    domain: Range of its tokens.
   """
 
   def __init__(
@@ -109,37 +109,37 @@ class ItemCache(TokenCache):
     self.domain = domain
     self._items = vocabulary
 
-  def __reduce__(self):
+  def __reduce__(self) -> tuple[Any, ...]:
     return ItemCache, (self.path, self._manifest, self.domain, self._items)
 
   @property
   def largest_token(self) -> int:
-    """The token of the last item."""
+    """Token of the last item."""
     return self.domain.first_token + self.num_items - 1
 
   @property
   def vocabulary_fingerprint(self) -> str:
-    """Equal for caches whose tokens mean the same."""
+    """Hash that is equal for caches with the same items."""
     return self._items.sha256
 
   def vocabulary(self) -> Any:
-    """The items of the whole mixture."""
+    """Items of the whole mixture, an `ItemVocabulary`."""
     return self._items
 
   def event_lengths(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """One token for every event; see `TokenCache`."""
+    """One token per event; see `TokenCache`."""
     lengths, offsets = super().event_lengths(split)
     return np.ones_like(lengths), offsets
 
   @functools.cached_property
   def item_tokens(self) -> tuple[np.ndarray, np.ndarray]:
-    """The token of each item, int32, and where each starts, int64[N + 1]."""
+    """Token of each item, int32, and their offsets, int64[N + 1]."""
     rows = np.arange(self.num_items, dtype=np.int32)
     return self.domain.first_token + rows, np.arange(self.num_items + 1)
 
   @functools.cached_property
   def twins(self) -> np.ndarray:
-    """Every item is itself alone: ids tell text twins apart."""
+    """Each item's own row: ids distinguish items with identical text."""
     return np.arange(self.num_items, dtype=np.int32)
 
 
@@ -147,9 +147,8 @@ def by_item_ids(caches: Sequence[TokenCache]) -> list[ItemCache]:
   """The caches of a mixture, read by item ids with one vocabulary."""
   domains, first = [], FIRST_TOKEN
   for cache in caches:
-    domains.append(
-      ItemDomain(cache.name, cache.num_items, first, item_digest(cache))
-    )
+    sha256 = item_digest(cache)
+    domains.append(ItemDomain(cache.name, cache.num_items, first, sha256))
     first += cache.num_items
   vocabulary = ItemVocabulary(tuple(domains))
   return [
@@ -159,7 +158,7 @@ def by_item_ids(caches: Sequence[TokenCache]) -> list[ItemCache]:
 
 
 def item_digest(cache: TokenCache) -> str:
-  """sha256 of a catalogue's item ids, in the order of their rows."""
+  """sha256 of a catalogue's item ids, in order."""
   digest = hashlib.sha256()
   for item_id in cache.catalogue.item_ids:
     digest.update(f"{item_id}\0".encode())

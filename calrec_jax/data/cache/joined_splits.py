@@ -2,7 +2,7 @@
 
 A user's document of a later split extends that of an earlier one; users who are
 not in the later split have the earlier document. So `train+validation` is what
-is known at the end of validation, and with `+test` it is all that is known.
+is known at the end of validation, and `train+validation+test` everything.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ class Part(NamedTuple):
 
 
 def names(split: str) -> tuple[str, ...]:
-  """The splits that a name such as "train+validation" joins, as written."""
+  """Names of the splits that a name such as "train+validation" joins."""
   return tuple(split.split(SIGN))
 
 
 def join(users: Sequence[tuple[str, Sequence[str]]]) -> tuple[Part, ...]:
-  """The last document of every user; the latest split's come first.
+  """The last document of every user, from the latest split to the earliest.
 
   Args:
-    users: Name and user ids of each split, the earliest split first. A user
-      has at most one document in a split.
+    users: Name and user ids of each split, the earliest split first; a user has
+      at most one document in a split.
   """
   seen: set[str] = set()
   parts = []
@@ -55,7 +55,7 @@ def located(
 
   Args:
     parts: Parts that are joined.
-    indices: Indices of the documents, counted through all parts.
+    indices: Indices of the documents, counted across all parts.
 
   Yields:
     The split, int64[m] rows of it, and int64[m] positions in `indices`.

@@ -1,8 +1,8 @@
 """The token cache of one domain.
 
-`write_cache` writes one, `TokenCache.open` reads it. The lengths of all events
-are plain arrays, so an epoch is planned without reading a user; users are then
-read one by one. The layout of the folder is in `files`.
+`writer.write_cache` writes one, `TokenCache.open` reads it. The lengths of all
+events are plain arrays, so an epoch is planned without reading any user; users
+are then read one by one. The layout of the folder is in `files`.
 """
 
 from __future__ import annotations
@@ -19,29 +19,15 @@ import numpy as np
 
 from calrec_jax.data import records
 from calrec_jax.data.cache import files, joined_splits
-from calrec_jax.data.cache.files import (
-  CacheError,
-  CatalogueRecord,
-  DocumentRecord,
-)
-from calrec_jax.data.cache.purchases import Purchases
-from calrec_jax.data.cache.writer import write_cache
+from calrec_jax.data.cache.files import CacheError, DocumentRecord
 from calrec_jax.data.domain.splits import ranges
-from calrec_jax.data.vocabulary import trained as vocabulary_lib
-
-__all__ = [
-  "CacheError",
-  "CatalogueRecord",
-  "DocumentRecord",
-  "TokenCache",
-  "write_cache",
-]
+from calrec_jax.data.vocabulary import files as vocabulary_files
 
 _READ_CHUNK = 4096
 
 
 class TokenCache:
-  """A complete cache. Picklable: it travels to worker processes as a path.
+  """A complete cache. Picklable: worker processes receive its path.
 
   Attributes:
     path: Folder of the cache.
@@ -55,62 +41,59 @@ class TokenCache:
   def __init__(self, path: pathlib.Path, manifest: dict[str, Any]):
     self.path = path
     self._manifest = manifest
+    self._joins: dict[str, tuple[joined_splits.Part, ...]] = {}
+    self._readers: dict[str, files.Records] = {}
     self.name: str = manifest["name"]
     self.fingerprint: str = manifest["fingerprint"]
     fields = json.loads((path / "prompt.json").read_text("utf-8"))
     for piece in ("prefix", "first", "next"):
       fields[piece] = tuple(fields[piece])
     self.prompt = records.PromptTokens(**fields)
-    self.card: dict[str, Any] = json.loads(
-      (path / "card.json").read_text("utf-8")
-    )
+    card = (path / "card.json").read_text("utf-8")
+    self.card: dict[str, Any] = json.loads(card)
 
   @classmethod
   def open(cls, path: str | os.PathLike) -> TokenCache:
-    """Opens a cache and checks that no file is missing, cut or altered.
-
-    The records themselves carry ArrayRecord's checksums; all other files are
-    compared with the hashes of the manifest.
+    """Opens a cache after `files.check`; records have their own checksums.
 
     Raises:
-      CacheError: If a file is wrong, with the file and the remedy.
+      CacheError: If a file is missing, truncated or altered.
     """
     path = pathlib.Path(path).absolute()
     return cls(path, files.check(path))
 
   def verify(self) -> None:
-    """Compares every file with its hash, the large ones included."""
+    """Compares every file with its hash, the records included."""
     files.check(self.path, thorough=True)
 
-  def __reduce__(self):
+  def __reduce__(self) -> tuple[Any, ...]:
     return TokenCache, (self.path, self._manifest)
 
   @property
   def splits(self) -> tuple[str, ...]:
-    """The splits that were written."""
+    """Names of the splits."""
     return tuple(self._manifest["splits"])
 
   @property
   def num_items(self) -> int:
-    """Items in the catalogue."""
+    """Number of items in the catalogue."""
     return self._manifest["items"]
 
   @property
   def largest_token(self) -> int:
-    """The largest token id in items and prompt, which the model must know."""
+    """The largest token id in items and prompt, for the model's vocabulary."""
     return self._manifest["largest_token"]
 
   @property
   def vocabulary_fingerprint(self) -> str:
-    """Equal for caches whose token ids mean the same."""
+    """Hash that is equal for caches with the same vocabulary."""
     return self._manifest["vocabulary"]
 
   def num_documents(self, split: str) -> int:
-    """The number of users of a split.
+    """Number of users of a split.
 
-    Here and below, several splits may be joined by "+", the earliest first: of
-    "train+validation" it is the last document of every user, see
-    `joined_splits`.
+    Here and below, several splits may be joined by "+", the earliest first:
+    "train+validation" has the last document of every user, see `joined_splits`.
     """
     if joined_splits.SIGN in split:
       return sum(len(part.rows) for part in self._joined(split))
@@ -123,7 +106,7 @@ class TokenCache:
   def documents(
     self, split: str, indices: Sequence[int] | np.ndarray
   ) -> list[DocumentRecord]:
-    """Several users in one read, which is what makes random access fast."""
+    """Several users in one read, which makes random access fast."""
     if joined_splits.SIGN in split:
       return self._joined_documents(split, indices)
     self._split(split)
@@ -131,11 +114,9 @@ class TokenCache:
     return [_decode_document(record) for record in reader.read(indices)]
 
   def event_lengths(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of every event, and where each user's events start.
+    """Tokens of every event, int32[E], and offsets of users, int64[n + 1].
 
-    Returns:
-      int32[E] lengths with the end marker, and int64[n + 1] offsets: user i
-      has `lengths[offsets[i]:offsets[i + 1]]`.
+    The end marker counts; user i has `lengths[offsets[i]:offsets[i + 1]]`.
     """
     if joined_splits.SIGN in split:
       return self._joined_lengths(split)
@@ -145,12 +126,12 @@ class TokenCache:
   def histories(
     self, split: str, limit: int | None = None, seed: int | None = None
   ) -> list[records.History]:
-    """The users of an evaluation split: history, and the item that followed.
+    """The users of an evaluation split: history and target.
 
     Args:
       split: Name of the split; the last item of each user is the target.
-      limit: Largest number of users.
-      seed: Seed of the random sample of `limit` users, which are in the cache's
+      limit: Maximum number of users.
+      seed: Seed of the random sample of `limit` users, returned in the cache's
         order; None takes the first ones.
     """
     indices = self.sample(split, limit, seed)
@@ -161,29 +142,30 @@ class TokenCache:
       for user in self._streamed(split, indices)
     ]
 
-  def purchases(self, split: str) -> Purchases:
+  def purchases(self, split: str) -> records.Purchases:
     """All events of a split, user by user."""
     users = range(self.num_documents(split))
     parts = [document.items for document in self._streamed(split, users)]
     offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
-    return Purchases(np.concatenate([np.zeros(0, np.int32), *parts]), offsets)
+    items = np.concatenate([np.zeros(0, np.int32), *parts])
+    return records.Purchases(items, offsets)
 
   def sample(
     self, split: str, limit: int | None = None, seed: int | None = None
   ) -> np.ndarray:
-    """The indices of the users that `histories` returns, ascending, int64."""
+    """Indices of the users that `histories` returns, ascending, int64."""
     users = self.num_documents(split)
     if limit is None or limit >= users:
       return np.arange(users)
     if seed is None:
       return np.arange(limit)
-    # Raw bits rather than `Generator.choice`: NumPy keeps only these stable.
+    # Raw bits rather than `Generator.choice`: NumPy guarantees only these.
     order = np.argsort(np.random.PCG64(seed).random_raw(users), kind="stable")
     return np.sort(order[:limit])
 
   @functools.cached_property
   def item_tokens(self) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids of all items, int32, and where each starts, int64[N + 1]."""
+    """Token ids of all items, int32, and their offsets, int64[N + 1]."""
     lengths = self._array("catalogue.lengths")
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
@@ -191,12 +173,12 @@ class TokenCache:
 
   @functools.cached_property
   def twins(self) -> np.ndarray:
-    """Smallest catalogue row that has the same tokens, int32[N]."""
+    """First catalogue row with the same tokens, int32[N]."""
     return self._array("catalogue.twins")
 
   @functools.cached_property
   def catalogue(self) -> records.Catalogue:
-    """The items with their texts; read at first use."""
+    """The items with their texts, read on first use."""
     items = [
       msgpack.unpackb(record)
       for record in files.Records(self.path, "catalogue").read(None)
@@ -232,7 +214,7 @@ class TokenCache:
   def _streamed(
     self, split: str, indices: Sequence[int] | np.ndarray
   ) -> Iterator[DocumentRecord]:
-    """Reads `documents` in chunks, so that memory does not hold all records."""
+    """Reads `documents` in chunks, so that not all records are in memory."""
     for at in range(0, len(indices), _READ_CHUNK):
       yield from self.documents(split, indices[at : at + _READ_CHUNK])
 
@@ -257,21 +239,16 @@ class TokenCache:
     return np.concatenate(parts), np.cumsum(np.concatenate(counts))
 
   @functools.cached_property
-  def _joins(self) -> dict[str, tuple[joined_splits.Part, ...]]:
-    return {}
-
-  @functools.cached_property
-  def _vocabulary(self) -> vocabulary_lib.Vocabulary:
-    folder = self.path / "vocabulary"
+  def _vocabulary(self) -> vocabulary_files.Vocabulary:
     try:
-      return vocabulary_lib.load(folder)
+      return vocabulary_files.load(self.path / "vocabulary")
     except (OSError, ValueError) as error:
       raise CacheError(
         f"The vocabulary of {self.path} cannot be loaded ({error}). "
         f"{files.remedy(self.path)}"
       ) from error
 
-  def vocabulary(self) -> vocabulary_lib.Vocabulary:
+  def vocabulary(self) -> vocabulary_files.Vocabulary:
     """The vocabulary of the tokens.
 
     Raises:
@@ -279,12 +256,8 @@ class TokenCache:
     """
     return self._vocabulary
 
-  @functools.cached_property
-  def _readers(self) -> dict[str, files.Records]:
-    return {}
-
   def _array(self, name: str) -> np.ndarray:
-    # The plain view: slicing a memmap object costs microseconds each time.
+    # A plain view: slicing a memmap object takes microseconds each time.
     return np.asarray(np.load(self.path / f"{name}.npy", mmap_mode="r"))
 
   def _split(self, split: str) -> dict[str, Any]:

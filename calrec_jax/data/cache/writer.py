@@ -1,4 +1,4 @@
-"""Writes a token cache: complete, checked, and in one move.
+"""Writes a token cache: checked, and atomically.
 
 The layout of the folder is in `files`.
 """
@@ -14,7 +14,6 @@ import json
 import os
 import pathlib
 import shutil
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,14 +30,13 @@ from calrec_jax.data.cache.files import (
   CatalogueRecord,
   DocumentRecord,
 )
-from calrec_jax.storage import build_lock
-
-TRAIN = "train"
+from calrec_jax.storage import atomic, build_lock
+from calrec_jax.storage.identity import file_sha256, fingerprint
 
 # Every record is its own chunk: a random read decodes nothing else.
 _WRITER_OPTIONS = "group_size:1"
 
-_BLOCK = 4096  # Records checked at once.
+_BLOCK = 4096  # Records checked together.
 
 
 def write_cache(
@@ -54,15 +52,15 @@ def write_cache(
   """Writes a cache; it appears under `path` complete or not at all.
 
   Args:
-    path: Folder to write. A usable cache that is already there is retained and
-      returned; one that is damaged is replaced.
+    path: Folder to write. A usable cache that is already there is retained; a
+      damaged one is replaced.
     catalogue_records: Items, in catalogue order.
     documents: Users of each split, read once and one split after another. In
       an evaluation split the last item of a user is the target.
     prompt: Pieces that every sequence is joined from.
     vocabulary_files: Files copied to `vocabulary/` under their own names.
-    card: Function that describes the dataset, called when all documents have
-      been written; its result is stored beside the tokens.
+    card: Function that describes the dataset, called after all documents have
+      been written.
     name: Name of the domain; by default `path`'s name up to the last hyphen.
 
   Returns:
@@ -70,24 +68,24 @@ def write_cache(
 
   Raises:
     CacheError: If an item has no tokens, does not end with the end marker or
-      holds it elsewhere, if an item id appears twice, and if a user has no
+      contains it elsewhere, if an item id appears twice, and if a user has no
       items or some outside the catalogue.
     build_lock.DiskFullError: If the disk is full.
   """
   path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  folder = path.parent / f".{path.name}-{uuid.uuid4().hex[:8]}"
-  folder.mkdir()
-  try:
-    with build_lock.room(path):
-      manifest = _write_parts(
-        folder, catalogue_records, documents, prompt, vocabulary_files, card
-      )
-      manifest["name"] = name or path.name.rpartition("-")[0] or path.name
-      _write_json(folder / cache_files.MANIFEST, manifest)
-    _publish(folder, path)
-  finally:
-    shutil.rmtree(folder, ignore_errors=True)
+  with (
+    atomic.new_folder(path, or_existing=True) as folder,
+    build_lock.room(path),
+  ):
+    manifest = _write_parts(
+      folder, catalogue_records, documents, prompt, vocabulary_files, card
+    )
+    manifest["name"] = name or path.name.rpartition("-")[0] or path.name
+    _write_json(folder / cache_files.MANIFEST, manifest)
+    try:
+      cache_files.check(path)
+    except CacheError:
+      shutil.rmtree(path, ignore_errors=True)
   return path
 
 
@@ -99,7 +97,7 @@ def _write_parts(
   vocabulary_files: Iterable[str | os.PathLike],
   card: Callable[[], Mapping[str, Any]],
 ) -> dict[str, Any]:
-  """Writes everything but the manifest, and returns that."""
+  """Writes everything but the manifest, and returns the manifest."""
   _write_json(folder / "prompt.json", dataclasses.asdict(prompt))
   vocabulary = folder / "vocabulary"
   vocabulary.mkdir()
@@ -120,17 +118,17 @@ def _write_parts(
   files = {
     str(file.relative_to(folder)): {
       "bytes": file.stat().st_size,
-      "sha256": cache_files.sha256(file),
+      "sha256": file_sha256(file),
     }
     for file in sorted(folder.rglob("*"))
     if file.is_file()
   }
-  vocabulary_hash = cache_files.fingerprint(
+  vocabulary_hash = fingerprint(
     {name: at["sha256"] for name, at in files.items() if "vocabulary/" in name}
   )
   return {
     "schema": cache_files.SCHEMA,
-    "fingerprint": cache_files.fingerprint(
+    "fingerprint": fingerprint(
       {
         "schema": cache_files.CONTENT_SCHEMA,
         "catalogue": content,
@@ -152,7 +150,7 @@ def _write_catalogue(
   catalogue_records: Iterable[CatalogueRecord],
   prompt: records.PromptTokens,
 ) -> tuple[np.ndarray, str]:
-  """Returns the tokens of each item, and the sha256 of all that was written."""
+  """Returns int32[N], each item's tokens, and the sha256 of what it wrote."""
   ids, texts, lengths = [], [], array.array("i")
   values = array.array("i")
   with _record_writer(folder / "catalogue.arrayrecord") as write:
@@ -194,34 +192,32 @@ def _check_items(
   items: Sequence[CatalogueRecord], tokens: Sequence[np.ndarray], end: int
 ) -> None:
   """Checks the tokens of some items."""
-  whole = np.concatenate(tokens)
-  stops = np.cumsum([len(one) for one in tokens])
-  ends = whole == end
-  # As many end markers as items, each at an item's end: so each item has one.
-  if (
-    (np.diff(stops, prepend=0) > 0).all()
-    and ends[stops - 1].all()
-    and np.count_nonzero(ends) == len(items)
-    and whole.min() >= 0
-  ):
-    return
   for item, one in zip(items, tokens, strict=True):
-    _check_item(item.item_id, one, end)
+    if not len(one) or one[-1] != end:
+      raise CacheError(
+        f"item {item.item_id!r} does not end with the end marker (token "
+        f"{end}); every item's tokens must"
+      )
+  whole = np.concatenate(tokens)
+  early = whole == end
+  early[np.cumsum([len(one) for one in tokens]) - 1] = False
+  if early.any():
+    raise CacheError(
+      f"item {items[_owner(early, tokens)].item_id!r} holds the end marker "
+      f"(token {end}) before its end, where decoding would stop; choose "
+      "another Prompt.end"
+    )
+  if whole.min() < 0:
+    owner = _owner(whole < 0, tokens)
+    raise CacheError(
+      f"item {items[owner].item_id!r} holds the token {tokens[owner].min()}"
+    )
 
 
-def _check_item(item_id: str, tokens: np.ndarray, end: int) -> None:
-  if not len(tokens) or tokens[-1] != end:
-    raise CacheError(
-      f"item {item_id!r} does not end with the end marker (token {end}); "
-      "every item's tokens must"
-    )
-  if (tokens[:-1] == end).any():
-    raise CacheError(
-      f"item {item_id!r} holds the end marker (token {end}) before its end, "
-      "where decoding would stop; choose another Prompt.end"
-    )
-  if tokens.min() < 0:
-    raise CacheError(f"item {item_id!r} holds the token {tokens.min()}")
+def _owner(bad: np.ndarray, parts: Sequence[np.ndarray]) -> int:
+  """Index of the part that has the first True of a mask over all parts."""
+  stops = np.cumsum([len(part) for part in parts])
+  return int(np.searchsorted(stops, np.argmax(bad), side="right"))
 
 
 class _TrainCounts:
@@ -260,7 +256,7 @@ def _write_split(
       ends = np.cumsum([len(column) for column in columns]) + len(lengths)
       offsets.extend(ends.tolist())
       lengths.frombytes(item_lengths[items].astype(np.int32).tobytes())
-      if split == TRAIN:
+      if split == "train":
         train_counts.add(items, columns)
     digest = write.digest
   tokens = np.frombuffer(lengths, np.int32)
@@ -281,40 +277,27 @@ def _check_users(
   num_items: int,
 ) -> None:
   """Checks the items of some users."""
-  items = np.concatenate(columns)
-  if (
-    all(map(len, columns))
-    and items.min() >= 0
-    and items.max() < num_items
-    and all(
-      user.timestamps is None or len(user.timestamps) == len(column)
-      for user, column in zip(users, columns, strict=True)
-    )
-  ):
-    return
-  for user, column in zip(users, columns, strict=True):
-    _check_user(split, user, column, num_items)
-
-
-def _check_user(
-  split: str, user: DocumentRecord, items: np.ndarray, num_items: int
-) -> None:
-  if not len(items):
-    raise CacheError(f"user {user.user_id!r} of {split} has no items")
-  if items.min() < 0 or items.max() >= num_items:
+  for user, items in zip(users, columns, strict=True):
+    if not len(items):
+      raise CacheError(f"user {user.user_id!r} of {split} has no items")
+    if user.timestamps is not None and len(user.timestamps) != len(items):
+      raise CacheError(
+        f"user {user.user_id!r} of {split} has {len(items)} items and "
+        f"{len(user.timestamps)} timestamps"
+      )
+  whole = np.concatenate(columns)
+  outside = (whole < 0) | (whole >= num_items)
+  if outside.any():
+    owner = _owner(outside, columns)
     raise CacheError(
-      f"user {user.user_id!r} of {split} has an item outside the catalogue's "
-      f"{num_items} rows: {items.min()}..{items.max()}"
-    )
-  if user.timestamps is not None and len(user.timestamps) != len(items):
-    raise CacheError(
-      f"user {user.user_id!r} of {split} has {len(items)} items and "
-      f"{len(user.timestamps)} timestamps"
+      f"user {users[owner].user_id!r} of {split} has an item outside the "
+      f"catalogue's {num_items} rows: {columns[owner].min()}.."
+      f"{columns[owner].max()}"
     )
 
 
 def _blocks(rows: Iterable[Any]) -> Iterator[list[Any]]:
-  """The rows, some thousands at a time: checked at once, in little memory."""
+  """The rows, some thousands at a time, to check them together."""
   rows = iter(rows)
   while block := list(itertools.islice(rows, _BLOCK)):
     yield block
@@ -343,23 +326,6 @@ def _record_writer(path: pathlib.Path) -> Iterator[_Writer]:
     yield writer
   finally:
     writer.file.close()
-
-
-def _publish(folder: pathlib.Path, path: pathlib.Path) -> None:
-  """Moves the finished folder into place."""
-  try:
-    os.rename(folder, path)
-    return
-  except OSError:
-    if not path.exists():
-      raise
-  try:
-    cache_files.check(path)  # Another process was faster: its cache is as good.
-  except CacheError:
-    broken = path.parent / f".{path.name}-{uuid.uuid4().hex[:8]}"
-    os.rename(path, broken)
-    os.rename(folder, path)
-    shutil.rmtree(broken, ignore_errors=True)
 
 
 def _write_json(path: pathlib.Path, value: Any) -> None:

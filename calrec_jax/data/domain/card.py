@@ -1,11 +1,11 @@
-"""The card of a dataset: what it holds, where from, and what is wrong in it.
+"""The card of a dataset: its content, sources and bad rows.
 
-A card is plain JSON. It is stored with the token cache and with everything
-made from it.
+A card is plain JSON, stored with the token cache and everything made from it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +15,10 @@ import numpy as np
 
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import splits
+from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import tables
 
 SCHEMA = 1
-_QUANTILES = (("median", 0.5), ("p95", 0.95))
 
 
 def build_card(
@@ -34,12 +34,9 @@ def build_card(
   Args:
     domain: Configuration of the domain.
     prepared: Documents and catalogue of the domain.
-    item_tokens: Token ids of every item, end marker included.
+    item_tokens: Token ids of every item with its end marker.
     vocabulary: Description by `Vocabulary.describe`.
-    leakage_checks: Checks that have passed, of `leakage.Check.passed`.
-
-  Returns:
-    The card, fit for JSON.
+    leakage_checks: Checks that have passed, from `leakage.Check.passed`.
   """
   lengths = np.array([len(tokens) for tokens in item_tokens])
   events = prepared.events
@@ -89,10 +86,10 @@ _COMPARISONS: list[Callable[[Mapping[str, Any]], list[str]]] = []
 
 
 def compare_with(lines: Callable[[Mapping[str, Any]], list[str]]) -> None:
-  """Lets a rendered card show how it compares with published counts.
+  """Adds lines to every rendered card, such as published counts.
 
   Args:
-    lines: Function from a card to the lines to show; called for every card.
+    lines: Function from a card to its lines.
   """
   if lines not in _COMPARISONS:
     _COMPARISONS.append(lines)
@@ -110,7 +107,7 @@ def render(card: Mapping[str, Any]) -> str:
     "",
     *_comparison_lines(card),
     "  bad rows" if card["problems"] else "  no bad rows",
-    *map(_problem_line, card["problems"]),
+    *map(problems_lib.line, card["problems"]),
     "",
     *(
       f"  {card['shares'][name]:>8.2%}  {words}"
@@ -163,13 +160,6 @@ def _step_line(step: Mapping[str, Any]) -> str:
   return f"  {step['step']:<22}{cells}  {notes}".rstrip()
 
 
-def _problem_line(row: Mapping[str, Any]) -> str:
-  return (
-    f"  {row['count']:>9,}  {row['kind']:<19} first at {row['first']}"
-    f"  ({row['meaning']})"
-  )
-
-
 def _length_line(name: str, summary: Mapping[str, float]) -> str:
   return (
     f"  {name.replace('_', ' '):<18} mean {summary['mean']:g}, median "
@@ -214,7 +204,7 @@ _SHARES = {
 
 
 def _repeat_targets(prepared: domain_lib.Prepared) -> dict[str, float]:
-  """Fractions of targets bought before, and of those never trained on."""
+  """Fractions of targets bought before, and of targets never trained on."""
   shares = {}
   items = prepared.events.items
   for split in ("validation", "test"):
@@ -239,17 +229,16 @@ def _period(prepared: domain_lib.Prepared) -> dict[str, str]:
     "last": splits.day(int(events.timestamps.max())),
   }
   if prepared.boundaries is not None:
-    period["validation_start"] = splits.day(
-      prepared.boundaries.validation_start
-    )
-    period["test_start"] = splits.day(prepared.boundaries.test_start)
+    for name, time in dataclasses.asdict(prepared.boundaries).items():
+      period[name] = splits.day(time)
   return period
 
 
 def _summary(values: np.ndarray) -> dict[str, float]:
   return {
     "mean": round(float(np.mean(values)), 2),
-    **{name: float(np.quantile(values, at)) for name, at in _QUANTILES},
+    "median": float(np.median(values)),
+    "p95": float(np.quantile(values, 0.95)),
     "max": int(np.max(values)),
   }
 

@@ -1,15 +1,13 @@
 """A domain: one catalogue and one set of users, from raw files to documents.
 
 The order of operations is fixed: parse, validate, sort, consecutive repeats,
-iterated k-core, split, the last `max_history` events. The split happens
-before any training example exists.
+iterated k-core, split, the last `max_history` events. The split precedes any
+training example.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
@@ -33,21 +31,22 @@ from calrec_jax.errors import (
   optional,
   refuse,
 )
+from calrec_jax.storage import identity
 
-_REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
+_REQUIRED: Any = gin.REQUIRED  # Gin rejects it when used.
 
-# Part of every fingerprint: raise it when the same configuration and files
-# begin to give other documents.
+# Part of every fingerprint: raised when the same configuration and files give
+# other documents.
 SCHEMA = 1
 
 _NAME = re.compile("[a-z][a-z0-9_]*")
 
 
 class Source(Protocol):
-  """Where a domain's events come from.
+  """The source of a domain's events.
 
   Attributes:
-    default_fields: Fields of an item's text where `Domain.fields` is None.
+    default_fields: Fields of an item's text if `Domain.fields` is None.
   """
 
   default_fields: ClassVar[tuple[text_lib.Field, ...]]
@@ -57,13 +56,13 @@ class Source(Protocol):
     ...
 
   def fingerprint(self) -> dict[str, Any]:
-    """What the events depend on, as JSON: options and the files' hashes."""
+    """Everything the events depend on, as JSON: options and file hashes."""
     ...
 
   def read(
     self, problems: problems_lib.Problems, columns: Sequence[str]
   ) -> tuple[events_lib.Events, events_lib.Items]:
-    """Reads events and items with the wanted columns; counts bad rows."""
+    """Reads events and items with the requested columns; counts bad rows."""
     ...
 
 
@@ -75,12 +74,12 @@ class Prepared:
     name: Name of the domain.
     item_ids: Ids of the catalogue's items, by catalogue row.
     texts: Texts of the items, by catalogue row.
-    fields: Fields that the texts are made of.
+    fields: Fields of the texts.
     missing: Fraction of items without a value, by field label.
     events: Sorted events; their items are catalogue rows.
     documents: Ranges of `events` by split.
     boundaries: First days of a global temporal split, or None.
-    steps: Numbers of users, items and events after every step.
+    steps: Number of users, items and events after every step.
     shares: Fractions of tied times, of repeats and of identical texts.
     problems: Bad rows by kind.
   """
@@ -98,7 +97,7 @@ class Prepared:
   problems: problems_lib.Problems
 
   def columns(self, split: str) -> records.DocumentColumns:
-    """The documents of a split with all their events, ready to be written."""
+    """The documents of a split with all their events."""
     part = self.documents[split]
     events = part.events()
     user_ids = id_codes.strings(self.events.user_ids)
@@ -126,19 +125,18 @@ class Domain:
     source: Source of the events, e.g. `@LogFiles()`.
     fields: Fields of an item's text, in order: (label, column) or (label,
       column, max_words) or (label, column, max_words, max_tokens); None takes
-      those of the source for which there are columns.
+      those of the source that have columns.
     dedup: Rule for consecutive purchases of a user: "consecutive_id" retains
-      one of several of the same item, "consecutive_text" one of several with
-      the same text, "none" all.
-    min_count: Least number of events of a user and of an item; others are
+      the first of several of the same item, "consecutive_text" the first of
+      several with the same text, "none" all.
+    min_count: Minimum number of events per user and per item; others are
       dropped repeatedly until none is left (k-core); 1 retains all.
     split: Method, "leave_one_out" or "global_temporal".
     validation_start: First day of validation, ISO 8601 or unix milliseconds.
     test_start: First day of the test, likewise.
-    validation_fraction: Fraction of events in validation where no day is given.
-    test_fraction: Fraction of events in the test where no day is given.
-    max_history: Number of newest events of a history to retain; None retains
-      all.
+    validation_fraction: Fraction of events in validation if no day is given.
+    test_fraction: Fraction of events in the test if no day is given.
+    max_history: Maximum number of newest events of a history; None retains all.
     strict: Whether bad rows are an error instead of being counted and skipped.
   """
 
@@ -160,7 +158,7 @@ class Domain:
       refuse(
         self,
         "name",
-        "must be lower-case letters, digits and underscores and begin with a "
+        "must be lower-case letters, digits and underscores, starting with a "
         "letter.",
       )
     check(
@@ -173,20 +171,20 @@ class Domain:
     if self.fields is not None:
       fields = tuple(map(text_lib.as_field, self.fields))
       if not fields or len({f.label for f in fields}) != len(fields):
-        refuse(self, "fields", "must hold fields of distinct labels.")
+        refuse(self, "fields", "must be fields with distinct labels.")
       object.__setattr__(self, "fields", fields)
 
   @property
   def cuts_by_tokens(self) -> bool:
-    """Whether the items' texts depend on a vocabulary."""
+    """Whether fields are truncated by tokens of a vocabulary."""
     return any(field.max_tokens for field in self.chosen_fields())
 
   def chosen_fields(self) -> tuple[text_lib.Field, ...]:
-    """The fields that the texts may hold."""
+    """The fields that the texts may have."""
     return self.fields or self.source.default_fields
 
   def fingerprint(self) -> str:
-    """Hash of everything the documents depend on, the files included."""
+    """Hash of everything the documents depend on, including the files."""
     options = {
       field.name: getattr(self, field.name)
       for field in dataclasses.fields(self)
@@ -199,13 +197,13 @@ class Domain:
       "type": type(self.source).__name__,
       **self.source.fingerprint(),
     }
-    return digest({"schema": SCHEMA, "domain": options})
+    return identity.fingerprint({"schema": SCHEMA, "domain": options})
 
   def prepare(self, tokenizer: text_lib.Tokenizer | None = None) -> Prepared:
     """Reads, filters and splits the log.
 
     Args:
-      tokenizer: Tokenizer that cuts fields by tokens; None does not cut them.
+      tokenizer: Tokenizer that truncates fields by tokens; None does not.
 
     Raises:
       problems.BadRowsError: If the domain is strict and a row is bad.
@@ -223,37 +221,34 @@ class Domain:
     if self.strict:
       problems.refuse(self.name)
     steps.append(_count("validate", events))
-    self._refuse_empty(events, problems, "no usable event is in the input")
+    self._refuse_empty(events, problems, "the input has no usable event")
 
     events = events_lib.sort(events)
-    keys = _text_keys(texts)
-    rows = np.arange(len(texts))
+    keys = id_codes.strings(texts).dictionary_encode().indices.to_numpy()
+    same_item = events_lib.repeats(events, events.items)
+    same_text = events_lib.repeats(events, keys[events.items])
     shares = {
-      "tied_times": _share(_tied(events)),
-      "consecutive_repeats": _share(events_lib.repeats(events, rows)),
-      "consecutive_twins": _share(
-        events_lib.repeats(events, keys) & ~events_lib.repeats(events, rows)
-      ),
+      "tied_times": _share(events_lib.repeats(events, events.timestamps)),
+      "consecutive_repeats": _share(same_item),
+      "consecutive_twins": _share(same_text & ~same_item),
     }
     if self.dedup != "none":
-      by = rows if self.dedup == "consecutive_id" else keys
-      events = events.take(~events_lib.repeats(events, by))
+      by_id = self.dedup == "consecutive_id"
+      events = events.take(~(same_item if by_id else same_text))
     steps.append(_count("consecutive repeats", events))
     events, passes = events_lib.k_core(events, self.min_count)
     steps.append(_count("k-core", events) | {"passes": passes})
     self._refuse_empty(
       events, problems, f"Domain.min_count = {self.min_count} leaves nothing"
     )
-    kept = np.unique(events.items)
-    rows_kept: list[int] = kept.tolist()
-    events = dataclasses.replace(
-      events, items=np.searchsorted(kept, events.items).astype(np.int32)
-    )
-    # The k-core may bring two purchases of an item together again.
+    retained, renumbered = np.unique(events.items, return_inverse=True)
+    rows: list[int] = retained.tolist()
+    events = dataclasses.replace(events, items=renumbered.astype(np.int32))
+    # The k-core can make two purchases of an item consecutive again.
     shares["consecutive_repeats_left"] = _share(
-      events_lib.repeats(events, np.arange(len(kept)))
+      events_lib.repeats(events, events.items)
     )
-    shares["twin_texts"] = 1 - len(np.unique(keys[kept])) / len(kept)
+    shares["twin_texts"] = 1 - len(np.unique(keys[retained])) / len(rows)
     documents, boundaries = self._split(events)
     for split, part in documents.items():
       steps.append(
@@ -261,11 +256,11 @@ class Domain:
       )
     return Prepared(
       name=self.name,
-      item_ids=[items.item_ids[row] for row in rows_kept],
-      texts=[texts[row] for row in rows_kept],
+      item_ids=[items.item_ids[row] for row in rows],
+      texts=[texts[row] for row in rows],
       fields=fields,
       missing={
-        label: float(np.mean(mask[kept])) for label, mask in missing.items()
+        label: float(np.mean(mask[retained])) for label, mask in missing.items()
       },
       events=events,
       documents=documents,
@@ -278,7 +273,7 @@ class Domain:
   def _present(
     self, fields: tuple[text_lib.Field, ...], items: events_lib.Items
   ) -> tuple[text_lib.Field, ...]:
-    """The fields whose column exists; all of them where they were chosen."""
+    """The fields whose column exists; configured ones all must."""
     present = tuple(f for f in fields if f.column in items.columns)
     absent = [f for f in fields if f.column not in items.columns]
     if absent and (self.fields is not None or not present):
@@ -321,14 +316,8 @@ class Domain:
       )
 
 
-def digest(value: Any) -> str:
-  """sha256 of a value's canonical JSON."""
-  text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-  return hashlib.sha256(text.encode()).hexdigest()
-
-
 def slug(name: str) -> str:
-  """A name as a domain's name: `MEAT-PCKGD` becomes `meat_pckgd`."""
+  """A text as a domain's name: `MEAT-PCKGD` becomes `meat_pckgd`."""
   return re.sub("[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
@@ -338,15 +327,12 @@ def _texts(
   tokenizer: text_lib.Tokenizer | None,
   problems: problems_lib.Problems,
 ) -> tuple[list[str], dict[str, np.ndarray]]:
-  """Texts of all items, empty where no field has a value; what is missing."""
+  """Text of each item, empty without any value; bool[N] missing, by label."""
   columns = []
   for field in fields:
-    unreadable: list[int] = []
-    columns.append(
-      text_lib.column_texts(
-        field, items.columns[field.column], tokenizer, unreadable.append
-      )
-    )
+    values = items.columns[field.column]
+    column, unreadable = text_lib.column_texts(field, values, tokenizer)
+    columns.append(column)
     problems.add_rows("unreadable_price", items.file, items.lines[unreadable])
   texts = [
     text_lib.item_text(fields, values) if any(values) else ""
@@ -367,7 +353,7 @@ def _with_text(
   items: events_lib.Items,
   problems: problems_lib.Problems,
 ) -> events_lib.Events:
-  """The events whose item has a text."""
+  """The events whose items have a text."""
   has_text = np.array([bool(text) for text in texts], bool)
   good = has_text[events.items]
   if not good.all():
@@ -378,23 +364,6 @@ def _with_text(
       int(np.sum(~good)),
     )
   return events.take(good)
-
-
-def _text_keys(texts: Sequence[str]) -> np.ndarray:
-  """The row of the first item with the same text, by item."""
-  first: dict[str, int] = {}
-  return np.array(
-    [first.setdefault(text, row) for row, text in enumerate(texts)], np.int64
-  )
-
-
-def _tied(events: events_lib.Events) -> np.ndarray:
-  """Whether an event has the time of its user's event just before it."""
-  tied = np.zeros(len(events), bool)
-  tied[1:] = (events.users[1:] == events.users[:-1]) & (
-    events.timestamps[1:] == events.timestamps[:-1]
-  )
-  return tied
 
 
 def _share(mask: np.ndarray) -> float:

@@ -1,13 +1,12 @@
-"""The leakage check: nothing that is to be predicted may have been seen.
+"""The leakage check: no document may reveal a target.
 
-It reads the very documents that are handed to the writer of a dataset, not the
-plan of the split, so that a mistake anywhere on the way is found. Every event
-has a number, its row in the domain's sorted events, which no repeated purchase
-can disguise.
+It reads the very documents that are written to a dataset, not the plan of the
+split, so that a mistake in any step is found. Every event is identified by its
+row in the domain's sorted events, so that repeated purchases are distinct.
 """
 
 # pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions at run time.)
+# (pyarrow.compute creates its functions at run time.)
 
 from __future__ import annotations
 
@@ -34,13 +33,13 @@ CHECKS = (
 
 
 class LeakageError(CalrecError, RuntimeError):
-  """A document shows what is to be predicted."""
+  """A document reveals a target."""
 
 
 class Check:
-  """The check of one domain, a split at a time, the latest split first.
+  """The check of one domain, one split at a time, the latest split first.
 
-  Only the targets of later splits are held in memory, not their documents.
+  Only the targets of later splits stay in memory, not their documents.
   """
 
   def __init__(self, prepared: domain_lib.Prepared) -> None:
@@ -51,7 +50,7 @@ class Check:
     self._passed: set[str] = set()
 
   def passed(self) -> list[str]:
-    """What was checked, in words.
+    """Descriptions of the checks.
 
     Raises:
       RuntimeError: If a split has not been checked.
@@ -69,13 +68,11 @@ class Check:
     """Checks the documents of a split.
 
     Args:
-      split: Name of the split; `test` comes before `validation`, and `train`
-        last.
-      documents: Documents of the split, all of them.
+      split: Name of the split; `test` comes first, then `validation`, `train`.
+      documents: All documents of the split.
 
     Raises:
-      LeakageError: If one shows what is to be predicted, with the split, the
-        user and the event.
+      LeakageError: If one reveals a target, with the split, user and event.
     """
     columns = _Columns(self._prepared.name, split, documents)
     owners = self._check_documents(columns)
@@ -101,7 +98,7 @@ class Check:
       pc.index_in(id_codes.strings(columns.user_ids), value_set=self._user_ids),
       -1,
     ).to_numpy()
-    # A user that the log does not know owns no event, as the next check sees.
+    # The next check finds the events of users that are not in the log.
     if np.bincount(owners + 1)[1:].max(initial=0) > 1:
       raise LeakageError(
         f"{columns.name} {columns.split}: a user has two documents."
@@ -128,19 +125,7 @@ def check(
   prepared: domain_lib.Prepared,
   documents: Mapping[str, records.DocumentColumns],
 ) -> list[str]:
-  """Checks all documents of a domain.
-
-  Args:
-    prepared: Domain whose events the documents are compared with.
-    documents: Documents by split, as they are to be written.
-
-  Returns:
-    What was checked, in words.
-
-  Raises:
-    LeakageError: If one shows what is to be predicted, with the split, the
-      user and the event.
-  """
+  """Checks all documents of a domain, by split; see `Check`."""
   checking = Check(prepared)
   for split in reversed(splits.SPLITS):
     checking.add(split, documents[split])
@@ -165,7 +150,7 @@ class _Columns:
       self.is_target[documents.offsets[1:][lengths > 0] - 1] = True
 
   def refuse(self, bad: np.ndarray, what: str) -> None:
-    """Raises for the first event of the mask."""
+    """Raises `LeakageError` for the first event of a mask."""
     if bad.any():
       row = int(np.argmax(bad))
       raise LeakageError(
@@ -176,11 +161,11 @@ class _Columns:
 
 
 class _Targets:
-  """What a split predicts.
+  """The targets of a split.
 
   Attributes:
-    events: bool[E], by event of the log.
-    by_user: int64[U], the event of each user; beyond all where there is none.
+    events: bool[E], whether an event of the log is a target.
+    by_user: int64[U], the target of each user; larger than all if none.
   """
 
   def __init__(
@@ -196,21 +181,18 @@ class _Targets:
 
 
 def _check_days(columns: _Columns, days: splits.Boundaries) -> None:
-  """Checks that a split keeps to its period."""
+  """Checks that a split stays within its period."""
   if columns.split == "train":
     columns.refuse(
       columns.times >= days.validation_start,
       "is trained on after validation began",
     )
     return
-  low, high = days.test_start, None
+  low, high = days.test_start, np.inf
   if columns.split == "validation":
     low, high = days.validation_start, days.test_start
-  outside = columns.is_target & (columns.times < low)
-  if high is not None:
-    outside |= columns.is_target & (columns.times >= high)
+  began = columns.times >= low
+  outside = columns.is_target & (~began | (columns.times >= high))
   columns.refuse(outside, f"is a target outside the {columns.split} period")
-  columns.refuse(
-    ~columns.is_target & (columns.times >= low),
-    f"is in a history after {columns.split} began",
-  )
+  after = ~columns.is_target & began
+  columns.refuse(after, f"is in a history after {columns.split} began")

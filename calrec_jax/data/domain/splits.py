@@ -1,15 +1,14 @@
 """Training, validation and test documents, as ranges of the sorted events.
 
-A document is a run of one user's events: in `train` the training events, in
+A document is a range of one user's events: in `train` the training events, in
 `validation` and `test` a history with the target as its last event. Ranges
-make it impossible to mix users, and `leakage` checks the rest.
+cannot mix users, and `leakage` checks the rest.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
-from typing import Any
 
 import numpy as np
 
@@ -26,8 +25,8 @@ class Documents:
 
   Attributes:
     users: int32[D], the user of each document.
-    starts: int64[D], first event.
-    stops: int64[D], one past the last event.
+    starts: int64[D], first event of each.
+    stops: int64[D], index after the last event of each.
   """
 
   users: np.ndarray
@@ -42,33 +41,31 @@ class Documents:
     return Documents(self.users[rows], self.starts[rows], self.stops[rows])
 
   def events(self) -> np.ndarray:
-    """Rows of all events of all documents, int64."""
+    """Rows of the events of all documents, int64."""
     return ranges(self.starts, self.stops)
 
 
 @dataclasses.dataclass(frozen=True)
 class Boundaries:
-  """Where a global temporal split cuts, in unix milliseconds."""
+  """The first times of validation and of the test, in unix milliseconds."""
 
   validation_start: int
   test_start: int
 
 
 def leave_one_out(events: events_lib.Events) -> dict[str, Documents]:
-  """Last event test, last but one validation, the rest training.
+  """Each user's last event is the test, the one before is validation.
 
-  A user with fewer than three events is not evaluated: all events train.
-
-  Args:
-    events: Sorted events.
+  Users with fewer than three events are not evaluated; all their sorted events
+  are for training.
   """
   first, stop, users = _users(events)
   evaluated = stop - first >= 3
   train_stop = np.where(evaluated, stop - 2, stop)
   return {
     "train": Documents(users, first, train_stop),
-    "validation": _select(users, first, stop - 1, evaluated),
-    "test": _select(users, first, stop, evaluated),
+    "validation": Documents(users, first, stop - 1).take(evaluated),
+    "test": Documents(users, first, stop).take(evaluated),
   }
 
 
@@ -77,8 +74,8 @@ def global_temporal(
 ) -> dict[str, Documents]:
   """Training before a day, validation before a later day, test from then on.
 
-  The target is each user's first event of the period, so that its history
-  ends where the period begins. A user without an event before the period, or
+  The target is each user's first event of the period, so that the history ends
+  where the period begins. A user without an event before the period, or
   without one in it, is not evaluated in it.
 
   Args:
@@ -87,10 +84,10 @@ def global_temporal(
   """
   first, stop, users = _users(events)
   times = events.timestamps
-  validation = _first_at_or_after(
-    events, first, stop, boundaries.validation_start
+  validation, test = (
+    _first_at_or_after(events, first, stop, day)
+    for day in (boundaries.validation_start, boundaries.test_start)
   )
-  test = _first_at_or_after(events, first, stop, boundaries.test_start)
 
   def document(target: np.ndarray, before: int | None) -> Documents:
     has_target = target < stop
@@ -98,10 +95,10 @@ def global_temporal(
     keep = has_target & (target > first)
     if before is not None:
       keep &= times[at] < before
-    return _select(users, first, target + 1, keep)
+    return Documents(users, first, target + 1).take(keep)
 
   return {
-    "train": _select(users, first, validation, validation > first),
+    "train": Documents(users, first, validation).take(validation > first),
     "validation": document(validation, boundaries.test_start),
     "test": document(test, None),
   }
@@ -143,16 +140,15 @@ def boundaries(
       raise InputError(f"Domain.{name} is {fraction}; it must be in (0, 0.5).")
   times = np.sort(events.timestamps)
 
-  def at(fraction: float) -> int:
+  def start(given: str | int | None, name: str, fraction: float) -> int:
+    if given is not None:
+      return _milliseconds(given, name)
     return int(times[int(len(times) * (1 - fraction))])
 
+  both = validation_fraction + test_fraction
   result = Boundaries(
-    _milliseconds(validation_start, "validation_start")
-    if validation_start is not None
-    else at(validation_fraction + test_fraction),
-    _milliseconds(test_start, "test_start")
-    if test_start is not None
-    else at(test_fraction),
+    start(validation_start, "validation_start", both),
+    start(test_start, "test_start", test_fraction),
   )
   if not times[0] < result.validation_start < result.test_start <= times[-1]:
     raise InputError(
@@ -165,7 +161,7 @@ def boundaries(
 
 
 def ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
-  """The numbers from each start up to its stop, one range after another."""
+  """The integers from each start up to its stop, concatenated."""
   lengths = stops - starts
   before = np.cumsum(lengths) - lengths
   return np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
@@ -192,25 +188,22 @@ def day(milliseconds: int) -> str:
   return time.isoformat(timespec="seconds").removesuffix("+00:00")
 
 
-def _milliseconds(value: Any, name: str) -> int:
+def _milliseconds(value: str | int, name: str) -> int:
   if isinstance(value, int):
     return value
   try:
-    time = datetime.datetime.fromisoformat(value)
+    return round(events_lib.milliseconds(value))
   except (TypeError, ValueError) as error:
     raise InputError(
       f"Domain.{name} is {value!r}; it must be ISO 8601 text such as "
       "'2017-11-01', or unix milliseconds."
     ) from error
-  if time.tzinfo is None:
-    time = time.replace(tzinfo=datetime.UTC)
-  return round(time.timestamp() * 1000)
 
 
 def _users(
   events: events_lib.Events,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """First event, one past the last event, and row of every user."""
+  """First event, index after the last event, and row of every user."""
   offsets = events_lib.starts(events.users)
   return offsets[:-1], offsets[1:], events.users[offsets[:-1]]
 
@@ -221,9 +214,3 @@ def _first_at_or_after(
   """Each user's first event at or after a time; its `stop` if there is none."""
   earlier = np.concatenate([[0], np.cumsum(events.timestamps < time)])
   return first + earlier[stop] - earlier[first]
-
-
-def _select(
-  users: np.ndarray, starts: np.ndarray, stops: np.ndarray, keep: np.ndarray
-) -> Documents:
-  return Documents(users, starts, stops).take(keep)

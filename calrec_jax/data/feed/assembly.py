@@ -36,16 +36,15 @@ class Assembler:
     """One batch of NumPy arrays.
 
     Items are numbered across all domains. Items with identical text have the
-    number of the first of them: no text recommender can tell them apart, so
+    number of the first of them: no text recommender can distinguish them, so
     they must not be each other's negatives. Users are numbered likewise.
 
     Args:
       split: Split that the documents belong to.
       rows: Documents of each row; a row without any stays empty.
     """
-    user_offsets = _offsets(
-      cache.num_documents(split) for cache in self._caches
-    )
+    users = [cache.num_documents(split) for cache in self._caches]
+    user_offsets = _offsets(users)
     histories = self._read(split, rows)
     batch = Batch.empty(len(rows), self._row_tokens, self._row_slots)
     for row, documents in enumerate(rows):

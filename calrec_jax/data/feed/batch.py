@@ -1,7 +1,7 @@
 """The packed batch, the input of the training step.
 
-One table of symbols is used everywhere: R rows, L tokens of a row, S slots of a
-row (one slot for each target item), D model width, V vocabulary, N catalogue.
+Symbols of shapes everywhere: R rows, L tokens per row, S slots per row (one for
+each target item), D model width, V vocabulary size, N catalogue size.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-# A position outside of every slot, and a slot without a target.
+# A token outside every slot, and a slot without a target.
 NO_SLOT = -1
 # Segment of padding tokens; real segments of a row count from 1.
 PADDING_SEGMENT = 0

@@ -19,7 +19,6 @@ import grain.python as grain
 import numpy as np
 from absl import flags
 
-from calrec_jax.data.cache import files
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.feed import assembly, plan, tokenization, windows
 from calrec_jax.data.feed.batch import Batch
@@ -33,6 +32,7 @@ from calrec_jax.errors import (
   refuse,
   within,
 )
+from calrec_jax.storage.identity import changes, fingerprint
 
 # Incremented whenever the same settings give different batches than before.
 _ORDER = 1
@@ -65,7 +65,7 @@ class Feed:
       "train" holds out for validation, and no user is omitted: for a final fit,
       after all choices have been made.
     item_segments: Whether each target also has a segment of its own, for the
-      item tower. False where the objective has no towers.
+      item tower. False if the objective has no towers.
     seed: Seed of the order of users, the windows and the order of rows.
     mixing_exponent: Exponent of the domains' sampling: proportional to their
       number of users to this power; 0.3 in CALRec's first stage.
@@ -92,7 +92,7 @@ class Feed:
   shard_count: int = 1
 
   def __post_init__(self):
-    """Refuses settings that no feed can have."""
+    """Checks the settings."""
     check(
       self,
       row_tokens=integer(1),
@@ -182,9 +182,9 @@ class OpenFeed:
     )
     self._costs = [tokenization.token_costs(cache.prompt) for cache in caches]
     self._require_fit(feed.documents, last_only=feed.targets == "last")
-    self.fingerprint = files.fingerprint(self.settings())
+    self.fingerprint = fingerprint(self.settings())
 
-  def __reduce__(self):
+  def __reduce__(self) -> tuple[Any, ...]:
     return OpenFeed, (self.feed, self.caches)
 
   def batch(self, step: int) -> Batch:
@@ -236,12 +236,6 @@ class OpenFeed:
     for first_row in range(0, rows.num_rows, self.feed.rows):
       yield self._local_rows(split, rows, first_row)
 
-  def num_eval_batches(
-    self, split: str, limit: int | None = None, seed: int = 0
-  ) -> int:
-    """Number of batches that `eval_batches` yields."""
-    return -(-self._eval_rows(split, limit, seed).num_rows // self.feed.rows)
-
   def state(self, step: int) -> dict[str, Any]:
     """State that a checkpoint stores to resume at `step`; JSON-compatible.
 
@@ -264,12 +258,7 @@ class OpenFeed:
       InputError: If it does not match, with the settings that differ.
     """
     if state["fingerprint"] != self.fingerprint:
-      mine, theirs = self.settings(), state["settings"]
-      differing = [
-        f"{name} was {theirs.get(name)!r} and is {mine.get(name)!r}"
-        for name in sorted({*mine, *theirs})
-        if mine.get(name) != theirs.get(name)
-      ]
+      differing = changes(state["settings"], self.settings())
       raise InputError(
         "The checkpoint was written with a different data configuration and "
         f"cannot resume with the same batches: {'; '.join(differing)}. Restore "
@@ -308,11 +297,9 @@ class OpenFeed:
   @functools.cached_property
   def _plan(self) -> plan.Plan:
     feed = self.feed
+    lengths = [cache.event_lengths(feed.documents) for cache in self.caches]
     return plan.Plan(
-      [
-        Histories(*cache.event_lengths(self.feed.documents))
-        for cache in self.caches
-      ],
+      [Histories(*arrays) for arrays in lengths],
       self._costs,
       plan.Settings(
         rows=feed.rows,
@@ -346,13 +333,13 @@ class OpenFeed:
     }
     for cache in self.caches:
       settings[f"cache {cache.name}"] = cache.fingerprint
-    documents = self.feed.documents
-    if any(
-      cache.num_documents(documents) != cache.num_documents(self.feed.split)
-      for cache in self.caches
-    ):
+    counts = [
+      [cache.num_documents(split) for cache in self.caches]
+      for split in (self.feed.documents, self.feed.split)
+    ]
+    if counts[0] != counts[1]:
       # Final fits used to omit users without a validation event.
-      settings["documents"] = documents
+      settings["documents"] = self.feed.documents
     names = [cache.name for cache in self.caches]
     return {**settings, "domains": names, "order": _ORDER}
 
@@ -406,12 +393,10 @@ def _require_one_vocabulary(caches: Sequence[TokenCache]) -> None:
   names = [cache.name for cache in caches]
   if len(set(names)) != len(names):
     raise InputError(f"A domain appears twice in the mixture: {names}.")
-  first = caches[0]
-  for cache in caches[1:]:
-    if (cache.vocabulary_fingerprint, cache.prompt.end) != (
-      first.vocabulary_fingerprint,
-      first.prompt.end,
-    ):
+  first, *others = caches
+  tokens = first.vocabulary_fingerprint, first.prompt.end
+  for cache in others:
+    if (cache.vocabulary_fingerprint, cache.prompt.end) != tokens:
       raise InputError(
         f"The caches of {first.name} and {cache.name} have different "
         "vocabularies or end markers; run `calrec data cache` with one gin "

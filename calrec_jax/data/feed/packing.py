@@ -10,7 +10,6 @@ which documents share a row depends on their lengths. Tested by
 from __future__ import annotations
 
 import bisect
-from typing import NamedTuple
 
 import numpy as np
 
@@ -19,21 +18,9 @@ import numpy as np
 _CHUNK = 4096
 
 
-class Packing(NamedTuple):
-  """Assignment of documents to rows.
-
-  Attributes:
-    rows: int64[D], row of each document.
-    num_rows: Number of rows used.
-  """
-
-  rows: np.ndarray
-  num_rows: int
-
-
 def pack(
   tokens: np.ndarray, slots: np.ndarray, *, row_tokens: int, row_slots: int
-) -> Packing:
+) -> tuple[np.ndarray, int]:
   """Packs documents into rows, deterministically.
 
   Args:
@@ -41,6 +28,9 @@ def pack(
     slots: int[D], slots of each document.
     row_tokens: Tokens per row.
     row_slots: Slots per row.
+
+  Returns:
+    int64[D], row of each document, and the number of rows.
 
   Raises:
     ValueError: If a document is larger than a row.
@@ -65,7 +55,7 @@ def pack(
     )
     rows[at + longest_first] = np.array(found) + num_rows
     num_rows += used
-  return Packing(rows, num_rows)
+  return rows, num_rows
 
 
 def _pack_in_order(

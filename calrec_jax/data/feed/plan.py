@@ -22,7 +22,7 @@ import bisect
 import functools
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -99,9 +99,8 @@ class PackedDocuments(NamedTuple):
     """The documents of one row; none after the last row."""
     if row >= self.num_rows:
       return self.documents.take(slice(0, 0))
-    return self.documents.take(
-      slice(self.row_starts[row], self.row_starts[row + 1])
-    )
+    start, stop = self.row_starts[row : row + 2]
+    return self.documents.take(slice(start, stop))
 
 
 class Plan:
@@ -166,12 +165,12 @@ class Plan:
       return self._epoch(epoch)
 
   @functools.cached_property
-  def _epoch(self):
+  def _epoch(self) -> Callable[[int], PackedDocuments]:
     # A cache on the object: one on the class would keep the object alive.
     return functools.lru_cache(maxsize=2)(self._plan_epoch)
 
   @functools.cached_property
-  def _pass(self):
+  def _pass(self) -> Callable[[int, int], tuple[np.ndarray, ...]]:
     return functools.lru_cache(maxsize=2 * len(self._users))(self._sample_pass)
 
   def _plan_epoch(self, epoch: int) -> PackedDocuments:
@@ -187,22 +186,20 @@ class Plan:
 
   def _documents(self, domain: int, start: int, stop: int) -> list[Documents]:
     """Documents of users start:stop in a domain's endless stream."""
-    users, parts = self._users[domain], []
+    users, costs, parts = self._users[domain], self._costs[domain], []
+    limits = self._settings.limits
     for visit in range(start // len(users), (stop - 1) // len(users) + 1):
       order, uniform = self._pass(domain, visit)
       first = visit * len(users)
       piece = slice(max(start - first, 0), stop - first)
       chosen = users[order[piece]]
       histories = self._histories[domain].take(chosen)
-      cut = self._cut(histories, self._costs[domain], uniform[piece])
+      if self._settings.targets == "last":
+        cut = windows.cut_last(histories, limits, costs)
+      else:
+        cut = windows.cut_all(histories, limits, costs, uniform[piece])
       parts.append(as_documents(domain, chosen, cut, visit))
     return parts
-
-  def _cut(self, histories, costs, uniform) -> Windows:
-    limits = self._settings.limits
-    if self._settings.targets == "last":
-      return windows.cut_last(histories, limits, costs)
-    return windows.cut_all(histories, limits, costs, uniform)
 
   def _sample_pass(self, domain: int, visit: int) -> tuple[np.ndarray, ...]:
     """The order of users in a pass, and a uniform sample for each."""
@@ -216,11 +213,8 @@ class Plan:
     weights = users**self._settings.mixing_exponent
     weights = weights / weights.sum()
     tokens = np.dot(weights, [self._mean_tokens(d) for d in range(len(users))])
-    tokens_wanted = (
-      _SHORTEST_EPOCH_STEPS
-      * self._settings.rows
-      * self._settings.limits.row_tokens
-    )
+    step_tokens = self._settings.rows * self._settings.limits.row_tokens
+    tokens_wanted = _SHORTEST_EPOCH_STEPS * step_tokens
     all_users = sum(self.num_users)
     parts = -(-all_users // self._settings.epoch_users)
     epoch_users = -(-all_users // parts)
@@ -267,17 +261,16 @@ def packed(
     limits: Limits, with the size of a row.
     row_order: Key of the rows' shuffle, or None for no shuffle.
   """
-  found = packing.pack(
+  rows, num_rows = packing.pack(
     documents.tokens,
     documents.stop - documents.first_target,
     row_tokens=limits.row_tokens,
     row_slots=limits.row_slots,
   )
-  rows = found.rows
   if row_order is not None:
-    rows = _shuffled(found.num_rows, *row_order)[rows]
+    rows = _shuffled(num_rows, *row_order)[rows]
   order = np.argsort(rows, kind="stable")
-  counts = np.bincount(rows, minlength=found.num_rows)
+  counts = np.bincount(rows, minlength=num_rows)
   return PackedDocuments(
     documents.take(order), np.concatenate([[0], np.cumsum(counts)])
   )

@@ -7,7 +7,7 @@ prompt equals, token for token, what precedes the target in a training row:
     [begin] prefix first item_1 next item_2 ... next item_n next     a prompt
     [begin] item                                               an item segment
 
-Where the tokens are item ids (`item_ids`) the prompt's parts are empty.
+If the tokens are item ids (`item_ids`), the prompt's parts are empty.
 Tested by `tests/unit/data/feed/test_tokenization.py`.
 """
 
@@ -19,8 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from calrec_jax.data.cache.token_cache import TokenCache
-from calrec_jax.data.feed.batch import NO_SLOT, PADDING_SEGMENT, Batch
+from calrec_jax.data.feed.batch import PADDING_SEGMENT, Batch
 from calrec_jax.data.records import PromptTokens
 from calrec_jax.errors import CalrecError
 
@@ -147,33 +146,6 @@ def write_document(
   batch.slot_items[row, cursor.slot : end] = slot_items
   batch.slot_users[row, cursor.slot : end] = slot_user
   return Cursor(at, end, segment)
-
-
-def describe_row(batch: Batch, row: int, cache: TokenCache) -> str:
-  """Human-readable text of a row, one segment per line.
-
-  Args:
-    batch: Batch on the host.
-    row: Row of the batch.
-    cache: Any cache of the mixture; its vocabulary decodes the tokens.
-  """
-  decode = cache.vocabulary().decode
-  segments = np.asarray(batch.segment_ids[row])
-  lines = []
-  for segment in range(1, int(segments.max(initial=0)) + 1):
-    at = np.flatnonzero(segments == segment)
-    text = decode(np.asarray(batch.tokens[row])[at].tolist())
-    slots = np.asarray(batch.item_slots[row])[at]
-    if (slots != NO_SLOT).any():
-      slot = int(slots.max())
-      item, user = batch.slot_items[row, slot], batch.slot_users[row, slot]
-      kind = f"item {item} for user {user}, slot {slot}"
-    else:
-      targets = np.unique(np.asarray(batch.joint_slots[row])[at])
-      kind = f"history with {(targets != NO_SLOT).sum()} targets"
-    lines.append(f"[{at[0]}:{at[-1] + 1}] {kind}: {text!r}")
-  lines.append(f"{(segments == PADDING_SEGMENT).sum()} tokens of padding")
-  return "\n".join(lines)
 
 
 class _Pieces(NamedTuple):

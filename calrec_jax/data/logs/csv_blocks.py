@@ -1,18 +1,17 @@
 """CSV files as columns of text: PyArrow for plain rows, Python for odd ones.
 
-Python's `csv`, strict, defines what a file holds. A line is plain if it is a
-whole row, whatever the lines around it are: its quotes enclose whole fields,
-and it has as many fields as the header. PyArrow's parser, made for blocks and
-free of the interpreter's lock, reads those alike; all others go to Python, a
-row at a time. So the fate of a row depends on the row alone.
+Python's strict `csv` parser defines what a file holds. A line is plain if it is
+a whole row, whatever the lines around it are: its quotes enclose whole fields,
+and it has as many fields as the header. PyArrow, which parses whole blocks
+without the interpreter's lock, reads plain lines the same way; all others go to
+Python, a row at a time. So how a row is read depends on the row alone.
 """
 
 from __future__ import annotations
 
 import csv
-import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TextIO
 
 import numpy as np
@@ -26,68 +25,10 @@ from calrec_jax.errors import InputError
 _BLOCK_CHARACTERS = 4 << 20
 _MAX_FIELD = 2**24  # Titles may be longer than the module's default limit.
 _QUOTE, _NEW_LINE, _RETURN = b'"\n\r'
-# Bytes that could not be decoded are surrogates in text. As bytes of UTF-8
-# they are invalid, and so found by whoever checks the encoding.
+# Bytes that could not be decoded are surrogates in text; encoded again they are
+# invalid UTF-8, which `_decoded` finds.
 _ENCODING: tuple[str, str] = ("utf-8", "surrogatepass")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-@dataclasses.dataclass(frozen=True)
-class Dialect:
-  """How the rows of a file are written.
-
-  Attributes:
-    delimiter: Character between two fields.
-  """
-
-  delimiter: str
-
-  def reader(self, lines: Iterable[str]) -> Iterator[list[str]]:
-    """Python's reader of the rows that the lines hold."""
-    return csv.reader(lines, delimiter=self.delimiter, strict=True)
-
-  def parse_options(self) -> pa_csv.ParseOptions:
-    """PyArrow's options for plain lines."""
-    return pa_csv.ParseOptions(delimiter=self.delimiter)
-
-  def plain(self, block: _Block, num_fields: int) -> np.ndarray:
-    """Which lines are plain; blank lines are, since no parser sees them.
-
-    Args:
-      block: Lines of the file.
-      num_fields: Number of fields of a row.
-
-    Returns:
-      bool[n].
-    """
-    delimiter = self.delimiter.encode(*_ENCODING)
-    if len(delimiter) > 1 or delimiter[0] in b'"\n\r\0' or not num_fields:
-      return block.blank
-    codes, starts = block.codes, block.bounds[:-1]
-    plain = np.diff(block.bounds) <= csv.field_size_limit()
-    delimiters = np.flatnonzero(codes == delimiter[0])
-    if _QUOTE in block.data:
-      quotes = np.flatnonzero(codes == _QUOTE)
-      line = np.searchsorted(starts, quotes, "right") - 1
-      earlier = np.searchsorted(quotes, block.bounds)
-      opens = (np.arange(len(quotes)) - earlier[line]) % 2 == 0
-      # Outside, a quote may only begin a field; inside, it may end the field,
-      # and two are one quote of the text: as if the field ended and began.
-      adjacent = np.diff(quotes, prepend=-2, append=-2) == 1
-      begins = (quotes == starts[line]) | (codes[quotes - 1] == delimiter[0])
-      ends = (quotes + 1 == block.stops[line]) | (
-        codes.take(quotes + 1, mode="clip") == delimiter[0]
-      )
-      regular = np.where(opens, begins | adjacent[:-1], ends | adjacent[1:])
-      plain[line[~regular]] = False
-      plain &= np.diff(earlier) % 2 == 0
-      # Every line that is left has an even number of quotes.
-      enclosed = np.searchsorted(quotes[plain[line]], delimiters) % 2
-      delimiters = delimiters[enclosed == 0]
-    plain &= (
-      np.diff(np.searchsorted(delimiters, block.bounds)) + 1 == num_fields
-    )
-    return plain | block.blank
 
 
 class Reader:
@@ -97,7 +38,7 @@ class Reader:
     self,
     path: str,
     stream: TextIO,
-    dialect: Dialect,
+    delimiter: str,
     problems: problems_lib.Problems,
   ) -> None:
     """Reads the header.
@@ -105,15 +46,15 @@ class Reader:
     Args:
       path: Path of the file, for messages.
       stream: Text of the file, its line breaks as they are.
-      dialect: How its rows are written.
+      delimiter: Character between two fields.
       problems: Counter of the malformed rows and of broken encodings.
 
     Raises:
-      InputError: if a quoted field is never closed, here and while rows are
+      InputError: If a quoted field is never closed, here or while rows are
         read; the message names the line.
     """
     csv.field_size_limit(max(csv.field_size_limit(), _MAX_FIELD))
-    self._path, self._dialect, self._problems = path, dialect, problems
+    self._path, self._delimiter, self._problems = path, delimiter, problems
     self._lines = _Lines(stream)
     header: list[str] | None = []
     while header == [] and self._lines.more():
@@ -121,17 +62,13 @@ class Reader:
     self.header = tuple(name.strip() for name in header or ())
 
   def rows(self, columns: Sequence[str]) -> Iterator[json_blocks.Rows]:
-    """Reads all rows.
+    """The rows in the file's order, with the header's columns of these names.
 
-    Args:
-      columns: Names of the columns wanted, of those in the header.
-
-    Yields:
-      Rows in the file's order, with their lines; all values are text.
+    All values are text.
     """
     at = {name: self.header.index(name) for name in columns}
     work = functools.partial(
-      _parse, at=at, num_fields=len(self.header), dialect=self._dialect
+      _parse, at=at, num_fields=len(self.header), delimiter=self._delimiter
     )
     for rows in row_stream.in_order(work, self._parts(list(at.values()))):
       self._problems.add_rows("broken_encoding", self._path, rows.broken)
@@ -142,7 +79,7 @@ class Reader:
     lines = self._lines
     while lines.more():
       block, start = lines.block, lines.index
-      plain = self._dialect.plain(block, len(self.header))
+      plain = _plain(block, len(self.header), self._delimiter)
       odd = np.flatnonzero(~plain)
       plain[:start] = False
       part = _Part(block, plain, [], [], [])
@@ -170,10 +107,11 @@ class Reader:
       yield part
 
   def _row(self) -> list[str] | None:
-    """The next row; None, and counted, where it is malformed."""
+    """The next row; None, and counted, if it is malformed."""
     first = self._lines.number
+    reader = csv.reader(self._lines, delimiter=self._delimiter, strict=True)
     try:
-      return next(self._dialect.reader(self._lines))
+      return next(reader)
     except csv.Error as error:
       if "unexpected end" in str(error) or "field larger" in str(error):
         raise InputError(
@@ -197,7 +135,7 @@ class _Block:
     first_line: Number of the first line, from 1.
     bounds: int64[n + 1], the first byte of each line, and the end.
     stops: int64[n], the end of each line without its line break.
-    blank: bool[n], whether a line holds nothing.
+    blank: bool[n], whether a line is empty.
   """
 
   def __init__(self, text: str, first_line: int) -> None:
@@ -231,7 +169,7 @@ class _Lines(Iterator[str]):
   """The lines of a file, one after another, and the block they are in.
 
   Attributes:
-    block: The block of the next line, unless that is the last block's end.
+    block: Block of the next line, or the last block at the end of the file.
     index: Index of the next line in it.
   """
 
@@ -245,7 +183,7 @@ class _Lines(Iterator[str]):
     return self.block.first_line + self.index
 
   def more(self) -> bool:
-    """Whether there is a next line; reads a block where it is needed."""
+    """Whether there is a next line; reads the next block when needed."""
     if self.index == len(self.block):
       text = self._stream.read(_BLOCK_CHARACTERS) + self._stream.readline()
       if not text:
@@ -265,10 +203,10 @@ class _Part(NamedTuple):
 
   Attributes:
     block: The block.
-    plain: bool[n], the lines that are left for PyArrow, or blank.
-    lines: The first line of each odd row.
-    rows: The wanted values of each odd row, as bytes.
-    malformed: Lines that no row begins in, already counted.
+    plain: bool[n], the lines that remain for PyArrow, or are blank.
+    lines: First line of each odd row.
+    rows: Requested values of each odd row, as bytes.
+    malformed: First line of each malformed row, already counted.
   """
 
   block: _Block
@@ -278,15 +216,52 @@ class _Part(NamedTuple):
   malformed: list[int]
 
 
+def _plain(block: _Block, num_fields: int, delimiter: str) -> np.ndarray:
+  """bool[n], which lines are plain; blank ones are, since no parser sees them.
+
+  Args:
+    block: Lines of the file.
+    num_fields: Number of fields of a row.
+    delimiter: Character between two fields.
+  """
+  separator = delimiter.encode(*_ENCODING)
+  if len(separator) > 1 or separator[0] in b'"\n\r\0' or not num_fields:
+    return block.blank
+  codes, starts = block.codes, block.bounds[:-1]
+  plain = np.diff(block.bounds) <= csv.field_size_limit()
+  delimiters = np.flatnonzero(codes == separator[0])
+  if _QUOTE in block.data:
+    quotes = np.flatnonzero(codes == _QUOTE)
+    line = np.searchsorted(starts, quotes, "right") - 1
+    earlier = np.searchsorted(quotes, block.bounds)
+    opens = (np.arange(len(quotes)) - earlier[line]) % 2 == 0
+    # Outside a field, a quote may only begin one; inside, it may end the field,
+    # and two are one quote of the text: as if the field ended and began.
+    adjacent = np.diff(quotes, prepend=-2, append=-2) == 1
+    begins = (quotes == starts[line]) | (codes[quotes - 1] == separator[0])
+    ends = (quotes + 1 == block.stops[line]) | (
+      codes.take(quotes + 1, mode="clip") == separator[0]
+    )
+    regular = np.where(opens, begins | adjacent[:-1], ends | adjacent[1:])
+    plain[line[~regular]] = False
+    plain &= np.diff(earlier) % 2 == 0
+    # Every remaining line has an even number of quotes.
+    enclosed = np.searchsorted(quotes[plain[line]], delimiters) % 2
+    delimiters = delimiters[enclosed == 0]
+  fields = np.diff(np.searchsorted(delimiters, block.bounds)) + 1
+  return (plain & (fields == num_fields)) | block.blank
+
+
 def _parse(
-  part: _Part, at: Mapping[str, int], num_fields: int, dialect: Dialect
+  part: _Part, at: Mapping[str, int], num_fields: int, delimiter: str
 ) -> json_blocks.Rows:
-  """Reads the plain lines of a part, and puts the odd rows between them."""
+  """Reads the plain lines of a part, and inserts the odd rows among them."""
   block = part.block
   lines = np.flatnonzero(part.plain & ~block.blank) + block.first_line
   table = pa.table({name: pa.array([], pa.large_binary()) for name in at})
   if len(lines) and at:
-    table = _plain_table(_joined(block, part.plain), at, num_fields, dialect)
+    data = _joined(block, part.plain)
+    table = _plain_table(data, at, num_fields, delimiter)
   if part.lines:
     values = zip(*part.rows, strict=True)
     odd = [pa.array(column, pa.large_binary()) for column in values]
@@ -295,13 +270,8 @@ def _parse(
     order = np.argsort(lines)
     table, lines = table.take(pa.array(order)), lines[order]
   table, good = _decoded(table, len(lines))
-  return json_blocks.Rows(
-    table,
-    lines[good],
-    np.array(part.malformed, np.int64),
-    lines[~good],
-    np.empty(0, np.int64),
-  )
+  malformed = np.array(part.malformed, np.int64)
+  return json_blocks.Rows(table, lines[good], malformed, lines[~good])
 
 
 def _joined(block: _Block, chosen: np.ndarray) -> bytes:
@@ -315,9 +285,9 @@ def _joined(block: _Block, chosen: np.ndarray) -> bytes:
 
 
 def _plain_table(
-  data: bytes, at: Mapping[str, int], num_fields: int, dialect: Dialect
+  data: bytes, at: Mapping[str, int], num_fields: int, delimiter: str
 ) -> pa.Table:
-  """The wanted columns of plain lines, as bytes."""
+  """The requested columns of plain lines, as bytes."""
   if data.startswith(_BYTE_ORDER_MARK):  # Text here, but PyArrow removes it.
     data = b"\n" + data
   names = [str(i) for i in range(num_fields)]
@@ -327,7 +297,7 @@ def _plain_table(
     read_options=pa_csv.ReadOptions(
       use_threads=False, block_size=len(data) + 1, column_names=names
     ),
-    parse_options=dialect.parse_options(),
+    parse_options=pa_csv.ParseOptions(delimiter=delimiter),
     convert_options=pa_csv.ConvertOptions(
       include_columns=wanted,
       column_types={name: pa.large_binary() for name in wanted},
@@ -337,7 +307,7 @@ def _plain_table(
 
 
 def _decoded(table: pa.Table, num_rows: int) -> tuple[pa.Table, np.ndarray]:
-  """The rows as text, and which rows they are: those that are valid UTF-8."""
+  """The rows that are valid UTF-8, as text, and bool[n]: which those are."""
   good = np.ones(num_rows, bool)
   schema = pa.schema([(name, pa.large_string()) for name in table.column_names])
   try:

@@ -1,17 +1,17 @@
 """Purchases as columns, and the filters that work on them.
 
 The order of operations is fixed: validate, stable sort by (user, time, input
-order), consecutive repeats, iterated k-core. Both filters keep the order, so
-that sorting first equals sorting last, and "consecutive" means what it says
-in a file that is not in order of time.
+order), consecutive repeats, iterated k-core. Both filters preserve the order,
+and "consecutive" refers to time even if the file is not sorted by time.
 """
 
 # pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions at run time.)
+# (pyarrow.compute creates its functions at run time.)
 
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,15 +26,15 @@ DEDUPS = ("none", "consecutive_id", "consecutive_text")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Items:
-  """The items of a source, before anything was made of their text.
+  """The items of a source, with their raw values.
 
   Attributes:
     item_ids: Distinct ids in the source, in the file's order.
     columns: Raw values by column, one per item.
-    file: Path of the file they come from.
-    lines: int64[N], the line each item starts at.
+    file: Path of their file.
+    lines: int64[N], the line where each item starts.
     available: Names of all columns of the source, for messages.
-    num_rows: Number of rows about items in the source, repeated ones included.
+    num_rows: Number of item rows in the source, repeated ones included.
   """
 
   item_ids: Sequence[str]
@@ -69,7 +69,7 @@ class Events:
     return len(self.users)
 
   def take(self, rows: np.ndarray) -> Events:
-    """The events at `rows`, or where the mask `rows` holds, in that order."""
+    """The events at `rows`, indices or a mask, in that order."""
     return dataclasses.replace(
       self,
       users=self.users[rows],
@@ -91,7 +91,7 @@ def join(
   by_time: bool = True,
   num_rows: int | None = None,
 ) -> Events:
-  """Raw columns to events; a row that cannot be one is counted and left out.
+  """Raw columns to events; rows that cannot be one are counted and skipped.
 
   Args:
     users: Ids of the users; null where missing.
@@ -100,22 +100,19 @@ def join(
     readable: bool[n], whether the time could be read.
     catalogue: Ids of the known items.
     file: Path of the file, for the locations of bad rows.
-    lines: int64[n], the line each row starts at.
+    lines: int64[n], the line where each row starts.
     problems: Counter of the bad rows, one kind per row.
     by_time: Whether `timestamps` are times.
     num_rows: Number of rows in the file; None if all are in the columns.
 
   Returns:
-    The good rows in their order.
+    The good rows, in order.
   """
-  no_user = _is_null(users)
-  no_item = _is_null(items) & ~no_user
+  no_user = _to_numpy(users.is_null())
+  no_item = _to_numpy(items.is_null()) & ~no_user
   no_time = ~readable & ~no_user & ~no_item
-  codes = _to_numpy(
-    pc.fill_null(
-      pc.index_in(items, value_set=pa.array(catalogue, items.type)), -1
-    )
-  )
+  known = pc.index_in(items, value_set=pa.array(catalogue, items.type))
+  codes = _to_numpy(pc.fill_null(known, -1))
   good = ~(no_user | no_item | no_time)
   unknown = good & (codes < 0)
   for kind, mask in (
@@ -137,6 +134,17 @@ def join(
   )
 
 
+def milliseconds(text: str) -> float:
+  """Unix milliseconds of an ISO 8601 text, in UTC unless it has a zone.
+
+  Raises:
+    ValueError: If it is not ISO 8601.
+  """
+  time = datetime.datetime.fromisoformat(text)
+  zone = time.tzinfo or datetime.UTC
+  return time.replace(tzinfo=zone).timestamp() * 1000
+
+
 def sort(events: Events) -> Events:
   """Events grouped by user, each user's by time; ties keep the input order."""
   by_time = np.argsort(events.timestamps, kind="stable")
@@ -144,34 +152,28 @@ def sort(events: Events) -> Events:
   return events.take(by_time[by_user])
 
 
-def repeats(events: Events, keys: np.ndarray) -> np.ndarray:
-  """Whether an event has the key of its user's event just before it.
+def repeats(events: Events, values: np.ndarray) -> np.ndarray:
+  """bool[E], whether an event has the value of its user's previous event.
 
   Args:
-    events: Events, sorted.
-    keys: [N], one key per item; equal keys are the same thing.
-
-  Returns:
-    bool[E].
+    events: Sorted events.
+    values: [E], one value per event, such as its item or time.
   """
   same = np.zeros(len(events), bool)
-  bought = keys[events.items]
-  same[1:] = (events.users[1:] == events.users[:-1]) & (
-    bought[1:] == bought[:-1]
-  )
+  users = events.users
+  same[1:] = (users[1:] == users[:-1]) & (values[1:] == values[:-1])
   return same
 
 
 def k_core(events: Events, min_count: int) -> tuple[Events, int]:
-  """Drops users and items with few events until none is left.
+  """Drops users and items with few events, repeatedly, until none is left.
 
   Args:
     events: Events in any order.
     min_count: Number of events below which users and items are dropped.
 
   Returns:
-    The remaining events, in their order, and the number of passes that
-    dropped something.
+    The remaining events, in order, and the number of passes that dropped any.
   """
   passes = 0
   while len(events):
@@ -188,15 +190,11 @@ def k_core(events: Events, min_count: int) -> tuple[Events, int]:
 
 
 def starts(sorted_groups: np.ndarray) -> np.ndarray:
-  """Where each run of equal values begins, and the length of the whole."""
+  """int64[R + 1]: start of each run of equal values, and the total length."""
   if not len(sorted_groups):
     return np.zeros(1, np.int64)
   change = np.flatnonzero(np.diff(sorted_groups)) + 1
   return np.concatenate([[0], change, [len(sorted_groups)]]).astype(np.int64)
-
-
-def _is_null(array: pa.Array) -> np.ndarray:
-  return _to_numpy(array.is_null())
 
 
 def _to_numpy(array: pa.Array) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Ids to numbers while they stream by, and columns that stay in Arrow."""
+"""Streams of ids to numbers, and columns that stay in Arrow."""
 
 # pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions at run time.)
+# (pyarrow.compute creates its functions at run time.)
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 
 _PENDING = 1 << 20  # Ids held as text before they become numbers.
-_SLICE = 8192  # Values that become Python objects at a time.
+_SLICE = 8192  # Values converted to Python objects at a time.
 
 
 class IdCodes:
   """Numbers ids by their first appearance, in Arrow, a million at a time.
 
-  A dictionary of Python would need some hundred bytes an id, and a look-up
-  for every event.
+  A Python dictionary would need some hundred bytes per id, and a look-up for
+  every event.
   """
 
   def __init__(self) -> None:
@@ -29,17 +29,17 @@ class IdCodes:
     self._num_pending = 0
 
   def add(self, ids: pa.Array | pa.ChunkedArray) -> None:
-    """Adds ids, none of them null, in their order."""
+    """Adds ids, none of them null, in order."""
     ids = ids.cast(pa.large_string())
     chunks = ids.chunks if isinstance(ids, pa.ChunkedArray) else [ids]
     self._pending += chunks
     self._num_pending += len(ids)
-    # Each time the known ids are read again, so wait for about as many more.
+    # Numbering reads all known ids again, so wait for about as many new ones.
     if self._num_pending >= max(_PENDING, len(self._ids)):
       self._number()
 
   def finish(self) -> tuple[np.ndarray, pa.LargeStringArray]:
-    """Returns int32[n], the code of every id added, and the ids by code."""
+    """Returns int32[n], the code of every added id, and the ids by code."""
     self._number()
     codes = np.concatenate([np.empty(0, np.int32), *self._codes])
     return codes, self._ids
@@ -48,7 +48,7 @@ class IdCodes:
     known = len(self._ids)
     chunked = pa.chunked_array([self._ids, *self._pending], pa.large_string())
     encoded = chunked.dictionary_encode().combine_chunks()
-    if isinstance(encoded, pa.ChunkedArray):  # Of no chunk at all.
+    if isinstance(encoded, pa.ChunkedArray):  # It has no chunks.
       encoded = encoded.chunk(0)
     self._ids = encoded.dictionary
     self._codes.append(encoded.indices.to_numpy()[known:].astype(np.int32))
@@ -56,19 +56,20 @@ class IdCodes:
 
 
 class Column(Sequence[Any]):
-  """An Arrow column as a sequence of Python values, made when they are read.
+  """An Arrow column as a sequence of Python values, converted when read.
 
-  Half a million titles take a third of the memory of Python's strings, which
-  exist only while they are read.
+  Half a million titles take a third of the memory of Python's strings.
+
+  Attributes:
+    values: The column itself.
   """
 
   def __init__(self, values: pa.Array | pa.ChunkedArray) -> None:
-    self._values = (
-      values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    )
+    chunked = isinstance(values, pa.ChunkedArray)
+    self.values: pa.Array = values.combine_chunks() if chunked else values
 
   def __len__(self) -> int:
-    return len(self._values)
+    return len(self.values)
 
   @overload
   def __getitem__(self, index: int) -> Any: ...
@@ -76,21 +77,16 @@ class Column(Sequence[Any]):
   def __getitem__(self, index: slice) -> list[Any]: ...
   def __getitem__(self, index: int | slice) -> Any:
     if isinstance(index, slice):
-      return self._values[index].to_pylist()
-    return self._values[int(index)].as_py()
+      return self.values[index].to_pylist()
+    return self.values[int(index)].as_py()
 
   def __iter__(self) -> Iterator[Any]:
     for start in range(0, len(self), _SLICE):
-      yield from self._values.slice(start, _SLICE).to_pylist()
-
-  @property
-  def values(self) -> pa.Array:
-    """The column itself."""
-    return self._values
+      yield from self.values.slice(start, _SLICE).to_pylist()
 
 
 def strings(values: Sequence[str]) -> pa.LargeStringArray:
-  """Texts as an Arrow array; those of a `Column` are not copied one by one."""
+  """Texts as an Arrow array, without going through Python for a `Column`."""
   if isinstance(values, Column):
     return values.values.cast(pa.large_string())
   return pa.array(values, pa.large_string())

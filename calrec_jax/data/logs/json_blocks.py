@@ -1,17 +1,18 @@
 """Blocks of JSON lines to columns of given types.
 
-PyArrow's parser, made for this and free of the interpreter's lock, takes
-whole blocks and reads the wanted columns only. It refuses a block for one odd
-row; the block is then halved until the odd rows are alone, and those are read
-by Python's parser, which takes more, and counted where it cannot either.
-So the fate of a row depends on the row alone.
+PyArrow parses whole blocks without the interpreter's lock, and only the
+requested columns. It rejects a block because of one odd row; the block is then
+halved until the odd rows are isolated. Python's more lenient parser reads
+those, and rows that it rejects too are counted. So how a row is read depends on
+the row alone.
 """
 
 # pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions at run time.)
+# (pyarrow.compute creates its functions at run time.)
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -25,30 +26,31 @@ import pyarrow.json as pa_json
 
 from calrec_jax.data.logs import line_blocks
 
-_FEW = 32  # Rows that Python reads sooner than halving finds the odd one.
+_FEW = 32  # Rows that Python reads faster than halving finds the odd one.
+_NONE = np.empty(0, np.int64)
 
 
 class Rows(NamedTuple):
   """Some rows of a file.
 
   Attributes:
-    table: Wanted columns, in the schema's types; null where missing.
+    table: Requested columns, in the schema's types; null where missing.
     lines: int64[n], the line of each row.
-    malformed: int64[m], lines that are no row; they are not in the table.
-    broken: int64[m], lines whose wanted text is not UTF-8; likewise.
+    malformed: int64[m], lines that are not rows; they are not in the table.
+    broken: int64[m], lines whose requested text is not UTF-8; likewise.
     wrong_type: int64[m], lines with a value that its column's type cannot
       hold; they are in the table, without the value.
   """
 
   table: pa.Table
   lines: np.ndarray
-  malformed: np.ndarray
-  broken: np.ndarray
-  wrong_type: np.ndarray
+  malformed: np.ndarray = _NONE
+  broken: np.ndarray = _NONE
+  wrong_type: np.ndarray = _NONE
 
   @property
   def num_rows(self) -> int:
-    """Rows of the file, those that could not be read included."""
+    """Number of rows of the file, unreadable ones included."""
     return len(self.lines) + len(self.malformed) + len(self.broken)
 
 
@@ -57,16 +59,13 @@ def parse(
   schema: pa.Schema,
   variants: Sequence[pa.Schema] = (),
 ) -> Rows:
-  """Reads the rows of a block; blank lines are none.
+  """Reads the rows of a block, in order; blank lines are skipped.
 
   Args:
     block: Lines of the file, one JSON object each.
-    schema: Wanted columns and their types.
-    variants: Other types that columns may have as a whole, such as numbers
-      where the schema wants text; these blocks are converted.
-
-  Returns:
-    The rows in their order.
+    schema: Requested columns and their types.
+    variants: Other types that whole columns may have, such as numbers where the
+      schema has text; these blocks are converted.
   """
   data = block.data
   schemas = (schema, *variants)
@@ -74,86 +73,63 @@ def parse(
   lines = np.arange(block.first_line, block.first_line + count)
   table = _whole(data, count, schemas)
   if table is not None:
-    nothing = np.empty(0, np.int64)
-    return Rows(table, lines, nothing, nothing, nothing)
+    return Rows(table, lines)
   texts = [line.strip() for line in data.split(b"\n")]
   filled = [row for row, text in enumerate(texts) if text]
-  work = _Work(schemas)
-  work.add(
-    [texts[row] for row in filled], [block.first_line + row for row in filled]
+  parts = _halved([texts[row] for row in filled], lines[filled], schemas)
+  tables, *columns = zip(*parts, strict=True)
+  return Rows(pa.concat_tables(tables), *map(np.concatenate, columns))
+
+
+def _halved(
+  texts: list[bytes], lines: np.ndarray, schemas: Sequence[pa.Schema]
+) -> list[Rows]:
+  """The rows of a block that PyArrow rejects as a whole."""
+  if len(texts) <= _FEW:
+    return [_one_by_one(texts, lines, schemas)]
+  table = _whole(b"\n".join(texts), len(texts), schemas)
+  if table is not None:
+    return [Rows(table, lines)]
+  half = len(texts) // 2
+  return [
+    *_halved(texts[:half], lines[:half], schemas),
+    *_halved(texts[half:], lines[half:], schemas),
+  ]
+
+
+def _one_by_one(
+  texts: list[bytes], lines: np.ndarray, schemas: Sequence[pa.Schema]
+) -> Rows:
+  rows, good, malformed, broken, wrong_type = [], [], [], [], []
+  for text, line in zip(texts, lines.tolist(), strict=True):
+    row = _row(text, schemas)
+    if row is None:
+      malformed.append(line)
+      continue
+    values, wrong = coerce(row, schemas[0])
+    if not encodes(values):
+      broken.append(line)
+      continue
+    if wrong:
+      wrong_type.append(line)
+    good.append(line)
+    rows.append(dict(zip(schemas[0].names, values, strict=True)))
+  found = (good, malformed, broken, wrong_type)
+  return Rows(
+    pa.Table.from_pylist(rows, schema=schemas[0]),
+    *(np.array(lines, np.int64) for lines in found),
   )
-  return work.rows()
-
-
-class _Work:
-  """The rows of a block that does not pass as a whole."""
-
-  def __init__(self, schemas: Sequence[pa.Schema]) -> None:
-    self._schemas = schemas
-    self._schema = schemas[0]
-    self._tables: list[pa.Table] = []
-    self._lines: list[int] = []
-    self._malformed: list[int] = []
-    self._broken: list[int] = []
-    self._wrong_type: list[int] = []
-
-  def add(self, texts: list[bytes], lines: list[int]) -> None:
-    """Adds rows in their order."""
-    if len(texts) <= _FEW:
-      self._add_one_by_one(texts, lines)
-      return
-    table = _whole(b"\n".join(texts), len(texts), self._schemas)
-    if table is not None:
-      self._tables.append(table)
-      self._lines += lines
-      return
-    half = len(texts) // 2
-    self.add(texts[:half], lines[:half])
-    self.add(texts[half:], lines[half:])
-
-  def _add_one_by_one(self, texts: list[bytes], lines: list[int]) -> None:
-    columns: dict[str, list[Any]] = {name: [] for name in self._schema.names}
-    for text, line in zip(texts, lines, strict=True):
-      row = _row(text, self._schemas)
-      if row is None:
-        self._malformed.append(line)
-        continue
-      values, wrong = coerce(row, self._schema)
-      if not _encodes(values):
-        self._broken.append(line)
-        continue
-      if wrong:
-        self._wrong_type.append(line)
-      self._lines.append(line)
-      for column, value in zip(columns.values(), values, strict=True):
-        column.append(value)
-    self._tables.append(pa.table(columns, schema=self._schema))
-
-  def rows(self) -> Rows:
-    """All that was added."""
-    return Rows(
-      pa.concat_tables(self._tables or [self._schema.empty_table()]),
-      *(
-        np.array(lines, np.int64)
-        for lines in (
-          self._lines,
-          self._malformed,
-          self._broken,
-          self._wrong_type,
-        )
-      ),
-    )
 
 
 def coerce(row: dict[str, Any], schema: pa.Schema) -> tuple[list[Any], bool]:
   """A row's values in the schema's types.
 
   Numbers become text and text becomes numbers where that loses nothing; a
-  single value becomes a list of one where a list is wanted.
+  single value becomes a list of one where the schema has a list.
 
   Returns:
-    One value a column, None where there is none, and whether a value was
-    there that its type cannot hold.
+    One value per column, None where there is none, and whether a value was
+    dropped because its type cannot hold it.
   """
   values, wrong = [], False
   for name, kind in zip(schema.names, schema.types, strict=True):
@@ -167,7 +143,7 @@ def coerce(row: dict[str, Any], schema: pa.Schema) -> tuple[list[Any], bool]:
 def _whole(
   data: bytes, count: int, schemas: Sequence[pa.Schema]
 ) -> pa.Table | None:
-  """The rows where every line is a row of one of the schemas, else None."""
+  """The rows if every line is a row of one of the schemas, else None."""
   if b"\r" in data:  # In JSON itself it can only be white space.
     data = data.replace(b"\r\n", b"\n")
   # PyArrow also takes several objects in a line, and one over several lines.
@@ -195,7 +171,7 @@ def _whole(
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
       continue
     if table.num_rows == count:
-      # PyArrow keeps nulls in lists, which `coerce` leaves out.
+      # PyArrow retains nulls in lists, which `coerce` omits.
       odd = any(_has_null_parts(column) for column in table.columns)
       return None if odd else table
   return None
@@ -224,7 +200,7 @@ def _row(text: bytes, schemas: Sequence[pa.Schema]) -> dict[str, Any] | None:
 
 
 def _as_type(value: Any, kind: pa.DataType) -> Any:
-  """A value in an Arrow type, None where it has none."""
+  """A value in an Arrow type, or None."""
   if value is None or isinstance(value, bool):
     return None
   if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -241,20 +217,14 @@ def _as_type(value: Any, kind: pa.DataType) -> Any:
     return [part for part in parts if part is not None]
   if pa.types.is_struct(kind):
     if isinstance(value, str):  # Parquet files hold objects as their text.
-      value = _object(value)
+      with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(value)
     if not isinstance(value, dict):
       return None
     return {
       part.name: _as_type(value.get(part.name), part.type) for part in kind
     }
   return _as_number(value, kind)
-
-
-def _object(text: str) -> Any:
-  try:
-    return json.loads(text)
-  except (ValueError, RecursionError):
-    return None
 
 
 def _as_number(value: Any, kind: pa.DataType) -> int | float | None:
@@ -271,15 +241,13 @@ def _as_number(value: Any, kind: pa.DataType) -> int | float | None:
   return whole if abs(whole) < 2**63 else None
 
 
-def _encodes(value: Any) -> bool:
-  """Whether all text in a value can be written as UTF-8."""
+def encodes(value: Any) -> bool:
+  """Whether all text in a JSON value can be written as UTF-8."""
   if isinstance(value, str):
     try:
       return value.isascii() or bool(value.encode())
     except UnicodeEncodeError:
       return False
   if isinstance(value, dict):
-    return all(map(_encodes, value.values()))
-  if isinstance(value, list):
-    return all(map(_encodes, value))
-  return True
+    return all(map(encodes, (*value.keys(), *value.values())))
+  return not isinstance(value, list) or all(map(encodes, value))

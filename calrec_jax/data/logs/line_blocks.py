@@ -1,13 +1,12 @@
 """Text files as a stream of blocks of whole lines, gzip or plain.
 
-A file of any size passes through in pieces of a few megabytes. Whether it is
-gzip is seen from its first bytes, not from its name. A file that breaks off
-is an error that says where; it is never taken for a whole one.
+A file of any size is read in pieces of a few megabytes. Its first bytes, not
+its name, tell whether it is gzip. A truncated file is an error that says where;
+it is never mistaken for a complete one.
 """
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
@@ -15,11 +14,11 @@ from typing import IO, NamedTuple
 from calrec_jax.errors import InputError
 
 BLOCK_BYTES = 4 << 20
-# A longer line is no row but damage, such as a hole of zeros in the file.
+# A longer line is damage rather than a row, such as a hole of zeros.
 MAX_LINE_BYTES = 64 << 20
 
 _GZIP = b"\x1f\x8b"
-_GZIP_WBITS = 31  # Its head and its sum are checked by zlib.
+_GZIP_WBITS = 31  # Makes zlib check gzip's header and checksum.
 _PACKED_BYTES = 1 << 18
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -46,17 +45,18 @@ def read(
 
   Args:
     path: Path of the file.
-    block_bytes: Approximate size of a block; a longer line is a block alone.
+    block_bytes: Approximate size of a block; a longer line is a block of its
+      own.
     on_bytes: Function called with the number of bytes of the file itself that
       were read since the last call, for a progress bar.
 
   Yields:
-    The blocks in their order, without a mark of the byte order.
+    The blocks in order, without a byte order mark.
 
   Raises:
-    InputError: if the compressed data are damaged or end too early, or a line
-      is longer than `MAX_LINE_BYTES`; the message names the line.
-    OSError: if the file cannot be read.
+    InputError: If the compressed data are damaged or truncated, or a line is
+      longer than `MAX_LINE_BYTES`; the message names the line.
+    OSError: If the file cannot be read.
   """
   line, rest = 1, b""
   with open(path, "rb") as raw:
@@ -89,18 +89,18 @@ def read(
       if len(rest) > MAX_LINE_BYTES:
         raise InputError(
           f"{path}:{line}: this line is longer than {MAX_LINE_BYTES:,} bytes; "
-          "the file is damaged or does not hold one row a line."
+          "the file is damaged or does not hold one row per line."
         )
 
 
 def _pieces(raw: IO[bytes], size: int) -> Iterator[bytes]:
-  """A file in pieces of at most `size` bytes, unpacked if it is gzip.
+  """A file in pieces of at most `size` bytes, decompressed if it is gzip.
 
-  The module gzip reads 32 KiB at a time and sums them up in Python; unpacking
-  is what a reader of many cores waits for.
+  Python's gzip reads 32 KiB at a time and computes the checksum in Python, but
+  decompression is the bottleneck of a parallel reader.
   """
   magic = raw.read(len(_GZIP))
-  raw.seek(0, os.SEEK_SET)
+  raw.seek(0)
   if magic != _GZIP:
     while piece := raw.read(size):
       yield piece
@@ -108,7 +108,7 @@ def _pieces(raw: IO[bytes], size: int) -> Iterator[bytes]:
   unpack = None
   packed = b""
   while packed or (packed := raw.read(_PACKED_BYTES)):
-    if unpack is None:  # Of several members, with zeros between them.
+    if unpack is None:  # The next member; zeros may precede it.
       packed = packed.lstrip(b"\0")
       if not packed:
         continue

@@ -1,12 +1,12 @@
-"""Any purchase log as CSV, JSON lines or Parquet, by a mapping of columns."""
+"""Any purchase log in CSV, JSON lines or Parquet, with mapped columns."""
 
 # pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions at run time.)
+# (pyarrow.compute creates its functions at run time.)
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -22,31 +22,30 @@ from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import text as text_lib
 from calrec_jax.errors import InputError, check, one_of, refuse
 
-_REQUIRED: Any = gin.REQUIRED  # Refused by gin where it is used.
+_REQUIRED: Any = gin.REQUIRED  # Gin rejects it when used.
 
 TIME_UNITS = ("s", "ms", "iso", "order")
-# The largest time of each unit, in the year 5138: what is beyond is a time in
-# another unit.
+# Upper limit of each unit, in the year 5138: larger values have another unit.
 _LIMITS = {"s": 1e11, "ms": 1e14, "order": 2**53}
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogFiles:
-  """A log of purchases in one or two files, and how their columns are called.
+  """A log of purchases in one or two files, and the names of its columns.
 
   Attributes:
     interactions: File of the purchases, one per row.
-    items: File of the items, one per row; None where the purchases' own rows
+    items: File of the items, one per row; None if the rows of the purchases
       describe their items.
-    folder: Folder of the files whose paths are not absolute.
+    folder: Folder of relative paths.
     user_column: Column of the user's id.
     item_column: Column of the item's id in the purchases.
     item_id_column: Column of the item's id in `items`; None is `item_column`.
     time_column: Column of the time; None takes the order of the rows.
     time_unit: Unit of the time: "s" or "ms" since 1970, "iso" for ISO 8601
-      (without a zone it is UTC), "order" for positions. A Parquet column of
-      times needs none.
+      (UTC unless it has a zone), "order" for positions. Ignored for Parquet
+      columns of times.
     text_columns: Source's column by field column, where they differ:
       `{"title": "product_name"}`.
     delimiter: Character between fields of CSV files; None is a tab for .tsv
@@ -69,7 +68,7 @@ class LogFiles:
   encoding: str = "utf-8"
 
   def __post_init__(self) -> None:
-    """Refuses a mapping that no file has."""
+    """Checks the settings."""
     check(self, time_unit=one_of(*TIME_UNITS))
     if self.delimiter is not None and len(self.delimiter) != 1:
       refuse(self, "delimiter", "must be one character.")
@@ -86,7 +85,7 @@ class LogFiles:
     return [os.path.join(folder, os.path.expanduser(path)) for path in paths]
 
   def fingerprint(self) -> dict[str, Any]:
-    """What the events depend on: the mapping, and the files' content."""
+    """Everything the events depend on: the mapping, and the files' hashes."""
     mapping = dataclasses.asdict(self) | {
       "text_columns": dict(self.text_columns)
     }
@@ -101,7 +100,7 @@ class LogFiles:
 
     Args:
       problems: Counter of the rows that cannot be used.
-      columns: Names of the items' columns wanted, as fields call them.
+      columns: Names of the requested item columns, as in fields.
 
     Returns:
       Events in the order of the file, and the items.
@@ -112,14 +111,18 @@ class LogFiles:
     times = [self.time_column] if self.time_column else []
     wanted = [self.user_column, self.item_column, *times]
     interactions, *rest = self.files()
-    log = self._read(
-      interactions, wanted if rest else [*wanted, *names.values()], problems
+    read = functools.partial(
+      tables.read,
+      problems=problems,
+      delimiter=self.delimiter,
+      encoding=self.encoding,
     )
+    log = read(interactions, wanted if rest else [*wanted, *names.values()])
     log.require(self.user_column, "LogFiles.user_column")
     log.require(self.item_column, "LogFiles.item_column")
     if rest:
       id_column = self.item_id_column or self.item_column
-      table = self._read(rest[0], [id_column, *names.values()], problems)
+      table = read(rest[0], [id_column, *names.values()])
       table.require(id_column, "LogFiles.item_id_column")
     else:
       id_column, table = self.item_column, log
@@ -138,17 +141,6 @@ class LogFiles:
       num_rows=log.num_rows,
     )
     return events, items
-
-  def _read(
-    self, path: str, wanted: Sequence[str], problems: problems_lib.Problems
-  ) -> tables.Table:
-    return tables.read(
-      path,
-      wanted,
-      problems,
-      delimiter=self.delimiter,
-      encoding=self.encoding,
-    )
 
   def _times(self, log: tables.Table) -> tuple[np.ndarray, np.ndarray]:
     num_rows = len(log.lines)
@@ -173,7 +165,7 @@ def timestamps(
   """Raw times to unix milliseconds, or to positions for `order`.
 
   Returns:
-    int64[n], and bool[n]: which could be read.
+    int64[n] times, and bool[n]: whether each could be read.
   """
   if unit == "iso":
     numbers = _iso_times(values)
@@ -184,14 +176,12 @@ def timestamps(
       readable = np.abs(numbers) < _LIMITS[unit]
       if unit == "order":
         readable &= numbers == np.floor(numbers)
-    if unit == "s":
-      numbers = numbers * 1000
-  rounded = np.round(np.where(readable, numbers, 0)).astype(np.int64)
-  return rounded, readable
+  numbers = np.where(readable, numbers, 0) * (1000 if unit == "s" else 1)
+  return np.round(numbers).astype(np.int64), readable
 
 
 def ids(values: Sequence[Any]) -> pa.Array:
-  """Raw ids as strings without outer white space; null where missing."""
+  """Raw ids as strings without surrounding white space; null if missing."""
   if isinstance(values, id_codes.Column):
     array = values.values
   else:
@@ -207,7 +197,7 @@ def _id(value: Any) -> str | None:
   if isinstance(value, str):
     return value
   if isinstance(value, float):
-    # Whole numbers become floats where a column also holds missing values.
+    # Integers become floats if a column also has missing values.
     return str(int(value)) if value.is_integer() else None
   if isinstance(value, int) and not isinstance(value, bool):
     return str(value)
@@ -231,7 +221,7 @@ def _number(value: Any) -> float:
 
 
 def _iso_times(values: Sequence[Any]) -> np.ndarray:
-  """float64[n], milliseconds; each distinct text is read once."""
+  """float64[n], milliseconds; each distinct text is parsed once."""
   if not isinstance(values, id_codes.Column):
     texts = [value if isinstance(value, str) else "" for value in values]
     values = id_codes.Column(pa.array(texts, pa.large_string()))
@@ -242,12 +232,9 @@ def _iso_times(values: Sequence[Any]) -> np.ndarray:
 
 def _iso_milliseconds(text: str) -> float:
   try:
-    time = datetime.datetime.fromisoformat(text.strip())
+    return events_lib.milliseconds(text.strip())
   except ValueError:
     return float("nan")
-  if time.tzinfo is None:
-    time = time.replace(tzinfo=datetime.UTC)
-  return time.timestamp() * 1000
 
 
 def _items(
@@ -258,10 +245,10 @@ def _items(
   *,
   own_file: bool,
 ) -> events_lib.Items:
-  """The distinct items of a table; of each the first description."""
+  """The distinct items of a table, each with its first description."""
   item_ids = ids(table.columns[id_column])
   missing = item_ids.is_null().to_numpy(zero_copy_only=False)
-  if own_file:  # Elsewhere the missing id is the event's.
+  if own_file:  # Otherwise `events.join` counts the missing id.
     problems.add_rows("missing_item", table.file, table.lines[missing])
   raw = {
     column: table.columns[name]
@@ -301,7 +288,7 @@ def _take(values: Sequence[Any], rows: np.ndarray) -> list[Any]:
 def _differs(
   values: Sequence[Any], rows: np.ndarray, others: np.ndarray
 ) -> np.ndarray:
-  """bool[n], whether the values at `rows` are not those at `others`."""
+  """bool[n], whether the values at `rows` differ from those at `others`."""
   if isinstance(values, id_codes.Column):
     one, other = (values.values.take(pa.array(at)) for at in (rows, others))
     return pc.not_equal(one, other).to_numpy(zero_copy_only=False)

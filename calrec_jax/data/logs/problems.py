@@ -1,13 +1,14 @@
 """Bad rows, counted by kind with the location of the first of each.
 
-Nothing is dropped in silence: a row that cannot be used is counted here and
-shown on the card, and `Domain.strict` turns any of it into an error.
+Nothing is dropped silently: a row that cannot be used is counted here and shown
+on the card, and `Domain.strict` turns any of them into an error.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -34,37 +35,18 @@ class BadRowsError(CalrecError, ValueError):
   """The input holds bad rows, and the domain is strict."""
 
 
-@dataclasses.dataclass
-class Problem:
-  """One kind of bad row.
-
-  Attributes:
-    kind: Key in `KINDS`.
-    count: Number of rows of this kind.
-    first: Location of the first one, `file:line`.
-  """
-
-  kind: str
-  count: int
-  first: str
-
-
 class Problems:
   """Counts bad rows while a source is read."""
 
   def __init__(self) -> None:
-    self._found: dict[str, Problem] = {}
+    self._found: dict[str, dict[str, Any]] = {}
 
   def add(self, kind: str, first: str, count: int = 1) -> None:
     """Counts `count` rows of a kind; the first call's location is saved."""
-    if kind not in KINDS:
-      raise KeyError(f"unknown kind of problem: {kind!r}")
-    if count <= 0:
-      return
-    if kind in self._found:
-      self._found[kind].count += count
-    else:
-      self._found[kind] = Problem(kind, count, first)
+    meaning = KINDS[kind]
+    if count > 0:
+      new = {"kind": kind, "count": 0, "first": first, "meaning": meaning}
+      self._found.setdefault(kind, new)["count"] += count
 
   def add_rows(self, kind: str, file: str, lines: np.ndarray) -> None:
     """Counts the rows of a file that start at `lines`."""
@@ -75,32 +57,32 @@ class Problems:
     return len(self._found)
 
   def count(self, kind: str) -> int:
-    """Rows of one kind."""
-    return self._found[kind].count if kind in self._found else 0
+    """Number of rows of one kind."""
+    return self._found[kind]["count"] if kind in self._found else 0
 
-  def as_list(self) -> list[dict]:
-    """The problems as plain records, in the order of `KINDS`."""
-    found = [self._found[kind] for kind in KINDS if kind in self._found]
-    return [
-      dataclasses.asdict(problem) | {"meaning": KINDS[problem.kind]}
-      for problem in found
-    ]
+  def as_list(self) -> list[dict[str, Any]]:
+    """`kind`, `count`, `first` and `meaning`, in the order of `KINDS`."""
+    return [dict(self._found[kind]) for kind in KINDS if kind in self._found]
 
   def table(self) -> str:
-    """One line per kind: count, kind, first location, fate of the rows."""
-    return "\n".join(
-      f"  {row['count']:>9,}  {row['kind']:<19} first {row['first']}"
-      f"  ({row['meaning']})"
-      for row in self.as_list()
-    )
+    """One `line` per kind."""
+    return "\n".join(map(line, self.as_list()))
 
   def refuse(self, domain: str) -> None:
-    """Raises `BadRowsError` where anything was counted."""
+    """Raises `BadRowsError` if anything was counted."""
     if self._found:
       raise BadRowsError(
         f"The input of domain {domain!r} has bad rows:\n{self.table()}\n"
-        "Mend the files, or set Domain.strict = False to skip and count them."
+        "Fix the files, or set Domain.strict = False to skip and count them."
       )
+
+
+def line(row: Mapping[str, Any]) -> str:
+  """Count, kind, first location and treatment of one kind of bad row."""
+  return (
+    f"  {row['count']:>9,}  {row['kind']:<19} first at {row['first']}"
+    f"  ({row['meaning']})"
+  )
 
 
 def location(file: str, line: int, last: int | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Bars for what takes long, on terminals only."""
+"""Progress bars of long steps, on terminals only."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import tqdm
 
-_QUIET_SECONDS = 2.0  # What is done sooner shows none.
+_QUIET_SECONDS = 2.0  # Shorter steps show no bar.
 
 _hidden = False
 
 
 @contextlib.contextmanager
 def hidden(hide: bool = True) -> Iterator[None]:
-  """Shows no bars of `of_bytes` meanwhile, if `hide`."""
+  """Hides the bars of `of_bytes` within the block if `hide` is set."""
   global _hidden
   before, _hidden = _hidden, hide or _hidden
   try:
@@ -24,12 +24,12 @@ def hidden(hide: bool = True) -> Iterator[None]:
 
 
 def of_bytes(what: str, total: int | None, done: int = 0) -> tqdm.tqdm:
-  """A bar that counts bytes; its `update` takes how many more were done.
+  """A bar that counts bytes.
 
   Args:
     what: Label of the bar.
-    total: Number of bytes in all; None if that is not known.
-    done: Number of bytes that were done before.
+    total: Total number of bytes; None if unknown.
+    done: Number of bytes already done.
   """
   return tqdm.tqdm(
     total=total,
@@ -39,5 +39,5 @@ def of_bytes(what: str, total: int | None, done: int = 0) -> tqdm.tqdm:
     unit_scale=True,
     leave=False,
     delay=_QUIET_SECONDS,
-    disable=True if _hidden else None,  # None: where it is no terminal.
+    disable=True if _hidden else None,  # None hides it outside terminals.
   )

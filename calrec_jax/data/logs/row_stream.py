@@ -1,8 +1,8 @@
 """Files of rows, of any size, as a stream of columns with line numbers.
 
-JSON lines are decompressed here and parsed by threads, a few blocks ahead and
-in order; PyArrow's parser releases the interpreter's lock. Memory depends on
-the size of a block and the number of cores, not on the file.
+JSON lines are decompressed here and parsed in order by threads, a few blocks
+ahead; PyArrow's parser releases the interpreter's lock. Memory depends on the
+size of a block and the number of cores, not on the file.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ def read(
   """Reads a file of JSON lines, plain or gzip, or of Parquet.
 
   Args:
-    path: Path of the file; its first bytes tell the format, not its name.
-    schema: Wanted columns and their types.
-    problems: Counter of the lines that are no row, and of broken encodings.
+    path: Path of the file; its first bytes determine the format, not its name.
+    schema: Requested columns and their types.
+    problems: Counter of malformed rows and broken encodings.
     variants: Other types of whole columns, see `json_blocks.parse`.
-    convert: Function that makes JSON lines of the lines of another format, a
+    convert: Function that converts lines of another format to JSON lines, a
       block at a time, each line by itself.
     workers: Number of threads that parse; None is one per core.
 
   Yields:
-    Rows in the file's order, with their lines (in Parquet: numbers).
+    Rows in the file's order, with their lines (in Parquet: row numbers).
 
   Raises:
-    InputError: if the file is damaged.
-    OSError: if it cannot be read.
+    InputError: If the file is damaged.
+    OSError: If it cannot be read.
   """
   name = os.path.basename(path)
   with progress.of_bytes(f"read {name}", os.path.getsize(path)) as bar:
@@ -75,11 +75,6 @@ def read(
       yield rows
 
 
-def available_cores() -> int:
-  """Cores that this process may use."""
-  return len(os.sched_getaffinity(0))
-
-
 def in_order(
   work: Callable[[_Input], _Output],
   inputs: Iterable[_Input],
@@ -88,7 +83,7 @@ def in_order(
   """Applies a function in threads, a few inputs ahead.
 
   Args:
-    work: Function of one input; threads only help where it releases the
+    work: Function of one input; threads only help if it releases the
       interpreter's lock.
     inputs: Inputs, taken one by one in the caller's thread.
     workers: Number of threads; None is one per core.
@@ -96,7 +91,7 @@ def in_order(
   Yields:
     Outputs in the order of the inputs.
   """
-  workers = workers or available_cores()
+  workers = workers or len(os.sched_getaffinity(0))
   ahead: collections.deque[concurrent.futures.Future[_Output]]
   ahead = collections.deque()
   pool = concurrent.futures.ThreadPoolExecutor(workers)
@@ -107,7 +102,7 @@ def in_order(
         yield ahead.popleft().result()
     while ahead:
       yield ahead.popleft().result()
-  finally:  # Also where the reader stops early.
+  finally:  # Also if the reader stops early.
     pool.shutdown(cancel_futures=True)
 
 
@@ -124,16 +119,15 @@ def _parquet(
       lines = np.arange(line, line + table.num_rows)
       line += table.num_rows
       on_bytes(round(per_row * table.num_rows))
-      nothing = np.empty(0, np.int64)
-      yield json_blocks.Rows(table, lines, nothing, nothing, lines[wrong])
+      yield json_blocks.Rows(table, lines, wrong_type=lines[wrong])
+  except FileNotFoundError:
+    raise
   except (pa.ArrowInvalid, OSError) as error:
-    if isinstance(error, FileNotFoundError):
-      raise
     raise InputError(f"{path} is damaged: {error}") from error
 
 
 def _cast(table: pa.Table, schema: pa.Schema) -> tuple[pa.Table, np.ndarray]:
-  """A table in the schema's types, and which rows had a value of none."""
+  """A table in the schema's types, and bool[n]: rows that lost a value."""
   try:
     columns = [
       table[field.name].cast(field.type)
@@ -141,10 +135,7 @@ def _cast(table: pa.Table, schema: pa.Schema) -> tuple[pa.Table, np.ndarray]:
       else pa.nulls(table.num_rows, field.type)
       for field in schema
     ]
-    return (
-      pa.table(columns, schema=schema),
-      np.zeros(table.num_rows, bool),
-    )
+    return pa.table(columns, schema=schema), np.zeros(table.num_rows, bool)
   except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
     values = [json_blocks.coerce(row, schema) for row in table.to_pylist()]
     rows = [dict(zip(schema.names, row, strict=True)) for row, _ in values]

@@ -1,7 +1,7 @@
 """CSV, JSON lines and Parquet files as columns with line numbers.
 
-Rows that are not rows are counted and left out; a file that cannot be read at
-all is an error. `.gz` files are read as they are.
+Lines that are not rows are counted and skipped; a file that cannot be read at
+all is an error. `.gz` files are decompressed on the fly.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gzip
-import hashlib
 import io
 import json
 import os
@@ -22,21 +21,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calrec_jax.data.logs import csv_blocks, id_codes
+from calrec_jax.data.logs import csv_blocks, id_codes, json_blocks
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.errors import InputError, nearest
+from calrec_jax.storage import identity
 
 _TEXT = pa.large_string()
 _UNPACKED_BYTES = 1 << 18
-_FORMATS = {
-  ".csv": "csv",
-  ".tsv": "csv",
-  ".txt": "csv",
-  ".jsonl": "json",
-  ".json": "json",
-  ".ndjson": "json",
-  ".parquet": "parquet",
-}
+_FORMATS = (
+  dict.fromkeys((".csv", ".tsv", ".txt"), "csv")
+  | dict.fromkeys((".jsonl", ".json", ".ndjson"), "json")
+  | {".parquet": "parquet"}
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,11 +41,11 @@ class Table:
 
   Attributes:
     file: Path of the file.
-    columns: Values by column name, missing ones are None; a CSV file's stay
+    columns: Values by column name, None where missing; those of a CSV file stay
       in Arrow.
-    lines: int64[n], the line a row starts at; the row's number in Parquet.
+    lines: int64[n], the line where each row starts; its number in Parquet.
     available: Names of all columns of the file.
-    milliseconds: Names of the columns of times, here unix milliseconds.
+    milliseconds: Names of time columns, converted to unix milliseconds.
     num_rows: Number of rows in the file, unreadable ones included.
   """
 
@@ -79,20 +75,20 @@ def read(
   delimiter: str | None = None,
   encoding: str = "utf-8",
 ) -> Table:
-  """Reads the wanted columns of a file; its suffix tells the format.
+  """Reads some columns of a file; its suffix determines the format.
 
   Args:
-    path: Path of a file .csv, .tsv, .txt, .jsonl, .json, .ndjson (each also
-      .gz) or .parquet.
-    wanted: Names of the columns to read; absent ones are left out.
+    path: Path of a .csv, .tsv, .txt, .jsonl, .json or .ndjson file (each also
+      with .gz), or of a .parquet file.
+    wanted: Names of the columns to read; absent ones are omitted.
     problems: Counter of malformed rows and broken encodings.
     delimiter: Character between fields of CSV; None is a tab for .tsv, else a
       comma.
     encoding: Encoding of text files.
 
   Raises:
-    InputError: for an unknown suffix or a file that cannot be read.
-    FileNotFoundError: if there is no such file.
+    InputError: If the suffix is unknown or the file cannot be read.
+    FileNotFoundError: If there is no such file.
   """
   _require_file(path)
   kind = _format(path)
@@ -129,8 +125,7 @@ def sha256(path: str) -> str:
 @functools.lru_cache(maxsize=256)
 def _sha256(path: str, size: int, modified_ns: int) -> str:
   del size, modified_ns  # Part of the key only.
-  with open(path, "rb") as stream:
-    return hashlib.file_digest(stream, "sha256").hexdigest()
+  return identity.file_sha256(path)
 
 
 def _require_file(path: str) -> None:
@@ -157,7 +152,7 @@ def _format(path: str) -> str:
 def _open(path: str) -> Any:
   if not path.endswith(".gz"):
     return open(path, "rb")
-  # The module unpacks only as much as is requested, so request more.
+  # `gzip` decompresses only as much as is requested, so request more.
   return io.BufferedReader(gzip.open(path, "rb"), _UNPACKED_BYTES)
 
 
@@ -169,15 +164,14 @@ def _read_csv(
   encoding: str,
 ) -> Table:
   if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
-    encoding = "utf-8-sig"  # Also removes the mark some exports begin with.
+    encoding = "utf-8-sig"  # Also removes the byte order mark of some exports.
   with (
     _open(path) as raw,
     io.TextIOWrapper(
       raw, encoding=encoding, errors="surrogateescape", newline=""
     ) as stream,
   ):
-    dialect = csv_blocks.Dialect(delimiter)
-    reader = csv_blocks.Reader(path, stream, dialect, problems)
+    reader = csv_blocks.Reader(path, stream, delimiter, problems)
     header = reader.header
     repeated = [name for name in wanted if header.count(name) > 1]
     if repeated:
@@ -195,7 +189,7 @@ def _read_csv(
       num_rows += rows.num_rows
   return Table(
     file=path,
-    columns={  # Each column's chunks go before the next column is copied.
+    columns={  # A column's chunks are freed before the next one is copied.
       name: id_codes.Column(pa.chunked_array(values.pop(name), _TEXT))
       for name in present
     },
@@ -221,34 +215,43 @@ def _read_json(
       if raw.isspace() or not raw:
         continue
       num_rows += 1
-      try:
-        row = json.loads(raw.decode(encoding))
-      except UnicodeDecodeError:
-        problems.add("broken_encoding", problems_lib.location(path, line))
-        continue
-      except (ValueError, RecursionError):
-        row = None
-      if not isinstance(row, dict):
-        problems.add("malformed_row", problems_lib.location(path, line))
-        continue
+      row, kind = _json_row(raw, wanted, encoding)
       available.update(dict.fromkeys(row))
+      if kind is not None:
+        problems.add(kind, problems_lib.location(path, line))
+        continue
       lines.append(line)
       for name, values in columns.items():
         values.append(row.get(name))
-  table = Table(
+  return Table(
     file=path,
     columns={name: columns[name] for name in wanted if name in available},
     lines=np.array(lines, np.int64),
     available=tuple(available),
     num_rows=num_rows,
   )
-  return _without_broken(table, problems)
+
+
+def _json_row(
+  raw: bytes, wanted: list[str], encoding: str
+) -> tuple[dict[str, Any], str | None]:
+  """A line as an object, and what is wrong with it or None."""
+  try:
+    row = json.loads(raw.decode(encoding))
+  except UnicodeDecodeError:
+    return {}, "broken_encoding"
+  except (ValueError, RecursionError):
+    row = None
+  if not isinstance(row, dict):
+    return {}, "malformed_row"
+  whole = json_blocks.encodes([row.get(name) for name in wanted])
+  return row, None if whole else "broken_encoding"
 
 
 def _not_json_lines(path: str, raw: bytes) -> str:
   if raw.lstrip().startswith(b"["):
     return (
-      f"{path}:1: this is one JSON array. Write one object a line "
+      f"{path}:1: this is one JSON array. Write one object per line "
       "(jq -c '.[]')."
     )
   return (
@@ -277,37 +280,3 @@ def _read_parquet(path: str, wanted: list[str]) -> Table:
     num_rows=num_rows,
     milliseconds=frozenset(milliseconds),
   )
-
-
-def _without_broken(table: Table, problems: problems_lib.Problems) -> Table:
-  """Leaves out rows whose text holds bytes that could not be decoded."""
-  broken: set[int] = set()
-  for values in table.columns.values():
-    if not _encodes(values):
-      broken.update(i for i, value in enumerate(values) if not _encodes(value))
-  if not broken:
-    return table
-  bad = np.array(sorted(broken))
-  problems.add_rows("broken_encoding", table.file, table.lines[bad])
-  keep = np.setdiff1d(np.arange(len(table.lines)), bad)
-  return dataclasses.replace(
-    table,
-    columns={
-      name: [values[i] for i in keep] for name, values in table.columns.items()
-    },
-    lines=table.lines[keep],
-  )
-
-
-def _encodes(value: Any) -> bool:
-  """Whether all text in a value can be written as UTF-8."""
-  if isinstance(value, str):
-    try:
-      return value.isascii() or bool(value.encode())
-    except UnicodeEncodeError:
-      return False
-  if isinstance(value, dict):
-    return all(map(_encodes, (*value.keys(), *value.values())))
-  if isinstance(value, (list, tuple)):
-    return all(map(_encodes, value))
-  return True

@@ -1,8 +1,8 @@
 """From raw field values to the text of an item.
 
-`Title: T. Category: C. Brand: B. Price: P.`, with `Unknown` for what the
-source does not say. Cleaned text never holds a control character, so that the
-newline can close an item.
+`Title: T. Category: C. Brand: B. Price: P.`, with `Unknown` for missing values.
+Cleaned text never contains a control character, so that a newline can end an
+item.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 import html
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from calrec_jax.errors import InputError, at_least, check, optional
@@ -29,13 +29,13 @@ _PRICE = re.compile(rf"{_AMOUNT}(?:\s*-\s*{_AMOUNT})?")
 
 
 class Tokenizer(Protocol):
-  """What cutting by tokens needs of a vocabulary."""
+  """The part of a vocabulary that truncates text by tokens."""
 
   def encode(self, text: str) -> list[int]:
     """Token ids of a text."""
     ...
 
-  def decode(self, ids: Sequence[int]) -> str:
+  def decode(self, ids: Iterable[int]) -> str:
     """The text of token ids."""
     ...
 
@@ -47,8 +47,8 @@ class Field:
   Attributes:
     label: Name of the field in the text, "Title".
     column: Column of the source that holds it.
-    max_words: Number of words after which longer values are cut.
-    max_tokens: Number of tokens after which longer values are cut.
+    max_words: Maximum number of words; longer values are truncated.
+    max_tokens: Maximum number of tokens, likewise.
   """
 
   label: str
@@ -86,9 +86,9 @@ def as_field(value: Field | str | Sequence[Any]) -> Field:
 
 
 def clean(text: str) -> str:
-  """Text without HTML entities, control characters and spare white space.
+  """Text without HTML entities, control characters and extra white space.
 
-  Done once: `&amp;lt;` becomes `&lt;` and stays so.
+  Entities are decoded once: `&amp;lt;` becomes `&lt;`.
   """
   if "&" in text:
     text = html.unescape(text)
@@ -98,10 +98,10 @@ def clean(text: str) -> str:
 
 
 def value_text(value: Any) -> str:
-  """A raw value as clean text; empty where it is missing.
+  """A raw value as clean text; empty if missing.
 
-  Lists of any depth are joined by commas, each value once; whole numbers are
-  written without decimals and other numbers with two, as prices are.
+  Nested lists are joined by commas, each value once; integers are written
+  without decimals and other numbers with two, like prices.
   """
   if value is None or isinstance(value, bool):
     return "" if value is None else str(value)
@@ -139,13 +139,8 @@ def price_text(value: Any) -> str | None:
   return " - ".join(f"{amount:.2f}" for amount in amounts)
 
 
-def is_price(field: Field) -> bool:
-  """Whether a field's values are prices."""
-  return field.column == "price"
-
-
 def cut(text: str, field: Field, tokenizer: Tokenizer | None = None) -> str:
-  """A field's text within the field's limits on words and tokens."""
+  """A text truncated to its field's limits on words and tokens."""
   if field.max_words is not None:
     words = text.split(" ", field.max_words)
     text = " ".join(words[: field.max_words])
@@ -160,7 +155,7 @@ def cut(text: str, field: Field, tokenizer: Tokenizer | None = None) -> str:
 def item_text(fields: Sequence[Field], values: Sequence[str]) -> str:
   """The text of one item from its cleaned field values, in their order.
 
-  A value that ends with a full stop, as `Inc.` does, gets no second one.
+  A value that ends with a full stop, such as `Inc.`, gets no second one.
   """
   sentences = []
   for field, value in zip(fields, values, strict=True):
@@ -170,33 +165,26 @@ def item_text(fields: Sequence[Field], values: Sequence[str]) -> str:
 
 
 def column_texts(
-  field: Field,
-  values: Sequence[Any],
-  tokenizer: Tokenizer | None,
-  on_unreadable: Callable[[int], None],
-) -> list[str]:
-  """The cleaned and cut texts of one field for all items.
+  field: Field, values: Sequence[Any], tokenizer: Tokenizer | None
+) -> tuple[list[str], list[int]]:
+  """The cleaned and truncated text of one field per item; empty if missing.
 
   Args:
-    field: Field whose texts are made.
+    field: Field of the texts.
     values: Raw values, one per item.
-    tokenizer: Tokenizer that cuts by tokens; None does not cut by tokens.
-    on_unreadable: Function called with the row of each unreadable price.
+    tokenizer: Tokenizer that truncates by tokens; None applies no such limit.
 
   Returns:
-    One text an item, empty where the value is missing.
+    The texts, and the rows of unreadable prices.
   """
-  texts = []
+  texts, unreadable = [], []
   for row, value in enumerate(values):
-    if is_price(field):
-      text = price_text(value)
-      if text is None:
-        on_unreadable(row)
-        text = ""
-    else:
-      text = value_text(value)
+    is_price = field.column == "price"
+    text = price_text(value) if is_price else value_text(value)
+    if text is None:
+      unreadable.append(row)
     texts.append(cut(text, field, tokenizer) if text else "")
-  return texts
+  return texts, unreadable
 
 
 def _distinct(values: Iterable[Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """The TFDS builder of a domain, an ordinary generator of examples.
 
-TFDS shuffles the examples by their keys, shards and writes them: here, or in
-the workers of an Apache Beam pipeline.
+TFDS shuffles the examples by their keys, shards and writes them, either in this
+process or in the workers of an Apache Beam pipeline.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from calrec_jax.storage import build_lock
 
 NAME = "purchase_histories"
 _VERSION = "1.0.0"
-_BLOCK = 1024  # Examples that a worker of Apache Beam makes at a time.
+_BLOCK = 1024  # Examples that a Beam worker generates at a time.
 
 
 def _column(dtype: Any) -> tfds.features.Tensor:
   return tfds.features.Tensor(shape=(None,), dtype=dtype)
 
 
-# Read back from its files alone, so the class stays out of TFDS's registry.
+# Read back from its files alone, so TFDS need not register the class.
 with registered.skip_registration():
 
   class PurchaseHistories(tfds.core.GeneratorBasedBuilder):
@@ -41,8 +41,8 @@ with registered.skip_registration():
     VERSION = tfds.core.Version(_VERSION)
     RELEASE_NOTES = {_VERSION: "Documents of users and of the catalogue."}  # noqa: RUF012
     name = NAME
-    # TFDS would look for checksums of downloads beside this file, by way of
-    # a package (importlib_resources) that it does not declare.
+    # Else TFDS looks for checksums of downloads next to this file, using a
+    # package (importlib_resources) that it does not declare.
     code_path = None
 
     def __init__(
@@ -53,15 +53,7 @@ with registered.skip_registration():
       data_dir: str,
       shared: str | None = None,
     ) -> None:
-      """A builder for one domain.
-
-      Args:
-        examples: Examples of the domain.
-        config: Name of the TFDS config; it holds the fingerprint.
-        data_dir: Folder of all TFDS datasets.
-        shared: Folder that Apache Beam's workers load the examples from; None
-          makes them here.
-      """
+      """A builder for one domain; Beam workers load examples from `shared`."""
       self._examples, self._shared = examples, shared
       super().__init__(
         data_dir=data_dir,
@@ -92,17 +84,17 @@ with registered.skip_registration():
       return {
         split: self._generate_examples(split)
         for split in examples_lib.SPLITS
-        if self._examples.count(split)  # TFDS refuses splits without any.
+        if self._examples.count(split)  # TFDS rejects empty splits.
       }
 
     def _generate_examples(self, split: str) -> Any:
       if self._shared is None:
         return self._examples.read(split)
-      import apache_beam as beam  # Of the extra `beam`.
+      import apache_beam as beam  # pyright: ignore[reportMissingImports]
 
       return (
         beam.Create(range(0, self._examples.count(split), _BLOCK))
-        | beam.Reshuffle()  # Else one worker takes all blocks.
+        | beam.Reshuffle()  # Else one worker gets all blocks.
         | beam.FlatMap(functools.partial(_read_block, self._shared, split))
       )
 
@@ -110,7 +102,7 @@ with registered.skip_registration():
 def _read_block(
   folder: str, split: str, start: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Makes a block of examples in a worker of a pipeline."""
+  """Generates a block of examples in a Beam worker."""
   return _load(folder).read(split, start, start + _BLOCK)
 
 
@@ -131,16 +123,15 @@ def write(
 
   Args:
     prepared: Domain to write.
-    config: Name of the TFDS config; it holds the fingerprint.
+    config: Name of the TFDS config, with the fingerprint.
     data_dir: Folder of all TFDS datasets.
     progress: Whether progress bars are shown.
-    beam_options: Flags of the Apache Beam pipeline that writes the files, such
-      as `--runner=FlinkRunner`; its workers must see `data_dir`. None writes
-      them here.
+    beam_options: Flags of the Apache Beam pipeline that writes the files, see
+      `Dataset.beam_options`; None writes them in this process.
 
   Raises:
     build_lock.DiskFullError: If the disk is full.
-    ModuleNotFoundError: If Apache Beam is wanted and not installed.
+    MissingPackageError: If Apache Beam is requested and not installed.
   """
   if progress:
     tfds.enable_progress_bar()
@@ -159,7 +150,7 @@ def write(
     if beam_options is not None:
       options = _beam(beam_options)
       shared = stack.enter_context(
-        # Called as TFDS calls what is unfinished, so it is removed like it.
+        # Named like TFDS's own unfinished folders, so that it is removed too.
         tempfile.TemporaryDirectory(dir=folder, prefix="incomplete.")
       )
       examples.save(epath.Path(shared))
@@ -175,7 +166,9 @@ def write(
 
 def _beam(flags: Sequence[str]) -> Any:
   try:
-    from apache_beam.options import pipeline_options
+    from apache_beam.options import (  # pyright: ignore[reportMissingImports]
+      pipeline_options,
+    )
   except ModuleNotFoundError as error:
     raise MissingPackageError(
       "Dataset.beam_options is set, but Apache Beam is not installed. It needs "
@@ -185,5 +178,5 @@ def _beam(flags: Sequence[str]) -> Any:
 
 
 def full_name(config: str) -> str:
-  """The name by which `tfds.load` and SeqIO know a config."""
+  """Name of a config for `tfds.load` and SeqIO."""
   return f"{NAME}/{config}:{_VERSION}"

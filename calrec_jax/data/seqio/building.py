@@ -10,6 +10,7 @@ from calrec_jax.data import dataset as dataset_lib
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import leakage, splits
 from calrec_jax.data.seqio import builder, tasks
+from calrec_jax.storage import identity
 
 
 def build_tfds(
@@ -44,12 +45,12 @@ def build_tfds(
 
 
 def _build_domain(work: building.Building, domain: domain_lib.Domain) -> str:
-  """Builds a domain's dataset, registers its task, returns TFDS's name."""
+  """Builds a domain's dataset and registers its task; returns TFDS's name."""
   dataset, vocabulary = work.dataset, work.vocabulary()
   parts = [domain.fingerprint()]
   if domain.cuts_by_tokens:
     parts.append(vocabulary.sha256)
-  config = f"{domain.name}-{domain_lib.digest(parts)[:12]}"
+  config = f"{domain.name}-{identity.fingerprint(parts)[:12]}"
   data_dir = os.path.join(dataset.folder, "tfds")
   name = builder.full_name(config)
   path = pathlib.Path(data_dir, *name.replace(":", "/").split("/"))
@@ -69,10 +70,7 @@ def _build_domain(work: building.Building, domain: domain_lib.Domain) -> str:
 
 
 def _write(
-  work: building.Building,
-  domain: domain_lib.Domain,
-  config: str,
-  data_dir: str,
+  work: building.Building, domain: domain_lib.Domain, config: str, data_dir: str
 ) -> None:
   prepared = work.prepare(domain)
   with work.step(f"{domain.name}: TFDS dataset"):

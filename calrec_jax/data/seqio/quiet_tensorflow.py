@@ -1,6 +1,6 @@
-"""TensorFlow, TFDS and SeqIO without the lines they print when they start.
+"""TensorFlow, TFDS and SeqIO without the messages of their start.
 
-The only module that imports TensorFlow; those beside it take it from here.
+The only module that imports TensorFlow; its neighbours take it from here.
 Training, evaluation and inference never import it.
 """
 
@@ -13,14 +13,14 @@ import tempfile
 from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # It reports at every use.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # It logs every use.
 
 __all__ = ["held_stderr", "registered", "seqio", "tf", "tfds"]
 
 
 @contextlib.contextmanager
 def held_stderr() -> Iterator[None]:
-  """Holds back what native code prints, and shows it if there is an error."""
+  """Captures the output of native code, and shows it after an error."""
   sys.stderr.flush()
   saved = os.dup(2)
   with tempfile.TemporaryFile() as held:

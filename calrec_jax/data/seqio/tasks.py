@@ -1,18 +1,18 @@
 """SeqIO tasks and mixtures over the TFDS datasets.
 
-A domain is an ordinary text-to-text task that any SeqIO trainer can use:
-`inputs` is the prompt, `targets` the last item of the document. The pieces of
-a prompt are tokenised apart and joined as tokens, so that the tokens are those
-of the token cache.
+A domain is an ordinary text-to-text task for any SeqIO trainer: `inputs` is the
+prompt, `targets` the last item of the document. The pieces of a prompt are
+tokenised separately and joined as tokens, which equal those of the token cache.
 """
 
 # pyright: reportAttributeAccessIssue=false
-# (TensorFlow makes its functions at run time.)
+# (TensorFlow creates its functions at run time.)
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from calrec_jax.data import records
 from calrec_jax.data.seqio import builder
 from calrec_jax.data.seqio import vocabulary as seqio_vocabulary
 from calrec_jax.data.seqio.quiet_tensorflow import seqio, tf, tfds
-from calrec_jax.data.vocabulary import trained as vocabulary_lib
+from calrec_jax.data.vocabulary import files as vocabulary_files
 
 
 def register_domain(
@@ -28,10 +28,10 @@ def register_domain(
   *,
   config: str,
   data_dir: str,
-  vocabulary: vocabulary_lib.Vocabulary,
+  vocabulary: vocabulary_files.Vocabulary,
   prompt: records.PromptTokens,
 ) -> None:
-  """Registers a domain's task with SeqIO, in place of one of the same name.
+  """Registers a domain's task with SeqIO, replacing one of the same name.
 
   Args:
     name: Name of the domain.
@@ -42,7 +42,7 @@ def register_domain(
   """
   tfds_name = builder.full_name(config)
   written = tfds.builder(tfds_name, data_dir=data_dir).info.splits
-  source = seqio.TfdsDataSource(
+  source: Any = seqio.TfdsDataSource(  # Its own protocol rejects it.
     tfds_name=tfds_name, tfds_data_dir=data_dir, splits=tuple(written)
   )
   pieces = seqio_vocabulary.for_tasks(vocabulary)
@@ -73,7 +73,7 @@ def register_mixture(
     name: Name of the mixture.
     domains: Names of registered domains.
     exponent: Power of the number of users; 0.3 in the paper, 0 samples all
-      domains alike.
+      domains equally.
   """
   if name in seqio.MixtureRegistry.names():
     seqio.MixtureRegistry.remove(name)
@@ -92,31 +92,28 @@ def mixing_rate(task: seqio.Task, exponent: float) -> float:
 def tokenise(
   dataset: tf.data.Dataset, vocabulary: seqio.Vocabulary, end: int
 ) -> tf.data.Dataset:
-  """Tokenises every item of a document apart.
+  """Tokenises every item of a document separately.
 
   Args:
     dataset: Examples of the TFDS builder.
     vocabulary: Vocabulary that tokenises the items' texts.
-    end: Token that closes every item.
+    end: Token that ends every item.
 
   Returns:
-    The examples with `tokens` (int32, of all items one after another) and
-    `lengths` (int32, tokens of each item).
+    The examples with `tokens` (int32, those of all items) and `lengths` (int32,
+    tokens of each item).
   """
+  retained = ("user_id", "items", "item_ids", "texts")
 
   def convert(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     ragged = tf.cast(vocabulary.encode_tf(example["texts"]), tf.int32)
     closed = tf.concat(
-      [ragged, tf.fill([ragged.nrows(), 1], tf.constant(end, tf.int32))],
-      axis=1,
+      [ragged, tf.fill([ragged.nrows(), 1], tf.constant(end, tf.int32))], axis=1
     )
     return {
       "tokens": closed.flat_values,
       "lengths": tf.cast(closed.row_lengths(), tf.int32),
-      "user_id": example["user_id"],
-      "items": example["items"],
-      "item_ids": example["item_ids"],
-      "texts": example["texts"],
+      **{name: example[name] for name in retained},
     }
 
   return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
@@ -130,15 +127,15 @@ def join_prompt(
   """Joins the items of a document to a prompt and its target.
 
   A prompt that is longer than `sequence_length["inputs"]` loses its oldest
-  items, never half an item.
+  items, never part of an item.
 
   Args:
     dataset: Examples of `tokenise`.
-    sequence_length: Limits of SeqIO in tokens by feature, or None.
+    sequence_length: SeqIO's limits in tokens by feature, or None.
     prompt: Pieces of the prompt.
 
   Returns:
-    The examples with `inputs` (int32), which ends with the words before the
+    The examples with `inputs` (int32), which ends with the text before the
     target, and `targets` (int32), the last item's tokens.
   """
   limit = (sequence_length or {}).get("inputs")
@@ -154,21 +151,10 @@ def join_prompt(
       lengths = history.row_lengths() + max(len(prompt.first), len(prompt.next))
       from_end = tf.cumsum(lengths, reverse=True)
       history = tf.ragged.boolean_mask(history, from_end <= limit - fixed)
-    count = history.nrows()
-    opening = tf.RaggedTensor.from_row_lengths(
-      tf.concat(
-        [
-          tf.constant(prompt.first, tf.int32),
-          tf.tile(tf.constant(prompt.next, tf.int32), [count]),
-        ],
-        axis=0,
-      ),
-      tf.concat(
-        [[len(prompt.first)], tf.fill([count], len(prompt.next))], axis=0
-      ),
-    )
-    told = tf.concat([opening[:-1], history], axis=1).flat_values
-    inputs = tf.concat([tf.constant(head, tf.int32), told, opening[-1]], axis=0)
+    after = tf.tile(tf.constant([prompt.next], tf.int32), [history.nrows(), 1])
+    told = tf.concat([history, after], axis=1).flat_values
+    opening = tf.constant(head + prompt.first, tf.int32)
+    inputs = tf.concat([opening, told], axis=0)
     return {**example, "inputs": inputs, "targets": target}
 
   return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
@@ -177,7 +163,7 @@ def join_prompt(
 def exact_text(
   targets: Sequence[str], predictions: Sequence[str]
 ) -> dict[str, float]:
-  """Share of predictions that are the target's text to the letter."""
+  """Fraction of predictions that equal the target's text exactly."""
   same = [
     str(target).strip() == str(prediction).strip()
     for target, prediction in zip(targets, predictions, strict=True)

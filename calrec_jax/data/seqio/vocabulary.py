@@ -1,7 +1,7 @@
-"""Vocabularies as SeqIO has them."""
+"""Vocabularies for SeqIO."""
 
 # pyright: reportAttributeAccessIssue=false
-# (TensorFlow makes its functions at run time.)
+# (TensorFlow creates its functions at run time.)
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from calrec_jax.data.vocabulary import files
 
 
 def for_tasks(vocabulary: files.Vocabulary) -> seqio.Vocabulary:
-  """The vocabulary with which SeqIO tasks tokenise."""
+  """The vocabulary of SeqIO tasks."""
   if vocabulary.kind == files.SENTENCEPIECE:
     return seqio.SentencePieceVocabulary(vocabulary.model_file, extra_ids=0)
   return ByteBpeVocabulary(vocabulary)
 
 
 class ByteBpeVocabulary(seqio.Vocabulary):
-  """Byte-level BPE, which TensorFlow has no operation for.
+  """Byte-level BPE, for which TensorFlow has no operation.
 
-  It leaves TensorFlow by a function that is declared stateless, as tokenising
-  is: iterators that run it can then be checkpointed, which `tf.py_function`
-  would forbid.
+  It calls Python in a function that is declared stateless, so that iterators
+  can be checkpointed, which `tf.py_function` would not allow.
   """
 
   def __init__(self, vocabulary: files.Vocabulary):
@@ -44,7 +43,7 @@ class ByteBpeVocabulary(seqio.Vocabulary):
 
   @property
   def unk_id(self) -> int | None:
-    """None: every text is bytes."""
+    """None: every text can be encoded as bytes."""
     return None
 
   @property
@@ -72,7 +71,7 @@ class ByteBpeVocabulary(seqio.Vocabulary):
   def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
     """The text of int32[n], or N texts of int32[N, n], ragged or not."""
     if isinstance(ids, tf.RaggedTensor):
-      ids = ids.to_tensor(-1)  # Writes nothing.
+      ids = ids.to_tensor(-1)  # Decodes to nothing.
     texts = tf.numpy_function(
       self._decode_rows, [ids], tf.string, stateful=False
     )

@@ -5,14 +5,12 @@ Tested by `tests/unit/data/vocabulary/test_pruning.py`.
 
 from __future__ import annotations
 
-import functools
-import itertools
 import json
 
 import numpy as np
 import tokenizers
 
-from calrec_jax.data.vocabulary.pruning import SPARE
+from calrec_jax.data.vocabulary.pruning import SPARE, merge
 
 
 class ByteBpeRules:
@@ -32,44 +30,30 @@ class ByteBpeRules:
       for pair in model["merges"]
     ]
     self._ranks = {pair: rank for rank, pair in enumerate(self._merges)}
-    self.size = max(self._ids.values()) + 1
-
-  @property
-  def always(self) -> np.ndarray:
-    """Added tokens and the symbols of single bytes, bool[size]."""
-    needed = np.zeros(self.size, bool)
+    self._texts = {token: text for text, token in self._ids.items()}
+    self.size = max(self._texts) + 1
+    # Added tokens and the symbols of single bytes.
+    self.always = np.zeros(self.size, bool)
     symbols = set(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     for text, token in self._ids.items():
       added = text in self._added and not SPARE.fullmatch(text)
-      needed[token] = added or text in symbols
-    return needed
-
-  @property
-  def order(self) -> np.ndarray:
-    """Tokens in the order of their merges, int64[n]."""
+      self.always[token] = added or text in symbols
     made = [self._ids[a + b] for a, b in self._merges]
-    return np.array(list(dict.fromkeys(made)), np.int64)
+    self.order = np.array(list(dict.fromkeys(made)), np.int64)
 
   def path(self, token: int) -> list[int] | None:
     """Intermediate tokens of merging a token; None if it is never merged.
 
-    Some tokenizers (`ignore_merges`) look up whole words before they merge
-    anything; such a token needs no other.
+    Some tokenizers (`ignore_merges`) look up whole words before merging; such a
+    token needs no other.
     """
     text = self._texts.get(token)
     if text is None or text in self._added:
       return []
-    symbols = list(text)
-    made = [self._ids[symbol] for symbol in symbols if symbol in self._ids]
-    while len(symbols) > 1:
-      pairs = list(itertools.pairwise(symbols))
-      known = [at for at, pair in enumerate(pairs) if pair in self._ranks]
-      if not known:
-        return None
-      at = min(known, key=lambda at: self._ranks[pairs[at]])
-      symbols[at : at + 2] = ["".join(pairs[at])]
-      made.append(self._ids[symbols[at]])
-    return made
+    made = merge(list(text), lambda a, b: self._ranks.get((a, b)))
+    if made is None:
+      return None
+    return [self._ids[part] for part in (*text, *made) if part in self._ids]
 
   def select(self, retained: np.ndarray) -> bytes:
     """The tokenizer with only these tokens, renumbered in order."""
@@ -94,11 +78,7 @@ class ByteBpeRules:
     chosen = self._json | {
       "model": model,
       "added_tokens": added,
-      # It adds begin tokens by their old ids; ours are added elsewhere.
+      # It adds begin tokens by their old ids; `feed` adds ours.
       "post_processor": None,
     }
     return json.dumps(chosen, ensure_ascii=False).encode()
-
-  @functools.cached_property
-  def _texts(self) -> dict[int, str]:
-    return {token: text for text, token in self._ids.items()}

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from calrec_jax.data.logs import text as text_lib
 from calrec_jax.data.vocabulary import sentencepiece
 from calrec_jax.errors import InputError
-from calrec_jax.storage import atomic
+from calrec_jax.storage import atomic, identity
 
 SCHEMA = 1
 _PRETRAINED_SCHEMA = 2  # Makes older versions refuse the new fields.
@@ -31,26 +32,39 @@ KEPT_FILE = "kept.npy"
 MODEL_FILES = {SENTENCEPIECE: MODEL_FILE, BYTE_BPE: "tokenizer.json"}
 
 
-class Model(Protocol):
+class Model(text_lib.Tokenizer, Protocol):
   """A tokenizer in memory: `SentencePieceModel` or `ByteBpeModel`."""
 
   size: int
-
-  def encode(self, text: str) -> list[int]:
-    """Token ids of a text."""
-    ...
 
   def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of several texts."""
     ...
 
-  def decode(self, ids: Iterable[int]) -> str:
-    """The text of token ids."""
-    ...
-
   def piece(self, token: int) -> str:
     """The piece of one token."""
     ...
+
+
+class Tokenizer(NamedTuple):
+  """The tokenizer of a pretrained model.
+
+  Attributes:
+    kind: Kind of tokenizer, `SENTENCEPIECE` or `BYTE_BPE`.
+    content: Content of the tokenizer's file.
+    begin: Begin token, or None.
+    adds_begin: Whether the model expects it before a text.
+  """
+
+  kind: str
+  content: bytes
+  begin: int | None
+  adds_begin: bool
+
+  @property
+  def name(self) -> str:
+    """Usual name of the file."""
+    return f"tokenizer.{'model' if self.kind == SENTENCEPIECE else 'json'}"
 
 
 class Origin(NamedTuple):
@@ -141,9 +155,9 @@ class Vocabulary:
     return self._model.encode_all(texts)
 
   def decode(self, ids: Iterable[int]) -> str:
-    """The text of token ids; control tokens and padding are dropped.
+    """The text of token ids, without control tokens and padding.
 
-    So are ids beyond the vocabulary, which a padded embedding can produce.
+    Ids beyond the vocabulary, which a padded embedding can give, are dropped.
     """
     size = self.size
     return self._model.decode([int(i) for i in ids if 0 <= i < size])
@@ -199,8 +213,7 @@ def load(folder: str | os.PathLike[str]) -> Vocabulary:
 
 
 def _check(folder: str, name: str, sha256: str) -> None:
-  content = pathlib.Path(folder, name).read_bytes()
-  if hashlib.sha256(content).hexdigest() != sha256:
+  if identity.file_sha256(os.path.join(folder, name)) != sha256:
     raise InputError(_damaged(folder, name))
 
 
@@ -250,7 +263,7 @@ def write(
     }
   text = json.dumps(description, indent=2) + "\n"
   files[DESCRIPTION_FILE] = text.encode()
-  # Where another process is faster, the content is the same by its address.
+  # If another process was faster, the folder's name ensures the same content.
   with atomic.new_folder(
     pathlib.Path(os.path.abspath(folder)), or_existing=True
   ) as part:

@@ -11,15 +11,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from sentencepiece import sentencepiece_model_pb2 as proto_lib
+from sentencepiece import sentencepiece_model_pb2
 
+from calrec_jax.data.vocabulary import files
 from calrec_jax.weights.packages import WeightsError
 
 _KEY = "tokenizer.ggml"
 _SPACE = "\u2581"  # SentencePiece's escape of a space.
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
+proto_lib: Any = sentencepiece_model_pb2  # Its classes are made at run time.
 _Piece = proto_lib.ModelProto.SentencePiece
 _TYPES = {
   _NORMAL: _Piece.NORMAL,
@@ -55,28 +57,7 @@ _WORDS = {
 _LLAMA_3 = "llama-bpe"
 
 
-class Tokenizer(NamedTuple):
-  """A tokenizer of a GGUF file.
-
-  Attributes:
-    name: File name, "tokenizer.model" (SentencePiece) or "tokenizer.json".
-    content: Content of the file.
-    begin: Begin token, or None.
-    adds_begin: Whether the model expects it before a text.
-  """
-
-  name: str
-  content: bytes
-  begin: int | None
-  adds_begin: bool
-
-
-def tokenizer_file(path: str | os.PathLike[str]) -> tuple[str, bytes]:
-  """Name and content of the tokenizer's file; see `read`."""
-  return read(path)[:2]
-
-
-def read(path: str | os.PathLike[str]) -> Tokenizer:
+def read(path: str | os.PathLike[str]) -> files.Tokenizer:
   """Rebuilds the tokenizer of a GGUF file.
 
   Raises:
@@ -92,7 +73,8 @@ def read(path: str | os.PathLike[str]) -> Tokenizer:
   default = kind == "llama" or pre == _LLAMA_3
   adds = bool(fields.get(f"{_KEY}.add_bos_token", default))
   if kind == "llama":
-    return Tokenizer("tokenizer.model", _sentencepiece(fields), begin, adds)
+    content = _sentencepiece(fields)
+    return files.Tokenizer(files.SENTENCEPIECE, content, begin, adds)
   if kind != "gpt2" or pre not in _WORDS:
     raise WeightsError(
       f"The tokenizer of {path} ({_KEY}.model = {kind!r}, {_KEY}.pre = {pre!r})"
@@ -101,7 +83,7 @@ def read(path: str | os.PathLike[str]) -> Tokenizer:
       "to the model's own tokenizer.model or tokenizer.json."
     )
   content = _byte_bpe(fields, pre, begin if adds else None)
-  return Tokenizer("tokenizer.json", content, begin, adds)
+  return files.Tokenizer(files.BYTE_BPE, content, begin, adds)
 
 
 def _sentencepiece(fields: Mapping[str, Any]) -> bytes:

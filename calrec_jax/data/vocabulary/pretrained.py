@@ -12,41 +12,30 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import gin
 import numpy as np
 
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import prompt as prompt_lib
-from calrec_jax.data.vocabulary import files, gguf, pruning, sentencepiece
+from calrec_jax.data.vocabulary import (
+  files,
+  gguf,
+  pruning,
+  sentencepiece,
+  sentencepiece_rules,
+)
 from calrec_jax.data.vocabulary import trained as vocabulary_lib
 from calrec_jax.errors import InputError
-from calrec_jax.storage import atomic
+from calrec_jax.storage import atomic, identity
 from calrec_jax.weights import packages
 
-_REQUIRED: Any = gin.REQUIRED  # Gin refuses it where it is used.
+_REQUIRED: Any = gin.REQUIRED  # Gin rejects it when used.
 
-# Part of every fingerprint: increment it when the same files give different
-# vocabularies.
+# Part of every fingerprint: raised when the same files give other vocabularies.
 SCHEMA = 1
 _CONFIG = "tokenizer_config.json"
-
-
-class Full(NamedTuple):
-  """A pretrained model's vocabulary before pruning.
-
-  Attributes:
-    kind: Kind of tokenizer, `files.SENTENCEPIECE` or `files.BYTE_BPE`.
-    content: Content of the tokenizer's file.
-    begin: Begin token, or None.
-    adds_begin: Whether the model expects it before a text.
-  """
-
-  kind: str
-  content: bytes
-  begin: int | None
-  adds_begin: bool
 
 
 @gin.configurable
@@ -83,7 +72,7 @@ class PretrainedVocabulary:
     self, domains: Sequence[domain_lib.Domain], prompt: prompt_lib.Prompt
   ) -> str:
     """Hash of everything the vocabulary depends on."""
-    return domain_lib.digest(
+    return identity.fingerprint(
       {
         "schema": [files.SCHEMA, SCHEMA],
         "source": _fingerprint(self.source),
@@ -111,30 +100,23 @@ class PretrainedVocabulary:
     begin = self._begin(full)
     model = files.open_model(full.kind, full.content)
     origin = files.Origin(model.size, hashlib.sha256(full.content).hexdigest())
-    if not self.pruned:
-      return files.write(
-        folder, full.content, begin, kind=full.kind, origin=origin
-      )
-    seen = pruning.Seen(model)
-    seen.add(prompt.pieces())
-    for domain in self.reads(domains):
-      seen.add(prepare(domain, seen).texts)
-    rules = _rules(full)
-    used = seen.used() if begin is None else np.append(seen.used(), begin)
-    row_map = pruning.choose(rules, used)
-    content = rules.select(row_map)
-    pruned = files.open_model(full.kind, content)
-    pruning.verify(seen, pruned, row_map)
+    content, row_map = full.content, None
+    if self.pruned:
+      seen = pruning.Seen(model)
+      seen.add(prompt.pieces())
+      for domain in self.reads(domains):
+        seen.add(prepare(domain, seen).texts)
+      rules = _rules(full)
+      used = seen.used() if begin is None else np.append(seen.used(), begin)
+      row_map = pruning.choose(rules, used)
+      content = rules.select(row_map)
+      pruning.verify(seen, files.open_model(full.kind, content), row_map)
+      begin = None if begin is None else int(np.searchsorted(row_map, begin))
     return files.write(
-      folder,
-      content,
-      None if begin is None else int(np.searchsorted(row_map, begin)),
-      kind=full.kind,
-      origin=origin,
-      row_map=row_map,
+      folder, content, begin, kind=full.kind, origin=origin, row_map=row_map
     )
 
-  def _begin(self, full: Full) -> int | None:
+  def _begin(self, full: files.Tokenizer) -> int | None:
     if self.begin and full.begin is None:
       raise InputError(
         f"PretrainedVocabulary.begin is True, but {self.source} has no begin "
@@ -144,7 +126,7 @@ class PretrainedVocabulary:
     return full.begin if wanted else None
 
 
-def read(source: str | os.PathLike[str]) -> Full:
+def read(source: str | os.PathLike[str]) -> files.Tokenizer:
   """Reads the vocabulary of a pretrained model.
 
   Args:
@@ -156,11 +138,7 @@ def read(source: str | os.PathLike[str]) -> Full:
   """
   path, config = _find(packages.resolve(source))
   if _is_gguf(path):
-    found = gguf.read(path)
-    kind = (
-      files.SENTENCEPIECE if found.name == "tokenizer.model" else files.BYTE_BPE
-    )
-    return Full(kind, found.content, found.begin, found.adds_begin)
+    return gguf.read(path)
   content = path.read_bytes()
   settings = json.loads(config.read_text("utf-8")) if config else {}
   try:
@@ -191,14 +169,16 @@ def _find(path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path | None]:
   return chosen, config if config.is_file() else None
 
 
-def _from_sentencepiece(content: bytes, settings: Mapping[str, Any]) -> Full:
+def _from_sentencepiece(
+  content: bytes, settings: Mapping[str, Any]
+) -> files.Tokenizer:
   model = sentencepiece.SentencePieceModel(content)
   begin = _configured(model, settings, model.begin)
   adds = settings.get("add_bos_token", begin is not None)
-  return Full(files.SENTENCEPIECE, content, begin, bool(adds))
+  return files.Tokenizer(files.SENTENCEPIECE, content, begin, bool(adds))
 
 
-def _from_json(content: bytes, settings: Mapping[str, Any]) -> Full:
+def _from_json(content: bytes, settings: Mapping[str, Any]) -> files.Tokenizer:
   # `tokenizers` is needed only by such vocabularies.
   from calrec_jax.data.vocabulary import byte_bpe
 
@@ -206,10 +186,12 @@ def _from_json(content: bytes, settings: Mapping[str, Any]) -> Full:
   opening = _opening(json.loads(content).get("post_processor"))
   begin = _configured(model, settings, opening)
   adds = settings.get("add_bos_token", opening is not None)
-  return Full(files.BYTE_BPE, content, begin, bool(adds))
+  return files.Tokenizer(files.BYTE_BPE, content, begin, bool(adds))
 
 
-def _configured(model: Any, settings: Mapping[str, Any], default: int | None):
+def _configured(
+  model: Any, settings: Mapping[str, Any], default: int | None
+) -> int | None:
   """The begin token in the settings, else the default."""
   named = settings.get("bos_token")
   if isinstance(named, dict):
@@ -231,11 +213,10 @@ def _opening(part: Any) -> int | None:
   return part["special_tokens"][special["id"]]["ids"][0] if special else None
 
 
-def _rules(full: Full) -> pruning.Rules:
+def _rules(full: files.Tokenizer) -> pruning.Rules:
   if full.kind == files.SENTENCEPIECE:
-    from calrec_jax.data.vocabulary import sentencepiece_rules
-
     return sentencepiece_rules.SentencePieceRules(full.content)
+  # `tokenizers` is needed only by such vocabularies.
   from calrec_jax.data.vocabulary import byte_bpe_rules
 
   return byte_bpe_rules.ByteBpeRules(full.content)
@@ -273,8 +254,7 @@ def _sha256(path: pathlib.Path) -> str:
     sha256, _, found = record.read_text("utf-8").strip().partition(" ")
     if found == stamp:
       return sha256
-  with path.open("rb") as file:
-    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+  sha256 = identity.file_sha256(path)
   if record is not None:
     with contextlib.suppress(OSError):  # A read-only folder.
       atomic.write_text(record, f"{sha256} {stamp}\n")

@@ -1,7 +1,7 @@
 """Prunes a vocabulary to the tokens that a catalogue uses.
 
 Why texts are still tokenised the same: merging repeatedly takes the best known
-pair. All intermediate tokens of a final token lie within it, and are retained.
+pair. All intermediate tokens of a final token lie within it and are retained.
 So the pruned vocabulary knows fewer pairs, but still every pair that was
 merged, and these were the best; it merges the same pairs in the same order.
 All texts are nonetheless encoded again and compared. Tested by
@@ -10,8 +10,9 @@ All texts are nonetheless encoded again and compared. Tested by
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import numpy as np
@@ -30,19 +31,13 @@ class Rules(Protocol):
 
   Attributes:
     size: Number of tokens.
+    always: bool[size], whether a token is never pruned.
+    order: int64[n], tokens in the order of their merges.
   """
 
   size: int
-
-  @property
-  def always(self) -> np.ndarray:
-    """Tokens that are never pruned, bool[size]."""
-    ...
-
-  @property
-  def order(self) -> np.ndarray:
-    """Tokens in the order of their merges."""
-    ...
+  always: np.ndarray
+  order: np.ndarray
 
   def path(self, token: int) -> list[int] | None:
     """Intermediate tokens of merging a token, with itself; None if none."""
@@ -53,8 +48,30 @@ class Rules(Protocol):
     ...
 
 
+def merge(
+  symbols: list[str], rank: Callable[[str, str], float | None]
+) -> list[str] | None:
+  """All intermediate results of merging symbols to one; None if they cannot.
+
+  Args:
+    symbols: Characters of a token, merged in place.
+    rank: Function that gives the rank of a pair, or None if it has no merge;
+      the first pair of lowest rank is merged.
+  """
+  made = []
+  while len(symbols) > 1:
+    ranks = [rank(*pair) for pair in itertools.pairwise(symbols)]
+    known = [(found, at) for at, found in enumerate(ranks) if found is not None]
+    if not known:
+      return None
+    _, at = min(known)
+    symbols[at : at + 2] = ["".join(symbols[at : at + 2])]
+    made.append(symbols[at])
+  return made
+
+
 class Seen:
-  """Records texts and their tokens, in place of a vocabulary."""
+  """Records texts and their tokens; used like a vocabulary."""
 
   def __init__(self, model: files.Model):
     self._model = model
@@ -71,15 +88,14 @@ class Seen:
     self.add([text])
     return self.tokens[text].tolist()
 
-  def decode(self, ids: Sequence[int]) -> str:
+  def decode(self, ids: Iterable[int]) -> str:
     """The text of token ids."""
     return self._model.decode(ids)
 
   def used(self) -> np.ndarray:
     """The distinct tokens, int32, ascending."""
-    return np.unique(np.concatenate([[], *self.tokens.values()])).astype(
-      np.int32
-    )
+    nothing = np.zeros(0, np.int32)
+    return np.unique(np.concatenate([nothing, *self.tokens.values()]))
 
 
 def choose(

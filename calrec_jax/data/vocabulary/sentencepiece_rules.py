@@ -5,15 +5,15 @@ Tested by `tests/unit/data/vocabulary/test_pruning.py`.
 
 from __future__ import annotations
 
-import functools
-import itertools
+from typing import Any
 
 import numpy as np
-from sentencepiece import sentencepiece_model_pb2 as proto_lib
+from sentencepiece import sentencepiece_model_pb2
 
-from calrec_jax.data.vocabulary.pruning import SPARE
+from calrec_jax.data.vocabulary.pruning import SPARE, merge
 
 _SPACE = "\u2581"  # SentencePiece's escape of a space.
+proto_lib: Any = sentencepiece_model_pb2  # Its classes are made at run time.
 _Piece = proto_lib.ModelProto.SentencePiece
 
 
@@ -25,20 +25,20 @@ class SentencePieceRules:
     pieces = self._proto.pieces
     self._texts = [piece.piece for piece in pieces]
     self._kinds = [piece.type for piece in pieces]
-    self._scores = [piece.score for piece in pieces]
+    self._scores = np.array([piece.score for piece in pieces])
+    # Pieces that merging can form: all but control and byte tokens.
+    able = (_Piece.NORMAL, _Piece.USER_DEFINED, _Piece.UNUSED)
+    self._ids = {
+      piece.piece: token
+      for token, piece in enumerate(pieces)
+      if piece.type in able
+    }
     self.size = len(pieces)
-
-  @property
-  def always(self) -> np.ndarray:
-    """Control and byte tokens, markers and ASCII characters, bool[size]."""
-    return np.array([self._is_needed(token) for token in range(self.size)])
-
-  @property
-  def order(self) -> np.ndarray:
-    """Ordinary tokens in the order of merging, best scores first, int64[n]."""
+    # Control and byte tokens, markers and ASCII characters.
+    self.always = np.array([_is_needed(piece) for piece in pieces])
     ordinary = np.flatnonzero(np.array(self._kinds) == _Piece.NORMAL)
-    scores = np.array(self._scores)[ordinary]
-    return ordinary[np.argsort(-scores, kind="stable")]
+    best_first = np.argsort(-self._scores[ordinary], kind="stable")
+    self.order = ordinary[best_first]
 
   def path(self, token: int) -> list[int] | None:
     """Intermediate tokens of merging a token; None if it is never merged.
@@ -49,18 +49,15 @@ class SentencePieceRules:
       return []
     if self._kinds[token] != _Piece.NORMAL:
       return []
-    symbols, made = list(self._texts[token]), []
-    made.extend(self._ids[s] for s in symbols if s in self._ids)
-    while len(symbols) > 1:
-      pairs = [a + b for a, b in itertools.pairwise(symbols)]
-      known = [at for at, pair in enumerate(pairs) if pair in self._ids]
-      if not known:
-        return None
-      # The first of equal scores, as in SentencePiece.
-      at = max(known, key=lambda at: self._scores[self._ids[pairs[at]]])
-      symbols[at : at + 2] = [pairs[at]]
-      made.append(self._ids[pairs[at]])
-    return made
+    text = self._texts[token]
+    made = merge(list(text), self._rank)
+    if made is None:
+      return None
+    return [self._ids[part] for part in (*text, *made) if part in self._ids]
+
+  def _rank(self, a: str, b: str) -> float | None:
+    token = self._ids.get(a + b)
+    return None if token is None else -self._scores[token]
 
   def select(self, retained: np.ndarray) -> bytes:
     """The model with only these tokens, renumbered in order."""
@@ -76,20 +73,9 @@ class SentencePieceRules:
       setattr(spec, name, new.get(getattr(spec, name), -1))
     return chosen.SerializeToString(deterministic=True)
 
-  @functools.cached_property
-  def _ids(self) -> dict[str, int]:
-    """Ids of pieces that merging can form: all but control and byte tokens."""
-    able = (_Piece.NORMAL, _Piece.USER_DEFINED, _Piece.UNUSED)
-    return {
-      text: token
-      for token, (text, kind) in enumerate(
-        zip(self._texts, self._kinds, strict=True)
-      )
-      if kind in able
-    }
 
-  def _is_needed(self, token: int) -> bool:
-    text, kind = self._texts[token], self._kinds[token]
-    if kind in (_Piece.NORMAL, _Piece.UNUSED):
-      return len(text) == 1 and (text.isascii() or text == _SPACE)
-    return not SPARE.fullmatch(text)
+def _is_needed(piece: Any) -> bool:
+  text = piece.piece
+  if piece.type in (_Piece.NORMAL, _Piece.UNUSED):
+    return len(text) == 1 and (text.isascii() or text == _SPACE)
+  return not SPARE.fullmatch(text)

@@ -1,7 +1,7 @@
 """Vocabularies trained on the training text, or given as a file.
 
-Pretrained models' vocabularies are in `pretrained`, the folder in which any of
-them is written in `files`. None of this needs TensorFlow.
+Pretrained models' vocabularies are in `pretrained`, the folder that stores any
+vocabulary in `files`. None of this needs TensorFlow.
 """
 
 from __future__ import annotations
@@ -21,34 +21,12 @@ from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import prompt as prompt_lib
 from calrec_jax.data.logs import tables
 from calrec_jax.data.logs import text as text_lib
-from calrec_jax.data.vocabulary.files import (
-  DESCRIPTION_FILE,
-  MODEL_FILE,
-  SCHEMA,
-  Vocabulary,
-  load,
-  write,
-)
+from calrec_jax.data.vocabulary import files
+from calrec_jax.data.vocabulary import sentencepiece as sentencepiece_model
 from calrec_jax.errors import InputError, at_least, check, one_of, optional
+from calrec_jax.storage import identity
 
-__all__ = [
-  "BEGIN",
-  "DESCRIPTION_FILE",
-  "END_OF_TEXT",
-  "MODEL_FILE",
-  "PADDING",
-  "UNKNOWN",
-  "Prepare",
-  "SentencePieceFile",
-  "TrainedSentencePiece",
-  "Vocabulary",
-  "choose_domains",
-  "load",
-  "symbols",
-  "write",
-]
-
-_REQUIRED: Any = gin.REQUIRED  # Gin refuses it where it is used.
+_REQUIRED: Any = gin.REQUIRED  # Gin rejects it when used.
 
 _MAX_TEXTS = 200_000
 PADDING, BEGIN, END_OF_TEXT, UNKNOWN = range(4)  # Of trained vocabularies.
@@ -107,11 +85,9 @@ class TrainedSentencePiece:
   max_texts: int | None = _MAX_TEXTS
 
   def __post_init__(self) -> None:
-    """Refuses what SentencePiece does not know."""
+    """Checks the settings."""
     check(
-      self,
-      model_type=one_of("unigram", "bpe"),
-      max_texts=optional(at_least(1)),
+      self, model_type=one_of("unigram", "bpe"), max_texts=optional(at_least(1))
     )
 
   def reads(
@@ -125,7 +101,7 @@ class TrainedSentencePiece:
   ) -> str:
     """Hash of everything the vocabulary depends on."""
     options = {
-      "schema": SCHEMA,
+      "schema": files.SCHEMA,
       "size": self.size,
       "model_type": self.model_type,
       "domains": [domain.fingerprint() for domain in self.reads(domains)],
@@ -133,7 +109,7 @@ class TrainedSentencePiece:
     }
     if self.max_texts != _MAX_TEXTS:  # Older vocabularies had no limit.
       options["max_texts"] = self.max_texts
-    return domain_lib.digest(options)
+    return identity.fingerprint(options)
 
   def make(
     self,
@@ -141,7 +117,7 @@ class TrainedSentencePiece:
     domains: Sequence[domain_lib.Domain],
     prompt: prompt_lib.Prompt,
     prepare: Prepare,
-  ) -> Vocabulary:
+  ) -> files.Vocabulary:
     """Trains on the texts of items with training events, and writes it."""
     texts: dict[str, None] = {}
     read = self.reads(domains)
@@ -150,13 +126,13 @@ class TrainedSentencePiece:
       rows: list[int] = prepared.train_items().tolist()
       texts.update(dict.fromkeys(prepared.texts[row] for row in rows))
     model = self.train(self._sample(list(texts)), symbols(prompt, read))
-    return write(folder, model, begin=BEGIN)
+    return files.write(folder, model, begin=BEGIN)
 
-  def _sample(self, texts: Sequence[str]) -> Sequence[str]:
+  def _sample(self, texts: list[str]) -> list[str]:
     """The texts to train on, in order."""
     if self.max_texts is None or len(texts) <= self.max_texts:
       return texts
-    # Raw bits, not `Generator.choice`: NumPy keeps only these stable.
+    # Raw bits, not `Generator.choice`: NumPy guarantees only these.
     order = np.argsort(np.random.PCG64(0).random_raw(len(texts)), kind="stable")
     return [texts[row] for row in np.sort(order[: self.max_texts])]
 
@@ -225,8 +201,8 @@ class SentencePieceFile:
     """Hash of the model; independent of domains and prompt."""
     del domains, prompt
     sha256 = tables.sha256(os.path.expanduser(self.path))
-    return domain_lib.digest(
-      {"schema": SCHEMA, "sha256": sha256, "begin": self.begin}
+    return identity.fingerprint(
+      {"schema": files.SCHEMA, "sha256": sha256, "begin": self.begin}
     )
 
   def make(
@@ -235,17 +211,16 @@ class SentencePieceFile:
     domains: Sequence[domain_lib.Domain],
     prompt: prompt_lib.Prompt,
     prepare: Prepare,
-  ) -> Vocabulary:
+  ) -> files.Vocabulary:
     """Writes a copy of the model."""
     del domains, prompt, prepare
-    return write(folder, *self.read())
+    return files.write(folder, *self.read())
 
   def read(self) -> tuple[bytes, int | None]:
     """The model's bytes and its begin token."""
     model = pathlib.Path(self.path).expanduser().read_bytes()
-    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    begin = processor.bos_id() if self.begin else -1
-    return model, begin if begin >= 0 else None
+    begin = sentencepiece_model.SentencePieceModel(model).begin
+    return model, begin if self.begin else None
 
 
 def symbols(
@@ -254,6 +229,6 @@ def symbols(
   """Texts that become one token each: the prompt's parts and the labels."""
   labels = []
   for domain in domains:
-    for at, field in enumerate(domain.chosen_fields()):
-      labels.append(f"{field.label}:" if at == 0 else f". {field.label}:")
+    first, *others = domain.chosen_fields()
+    labels += [f"{first.label}:", *(f". {other.label}:" for other in others)]
   return list(dict.fromkeys((*prompt.pieces(), *labels)))

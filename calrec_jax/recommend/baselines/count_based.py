@@ -11,8 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-from calrec_jax.data.cache.purchases import Purchases
-from calrec_jax.data.records import Catalogue
+from calrec_jax.data.records import Catalogue, Purchases
 from calrec_jax.recommend.baselines.baselines import Popularity
 from calrec_jax.recommend.baselines.sequential_rules import RuleRanking
 from calrec_jax.recommend.protocol import Recommender

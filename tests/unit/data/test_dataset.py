@@ -15,6 +15,7 @@ from calrec_jax.data.domain import prompt as prompt_lib
 from calrec_jax.data.feed import tokenization
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs.log_files import LogFiles
+from calrec_jax.data.vocabulary import files as vocabulary_files
 from calrec_jax.data.vocabulary import trained as vocabulary_lib
 
 pytestmark = pytest.mark.heavy
@@ -132,7 +133,7 @@ def test_the_cache_holds_the_domain(dataset, caches):
 
 
 def test_tokens_are_those_of_the_vocabulary_without_tensorflow(dataset, caches):
-  vocabulary = vocabulary_lib.load(dataset.vocabulary_dir())
+  vocabulary = vocabulary_files.load(dataset.vocabulary_dir())
   end = dataset.prompt.tokenise(vocabulary).end
   for opened in caches.values():
     assert opened.prompt == dataset.prompt.tokenise(vocabulary)
@@ -199,7 +200,7 @@ def test_registering_again_is_no_error_and_another_dataset_takes_over(
       )
     ],
     vocabulary=vocabulary_lib.SentencePieceFile(
-      path=vocabulary_lib.load(dataset.vocabulary_dir()).model_file
+      path=vocabulary_files.load(dataset.vocabulary_dir()).model_file
     ),
     data_dir=str(tmp_path / "data"),
   )
@@ -251,7 +252,7 @@ def test_strict_refuses_what_a_cache_already_counted(dataset, caches):
       )
     ],
     vocabulary=vocabulary_lib.SentencePieceFile(
-      path=vocabulary_lib.load(dataset.vocabulary_dir()).model_file
+      path=vocabulary_files.load(dataset.vocabulary_dir()).model_file
     ),
     data_dir=dataset.data_dir,
   )
@@ -292,7 +293,7 @@ def test_a_domain_where_nobody_is_evaluated(dataset, tmp_path):
       domain_lib.Domain(name="short", source=source, min_count=1, dedup="none")
     ],
     vocabulary=vocabulary_lib.SentencePieceFile(
-      path=vocabulary_lib.load(dataset.vocabulary_dir()).model_file
+      path=vocabulary_files.load(dataset.vocabulary_dir()).model_file
     ),
     data_dir=str(tmp_path / "data"),
   )

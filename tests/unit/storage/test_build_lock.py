@@ -54,11 +54,11 @@ def dying_after(function):
   return call
 
 if point == "manifest":
-  writer._publish = die
+  os.rename = die
 elif point == "split":
   writer._check_users = die
 elif point == "published":
-  writer._publish = dying_after(writer._publish)
+  os.rename = dying_after(os.rename)
 elif point.startswith("parts"):
   writer._write_json = dying_after(writer._write_json)
 with build_lock.alone(folder, "shop", leftovers=".shop-0123456789ab-*"):
@@ -69,24 +69,24 @@ _FILLS_A_DISK = """
 import pathlib, resource, sys
 import numpy as np
 from tests.fixtures import synthetic_caches
-from calrec_jax.data.cache import token_cache
+from calrec_jax.data.cache import files, writer
 from calrec_jax.storage import build_lock
 
 if sys.argv[2] != "disk":  # The files may not become larger.
   limit = int(sys.argv[2])
   resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 users = (
-  token_cache.DocumentRecord(f"user {n}", np.array([0, 1]), None)
+  files.DocumentRecord(f"user {n}", np.array([0, 1]), None)
   for n in range(20_000)
 )
 items = [
-  token_cache.CatalogueRecord(str(n), "x", synthetic_caches.item_tokens(3, n))
+  files.CatalogueRecord(str(n), "x", synthetic_caches.item_tokens(3, n))
   for n in range(2)
 ]
 path = pathlib.Path(sys.argv[1], "d-1")
 try:
   prompt = synthetic_caches.PROMPT
-  token_cache.write_cache(path, items, {"train": users}, prompt)
+  writer.write_cache(path, items, {"train": users}, prompt)
 except build_lock.DiskFullError as error:
   print(error)
 """

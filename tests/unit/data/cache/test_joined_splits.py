@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from calrec_jax.data.cache import item_ids, joined_splits
-from calrec_jax.data.cache.purchases import Purchases
 from calrec_jax.data.cache.token_cache import CacheError
+from calrec_jax.data.records import Purchases
 from tests.fixtures import synthetic_caches
 
 HISTORIES = ((0, 1, 2), (3, 4), (5, 6, 0, 1), (2,), (4, 4, 3))

@@ -10,8 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from calrec_jax.data.cache import files, token_cache
+from calrec_jax.data.cache import files, writer
 from calrec_jax.data.cache.token_cache import CacheError, TokenCache
+from calrec_jax.data.vocabulary import files as vocabulary_files
 from calrec_jax.data.vocabulary import trained
 from tests.fixtures import synthetic_caches
 
@@ -101,11 +102,11 @@ def test_the_fingerprint_follows_content_and_not_the_place(tmp_path):
 def test_text_twins_share_the_smallest_row(tmp_path):
   tokens = synthetic_caches.item_tokens
   items = [
-    token_cache.CatalogueRecord(str(row), "x", tokens(4, seed))
+    files.CatalogueRecord(str(row), "x", tokens(4, seed))
     for row, seed in enumerate([5, 6, 5, 5])
   ]
-  user = token_cache.DocumentRecord("u", np.array([0, 1]), None)
-  path = token_cache.write_cache(
+  user = files.DocumentRecord("u", np.array([0, 1]), None)
+  path = writer.write_cache(
     tmp_path / "d-1", items, {"train": [user]}, synthetic_caches.PROMPT
   )
   np.testing.assert_array_equal(TokenCache.open(path).twins, [0, 1, 0, 0])
@@ -114,7 +115,7 @@ def test_text_twins_share_the_smallest_row(tmp_path):
 def test_the_vocabulary_travels_with_the_cache(tmp_path):
   texts = ["Title: soap. Brand: Acme.", "Title: tea. Brand: Leaf."]
   model = trained.TrainedSentencePiece(size=300).train(texts, ["\n"])
-  written = trained.write(str(tmp_path / "v"), model, begin=1)
+  written = vocabulary_files.write(str(tmp_path / "v"), model, begin=1)
   shop = synthetic_caches.write(tmp_path / "a", vocabulary_files=written.files)
   loaded = shop.vocabulary()
   assert loaded.decode(loaded.encode("Title: soap.")) == "Title: soap."
@@ -185,17 +186,15 @@ def test_another_schema_is_refused(shop):
 
 def test_an_interrupted_write_leaves_nothing(tmp_path):
   def users():
-    yield token_cache.DocumentRecord("u", np.array([0, 1]), None)
+    yield files.DocumentRecord("u", np.array([0, 1]), None)
     raise KeyboardInterrupt
 
   items = [
-    token_cache.CatalogueRecord(
-      str(row), "x", synthetic_caches.item_tokens(3, row)
-    )
+    files.CatalogueRecord(str(row), "x", synthetic_caches.item_tokens(3, row))
     for row in range(2)
   ]
   with pytest.raises(KeyboardInterrupt):
-    token_cache.write_cache(
+    writer.write_cache(
       tmp_path / "d-1", items, {"train": users()}, synthetic_caches.PROMPT
     )
   assert list(tmp_path.iterdir()) == []
@@ -205,12 +204,12 @@ def test_the_card_is_made_when_all_documents_were_written(tmp_path):
   written = []
 
   def users(split):
-    yield token_cache.DocumentRecord("u", np.array([0, 0]), None)
+    yield files.DocumentRecord("u", np.array([0, 0]), None)
     written.append(split)
 
-  path = token_cache.write_cache(
+  path = writer.write_cache(
     tmp_path / "d-1",
-    [token_cache.CatalogueRecord("soap", "x", [5, 3])],
+    [files.CatalogueRecord("soap", "x", [5, 3])],
     {split: users(split) for split in ("test", "train")},
     synthetic_caches.PROMPT,
     card=lambda: {"written": list(written)},
@@ -235,19 +234,15 @@ def test_writing_again_mends_a_damaged_cache(shop, tmp_path):
   ],
 )
 def test_unusable_items_are_refused(tmp_path, tokens, message):
-  items = [token_cache.CatalogueRecord("soap", "x", tokens)]
+  items = [files.CatalogueRecord("soap", "x", tokens)]
   with pytest.raises(CacheError, match=f"'soap' {message}"):
-    token_cache.write_cache(
-      tmp_path / "d-1", items, {}, synthetic_caches.PROMPT
-    )
+    writer.write_cache(tmp_path / "d-1", items, {}, synthetic_caches.PROMPT)
 
 
 def test_an_item_id_appears_once(tmp_path):
-  items = [token_cache.CatalogueRecord("soap", "x", [5, 3])] * 2
+  items = [files.CatalogueRecord("soap", "x", [5, 3])] * 2
   with pytest.raises(CacheError, match="'soap' appears twice"):
-    token_cache.write_cache(
-      tmp_path / "d-1", items, {}, synthetic_caches.PROMPT
-    )
+    writer.write_cache(tmp_path / "d-1", items, {}, synthetic_caches.PROMPT)
 
 
 @pytest.mark.parametrize(
@@ -259,10 +254,10 @@ def test_an_item_id_appears_once(tmp_path):
   ],
 )
 def test_unusable_users_are_refused(tmp_path, items, times, message):
-  catalogue = [token_cache.CatalogueRecord("soap", "x", [5, 3])]
-  users = [token_cache.DocumentRecord("ann", np.array(items, int), times)]
+  catalogue = [files.CatalogueRecord("soap", "x", [5, 3])]
+  users = [files.DocumentRecord("ann", np.array(items, int), times)]
   with pytest.raises(CacheError, match=f"'ann' of train .*{message}"):
-    token_cache.write_cache(
+    writer.write_cache(
       tmp_path / "d-1", catalogue, {"train": users}, synthetic_caches.PROMPT
     )
 

@@ -53,10 +53,10 @@ def test_ties_keep_the_order_of_the_file():
 
 def test_repeats_by_id_and_by_text():
   log = make([0, 0, 0, 0, 1], [0, 0, 1, 2, 2], range(5))
-  by_id = events_lib.repeats(log, np.arange(3))
+  by_id = events_lib.repeats(log, log.items)
   assert by_id.tolist() == [False, True, False, False, False]
   twins = np.array([0, 0, 2])  # Items 0 and 1 share their text.
-  by_text = events_lib.repeats(log, twins)
+  by_text = events_lib.repeats(log, twins[log.items])
   assert by_text.tolist() == [False, True, True, False, False]
 
 

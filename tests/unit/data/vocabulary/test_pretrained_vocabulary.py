@@ -17,8 +17,8 @@ from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import prompt as prompt_lib
 from calrec_jax.data.feed import tokenization
 from calrec_jax.data.logs.log_files import LogFiles
+from calrec_jax.data.vocabulary import files as vocabulary_files
 from calrec_jax.data.vocabulary import pretrained
-from calrec_jax.data.vocabulary import trained as vocabulary_lib
 from calrec_jax.data.vocabulary.pretrained import PretrainedVocabulary
 from calrec_jax.data.vocabulary.sentencepiece import SentencePieceModel
 from calrec_jax.data.vocabulary.sentencepiece_rules import SentencePieceRules
@@ -335,10 +335,10 @@ def test_a_changed_map_is_refused(pair, tmp_path):
   _, pruned = pair
   for path in pruned["first"].vocabulary().files:
     shutil.copy(path, tmp_path)
-  assert vocabulary_lib.load(tmp_path).row_map is not None
+  assert vocabulary_files.load(tmp_path).row_map is not None
   np.save(tmp_path / "kept.npy", pruned["first"].vocabulary().row_map[::-1])
   with pytest.raises(ValueError, match=r"kept\.npy"):
-    vocabulary_lib.load(tmp_path)
+    vocabulary_files.load(tmp_path)
 
 
 def test_the_task_gives_the_prompt_of_inference(pair):

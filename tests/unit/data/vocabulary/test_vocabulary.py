@@ -11,6 +11,7 @@ import pytest
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import prompt as prompt_lib
 from calrec_jax.data.logs.log_files import LogFiles
+from calrec_jax.data.vocabulary import files
 from calrec_jax.data.vocabulary import trained as vocabulary_lib
 
 PROMPT = prompt_lib.Prompt()
@@ -41,7 +42,7 @@ def trained(domain):
 @pytest.fixture(scope="module")
 def vocabulary(trained, tmp_path_factory):
   folder = tmp_path_factory.mktemp("vocabularies") / "v"
-  return vocabulary_lib.write(str(folder), trained, vocabulary_lib.BEGIN)
+  return files.write(str(folder), trained, vocabulary_lib.BEGIN)
 
 
 @pytest.mark.parametrize("piece", PROMPT.pieces())
@@ -87,22 +88,22 @@ def test_a_size_that_does_not_fit_names_the_binding(domain):
 
 def test_a_changed_model_is_refused(trained, tmp_path):
   folder = tmp_path / "v"
-  vocabulary_lib.write(str(folder), trained, None)
-  model = folder / vocabulary_lib.MODEL_FILE
+  files.write(str(folder), trained, None)
+  model = folder / files.MODEL_FILE
   model.write_bytes(model.read_bytes() + b"\0")
   with pytest.raises(ValueError, match="does not match"):
-    vocabulary_lib.load(folder)
+    files.load(folder)
   model.unlink()
   with pytest.raises(FileNotFoundError, match="calrec data cache"):
-    vocabulary_lib.load(folder)
+    files.load(folder)
 
 
 def test_writing_leaves_nothing_behind_and_keeps_what_is_there(
   trained, tmp_path
 ):
   folder = tmp_path / "v"
-  vocabulary_lib.write(str(folder), trained, 1)
-  vocabulary_lib.write(str(folder), trained, 1)
+  files.write(str(folder), trained, 1)
+  files.write(str(folder), trained, 1)
   assert [path.name for path in tmp_path.iterdir()] == ["v"]
 
 
@@ -140,7 +141,7 @@ def test_of_many_texts_a_sample_is_trained_on(monkeypatch):
     "train",
     lambda self, texts, symbols: trained.append(list(texts)) or b"",
   )
-  monkeypatch.setattr(vocabulary_lib, "write", lambda *args, **kwargs: None)
+  monkeypatch.setattr(files, "write", lambda *args, **kwargs: None)
   made = [f"text {number}" for number in range(100)]
   prepared = types.SimpleNamespace(
     texts=[*made, made[0]], train_items=lambda: np.arange(101)

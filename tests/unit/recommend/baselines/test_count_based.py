@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from calrec_jax.data.cache.purchases import Purchases
+from calrec_jax.data.records import Purchases
 from calrec_jax.recommend.baselines.baselines import Popularity
 from calrec_jax.recommend.baselines.count_based import CountBased
 from tests.fixtures import recommend_toys as toys
