@@ -24,11 +24,7 @@ from calrec_jax.evaluate.runs import Block, Call, Run
 from calrec_jax.metrics import ranking_metrics
 from calrec_jax.metrics.intervals import Bootstrap
 from calrec_jax.metrics.ranking import Ranking
-from calrec_jax.recommend.candidates import (
-  DEFAULT,
-  RULES,
-  exclusions,
-)
+from calrec_jax.recommend.candidates import DEFAULT, RULES, exclusions
 from calrec_jax.recommend.protocol import Curve, Recommender
 
 

@@ -109,12 +109,7 @@ def _evaluate_domain(
   # Count-based baselines know as much as the models were trained on.
   counted = stage.feed.documents
   factory = registry.RecommenderFactory(
-    cache,
-    model,
-    limits,
-    mesh,
-    counted=counted,
-    shard=shard,
+    cache, model, limits, mesh, counted=counted, shard=shard
   )
   sample = {
     "split": evaluation.split,
@@ -131,10 +126,7 @@ def _evaluate_domain(
       name: {
         **sample,
         **provenance.of_answers(
-          cache,
-          model if registry.needs_model([name]) else None,
-          limits,
-          mesh,
+          cache, model if registry.needs_model([name]) else None, limits, mesh
         ),
       }
       for name in evaluation.recommenders

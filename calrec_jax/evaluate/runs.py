@@ -334,10 +334,7 @@ def _join_curves(curves: Sequence[CurveRanks | None]) -> CurveRanks:
 
 
 def _ranks(
-  ranking: Ranking,
-  users: Sequence[History],
-  catalogue: Catalogue,
-  horizon: int,
+  ranking: Ranking, users: Sequence[History], catalogue: Catalogue, horizon: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Ranks of the users' targets, and of the first items with their texts."""
   targets = np.array([user.target for user in users], np.int32)

@@ -149,11 +149,7 @@ class ShardedEvaluation:
       description = recommender.describe()
       found.append(
         Run.join(
-          recommender.name,
-          description,
-          blocks,
-          self._pool,
-          self._protocol.rule,
+          recommender.name, description, blocks, self._pool, self._protocol.rule
         )
       )
     return evaluator.summarise(

@@ -256,11 +256,7 @@ class Recommender(abc.ABC):
     self, histories: Sequence[np.ndarray], depth: int, rules: Sequence[str]
   ) -> Request:
     return check_request(
-      histories,
-      depth,
-      rules,
-      self.num_items,
-      empty_allowed=self.answers_empty,
+      histories, depth, rules, self.num_items, empty_allowed=self.answers_empty
     )
 
 

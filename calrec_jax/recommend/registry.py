@@ -126,10 +126,7 @@ class RecommenderFactory:
 
   def _dense(self, recent: Float[np.ndarray, " N"]) -> dense.Dense:
     return dense.Dense(
-      self._domain_model,
-      recent=recent,
-      place=self._vectors(),
-      progress=True,
+      self._domain_model, recent=recent, place=self._vectors(), progress=True
     )
 
   def _vectors(self) -> VectorPlace:

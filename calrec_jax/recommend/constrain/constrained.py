@@ -91,10 +91,7 @@ class ConstrainedItems(Recommender):
   name = "constrained"
 
   def __init__(
-    self,
-    model: DomainModel,
-    *,
-    settings: Constrained | None = None,
+    self, model: DomainModel, *, settings: Constrained | None = None
   ):
     """Builds the trie of a catalogue.
 
@@ -116,10 +113,7 @@ class ConstrainedItems(Recommender):
       None if model.mesh is None else NamedSharding(model.mesh, PartitionSpec())
     )
     self._written: ByPrompt[WrittenItems] = ByPrompt(
-      model,
-      self._begin,
-      self._finish,
-      rows=self.settings.rows,
+      model, self._begin, self._finish, rows=self.settings.rows
     )
     self._last: list[WrittenItems] = []
 

@@ -110,11 +110,7 @@ def _filled(
 
 
 def _fill(
-  filled: Ranking,
-  ranking: Ranking,
-  user: int,
-  extra: Ranking,
-  depth: int,
+  filled: Ranking, ranking: Ranking, user: int, extra: Ranking, depth: int
 ) -> bool:
   """Fills up one user's list.
 

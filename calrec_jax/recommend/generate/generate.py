@@ -82,10 +82,7 @@ class GenerateAndGround(Recommender):
     self._steps = self.sampler.max_new_tokens or longest
     self._reader = TextReader(model.catalogue, vocabulary)
     self._sampled: ByPrompt[tuple[Spelling, ...]] = ByPrompt(
-      model,
-      self._begin,
-      self._finish,
-      rows=self.sampler.rows,
+      model, self._begin, self._finish, rows=self.sampler.rows
     )
     self._last: list[tuple[GeneratedText, ...]] = []
 
@@ -115,8 +112,7 @@ class GenerateAndGround(Recommender):
     counts = [2**power for power in range(self.sampler.samples.bit_length())]
     return {
       count: self._grounder.rank(
-        [distinct_texts(spelled, count) for spelled in spellings],
-        request.reach,
+        [distinct_texts(spelled, count) for spelled in spellings], request.reach
       )
       for count in {*counts, self.sampler.samples}
     }
