@@ -124,13 +124,13 @@ def evaluate(
   protocol = protocol or Protocol()
   histories = list(histories)
   check(recommenders, histories, catalogue, protocol)
-  pool = cases.draw_pool(len(histories), protocol.num_cases, protocol.seed)
+  pool = cases.sample_pool(len(histories), protocol.num_cases, protocol.seed)
   runs = [
     run_recommender(recommender, histories, catalogue, protocol, pool, progress)
     for recommender in recommenders
   ]
   return summarise(
-    runs, histories, catalogue, protocol, data=data, checkpoint=checkpoint
+    runs, pool, histories, catalogue, protocol, data=data, checkpoint=checkpoint
   )
 
 
@@ -152,6 +152,7 @@ def check(
 
 def summarise(
   runs: Sequence[Run],
+  pool: set[int],
   histories: Sequence[History],
   catalogue: Catalogue,
   protocol: Protocol,
@@ -163,13 +164,14 @@ def summarise(
   """The results of runs: every number that is reported is made here.
 
   Args:
-    runs: of each recommender over all users.
-    histories: the users, in the order of the runs.
-    catalogue: the items.
-    protocol: what was measured.
-    data: the dataset's card, stored with the results.
-    checkpoint: the model's lineage, stored with the results.
-    split: what the users are of, stored with the results where it is known.
+    runs: Run of each recommender over all users.
+    pool: Users whose explanations were saved.
+    histories: Users, in the order of the runs.
+    catalogue: Items of the domain.
+    protocol: What was measured.
+    data: Card of the dataset, stored with the results.
+    checkpoint: Lineage of the model, stored with the results.
+    split: Split of the users, stored with the results where it is known.
   """
   excluded = excluded_targets(histories, protocol)
   slicings = slices.slice_users(histories, catalogue)
@@ -186,7 +188,7 @@ def summarise(
     excluded=excluded,
     ranks={run.name: run.ranks for run in runs},
     text_ranks={run.name: run.text_ranks for run in runs},
-    cases=cases.choose(runs, histories, catalogue, protocol),
+    cases=cases.choose(runs, pool, histories, catalogue, protocol),
   )
 
 
@@ -221,9 +223,7 @@ def run_recommender(
     block = answer_users(
       recommender, histories, catalogue, protocol, pool, done=bar.update
     )
-  return Run.join(
-    recommender.name, recommender.describe(), [block], pool, protocol.rule
-  )
+  return Run(recommender.name, recommender.describe(), block)
 
 
 def answer_users(
@@ -262,7 +262,7 @@ def answer_users(
       recommender.name, rankings, items, catalogue, protocol, protocol.rules
     )
     block.collect(rankings, batch, start, catalogue, protocol)
-    block.record(recommender, start, len(batch), explained)
+    block.record_diagnostics(recommender, start, len(batch), explained)
     block.calls.append(Call(seconds, len(batch), first_call and start == 0))
     curve = _curve(recommender, items, catalogue, protocol)
     if curve is not None:

@@ -66,7 +66,7 @@ class ShardedEvaluation:
     evaluator.check(recommenders, self._histories, catalogue, self._protocol)
     settings = settings or Job()
     self._blocks = settings.blocks(len(self._histories))
-    self._pool = cases.draw_pool(
+    self._pool = cases.sample_pool(
       len(self._histories), self._protocol.num_cases, self._protocol.seed
     )
     common = {
@@ -146,14 +146,15 @@ class ShardedEvaluation:
         block_files.read_block(store.path(block), self._user_ids(block))
         for block in range(len(self._blocks))
       ]
-      description = recommender.describe()
-      found.append(
-        Run.join(
-          recommender.name, description, blocks, self._pool, self._protocol.rule
-        )
-      )
+      block = runs.join_blocks(blocks)
+      found.append(Run(recommender.name, recommender.describe(), block))
     return evaluator.summarise(
-      found, self._histories, self._catalogue, self._protocol, **described
+      found,
+      self._pool,
+      self._histories,
+      self._catalogue,
+      self._protocol,
+      **described,
     )
 
   def tidy(self) -> None:

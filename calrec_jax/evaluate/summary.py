@@ -141,18 +141,18 @@ def _metrics(
 
 def _curve(run: Run, settings: Any) -> dict[str, Any]:
   """Every metric for each value of the setting that the recommender varied."""
-  curve = run.block.curve
-  if curve is None:
+  varied = run.block.varied
+  if varied is None:
     return {}
-  names = tuple(settings.metrics)
+  names, ranks = tuple(settings.metrics), run.block.named("curve")
   points = []
-  for value, ranks, text_ranks in zip(
-    curve.values, curve.ranks, curve.text_ranks, strict=True
-  ):
-    values = ranking_metrics.user_values(names, ranks, text_ranks)
+  for index, value in enumerate(varied.values):
+    values = ranking_metrics.user_values(
+      names, ranks["rank"][:, index], ranks["text_rank"][:, index]
+    )
     means = settings.bootstrap.means(values)
     points.append({"value": value, "metrics": named(names, means)})
-  return {"curve": {"setting": curve.setting, "points": points}}
+  return {"curve": {"setting": varied.setting, "points": points}}
 
 
 def _difference(
