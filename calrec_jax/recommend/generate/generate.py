@@ -173,12 +173,12 @@ class GenerateAndGround(Recommender):
       "distinct_exact_texts": float(np.mean(exact)),
     }
 
-  def _begin(self, batch: TokenRows, prompts: list[np.ndarray]) -> Samples:
+  def _begin(self, batch: TokenRows) -> Samples:
     """Gives one batch of prompts to the device."""
     settings, model = self.sampler, self._model
     uniform = uniform_rows(
       settings.seed,
-      [prompts[place] for place in batch.places],
+      batch.sequences,
       len(batch.lengths),
       settings.samples,
       self._steps,
@@ -200,7 +200,7 @@ class GenerateAndGround(Recommender):
     """Reads what was sampled, and matches it while the device continues."""
     samples = Samples(*map(np.asarray, samples))
     found = [
-      self._reader.spellings(samples, row) for row in range(len(batch.places))
+      self._reader.spellings(samples, row) for row in range(len(batch.indices))
     ]
     texts = {spelling.text for spelled in found for spelling in spelled}
     self._grounder.prepare(sorted(texts))
