@@ -279,7 +279,7 @@ def with_items(ranking, place, value):
     (lambda r, h: Ranking(r.items[:, 1:], r.scores[:, 1:], r.tail_ties), "99"),
     (lambda r, h: with_items(r, 1, r.items[0, 0]), "twice"),
     (lambda r, h: with_items(r, 0, 40), "beyond the 40 items"),
-    (lambda r, h: with_items(r, 3, -1), "empty place"),
+    (lambda r, h: with_items(r, 3, -1), "empty position"),
     (lambda r, h: r._replace(scores=-r.scores), "not sorted"),
     (lambda r, h: r._replace(scores=r.scores * np.nan), "not numbers"),
     (lambda r, h: r._replace(tail_ties=r.tail_ties + 1), "not full"),
