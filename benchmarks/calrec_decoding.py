@@ -46,7 +46,7 @@ class Writer:
     for batch in self._batches:
       write = self._shared if form == "shared" else self._unshared
       drawn = write(batch, samples, tokens, temperature)
-      found[batch.places] = drawn[: len(batch.places)]
+      found[batch.indices] = drawn[: len(batch.indices)]
     np.save(self._folder / f"decoded-{form}.npy", found)
     return library_job.statistics(found, self._items)
 
@@ -54,8 +54,9 @@ class Writer:
     return prefix.read(self._decoder, self._params, batch.tokens, batch.lengths)
 
   def _numbers(self, batch: TokenRows, samples: int, steps: int) -> np.ndarray:
-    prompts = [self._prompts[place] for place in batch.places]
-    return sampling.uniform_rows(0, prompts, len(batch.lengths), samples, steps)
+    return sampling.uniform_rows(
+      0, batch.sequences, len(batch.lengths), samples, steps
+    )
 
   def _shared(
     self, batch: TokenRows, samples: int, tokens: int, temperature: float
@@ -76,7 +77,7 @@ class Writer:
           temperature,
         )[:, 0]
         for row, numbers in enumerate(
-          self._numbers(batch, samples, tokens)[: len(batch.places)]
+          self._numbers(batch, samples, tokens)[: len(batch.indices)]
         )
       ]
     )
@@ -121,7 +122,7 @@ class Writer:
         temperature=temperature,
       )
       columns = np.asarray(walked.columns)
-      found[batch.places] = columns[: len(batch.places)]
+      found[batch.indices] = columns[: len(batch.indices)]
     return found
 
 

@@ -103,10 +103,7 @@ def compare(
   plain = Grounder(index)
   start = time.process_time()
   scores = [
-    plain.scores(
-      [text.text for text in texts],
-      np.array([text.log_prob for text in texts], np.float32),
-    )
+    plain.scores(texts)
     for texts in tqdm.tqdm(written[:checked], desc="whole catalogue")
   ]
   request = protocol.check_request(

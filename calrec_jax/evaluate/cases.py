@@ -1,8 +1,8 @@
 """A handful of users in full: what was bought, what was written, what matched.
 
-Means hide what a recommender does; a reader judges it from a few people. The
-users are sampled before anything runs, then half of them are chosen among the
-hits where there are enough, so that the page shows successes and failures.
+Means hide what a recommender does; a reader judges it by a few users. They
+are sampled before anything runs, then half of them are chosen among the hits
+where there are enough, so that the page shows successes and failures.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from calrec_jax.data.records import Catalogue, History
-from calrec_jax.evaluate.runs import Observation, Run
+from calrec_jax.evaluate.runs import Run
 
 HIT_CUTOFF = 10
 HISTORY_ITEMS = 12
@@ -20,16 +20,16 @@ POOL_PER_CASE = 16
 TEXTS = 8
 
 
-def draw_pool(num_users: int, num_cases: int, seed: int) -> set[int]:
+def sample_pool(num_users: int, num_cases: int, seed: int) -> set[int]:
   """Users whose answers are saved until it is known who was a hit."""
   size = min(num_users, num_cases * POOL_PER_CASE)
   generator = np.random.default_rng(seed)
-  drawn = generator.choice(num_users, size=size, replace=False)
-  return {int(user) for user in drawn}
+  return set(generator.choice(num_users, size=size, replace=False).tolist())
 
 
 def choose(
   runs: Sequence[Run],
+  pool: set[int],
   histories: Sequence[History],
   catalogue: Catalogue,
   settings: Any,
@@ -37,20 +37,20 @@ def choose(
   """Users to show in full, hits first.
 
   Args:
-    runs: every recommender's answers; all observed the same users.
-    histories: the users of the split.
-    catalogue: the items.
-    settings: the `evaluator.Protocol`, for its rule and number of cases.
+    runs: Every recommender's answers.
+    pool: Users whose explanations were saved, see `sample_pool`.
+    histories: Users of the split.
+    catalogue: Items of the domain.
+    settings: The `evaluator.Protocol`, for its rule and number of cases.
 
   Returns:
-    One JSON-ready mapping a user, see `docs/evaluation.md`.
+    One JSON-ready mapping per user, see `docs/evaluation.md`.
   """
-  explaining = [run for run in runs if _explains(run)]
+  explaining = [run for run in runs if any(map(run.explanation, pool))]
   judged = explaining[:1] or list(runs)
   best = np.min([run.ranks[settings.rule] for run in judged], axis=0)
-  pool = sorted(runs[0].observed)
-  hits = [user for user in pool if best[user] <= HIT_CUTOFF]
-  misses = [user for user in pool if best[user] > HIT_CUTOFF]
+  hits = [user for user in sorted(pool) if best[user] <= HIT_CUTOFF]
+  misses = [user for user in sorted(pool) if best[user] > HIT_CUTOFF]
   wanted = min(settings.num_cases, len(pool))
   num_hits = min(len(hits), max((wanted + 1) // 2, wanted - len(misses)))
   users = hits[:num_hits] + misses[: wanted - num_hits]
@@ -59,10 +59,6 @@ def choose(
     _case(user, histories[user], shown, catalogue, settings.rule)
     for user in users
   ]
-
-
-def _explains(run: Run) -> bool:
-  return any(seen.explanation for seen in run.observed.values())
 
 
 def _case(
@@ -87,30 +83,28 @@ def _case(
       "text_twins": len(twins) - 1,
     },
     "recommenders": [
-      _answer(run, run.observed[user], user, target, catalogue, rule)
-      for run in runs
+      _answer(run, user, target, catalogue, rule) for run in runs
     ],
   }
 
 
 def _answer(
-  run: Run,
-  seen: Observation,
-  user: int,
-  target: int,
-  catalogue: Catalogue,
-  rule: str,
+  run: Run, user: int, target: int, catalogue: Catalogue, rule: str
 ) -> dict[str, Any]:
   rank = run.ranks[rule][user]
+  columns = run.block.columns
+  listed = zip(
+    columns[f"listed.{rule}"][user], columns["score"][user], strict=True
+  )
   return {
     "name": run.name,
     "rank": None if np.isinf(rank) else float(rank),
     "items": [
       {**_item(int(row), target, catalogue), "score": float(score)}
-      for row, score in zip(seen.items, seen.scores, strict=True)
+      for row, score in listed
       if row >= 0
     ],
-    "texts": _texts(seen.explanation or (), target, catalogue),
+    "texts": _texts(run.explanation(user), target, catalogue),
   }
 
 

@@ -1,8 +1,8 @@
 """Checks of what a recommender returned, before any of it is measured.
 
 A list that holds an item twice, an excluded item or unsorted scores would be
-measured without complaint and wrongly; it is refused with the place where it
-goes wrong instead.
+measured without complaint and wrongly; it is refused instead, with the user
+where it goes wrong.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,12 +26,12 @@ def check(
   """Refuses rankings that would be measured wrongly.
 
   Args:
-    name: the recommender, for the message.
-    rankings: a ranking for each candidate rule, on the host.
-    histories: catalogue rows of each user of the batch, oldest first.
-    catalogue: the items.
-    protocol: the `evaluator.Protocol`, for its depth.
-    rules: the requested candidate rules.
+    name: Name of the recommender, for the message.
+    rankings: Ranking of each candidate rule, on the host.
+    histories: Catalogue rows of each user of the batch, oldest first.
+    catalogue: Items of the domain.
+    protocol: The `evaluator.Protocol`, for its depth.
+    rules: Requested candidate rules.
 
   Raises:
     ValueError: if a rule is missing, or a list is misshapen, unsorted, holds
@@ -50,12 +50,9 @@ def check(
 
 
 def _misshapen(ranking: Ranking, users: int, depth: int) -> str | None:
-  wanted = {
-    "items": (users, depth),
-    "scores": (users, depth),
-    "tail_ties": (users,),
-  }
-  for field, shape in wanted.items():
+  lists = users, depth
+  shapes = {"items": lists, "scores": lists, "tail_ties": (users,)}
+  for field, shape in shapes.items():
     found = getattr(ranking, field).shape
     if found != shape:
       return f"has {field} of shape {found}, not {shape}"
@@ -72,7 +69,7 @@ def _wrong(
   both = real[:, 1:] & real[:, :-1]
   tests = {
     f"lists rows beyond the {num_items} items": items >= num_items,
-    "has an empty place before a filled one": real[:, 1:] & ~real[:, :-1],
+    "has an empty position before a filled one": real[:, 1:] & ~real[:, :-1],
     "has scores that are not numbers": real & np.isnan(scores),
     "is not sorted, best first": both & (scores[:, 1:] > scores[:, :-1]),
     "lists an item twice": repeated,
@@ -85,15 +82,15 @@ def _wrong(
   }
   for problem, where in tests.items():
     if where.any():
-      place = int(np.argwhere(where)[0, 0])
-      return f"{problem} (user {place} of the batch: {items[place, :5]}...)"
+      user = int(np.argwhere(where)[0, 0])
+      return f"{problem} (user {user} of the batch: {items[user, :5]}...)"
   return None
 
 
 def _members(
   items: np.ndarray, excluded: np.ndarray, num_items: int
 ) -> np.ndarray:
-  """Which places hold an excluded item, bool[B, depth]."""
+  """Which positions hold an excluded item, bool[B, depth]."""
   # Users and items in one number, so that one call compares all of them.
   first = np.arange(len(items), dtype=np.int64)[:, None] * num_items
   out = (first + excluded)[excluded >= 0]

@@ -19,21 +19,19 @@ from calrec_jax.evaluate.results import (
   read_results,
   write_json,
 )
-from calrec_jax.evaluate.summary import named
-from calrec_jax.metrics import ranking_metrics
-from calrec_jax.metrics.intervals import Bootstrap
+from calrec_jax.evaluate.summary import bootstrap_of, named
 
 SCHEMA = 2
 # What has to be equal for values of single users to mean the same.
-_RULES = ("ranking", "hit", "ties", "items", "depth", "candidates")
+_RULES = ("split", "ranking", "hit", "ties", "items", "depth", "candidates")
 
 
 class RunSide(NamedTuple):
   """One side of a comparison: a run, or runs of several seeds.
 
   Attributes:
-    folders: of the runs: each holds `metrics.json` and `per_user.parquet`.
-    recommender: the one that is meant; None for all that both sides have.
+    folders: Folders of the runs, with `metrics.json` and `per_user.parquet`.
+    recommender: Name of a recommender; None for all that both sides have.
   """
 
   folders: tuple[pathlib.Path, ...]
@@ -41,16 +39,12 @@ class RunSide(NamedTuple):
 
   @classmethod
   def parse(cls, text: str) -> "RunSide":
-    """The side that `FOLDER[,FOLDER...][:RECOMMENDER]` means.
-
-    Args:
-      text: with the folders, or the `metrics.json` in them.
-    """
+    """The side `FOLDER[,FOLDER...][:RECOMMENDER]`, or `metrics.json` files."""
     recommender = None
     folders = _folders(text)
     if folders is None and ":" in text:
-      places, _, recommender = text.rpartition(":")
-      folders = _folders(places) or (pathlib.Path(places).expanduser(),)
+      before, _, recommender = text.rpartition(":")
+      folders = _folders(before) or (pathlib.Path(before).expanduser(),)
     return cls(folders or (pathlib.Path(text).expanduser(),), recommender)
 
 
@@ -61,9 +55,9 @@ def compare_runs(a: RunSide, b: RunSide) -> dict[str, Any]:
   mean over them.
 
   Args:
-    a: runs and perhaps one of their recommenders.
-    b: the runs they are compared with. Where only one side names a recommender
-      the other takes the one of the same name.
+    a: Runs and perhaps one of their recommenders.
+    b: Runs they are compared with. Where only one side names a recommender, the
+      other takes the one of the same name.
 
   Returns:
     The content of `compare.json`, see `docs/evaluation.md`.
@@ -73,23 +67,35 @@ def compare_runs(a: RunSide, b: RunSide) -> dict[str, Any]:
   """
   sides = [_read(side) for side in (a, b)]
   joined = _Joined([run for side in sides for run in side])
-  first = joined.runs[0]
   pairs = []
   for pair in _pairs(a, b, sides):
-    values = [
-      joined.values(side, recommender)
-      for side, recommender in zip(sides, pair, strict=True)
+    values = [joined.values(*of) for of in zip(sides, pair, strict=True)]
+    means = [side.mean(axis=0) for side in values]
+    entries = named(joined.metrics, joined.bootstrap.differences(*means))
+    for key, side in zip("ab", values, strict=True):
+      for entry, runs in zip(entries.values(), _run_means(side), strict=True):
+        entry[key] = float(np.mean(runs))
+        entry[f"{key}_runs"] = runs
+    pairs.append({"a": pair[0], "b": pair[1], "metrics": entries})
+  protocol = joined.first.protocol
+  described = [
+    [
+      {
+        "folder": run.folder,
+        "checkpoint": run.results.checkpoint,
+        "data": {"hashes": _data_hashes(run.results)},
+      }
+      for run in side
     ]
-    pairs.append(_compared(pair, values, joined.metrics, joined.bootstrap))
+    for side in sides
+  ]
   return {
     "schema": SCHEMA,
-    "a": [_described(run) for run in sides[0]],
-    "b": [_described(run) for run in sides[1]],
+    "a": described[0],
+    "b": described[1],
     "users": joined.users,
     "protocol": {
-      key: first.results.protocol[key]
-      for key in ("split", *_RULES, "intervals")
-      if key in first.results.protocol
+      key: protocol[key] for key in (*_RULES, "intervals") if key in protocol
     },
     "pairs": pairs,
   }
@@ -99,7 +105,7 @@ def average_runs(side: RunSide) -> dict[str, dict[str, Any]]:
   """What runs of several seeds have on average.
 
   Args:
-    side: the runs, and the recommender that is meant.
+    side: Runs, and one of their recommenders.
 
   Returns:
     By metric: the mean over runs and users with its interval over users
@@ -114,24 +120,19 @@ def average_runs(side: RunSide) -> dict[str, dict[str, Any]]:
   [(recommender, _)] = _pairs(side, side, [runs, runs])
   values = joined.values(runs, recommender)
   entries = named(joined.metrics, joined.bootstrap.means(values.mean(axis=0)))
-  for entry, column in zip(
-    entries.values(), np.moveaxis(values, -1, 0), strict=True
-  ):
-    entry["runs"] = [float(run) for run in column.mean(axis=1)]
+  for entry, means in zip(entries.values(), _run_means(values), strict=True):
+    entry["runs"] = means
   return entries
 
 
 def write_comparison(
   path: pathlib.Path, comparison: dict[str, Any]
 ) -> pathlib.Path:
-  """Writes `compare.json`, atomically.
+  """Writes what `compare_runs` returned, atomically; returns the path.
 
   Args:
-    path: the file, or a folder that gets `compare.json`.
-    comparison: what `compare_runs` returned.
-
-  Returns:
-    The path of the file.
+    path: Path of the file, or of a folder that gets `compare.json`.
+    comparison: What `compare_runs` returned.
   """
   if path.suffix != ".json":
     path = path / "compare.json"
@@ -143,7 +144,10 @@ def write_comparison(
 def format_comparison(comparison: dict[str, Any]) -> str:
   """The differences as a table for the terminal."""
   protocol = comparison["protocol"]
-  intervals = protocol["intervals"]
+
+  def spread(runs: Sequence[float]) -> str:
+    return f"{table.number(min(runs))}-{table.number(max(runs))}"
+
   several = [side for side in "ab" if len(comparison[side]) > 1]
   blocks = [
     "\n".join(
@@ -159,7 +163,7 @@ def format_comparison(comparison: dict[str, Any]) -> str:
       [
         table.metric_label(name),
         *(table.number(entry[side]) for side in "ab"),
-        *(_spread(entry[f"{side}_runs"]) for side in several),
+        *(spread(entry[f"{side}_runs"]) for side in several),
         f"{table.interval(entry, signed=True)} {table.verdict(entry)}",
       ]
       for name, entry in pair["metrics"].items()
@@ -169,6 +173,7 @@ def format_comparison(comparison: dict[str, Any]) -> str:
       title = f"{pair['a']} against {pair['b']}"
     spreads = [f"runs of {side.upper()}" for side in several]
     blocks.append(table.grid([title, "A", "B", *spreads, "A - B  "], rows))
+  intervals = protocol["intervals"]
   notes = (
     f"[low, high] is the {intervals['confidence']:.0%} bootstrap interval of "
     f"the mean difference over users, from {intervals['resamples']:,} "
@@ -193,44 +198,48 @@ class _Joined:
   """Runs that were measured alike, their users in the order of the first.
 
   Attributes:
-    runs: all of them.
-    users: how many.
-    metrics: those that all runs have.
-    bootstrap: the one that the first run's own intervals are from.
+    first: Results of the first run.
+    users: Number of users, U.
+    metrics: Names of the metrics that all runs have.
+    bootstrap: Bootstrap that the first run's own intervals are from.
   """
 
   def __init__(self, runs: Sequence[_Run]):
-    """Raises ValueError, which says why, for runs that do not compare."""
-    first = runs[0]
+    """Raises InputError, which says why, for runs that do not compare."""
     for run in runs[1:]:
-      _refuse_other_rules(first, run)
-    self.runs = runs
-    self._orders = {run.folder: _users_of_second(first, run) for run in runs}
-    self.users = len(self._orders[first.folder])
+      _refuse_other_rules(runs[0], run)
+    self.first = runs[0].results
+    self._orders = {run.folder: _order(runs[0], run) for run in runs}
+    self.users = len(self.first.users["user_id"])
     self.metrics = tuple(
       name
-      for name in first.results.protocol["metrics"]
+      for name in self.first.protocol["metrics"]
       if all(name in run.results.protocol["metrics"] for run in runs)
     )
     if not self.metrics:
       raise InputError(
         f"{', '.join(run.folder for run in runs)} have no metric in common."
       )
-    intervals = first.results.protocol["intervals"]
-    self.bootstrap = Bootstrap(
-      **{key: intervals[key] for key in ("confidence", "resamples", "seed")}
-    )
+    self.bootstrap = bootstrap_of(self.first)
 
   def values(self, runs: Sequence[_Run], recommender: str) -> np.ndarray:
-    """What a recommender has in some of the runs, float64[R, U, M]."""
+    """A recommender's metrics in some of the runs, float64[R, U, M]."""
     return np.stack(
       [
-        _values(run.results, recommender, self.metrics)[
+        run.results.user_values(recommender, self.metrics)[
           self._orders[run.folder]
         ]
         for run in runs
       ]
     )
+
+
+def _run_means(values: np.ndarray) -> list[list[float]]:
+  """Means over users of float64[R, U, M], by metric and run."""
+  return [
+    values[:, :, metric].mean(axis=1).tolist()
+    for metric in range(values.shape[2])
+  ]
 
 
 def _folders(text: str) -> tuple[pathlib.Path, ...] | None:
@@ -254,46 +263,23 @@ def _read(side: RunSide) -> list[_Run]:
   return [_Run(str(folder), read_results(folder)) for folder in side.folders]
 
 
-def _compared(
-  pair: tuple[str, str],
-  values: Sequence[np.ndarray],
-  names: tuple[str, ...],
-  bootstrap: Bootstrap,
-) -> dict[str, Any]:
-  """An entry of `pairs`; `values` are those of the runs of either side."""
-  a, b = (side.mean(axis=0) for side in values)
-  entries = named(names, bootstrap.differences(a, b))
-  for place, entry in enumerate(entries.values()):
-    for key, side in zip("ab", values, strict=True):
-      runs = side[:, :, place].mean(axis=1)
-      entry[key] = float(runs.mean())
-      entry[f"{key}_runs"] = [float(run) for run in runs]
-  return {"a": pair[0], "b": pair[1], "metrics": entries}
-
-
-def _spread(runs: Sequence[float]) -> str:
-  return f"{table.number(min(runs))}-{table.number(max(runs))}"
-
-
 def _refuse_other_rules(one: _Run, other: _Run) -> None:
-  where = one.folder, other.folder
   first, second = one.results.protocol, other.results.protocol
-  keys = [key for key in ("split", *_RULES) if key in first and key in second]
   differing = [
     f"{key}: {first[key]!r} and {second[key]!r}"
-    for key in keys
-    if first[key] != second[key]
+    for key in _RULES
+    if key in first and key in second and first[key] != second[key]
   ]
-  hashes = [_data_hashes(run.results) for run in (one, other)]
+  mine, theirs = _data_hashes(one.results), _data_hashes(other.results)
   differing += [
-    f"data, {key}: sha256 {hashes[0][key][:12]} and {hashes[1][key][:12]}"
-    for key in hashes[0].keys() & hashes[1].keys()
-    if hashes[0][key] != hashes[1][key]
+    f"data, {key}: sha256 {mine[key][:12]} and {theirs[key][:12]}"
+    for key in mine.keys() & theirs.keys()
+    if mine[key] != theirs[key]
   ]
   if differing:
     raise InputError(
-      f"{where[0]} and {where[1]} were not measured alike, so their difference "
-      "would mean nothing:\n  " + "\n  ".join(sorted(differing))
+      f"{one.folder} and {other.folder} were not measured alike, so their "
+      "difference would mean nothing:\n  " + "\n  ".join(sorted(differing))
     )
 
 
@@ -306,35 +292,35 @@ def _data_hashes(results: Results) -> dict[str, str]:
   }
 
 
-def _users_of_second(one: _Run, other: _Run) -> np.ndarray:
-  """Where the second run has each user of the first, int[U]."""
-  where = one.folder, other.folder
-  found = one.results, other.results
-  ids = [results.users["user_id"] for results in found]
-  for users, folder in zip(ids, where, strict=True):
+def _order(one: _Run, other: _Run) -> np.ndarray:
+  """Index in the second run of each user of the first, int[U]."""
+  ids, others = (run.results.users["user_id"] for run in (one, other))
+  for run, users in ((one, ids), (other, others)):
     if len(set(users)) < len(users):
       raise InputError(
-        f"{folder} has several rows for one user, so users cannot be joined."
+        f"{run.folder} has several rows for one user, so users cannot be "
+        "joined."
       )
-  place = {user: number for number, user in enumerate(ids[1])}
-  missing = [user for user in ids[0] if user not in place]
-  extra = len(ids[1]) - (len(ids[0]) - len(missing))
+  index = {user: number for number, user in enumerate(others)}
+  missing = [user for user in ids if user not in index]
+  extra = sorted(index.keys() - set(ids))
   if missing or extra:
-    other = missing[0] if missing else next(iter(set(ids[1]) - set(ids[0])))
     raise InputError(
-      f"{len(missing)} users of {where[0]} are missing in {where[1]}, and "
-      f"{extra} the other way round, user {other!r} among them. Evaluate "
-      "both with the same Evaluation.users and Evaluation.seed."
+      f"{len(missing)} users of {one.folder} are missing in {other.folder}, "
+      f"and {len(extra)} the other way round, user {[*missing, *extra][0]!r} "
+      "among them. Evaluate both with the same Evaluation.users and "
+      "Evaluation.seed."
     )
-  order = np.array([place[user] for user in ids[0]], np.int64)
-  targets = [np.array(results.users["item_id"]) for results in found]
-  differing = np.flatnonzero(targets[0] != targets[1][order])
+  order = np.array([index[user] for user in ids], np.int64)
+  target = np.array(one.results.users["item_id"])
+  other_target = np.array(other.results.users["item_id"])[order]
+  differing = np.flatnonzero(target != other_target)
   if len(differing):
     user = int(differing[0])
     raise InputError(
-      f"{len(differing)} users have another target in {where[1]} than in "
-      f"{where[0]}: user {ids[0][user]!r} {targets[1][order][user]!r} rather "
-      f"than {targets[0][user]!r}."
+      f"{len(differing)} users have another target in {other.folder} than in "
+      f"{one.folder}: user {ids[user]!r} {other_target[user]!r} rather than "
+      f"{target[user]!r}."
     )
   return order
 
@@ -363,26 +349,9 @@ def _pairs(
       f"{', '.join(known[1])}: none in common. Name one of each, as "
       f"{sides[0][0].folder}:{next(iter(known[0]), 'dense')}."
     )
-  for name, recommenders, place in zip(pairs[0], known, where, strict=True):
-    if name not in recommenders:
+  for name, names, folders in zip(pairs[0], known, where, strict=True):
+    if name not in names:
       raise InputError(
-        f"{place} has no recommender {name!r}; it has "
-        f"{', '.join(recommenders)}."
+        f"{folders} has no recommender {name!r}; it has {', '.join(names)}."
       )
   return pairs
-
-
-def _values(results: Results, name: str, names: tuple[str, ...]) -> np.ndarray:
-  """Every metric of every user, float64[U, M]."""
-  rule = results.protocol["candidates"]
-  return ranking_metrics.user_values(
-    names, results.ranks[name][rule], results.text_ranks[name][rule]
-  )
-
-
-def _described(run: _Run) -> dict[str, Any]:
-  return {
-    "folder": run.folder,
-    "checkpoint": run.results.checkpoint,
-    "data": {"hashes": _data_hashes(run.results)},
-  }

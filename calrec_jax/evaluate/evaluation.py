@@ -24,10 +24,7 @@ class Evaluation:
     seed: Seed of that sample.
   """
 
-  recommenders: Sequence[str] = (
-    *MODEL_RECOMMENDERS,
-    *BASELINES,
-  )
+  recommenders: Sequence[str] = (*MODEL_RECOMMENDERS, *BASELINES)
   checkpoint: str | None = None
   output_dir: str | None = None
   split: str = "test"

@@ -24,11 +24,7 @@ from calrec_jax.evaluate.runs import Block, Call, Run
 from calrec_jax.metrics import ranking_metrics
 from calrec_jax.metrics.intervals import Bootstrap
 from calrec_jax.metrics.ranking import Ranking
-from calrec_jax.recommend.candidates import (
-  DEFAULT,
-  RULES,
-  exclusions,
-)
+from calrec_jax.recommend.candidates import DEFAULT, RULES, exclusions
 from calrec_jax.recommend.protocol import Curve, Recommender
 
 
@@ -38,18 +34,18 @@ class Protocol:
   """What is measured, on which candidates.
 
   Attributes:
-    metrics: names of the metrics, see `metrics.user_values`.
-    rules: candidate rules, reported side by side: `all` items, all but the
+    metrics: Names of the metrics, see `metrics.user_values`.
+    rules: Candidate rules, reported side by side: `all` items, all but the
       user's last (`not_last`), or none of the user's history (`not_seen`).
     rule: CANDIDATES, the rule of the headline metrics and of the slices.
-    slice_metrics: metrics that are also given per slice.
-    batch_users: users in one call of a recommender.
-    bootstrap: how intervals are made.
-    reference: the recommender the others are compared with; "" takes
+    slice_metrics: Metrics that are also given per slice.
+    batch_users: Users in one call of a recommender.
+    bootstrap: Bootstrap of the intervals.
+    reference: Recommender that the others are compared with; "" takes
       `popularity` where it runs, else the first.
-    compared: the metric of that comparison.
-    num_cases: users shown in full in the report.
-    seed: seed of the choice of those users.
+    compared: Metric of that comparison.
+    num_cases: Number of users shown in full in the report.
+    seed: Seed of the sample of those users.
   """
 
   metrics: Sequence[str] = ranking_metrics.METRICS
@@ -91,7 +87,7 @@ class Protocol:
 
   @property
   def depth(self) -> int:
-    """Places of a list; twice the horizon makes misses exact under ties."""
+    """Length of a list; twice the horizon makes misses exact under ties."""
     return 2 * self.horizon
 
 
@@ -108,33 +104,33 @@ def evaluate(
   """Measures recommenders on the next item of every user.
 
   Args:
-    recommenders: what to measure; names have to differ. The first one whose
+    recommenders: Recommenders with different names. The first one whose
       `explain` tells how it came to its list is shown first in the cases.
-    histories: the users of a split, each with one target.
-    catalogue: the items; every one is a candidate unless the rule excludes it.
-    protocol: what to measure; by default as gin configures it.
-    data: the dataset's card, stored with the results.
-    checkpoint: the model's lineage, stored with the results.
-    progress: whether to show a progress bar for each recommender.
+    histories: Users of a split, each with one target.
+    catalogue: Items; every one is a candidate unless the rule excludes it.
+    protocol: What to measure; by default as gin configures it.
+    data: Card of the dataset, stored with the results.
+    checkpoint: Lineage of the model, stored with the results.
+    progress: Whether to show a progress bar for each recommender.
 
   Returns:
     Metrics with intervals, slices, validity and cost of each recommender, the
     rank of every user, and a few users in full.
 
   Raises:
-    ValueError: for users or items that do not exist, and for a recommender
-      that breaks the protocol; the message says how.
+    ValueError: for users or items that do not exist (`InputError`), and for a
+      recommender that breaks the protocol; the message says how.
   """
   protocol = protocol or Protocol()
   histories = list(histories)
   check(recommenders, histories, catalogue, protocol)
-  pool = cases.draw_pool(len(histories), protocol.num_cases, protocol.seed)
+  pool = cases.sample_pool(len(histories), protocol.num_cases, protocol.seed)
   runs = [
     run_recommender(recommender, histories, catalogue, protocol, pool, progress)
     for recommender in recommenders
   ]
   return summarise(
-    runs, histories, catalogue, protocol, data=data, checkpoint=checkpoint
+    runs, pool, histories, catalogue, protocol, data=data, checkpoint=checkpoint
   )
 
 
@@ -147,15 +143,38 @@ def check(
   """Refuses what cannot be evaluated, before any work.
 
   Raises:
-    ValueError: for users or items that do not exist, recommenders without a
+    InputError: for users or items that do not exist, recommenders without a
       name of their own, or a reference that does not run.
   """
-  _check_users(histories, catalogue)
-  _check_names([recommender.name for recommender in recommenders], protocol)
+  if not histories:
+    raise InputError(
+      "there are no users to evaluate; `calrec data card` shows the size of "
+      "each split"
+    )
+  for history in histories:
+    rows = np.append(history.items, history.target)
+    if rows.min() < 0 or rows.max() >= len(catalogue):
+      raise InputError(
+        f"user {history.user_id!r} holds catalogue rows {rows.min()} to "
+        f"{rows.max()}, but the catalogue has rows 0 to {len(catalogue) - 1}; "
+        "the users belong to another catalogue"
+      )
+  names = [recommender.name for recommender in recommenders]
+  if not names or len(set(names)) < len(names):
+    raise InputError(
+      f"the recommenders are named {names}; give at least one, each with a "
+      "name of its own"
+    )
+  if protocol.reference and protocol.reference not in names:
+    raise InputError(
+      f"Protocol.reference is {protocol.reference!r}, which does not run; "
+      f"choose from {names}"
+    )
 
 
 def summarise(
   runs: Sequence[Run],
+  pool: set[int],
   histories: Sequence[History],
   catalogue: Catalogue,
   protocol: Protocol,
@@ -167,13 +186,14 @@ def summarise(
   """The results of runs: every number that is reported is made here.
 
   Args:
-    runs: of each recommender over all users.
-    histories: the users, in the order of the runs.
-    catalogue: the items.
-    protocol: what was measured.
-    data: the dataset's card, stored with the results.
-    checkpoint: the model's lineage, stored with the results.
-    split: what the users are of, stored with the results where it is known.
+    runs: Run of each recommender over all users.
+    pool: Users whose explanations were saved.
+    histories: Users, in the order of the runs.
+    catalogue: Items of the domain.
+    protocol: What was measured.
+    data: Card of the dataset, stored with the results.
+    checkpoint: Lineage of the model, stored with the results.
+    split: Split of the users, stored with the results where it is known.
   """
   excluded = excluded_targets(histories, protocol)
   slicings = slices.slice_users(histories, catalogue)
@@ -190,7 +210,7 @@ def summarise(
     excluded=excluded,
     ranks={run.name: run.ranks for run in runs},
     text_ranks={run.name: run.text_ranks for run in runs},
-    cases=cases.choose(runs, histories, catalogue, protocol),
+    cases=cases.choose(runs, pool, histories, catalogue, protocol),
   )
 
 
@@ -202,32 +222,24 @@ def run_recommender(
   pool: set[int],
   progress: bool,
 ) -> Run:
-  """Ranks the target of every user with one recommender.
+  """One recommender's answers for all users; see `evaluate`.
 
   Args:
-    recommender: what to run.
-    histories: the users.
-    catalogue: the items.
-    protocol: candidate rules, depth and batch size.
-    pool: users whose lists and explanations are saved.
-    progress: whether to show a progress bar.
-
-  Returns:
-    The ranks, what was listed, and what it took.
+    recommender: Recommender to measure.
+    histories: Users of a split.
+    catalogue: Items of the domain.
+    protocol: Candidate rules, depth and batch size.
+    pool: Users whose explanations are saved.
+    progress: Whether to show a progress bar.
   """
-  bar = tqdm.tqdm(
-    total=len(histories),
-    desc=recommender.name,
-    unit="user",
-    disable=not progress,
-  )
-  with bar:
+  name, total = recommender.name, len(histories)
+  with tqdm.tqdm(
+    total=total, desc=name, unit="user", disable=not progress
+  ) as bar:
     block = answer_users(
       recommender, histories, catalogue, protocol, pool, done=bar.update
     )
-  return Run.join(
-    recommender.name, recommender.describe(), [block], pool, protocol.rule
-  )
+  return Run(name, recommender.describe(), block)
 
 
 def answer_users(
@@ -243,30 +255,31 @@ def answer_users(
   """One recommender's checked answers for consecutive users.
 
   Args:
-    recommender: what to run.
-    users: a block of them.
-    catalogue: the items.
-    protocol: candidate rules, depth and batch size.
+    recommender: Recommender to measure.
+    users: A block of users.
+    catalogue: Items of the domain.
+    protocol: Candidate rules, depth and batch size.
     explained: Indices of users whose explanations are saved.
     done: Gets the number of users of each call when it is over. What it
       raises ends the work.
-    first_call: whether the recommender has not been called by this process.
+    first_call: Whether this process has not called the recommender yet.
   """
   block = Block.begin(len(users), protocol.rules)
   for start in range(0, len(users), protocol.batch_users):
     batch = users[start : start + protocol.batch_users]
     items = [user.items for user in batch]
     began = time.perf_counter()
-    rankings = recommender.recommend(
-      items, depth=protocol.depth, rules=tuple(protocol.rules)
+    rankings = _to_host(  # Waits for the device.
+      recommender.recommend(
+        items, depth=protocol.depth, rules=tuple(protocol.rules)
+      )
     )
-    rankings = _to_host(rankings)  # Waits for the device.
     seconds = time.perf_counter() - began
     checks.check(
       recommender.name, rankings, items, catalogue, protocol, protocol.rules
     )
     block.collect(rankings, batch, start, catalogue, protocol)
-    block.record(recommender, start, len(batch), explained)
+    block.record_diagnostics(recommender, start, len(batch), explained)
     block.calls.append(Call(seconds, len(batch), first_call and start == 0))
     curve = _curve(recommender, items, catalogue, protocol)
     if curve is not None:
@@ -336,32 +349,3 @@ def _to_host(rankings: Mapping[str, Ranking]) -> dict[str, Ranking]:
     rule: Ranking(*(np.asarray(field) for field in ranking))
     for rule, ranking in rankings.items()
   }
-
-
-def _check_users(histories: Sequence[History], catalogue: Catalogue) -> None:
-  if not histories:
-    raise InputError(
-      "there are no users to evaluate; `calrec data card` shows the size of "
-      "each split"
-    )
-  for history in histories:
-    rows = np.append(history.items, history.target)
-    if rows.min() < 0 or rows.max() >= len(catalogue):
-      raise ValueError(
-        f"user {history.user_id!r} holds catalogue rows {rows.min()} to "
-        f"{rows.max()}, but the catalogue has rows 0 to {len(catalogue) - 1}; "
-        "the users belong to another catalogue"
-      )
-
-
-def _check_names(names: list[str], protocol: Protocol) -> None:
-  if not names or len(set(names)) < len(names):
-    raise ValueError(
-      f"the recommenders are named {names}; give at least one, each with a "
-      "name of its own"
-    )
-  if protocol.reference and protocol.reference not in names:
-    raise InputError(
-      f"Protocol.reference is {protocol.reference!r}, which does not run; "
-      f"choose from {names}"
-    )

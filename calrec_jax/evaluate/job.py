@@ -9,6 +9,7 @@ import jax
 
 from calrec_jax.checkpoint import stage_folder
 from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.errors import InputError
 from calrec_jax.evaluate.evaluation import Evaluation
 from calrec_jax.evaluate.report.page import write_report
 from calrec_jax.evaluate.results import Results, write_results
@@ -44,6 +45,11 @@ def run_evaluation(
     writes them.
   """
   evaluation, stage = Evaluation(), Stage()
+
+  def read_rows(link: str) -> list[dict[str, Any]]:
+    path = stages.folder(stage, link) / telemetry.METRICS_FILE
+    return telemetry.read_rows(path)
+
   folder = stages.folder(stage, name)
   compile_cache.keep(pathlib.Path(stage.dataset.folder))
   shard = shard or Shard(*distributed.processes())
@@ -75,7 +81,7 @@ def run_evaluation(
         output / "report.html",
         found,
         run=_run(name, chain, stage, cache, described),
-        curves=_curves(stage, chain),
+        curves={link: rows for link in chain if (rows := read_rows(link))},
       )
       print(format_table(found))
       print(f"\nnumbers: {paths['metrics.json']}\nreport:  {report}")
@@ -89,7 +95,7 @@ def _refuse_known_targets(
   if model is not None and trained_on == "train":
     trained_on = lineage.trained_split(model.lineage)
   if evaluation.split == trained_on:
-    raise ValueError(
+    raise InputError(
       f"Evaluation.split = {evaluation.split!r}, but its targets were trained "
       f"on (Feed.split = {trained_on!r}). Evaluate on 'test'."
     )
@@ -109,12 +115,7 @@ def _evaluate_domain(
   # Count-based baselines know as much as the models were trained on.
   counted = stage.feed.documents
   factory = registry.RecommenderFactory(
-    cache,
-    model,
-    limits,
-    mesh,
-    counted=counted,
-    shard=shard,
+    cache, model, limits, mesh, counted=counted, shard=shard
   )
   sample = {
     "split": evaluation.split,
@@ -131,10 +132,7 @@ def _evaluate_domain(
       name: {
         **sample,
         **provenance.of_answers(
-          cache,
-          model if registry.needs_model([name]) else None,
-          limits,
-          mesh,
+          cache, model if registry.needs_model([name]) else None, limits, mesh
         ),
       }
       for name in evaluation.recommenders
@@ -158,16 +156,6 @@ def _evaluate_domain(
   )
   job.tidy()
   return results
-
-
-def _curves(stage: Stage, chain: tuple[str, ...]) -> dict[str, list[dict]]:
-  curves = {}
-  for name in chain:
-    path = stages.folder(stage, name) / telemetry.METRICS_FILE
-    rows = telemetry.read_rows(path)
-    if rows:
-      curves[name] = rows
-  return curves
 
 
 def _run(

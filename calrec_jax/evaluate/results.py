@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from calrec_jax.errors import InputError
+from calrec_jax.metrics import ranking_metrics
 from calrec_jax.storage import atomic
 
 SCHEMA = 1
@@ -52,6 +53,13 @@ class Results:
   ranks: dict[str, dict[str, np.ndarray]]
   text_ranks: dict[str, dict[str, np.ndarray]]
   cases: list[dict[str, Any]]
+
+  def user_values(self, name: str, metrics: tuple[str, ...]) -> np.ndarray:
+    """Metrics of every user by a recommender's headline, float64[U, M]."""
+    rule = self.protocol["candidates"]
+    return ranking_metrics.user_values(
+      metrics, self.ranks[name][rule], self.text_ranks[name][rule]
+    )
 
   def metrics(self) -> dict[str, Any]:
     """The content of `metrics.json`; fractions, not percent."""

@@ -1,10 +1,10 @@
 """An evaluation that many processes do together and that can be stopped.
 
 The unit of work is one block of users under one recommender, a file; see
-`storage.blocks` for who does what. When all are there one process reads them in
-the order
-of the users and makes the numbers, which therefore do not depend on who did
-what, on how often the job was stopped, or on the number of processes.
+`storage.blocks` for who does what. When all are there, one process reads them
+in the order of the users and makes the numbers, which therefore do not depend
+on who did what, on how often the job was stopped, or on the number of
+processes.
 """
 
 import functools
@@ -44,7 +44,7 @@ class ShardedEvaluation:
     settings: Job | None = None,
     protocol: Protocol | None = None,
   ):
-    """Takes a job, new or begun.
+    """Takes a new or an unfinished job.
 
     Args:
       folder: Folder of the evaluation; answers go into `shards/RECOMMENDER`.
@@ -58,29 +58,25 @@ class ShardedEvaluation:
       protocol: What to measure; by default as gin configures it.
 
     Raises:
-      ValueError: as `evaluator.evaluate`.
+      InputError: as `evaluator.check`.
     """
-    self._protocol = protocol or Protocol()
+    self._protocol = protocol = protocol or Protocol()
     self._histories, self._catalogue = list(histories), catalogue
     self._recommenders = list(recommenders)
-    evaluator.check(recommenders, self._histories, catalogue, self._protocol)
-    settings = settings or Job()
-    self._blocks = settings.blocks(len(self._histories))
-    self._pool = cases.draw_pool(
-      len(self._histories), self._protocol.num_cases, self._protocol.seed
-    )
+    self._called: set[str] = set()  # Recommenders, by this process.
+    evaluator.check(recommenders, self._histories, catalogue, protocol)
+    settings, users = settings or Job(), len(self._histories)
+    self._blocks = settings.blocks(users)
+    self._pool = cases.sample_pool(users, protocol.num_cases, protocol.seed)
     common = {
       "schema": 1,
       "ranks": runs.VERSION,
-      "users": len(self._histories),
+      "users": users,
       "block_users": settings.block_users,
-      "rules": list(self._protocol.rules),
-      "rule": self._protocol.rule,
-      "horizon": self._protocol.horizon,
-      "cases": {
-        "number": self._protocol.num_cases,
-        "seed": self._protocol.seed,
-      },
+      "rules": list(protocol.rules),
+      "rule": protocol.rule,
+      "horizon": protocol.horizon,
+      "cases": {"number": protocol.num_cases, "seed": protocol.seed},
     }
     self._stores = {
       recommender.name: BlockStore.under(
@@ -96,14 +92,11 @@ class ShardedEvaluation:
     }
 
   def state(self) -> list[str]:
-    """What is there of the job already, a line each; none for a new one."""
-    lines = []
+    """What is done of the job already, a line each; none for a new one."""
+    lines, count = [], len(self._blocks)
     for name, store in self._stores.items():
-      done = len(self._blocks) - len(store.missing())
-      if done:
-        lines.append(
-          f"{name}: {done} of {len(self._blocks)} blocks were done before"
-        )
+      if done := count - len(store.missing()):
+        lines.append(f"{name}: {done} of {count} blocks were done before")
       lines += [f"{name}: {line}" for line in store.changes()]
     return lines
 
@@ -114,7 +107,6 @@ class ShardedEvaluation:
       shard: This process among those that do the job.
       progress: Whether to show a progress bar, of all processes' work.
     """
-    called: set[str] = set()
     bar = tqdm.tqdm(
       total=len(self._histories) * len(self._recommenders),
       unit="user",
@@ -126,7 +118,7 @@ class ShardedEvaluation:
         for recommender in self._recommenders:
           if recommender.name in missing[block]:
             bar.set_description(recommender.name)
-            self._answer(recommender, block, called, bar.update)
+            self._answer(recommender, block, bar.update)
 
   def results(self, **described: Any) -> Results:
     """Reads all blocks and makes the numbers.
@@ -137,27 +129,25 @@ class ShardedEvaluation:
 
     Raises:
       FileNotFoundError: if a block is missing.
-      ValueError: if a file is no block of these users.
+      InputError: if a file is no block of these users.
     """
     found = []
     for recommender in self._recommenders:
       store = self._stores[recommender.name]
-      blocks = [
-        block_files.read_block(store.path(block), self._user_ids(block))
-        for block in range(len(self._blocks))
-      ]
-      description = recommender.describe()
-      found.append(
-        Run.join(
-          recommender.name,
-          description,
-          blocks,
-          self._pool,
-          self._protocol.rule,
-        )
+      block = runs.join_blocks(
+        [
+          block_files.read_block(store.path(block), self._user_ids(block))
+          for block in range(len(self._blocks))
+        ]
       )
+      found.append(Run(recommender.name, recommender.describe(), block))
     return evaluator.summarise(
-      found, self._histories, self._catalogue, self._protocol, **described
+      found,
+      self._pool,
+      self._histories,
+      self._catalogue,
+      self._protocol,
+      **described,
     )
 
   def tidy(self) -> None:
@@ -168,23 +158,18 @@ class ShardedEvaluation:
   def _missing(self, bar: tqdm.tqdm) -> dict[int, list[str]]:
     """Recommenders of which a block is missing; shows what is there."""
     missing: dict[int, list[str]] = {}
+    left = 0
     for name, store in self._stores.items():
-      for block in store.missing():
+      own = store.missing()
+      left += store.entries(own)
+      for block in own:
         missing.setdefault(block, []).append(name)
-    left = sum(
-      len(names) * (self._blocks[block].stop - self._blocks[block].start)
-      for block, names in missing.items()
-    )
     bar.n = bar.total - left
     bar.refresh()
     return missing
 
   def _answer(
-    self,
-    recommender: Recommender,
-    block: int,
-    called: set[str],
-    show: Callable[[int], object],
+    self, recommender: Recommender, block: int, show: Callable[[int], object]
   ) -> None:
     store, users = self._stores[recommender.name], self._blocks[block]
     path = store.path(block)
@@ -204,18 +189,16 @@ class ShardedEvaluation:
         self._protocol,
         {user - users.start for user in self._pool},
         done=done,
-        first_call=recommender.name not in called,
+        first_call=recommender.name not in self._called,
       )
     except _DoneByAnother:
       return
     finally:
-      called.add(recommender.name)
-    store.write(
-      block,
-      functools.partial(
-        block_files.write_block, block=answers, user_ids=self._user_ids(block)
-      ),
+      self._called.add(recommender.name)
+    write = functools.partial(
+      block_files.write_block, block=answers, user_ids=self._user_ids(block)
     )
+    store.write(block, write)
 
   def _user_ids(self, block: int) -> list[str]:
     return [user.user_id for user in self._histories[self._blocks[block]]]

@@ -1,5 +1,6 @@
 """From ranks to the numbers of `metrics.json`: the one place they are made."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,9 +42,7 @@ def protocol(
     "compared": settings.compared,
     "intervals": {
       "method": "percentile bootstrap over users",
-      "confidence": settings.bootstrap.confidence,
-      "resamples": settings.bootstrap.resamples,
-      "seed": settings.bootstrap.seed,
+      **dataclasses.asdict(settings.bootstrap),
     },
   }
 
@@ -96,28 +95,24 @@ def compare(results: Results, name: str, reference: str) -> dict[str, Any]:
   """The paired difference of two recommenders in the compared metric.
 
   Args:
-    results: an evaluation, fresh or read back.
-    name: a recommender.
-    reference: the recommender it is compared with.
+    results: Evaluation, fresh or read back.
+    name: Name of a recommender.
+    reference: Name of the recommender it is compared with.
 
   Returns:
     Value, low and high of the mean over users of `name - reference`.
   """
-  settings = results.protocol
-  metric, rule = settings["compared"], settings["candidates"]
-  values = [
-    ranking_metrics.user_values(
-      (metric,), results.ranks[which][rule], results.text_ranks[which][rule]
-    )
-    for which in (name, reference)
-  ]
-  bootstrap = Bootstrap(
-    **{
-      key: settings["intervals"][key]
-      for key in ("confidence", "resamples", "seed")
-    }
-  )
-  return named((metric,), bootstrap.differences(*values))[metric]
+  metric = results.protocol["compared"]
+  values = [results.user_values(key, (metric,)) for key in (name, reference)]
+  differences = bootstrap_of(results).differences(*values)
+  return named((metric,), differences)[metric]
+
+
+def bootstrap_of(results: Results) -> Bootstrap:
+  """The bootstrap that made the intervals of an evaluation."""
+  stored = results.protocol["intervals"]
+  keys = ("confidence", "resamples", "seed")
+  return Bootstrap(**{key: stored[key] for key in keys})
 
 
 def _metrics(
@@ -131,28 +126,24 @@ def _metrics(
   return {
     **named(names, settings.bootstrap.means(values)),
     # Not a mean over users: a resample of them has no interval to offer.
-    f"coverage@{COVERAGE_CUTOFF}": {
-      "value": covered,
-      "low": None,
-      "high": None,
-    },
+    f"coverage@{COVERAGE_CUTOFF}": dict(value=covered, low=None, high=None),
   }
 
 
 def _curve(run: Run, settings: Any) -> dict[str, Any]:
   """Every metric for each value of the setting that the recommender varied."""
-  curve = run.block.curve
-  if curve is None:
+  varied = run.block.varied
+  if varied is None:
     return {}
-  names = tuple(settings.metrics)
+  names, ranks = tuple(settings.metrics), run.block.named("curve")
   points = []
-  for value, ranks, text_ranks in zip(
-    curve.values, curve.ranks, curve.text_ranks, strict=True
-  ):
-    values = ranking_metrics.user_values(names, ranks, text_ranks)
+  for index, value in enumerate(varied.values):
+    values = ranking_metrics.user_values(
+      names, ranks["rank"][:, index], ranks["text_rank"][:, index]
+    )
     means = settings.bootstrap.means(values)
     points.append({"value": value, "metrics": named(names, means)})
-  return {"curve": {"setting": curve.setting, "points": points}}
+  return {"curve": {"setting": varied.setting, "points": points}}
 
 
 def _difference(
@@ -184,7 +175,7 @@ def _slices(
 
 def named(
   names: Sequence[str], intervals: Sequence[Interval]
-) -> dict[str, dict[str, float | None]]:
+) -> dict[str, dict[str, Any]]:
   """Intervals by metric; JSON has no NaN, so no users give null."""
   return {
     name: {

@@ -1,11 +1,14 @@
 """The results as a table for the terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from calrec_jax.evaluate.results import Results
 
-_BESIDE = ("recall@10",)
+Record = Mapping[str, Any]
+Grid = tuple[list[str], list[list[str]]]
+
+_ALSO = ("recall@10",)
 _POINTS = ("recall@1", "recall@50", "mrr", "recall@10_text")
 _NAMES = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR"}
 RULE_TEXTS = {
@@ -25,30 +28,25 @@ def format_table(results: Results) -> str:
   Returns:
     Lines of text without colour, for a terminal of 100 columns.
   """
-  protocol = results.protocol
-  order = by_quality(results)
+  protocol, entries = results.protocol, by_quality(results)
   blocks = [
     _title(results),
-    grid(*_headline(results, order)),
-    grid(*_details(results, order)),
-    grid(*_rules(results, order))
-    if len(protocol["candidate_rules"]) > 1
-    else "",
-    _notes(protocol),
+    grid(*_headline(protocol, entries)),
+    grid(*_details(protocol, entries)),
   ]
-  return "\n\n".join(block for block in blocks if block)
+  if len(protocol["candidate_rules"]) > 1:
+    blocks.append(grid(*_rules(protocol, entries)))
+  return "\n\n".join([*blocks, _notes(protocol)])
 
 
-def by_quality(results: Results) -> list[str]:
-  """Recommenders, best first by the compared metric."""
+def by_quality(results: Results) -> Record:
+  """The numbers of every recommender, best first by the compared metric."""
   compared = results.protocol["compared"]
-  return sorted(
-    results.recommenders,
-    key=lambda name: (
-      -results.recommenders[name]["metrics"][compared]["value"],
-      name,
-    ),
-  )
+
+  def quality(entry: tuple[str, Record]) -> tuple[float, str]:
+    return -entry[1]["metrics"][compared]["value"], entry[0]
+
+  return dict(sorted(results.recommenders.items(), key=quality))
 
 
 def metric_label(name: str) -> str:
@@ -59,7 +57,7 @@ def metric_label(name: str) -> str:
   return f"{label} (text)" if of_text else label
 
 
-def verdict(difference: Mapping[str, Any]) -> str:
+def verdict(difference: Record) -> str:
   """`+`, `-` or `~`: does the interval of a difference leave out zero."""
   low, high = difference["low"], difference["high"]
   if low is None or low <= 0 <= high:
@@ -75,7 +73,7 @@ def number(value: float | None, signed: bool = False) -> str:
   return text.replace("0.", ".", 1) if abs(value) < 0.99995 else text
 
 
-def interval(entry: dict[str, Any], signed: bool = False) -> str:
+def interval(entry: Record, signed: bool = False) -> str:
   """`.0788 [.0712, .0866]`."""
   value = number(entry["value"], signed)
   if entry["low"] is None:
@@ -103,56 +101,39 @@ def _title(results: Results) -> str:
   return " · ".join(part for part in parts if part)
 
 
-def _headline(
-  results: Results, order: Sequence[str]
-) -> tuple[list[str], list[list[str]]]:
+def _headline(protocol: Record, entries: Record) -> Grid:
   """The numbers that decide, with their intervals."""
-  protocol = results.protocol
   compared, reference = protocol["compared"], protocol["reference"]
   shown = [compared]
-  shown += [m for m in _BESIDE if m in protocol["metrics"] and m != compared]
+  shown += [m for m in _ALSO if m in protocol["metrics"] and m != compared]
   label = metric_label(compared)
-  header = ["", *map(metric_label, shown), f"{label} - {reference}  "]
   rows = []
-  for name in order:
-    entry = results.recommenders[name]
+  for name, entry in entries.items():
+    cells = [interval(entry["metrics"][metric]) for metric in shown]
     difference = entry["difference"]["metrics"][compared]
     own = f"{interval(difference, signed=True)} {verdict(difference)}"
-    rows.append(
-      [
-        name,
-        *(interval(entry["metrics"][metric]) for metric in shown),
-        "" if name == reference else own,
-      ]
-    )
-  return header, rows
+    rows.append([name, *cells, "" if name == reference else own])
+  return ["", *map(metric_label, shown), f"{label} - {reference}  "], rows
 
 
-def _details(
-  results: Results, order: Sequence[str]
-) -> tuple[list[str], list[list[str]]]:
-  """Further metrics, coverage and speed."""
-  points = [name for name in _POINTS if name in results.protocol["metrics"]]
+def _details(protocol: Record, entries: Record) -> Grid:
+  """More metrics, coverage and speed."""
+  points = [name for name in _POINTS if name in protocol["metrics"]]
   points += ["coverage@10"]
   rows = []
-  for name in order:
-    entry = results.recommenders[name]
+  for name, entry in entries.items():
     cells = [number(entry["metrics"][metric]["value"]) for metric in points]
     rows.append([name, *cells, rate(entry["cost"]["users_per_second"])])
   return ["", *map(metric_label, points), "users/s"], rows
 
 
-def _rules(
-  results: Results, order: Sequence[str]
-) -> tuple[list[str], list[list[str]]]:
+def _rules(protocol: Record, entries: Record) -> Grid:
   """The compared metric under each candidate rule."""
-  compared = results.protocol["compared"]
-  rules = results.protocol["candidate_rules"]
+  compared, rules = protocol["compared"], protocol["candidate_rules"]
   rows = []
-  for name in order:
-    by_rule = results.recommenders[name]["candidates"]
-    entries = [by_rule[rule]["metrics"][compared] for rule in rules]
-    rows.append([name, *map(interval, entries)])
+  for name, entry in entries.items():
+    found = [entry["candidates"][rule]["metrics"][compared] for rule in rules]
+    rows.append([name, *map(interval, found)])
   return [f"{metric_label(compared)} by candidates", *rules], rows
 
 
@@ -160,19 +141,14 @@ def grid(header: list[str], rows: list[list[str]]) -> str:
   """Columns aligned: names to the left, numbers to the right."""
   widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
   rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
-  lines = [_line(header, widths), rule, *(_line(row, widths) for row in rows)]
-  return "\n".join(line.rstrip() for line in lines)
+  lines = []
+  for first, *cells in (header, *rows):
+    right = map(str.rjust, cells, widths[1:])
+    lines.append("  ".join([first.ljust(widths[0]), *right]).rstrip())
+  return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-  first, *others = [
-    cell.ljust(width) if place == 0 else cell.rjust(width)
-    for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
-  ]
-  return "  ".join([first, *others])
-
-
-def _notes(protocol: dict[str, Any]) -> str:
+def _notes(protocol: Record) -> str:
   intervals = protocol["intervals"]
   rule = protocol["candidates"]
   lines = [

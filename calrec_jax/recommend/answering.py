@@ -7,6 +7,7 @@ processes can share the work; see `storage.blocks`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import pathlib
 import shutil
@@ -20,6 +21,7 @@ from calrec_jax import config
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.feed.feed import Feed
 from calrec_jax.data.records import Catalogue
+from calrec_jax.errors import InputError
 from calrec_jax.models.families import ModelConfig
 from calrec_jax.recommend import output, provenance, registry, requests
 from calrec_jax.recommend.prompts import prompt_limits
@@ -63,7 +65,7 @@ class Inference:
 
   def __post_init__(self):
     if self.output:
-      output.writer_of(self.output)  # A wrong suffix fails before the work.
+      output.check_suffix(self.output)  # A wrong one fails before the work.
 
 
 def run(
@@ -179,10 +181,8 @@ def _write(
       answers = _answers(
         job, recommender, catalogue, requested[blocks[block]], bar
       )
-      store.write(
-        block,
-        lambda part, answers=answers: output.writer_of(path)(answers, part),
-      )
+      write = functools.partial(output.write, answers, suffix=path.suffix)
+      store.write(block, write)
   if job.shard.index:
     print(
       f"Every block is done; process 0 of {job.shard.count} writes {path}. If "
@@ -191,7 +191,7 @@ def _write(
     return
   files = [store.path(block) for block in range(len(blocks))]
   with atomic.replacing(path) as whole:
-    output.joiner_of(path)(files, str(whole))
+    output.join(files, str(whole), path.suffix)
   print(f"{len(requested):,} users answered: {path}")
   if job.shard.count == 1:
     shutil.rmtree(folder)
@@ -229,7 +229,7 @@ def _domain(caches: Sequence[TokenCache], name: str | None) -> TokenCache:
   if name is None and len(caches) == 1:
     return caches[0]
   if name not in known:
-    raise ValueError(
+    raise InputError(
       f"--domain={name}: choose from {', '.join(known)}."
       f"{config.nearest(name or '', known)}"
     )

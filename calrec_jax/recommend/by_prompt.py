@@ -1,10 +1,6 @@
-"""Work on the device for each distinct prompt, a batch at a time.
+"""Work on the device for token sequences, a batch at a time."""
 
-The host looks at the results of one batch while the device works on the next.
-What was found for a prompt is remembered, so that it is computed once.
-"""
-
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -14,28 +10,52 @@ from calrec_jax.recommend.memory import RecentlyUsed
 from calrec_jax.recommend.prompts import TokenRows, token_rows
 
 Value = TypeVar("Value")
+Begin = Callable[[TokenRows], Any]
+"""Gives the device a batch and does not wait for it."""
+Finish = Callable[[TokenRows, Any], Sequence[Value]]
+"""Waits for what `Begin` returned, and gives the value of each sequence."""
 
 _REMEMBERED_PROMPTS = 2**14  # Some kilobytes each.
 
 
+def in_batches(
+  sequences: Sequence[np.ndarray],
+  rows: int,
+  smallest_length: int,
+  begin: Begin,
+  finish: Finish[Value],
+) -> list[Value]:
+  """The values of token sequences, in their order; see `token_rows`.
+
+  The host finishes a batch while the device works on the next one.
+  """
+  found: dict[int, Value] = {}
+
+  def end(batch: TokenRows, work: Any) -> None:
+    found.update(zip(batch.indices, finish(batch, work), strict=True))
+
+  begun = []
+  for batch in token_rows(sequences, rows, smallest_length):
+    begun.append((batch, begin(batch)))
+    if len(begun) > 1:
+      end(*begun.pop(0))
+  for pair in begun:
+    end(*pair)
+  return [found[index] for index in range(len(sequences))]
+
+
 class ByPrompt(Generic[Value]):
-  """Finds a value for the prompt of every history."""
+  """Computes a value for the prompt of every history, and remembers it."""
 
   def __init__(
-    self,
-    model: DomainModel,
-    begin: Callable[[TokenRows, list[np.ndarray]], Any],
-    finish: Callable[[TokenRows, Any], Sequence[Value]],
-    *,
-    rows: int,
+    self, model: DomainModel, begin: Begin, finish: Finish[Value], *, rows: int
   ):
     """Takes the two halves of the work.
 
     Args:
       model: Writes the prompts; rows are spread over its mesh.
-      begin: Gives the device a batch, with all prompts of the call; does not
-        wait for it.
-      finish: Waits, and gives the value of each prompt of the batch.
+      begin: First half, see `Begin`.
+      finish: Second half, see `Finish`.
       rows: Prompts of a batch on each device.
     """
     self._model, self._begin, self._finish = model, begin, finish
@@ -48,24 +68,10 @@ class ByPrompt(Generic[Value]):
     return self._known.look_up([p.tobytes() for p in prompts], self._find)
 
   def _find(self, keys: list[bytes]) -> list[Value]:
-    prompts = [np.frombuffer(key, np.int32) for key in keys]
-    found: dict[int, Value] = {}
-    for batch, begun in self._one_ahead(prompts):
-      values = self._finish(batch, begun)
-      found.update(zip(batch.places, values, strict=True))
-    return [found[place] for place in range(len(prompts))]
-
-  def _one_ahead(
-    self, prompts: list[np.ndarray]
-  ) -> Iterator[tuple[TokenRows, Any]]:
-    """Batches whose work has begun, each after the next one's has, too."""
-    waiting = None
-    for batch in token_rows(
-      prompts, self._rows, self._model.limits.smallest_length
-    ):
-      begun = batch, self._begin(batch, prompts)
-      if waiting is not None:
-        yield waiting
-      waiting = begun
-    if waiting is not None:
-      yield waiting
+    return in_batches(
+      [np.frombuffer(key, np.int32) for key in keys],
+      self._rows,
+      self._model.limits.smallest_length,
+      self._begin,
+      self._finish,
+    )

@@ -18,24 +18,6 @@ MACRO = "CANDIDATES"
 EMPTY = -1  # Fills a list that has fewer candidates than positions.
 
 
-def check_rules(rules: Sequence[str], binding: str = "rules") -> None:
-  """Refuses an unknown candidate rule.
-
-  Args:
-    rules: Names of rules.
-    binding: Setting that holds them, for the message.
-
-  Raises:
-    ValueError: for a name outside `RULES`.
-  """
-  for rule in rules:
-    if rule not in RULES:
-      raise ValueError(
-        f"{binding}: unknown candidate rule {rule!r}; choose from "
-        f"{', '.join(RULES)}."
-      )
-
-
 def exclusions(
   histories: Sequence[np.ndarray], rule: str
 ) -> Int[np.ndarray, "B E"]:

@@ -25,9 +25,7 @@ class RecentlyUsed(Generic[Key, Value]):
     return len(self._values)
 
   def look_up(
-    self,
-    keys: Sequence[Key],
-    compute: Callable[[list[Key]], Sequence[Value]],
+    self, keys: Sequence[Key], compute: Callable[[list[Key]], Sequence[Value]]
   ) -> list[Value]:
     """The values of keys, where what is not known is computed once.
 

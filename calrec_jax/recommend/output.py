@@ -1,7 +1,7 @@
 """Files of recommendations: JSON lines and Parquet, in parts and whole.
 
 An answer is `{"user_id", "recommender", "items": [{"item_id", "score",
-"text"}]}`, items best first. JSON lines hold one a line, Parquet one row an
+"text"}]}`, items best first. JSON lines hold one per line, Parquet one row per
 item with its `rank` from 1.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 
 from calrec_jax.errors import InputError
 
-Answers = Sequence[dict[str, Any]]
 _SCHEMA = pa.schema(
   [
     ("user_id", pa.string()),
@@ -31,58 +30,43 @@ _SCHEMA = pa.schema(
 )
 
 
-def writer_of(path: str | pathlib.Path) -> Callable[[Answers, str], None]:
-  """What writes answers to a file, by the suffix of the path.
-
-  Raises:
-    InputError: for another suffix than `.jsonl` and `.parquet`.
-  """
-  return _of_suffix(path, _write_jsonl, _write_parquet)
-
-
-def joiner_of(
-  path: str | pathlib.Path,
-) -> Callable[[Sequence[pathlib.Path], str], None]:
-  """What joins files of answers to one, in their order; see `writer_of`."""
-  return _of_suffix(path, _join_jsonl, _join_parquet)
-
-
-def _of_suffix(path: str | pathlib.Path, jsonl: Any, parquet: Any) -> Any:
-  functions = {".jsonl": jsonl, ".parquet": parquet}
+def check_suffix(path: str | pathlib.Path) -> str:
+  """The suffix of a path, which is that of one of the two formats."""
   suffix = pathlib.Path(path).suffix
-  if suffix not in functions:
+  if suffix not in (".jsonl", ".parquet"):
     raise InputError(f"--output={path}: write to a .jsonl or .parquet file.")
-  return functions[suffix]
+  return suffix
 
 
-def _write_jsonl(answers: Answers, path: str) -> None:
-  lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in answers)
-  pathlib.Path(path).write_text("".join(lines), "utf-8")
-
-
-def _join_jsonl(files: Sequence[pathlib.Path], path: str) -> None:
-  with open(path, "wb") as whole:
-    for file in files:
-      with file.open("rb") as part:
-        shutil.copyfileobj(part, whole)
-
-
-def _write_parquet(answers: Answers, path: str) -> None:
+def write(answers: Sequence[dict[str, Any]], path: str, suffix: str) -> None:
+  """Writes answers to a file, in the format of a suffix."""
+  if suffix == ".jsonl":
+    lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in answers)
+    pathlib.Path(path).write_text("".join(lines), "utf-8")
+    return
+  keys = ("user_id", "recommender")
   rows = [
-    {
-      "user_id": line["user_id"],
-      "recommender": line["recommender"],
-      "rank": rank,
-      **item,
-    }
+    {**{key: line[key] for key in keys}, "rank": rank, **item}
     for line in answers
     for rank, item in enumerate(line["items"], start=1)
   ]
   pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), path)
 
 
-def _join_parquet(files: Sequence[pathlib.Path], path: str) -> None:
-  """One file in memory at a time."""
+def join(files: Sequence[pathlib.Path], path: str, suffix: str) -> None:
+  """Joins files of answers to one, in their order, a file in memory at a time.
+
+  Args:
+    files: Files that `write` wrote.
+    path: Path of the whole file.
+    suffix: Suffix of their format.
+  """
+  if suffix == ".jsonl":
+    with open(path, "wb") as whole:
+      for file in files:
+        with file.open("rb") as part:
+          shutil.copyfileobj(part, whole)
+    return
   with pq.ParquetWriter(path, _SCHEMA) as whole:
     for file in files:
       whole.write_table(pq.read_table(file))

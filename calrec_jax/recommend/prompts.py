@@ -58,13 +58,15 @@ class TokenRows(NamedTuple):
   """Padded token sequences.
 
   Attributes:
-    places: Indices of the sequences that the rows hold, at most `rows` of
-      them; the rows after them are empty.
+    indices: Index of each sequence that a row holds, at most `rows` of them;
+      the rows after them are empty.
+    sequences: These sequences.
     tokens: int32[rows, P].
     lengths: int32[rows], 0 for an empty row.
   """
 
-  places: list[int]
+  indices: list[int]
+  sequences: list[np.ndarray]
   tokens: np.ndarray
   lengths: np.ndarray
 
@@ -131,19 +133,19 @@ def token_rows(
     every sequence once.
   """
   by_length: dict[int, list[int]] = {}
-  for place, sequence in enumerate(sequences):
+  for index, sequence in enumerate(sequences):
     length = padded_length(len(sequence), smallest_length)
-    by_length.setdefault(length, []).append(place)
+    by_length.setdefault(length, []).append(index)
   for length in sorted(by_length):
-    places = by_length[length]
-    for start in range(0, len(places), rows):
-      chosen = places[start : start + rows]
+    for start in range(0, len(by_length[length]), rows):
+      indices = by_length[length][start : start + rows]
+      chosen = [sequences[index] for index in indices]
       tokens = np.full((rows, length), PADDING_TOKEN, np.int32)
       lengths = np.zeros(rows, np.int32)
-      for row, place in enumerate(chosen):
-        lengths[row] = len(sequences[place])
-        tokens[row, : lengths[row]] = sequences[place]
-      yield TokenRows(chosen, tokens, lengths)
+      for row, sequence in enumerate(chosen):
+        lengths[row] = len(sequence)
+        tokens[row, : len(sequence)] = sequence
+      yield TokenRows(indices, chosen, tokens, lengths)
 
 
 def prompt_limits(feed: Feed) -> PromptLimits:
@@ -158,12 +160,12 @@ def prompt_limits(feed: Feed) -> PromptLimits:
     feed: Feed that the model was trained on.
 
   Raises:
-    ValueError: for limits beyond the rows of the feed.
+    InputError: for limits beyond the rows of the feed.
   """
   bound = PromptLimits()
   for name in ("max_tokens", "usual_tokens"):
     if (getattr(bound, name) or 0) > feed.row_tokens:
-      raise ValueError(
+      raise InputError(
         f"PromptLimits.{name} = {getattr(bound, name)}, but the model was "
         f"trained on rows of Feed.row_tokens = {feed.row_tokens}. Use at most "
         "that."

@@ -77,7 +77,7 @@ class FullScores(NamedTuple):
     """See `Scores`; exact.
 
     Raises:
-      ValueError: if a score is not a number.
+      DivergedError: if a score is NaN.
     """
     ranking = _blank(len(self.values), depth)
     for user in range(len(self.values)):
@@ -171,10 +171,13 @@ class Recommender(abc.ABC):
       A ranking for each rule.
 
     Raises:
-      ValueError: for a row outside the catalogue, an unknown rule, or an
+      InputError: for a row outside the catalogue, an unknown rule, or an
         empty history where `answers_empty` is false.
     """
-    return self._rank(self._checked(histories, depth, rules))
+    request = check_request(
+      histories, depth, rules, self.num_items, empty_allowed=self.answers_empty
+    )
+    return self._rank(request)
 
   def recommend_curve(
     self,
@@ -195,14 +198,14 @@ class Recommender(abc.ABC):
     """
     if self.curve_setting is None:
       return None
-    request = self._checked(histories, depth, rules)
+    request = check_request(histories, depth, rules, self.num_items)
     scores = self._score_curve(request)
     return Curve(
       self.curve_setting,
       {value: cut(scores[value], request) for value in sorted(scores)},
     )
 
-  def validity(self) -> dict[str, float | np.ndarray | None]:
+  def validity(self) -> Mapping[str, float | np.ndarray | None]:
     """How sound the answers of the last call are, by name of a fraction.
 
     Returns:
@@ -252,17 +255,6 @@ class Recommender(abc.ABC):
     """The list of each rule."""
     return cut(self._score(request), request)
 
-  def _checked(
-    self, histories: Sequence[np.ndarray], depth: int, rules: Sequence[str]
-  ) -> Request:
-    return check_request(
-      histories,
-      depth,
-      rules,
-      self.num_items,
-      empty_allowed=self.answers_empty,
-    )
-
 
 def identities(members: Sequence[Recommender]) -> dict[str, Any]:
   """The `fingerprint` of a recommender made of others, by their names."""
@@ -287,16 +279,21 @@ def check_request(
     empty_allowed: Whether a user without history can be answered.
 
   Raises:
-    ValueError: naming the index of the user in the request and the remedy.
+    InputError: naming the index of the user in the request and the remedy.
   """
   if depth < 1:
     raise InputError(f"depth is {depth}; a list has at least one position.")
-  candidates.check_rules(rules)
+  for rule in rules:
+    if rule not in candidates.RULES:
+      raise InputError(
+        f"unknown candidate rule {rule!r}; choose from "
+        f"{', '.join(candidates.RULES)}."
+      )
   checked = []
   for user, history in enumerate(histories):
     rows = np.asarray(history)
     if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
-      raise ValueError(
+      raise InputError(
         f"History {user} is {rows.dtype}{list(rows.shape)}; it must be one "
         "line of catalogue rows."
       )
@@ -312,11 +309,8 @@ def check_request(
         f"rows 0..{num_items - 1}. Was it made with another catalogue?"
       )
     checked.append(rows.astype(np.int32))
-  return Request(
-    checked,
-    depth,
-    {rule: candidates.exclusions(checked, rule) for rule in rules},
-  )
+  excluded = {rule: candidates.exclusions(checked, rule) for rule in rules}
+  return Request(checked, depth, excluded)
 
 
 def cut(scores: Scores, request: Request) -> dict[str, Ranking]:
@@ -329,9 +323,9 @@ def cut(scores: Scores, request: Request) -> dict[str, Ranking]:
 
 def _blank(users: int, depth: int) -> Ranking:
   return Ranking(
-    items=np.full((users, depth), EMPTY, np.int32),
-    scores=np.full((users, depth), -np.inf, np.float32),
-    tail_ties=np.zeros(users, np.int32),
+    np.full((users, depth), EMPTY, np.int32),
+    np.full((users, depth), -np.inf, np.float32),
+    np.zeros(users, np.int32),
   )
 
 

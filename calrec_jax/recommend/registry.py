@@ -19,7 +19,7 @@ from calrec_jax.errors import InputError
 from calrec_jax.recommend import provenance
 from calrec_jax.recommend.baselines import baselines
 from calrec_jax.recommend.baselines.bm25 import CatalogueIndex
-from calrec_jax.recommend.baselines.count_based import CountBased
+from calrec_jax.recommend.baselines.sequential_rules import RuleRanking
 from calrec_jax.recommend.constrain import constrained, rerank
 from calrec_jax.recommend.dense import dense, sasrec_checkpoint
 from calrec_jax.recommend.dense.sasrec import SASRecRecommender
@@ -45,6 +45,8 @@ BASELINES = (
   "sequential_rules",
 )
 RECOMMENDERS = (*MODEL_RECOMMENDERS, *ITEM_MODELS, *BASELINES)
+# Those that depend on the split whose purchases are counted.
+_COUNTING = ("popularity", "sequential_rules", "dense", "constrained")
 
 
 class RecommenderFactory:
@@ -55,7 +57,7 @@ class RecommenderFactory:
     cache: TokenCache,
     model: TrainedModel | None,
     limits: PromptLimits,
-    mesh: jax.sharding.Mesh | None,
+    mesh: jax.sharding.Mesh,
     *,
     counted: str = "train",
     shard: Shard | None = None,
@@ -68,14 +70,16 @@ class RecommenderFactory:
       limits: How much of a history the model reads.
       mesh: Devices that the model runs on.
       counted: Split whose purchases are counted, as `TokenCache` takes it: by
-        popularity, sequential rules and the prior of dense.
+        popularity, sequential rules and the prior of dense. An evaluation
+        counts what the models were trained on, inference all that is known.
       shard: This process among those that do one job together; by default
         the only one.
     """
     self._cache, self._model = cache, model
     self._limits, self._mesh = limits, mesh
-    self._shard = shard or Shard()
-    self._counted = self._counting(counted)
+    self._shard, self._counted = shard or Shard(), counted
+    self._purchases = functools.cache(cache.purchases)
+    self._made: dict[tuple[str, str | None], Recommender] = {}
 
   def make(self, names: Sequence[str]) -> list[Recommender]:
     """The recommenders of these names, in this order.
@@ -92,26 +96,47 @@ class RecommenderFactory:
         )
     return [self._make(name) for name in names]
 
-  def _make(self, name: str, counts: CountBased | None = None) -> Recommender:
-    counts = counts or self._counted
+  def _make(self, name: str, counted: str | None = None) -> Recommender:
+    """A recommender, made once; `counted` is the factory's by default."""
+    counted = counted or self._counted
+    key = name, counted if name in _COUNTING else None
+    if key not in self._made:
+      self._made[key] = self._new(name, counted)
+    return self._made[key]
+
+  def _new(self, name: str, counted: str) -> Recommender:
     catalogue = self._cache.catalogue
+    size, texts = len(catalogue), catalogue.texts
+    read = functools.partial(self._purchases, counted)
+    train = counted == "train"  # Its purchases are counted in the catalogue.
     makers: dict[str, Callable[[], Recommender]] = {
-      "generate": lambda: self._generate,
-      "dense": lambda: counts.dense,
-      "constrained": lambda: WithFallback([self._constrained, counts.dense]),
-      "fused": lambda: self._fused,
-      "reranked": lambda: WithFallback([self._reranked, self._fused]),
+      "generate": lambda: generate.GenerateAndGround(
+        self._domain_model, self._cache.vocabulary(), index=self._index
+      ),
+      "dense": lambda: self._dense(
+        catalogue.train_recent if train else read().recent(size)
+      ),
+      "constrained": lambda: WithFallback(
+        [self._constrained, self._make("dense", counted)]
+      ),
+      "fused": self._fused,
+      "reranked": lambda: WithFallback(
+        [
+          rerank.Reranked(self._make("fused"), self._domain_model),
+          self._make("fused"),
+        ]
+      ),
       "sasrec": lambda: self._sasrec,
-      "popularity": lambda: counts.popularity,
-      "last_item": lambda: baselines.LastItem(len(catalogue)),
-      "own_most_frequent": lambda: baselines.OwnMostFrequent(len(catalogue)),
-      "bm25_history": lambda: baselines.BM25History(
-        catalogue.texts, self._index
+      "popularity": lambda: baselines.Popularity(
+        catalogue.train_counts if train else read().counts(size)
       ),
+      "last_item": lambda: baselines.LastItem(size),
+      "own_most_frequent": lambda: baselines.OwnMostFrequent(size),
+      "bm25_history": lambda: baselines.BM25History(texts, self._index),
       "bm25_last_item": lambda: baselines.BM25History(
-        catalogue.texts, self._index, last_items=1
+        texts, self._index, last_items=1
       ),
-      "sequential_rules": lambda: counts.sequential_rules,
+      "sequential_rules": lambda: RuleRanking(*read(), size),
     }
     return makers[name]()
 
@@ -119,27 +144,16 @@ class RecommenderFactory:
   def _index(self) -> CatalogueIndex:
     return CatalogueIndex(self._cache.catalogue.texts)
 
-  def _counting(self, split: str) -> CountBased:
-    return CountBased(
-      split, self._cache.catalogue, self._cache.purchases, self._dense
-    )
-
   def _dense(self, recent: Float[np.ndarray, " N"]) -> dense.Dense:
-    return dense.Dense(
-      self._domain_model,
-      recent=recent,
-      place=self._vectors(),
-      progress=True,
-    )
-
-  def _vectors(self) -> VectorPlace:
-    """Where the items' vectors are saved: in the folder of the stage."""
     checkpoint = self._trained.checkpoint
-    return VectorPlace(
+    place = VectorPlace(
       folder=checkpoint.parent / "vectors",
       domain=self._cache.name,
       checkpoint=initial_parameters.CheckpointSource(checkpoint).describe(),
       shard=self._shard,
+    )
+    return dense.Dense(
+      self._domain_model, recent=recent, place=place, progress=True
     )
 
   @functools.cached_property
@@ -156,16 +170,9 @@ class RecommenderFactory:
     )
 
   @functools.cached_property
-  def _generate(self) -> generate.GenerateAndGround:
-    return generate.GenerateAndGround(
-      self._domain_model, self._cache.vocabulary(), index=self._index
-    )
-
-  @functools.cached_property
   def _constrained(self) -> constrained.ConstrainedItems:
     return constrained.ConstrainedItems(self._domain_model)
 
-  @functools.cached_property
   def _fused(self) -> Recommender:
     settings = fuse.Fusion()
     allowed = [
@@ -189,7 +196,7 @@ class RecommenderFactory:
         settings,
       )
     fused = fuse.Fused(members, settings=settings, chosen=chosen)
-    return WithFallback([fused, self._counted.dense])
+    return WithFallback([fused, self._make("dense")])
 
   def _chosen_weights(self, settings: fuse.Fusion) -> fuse.Chosen:
     """By validation users, whose targets no member may know."""
@@ -207,11 +214,8 @@ class RecommenderFactory:
           "fusion. Bind Fusion.weights to the folder of a stage that was not, "
           "whose weights are taken, or to () for equal ones."
         )
-    counted = self._counted
-    if counted.split != "train":
-      counted = self._counting("train")
     return fusion_record.chosen(
-      [self._make(name, counted) for name in settings.members],
+      [self._make(name, "train") for name in settings.members],
       settings,
       self._cache,
       folder=model.checkpoint.parent / fusion_record.FOLDER,
@@ -223,10 +227,6 @@ class RecommenderFactory:
   @functools.cached_property
   def _sasrec(self) -> SASRecRecommender:
     return sasrec_checkpoint.trained_sasrec(self._cache, self._mesh)
-
-  @functools.cached_property
-  def _reranked(self) -> rerank.Reranked:
-    return rerank.Reranked(self._fused, self._domain_model)
 
   @property
   def _trained(self) -> TrainedModel:

@@ -38,17 +38,14 @@ def of_log(cache: TokenCache, users: Sequence[str] | None) -> list[Request]:
     users: Ids of users; None for all.
 
   Raises:
-    ValueError: for an unknown user, with the nearest one.
+    InputError: for an unknown user, with the nearest one.
   """
-  known = {
-    document.user_id: document.items
-    for document in cache.documents(
-      KNOWN, np.arange(cache.num_documents(KNOWN))
-    )
-  }
+  everybody = np.arange(cache.num_documents(KNOWN))
+  documents = cache.documents(KNOWN, everybody)
+  known = {document.user_id: document.items for document in documents}
   for user in users or ():
     if user not in known:
-      raise ValueError(
+      raise InputError(
         f"--user={user}: {cache.name} has no such user."
         f"{config.nearest(user, known)}"
       )

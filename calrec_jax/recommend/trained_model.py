@@ -41,9 +41,7 @@ class TrainedModel:
 
 
 def load_model(
-  checkpoint: pathlib.Path,
-  decoder_config: ModelConfig,
-  mesh: jax.sharding.Mesh,
+  checkpoint: pathlib.Path, decoder_config: ModelConfig, mesh: jax.sharding.Mesh
 ) -> TrainedModel:
   """Reads parameters straight onto the mesh, in the model's own dtype.
 

@@ -123,9 +123,7 @@ def logical_axis_rules(
   }
 
 
-def make_mesh(
-  shape: MeshShape, devices: Sequence[Any] | None = None
-) -> Mesh:
+def make_mesh(shape: MeshShape, devices: Sequence[Any] | None = None) -> Mesh:
   """A mesh over the devices, by default over all of the job.
 
   Its axes are `Auto`, which Linen's sharding constraints need.

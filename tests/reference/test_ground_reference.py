@@ -41,6 +41,11 @@ class Written(GeneratedText):
   tokens: int = 1
 
 
+def scores_of(index, texts, log_probs, **settings):
+  grounder = ground.Grounder(index, ground.Grounding(**settings))
+  return grounder.scores(list(map(Written, texts, log_probs)))
+
+
 def loop_scores(written, index, settings):
   """Steps 2 to 6 of the method, one text and one item at a time."""
   score, samples = {}, {}
@@ -89,32 +94,22 @@ def test_equals_a_plain_loop(epsilon):
     for texts, log_probs in USERS:
       written = list(map(Written, texts, log_probs))
       wanted = loop_scores(written, index, grounder.settings)
-      given = np.array(log_probs, np.float32)
       np.testing.assert_allclose(
-        grounder.scores(texts, given), wanted, atol=TOLERANCE
-      )
-      np.testing.assert_allclose(
-        ground.quasi_round_robin(texts, given, index, epsilon),
-        wanted,
-        atol=TOLERANCE,
+        grounder.scores(written), wanted, atol=TOLERANCE
       )
 
 
 def test_best_matches_come_first_in_the_order_of_probability():
   index = bm25.CatalogueIndex(TEXTS)
   texts = [TEXTS[2], TEXTS[5], TEXTS[1]]
-  scores = ground.quasi_round_robin(
-    texts, np.array([-9.0, -2.0, -5.0], np.float32), index
-  )
+  scores = scores_of(index, texts, [-9.0, -2.0, -5.0])
   assert np.argsort(-scores)[:3].tolist() == [5, 1, 2]
   assert scores[5] == pytest.approx(math.exp(-2 / 5000), abs=TOLERANCE)
 
 
 def test_twins_score_alike_to_the_last_bit():
   index = bm25.CatalogueIndex(TEXTS)
-  scores = ground.quasi_round_robin(
-    ["Title: apple. Brand: Mill"], np.array([-3.0], np.float32), index
-  )
+  scores = scores_of(index, ["Title: apple. Brand: Mill"], [-3.0])
   assert scores[0] == scores[3] > 0
 
 
@@ -126,10 +121,8 @@ def test_repeats_change_nothing_and_are_scored_once(monkeypatch):
     index, "text_scores", lambda text: asked.append(text) or text_scores(text)
   )
   grounder = ground.Grounder(index)
-  once = grounder.scores(["rye bread"], np.array([-1.0], np.float32))
-  thrice = grounder.scores(
-    ["rye bread"] * 3, np.array([-1.0, -1.0, -1.0], np.float32)
-  )
+  once = grounder.scores([Written("rye bread", -1.0)])
+  thrice = grounder.scores([Written("rye bread", -1.0)] * 3)
   np.testing.assert_array_equal(once, thrice)
   assert asked == ["rye bread"]
 
@@ -195,12 +188,7 @@ def test_every_switch_equals_a_plain_loop(switch, method, monkeypatch):
   histories = [np.arange(user, user + 3) for user in range(len(users))]
   whole = []
   for written in users:
-    scores = grounder.scores(
-      [one.text for one in written],
-      np.array([one.log_prob for one in written], np.float32),
-      tokens=[one.tokens for one in written],
-      samples=[one.samples for one in written],
-    )
+    scores = grounder.scores(written)
     wanted = loop_scores(written, index, settings)
     largest = max(1.0, np.abs(wanted).max())
     np.testing.assert_allclose(scores, wanted, atol=TOLERANCE * largest)
@@ -273,17 +261,9 @@ def test_an_exact_text_can_be_put_before_what_outscores_it():
     grounder = ground.Grounder(
       bm25.CatalogueIndex(texts, settings.bm25), settings
     )
-    scores = grounder.scores(["apple"], np.array([-3.0], np.float32))
+    scores = grounder.scores([Written("apple", -3.0)])
     assert scores[best] == scores.max()
     assert np.count_nonzero(scores == scores.max()) == 1 + (best == 2)
-
-
-def test_a_mean_needs_lengths():
-  grounder = ground.Grounder(
-    bm25.CatalogueIndex(TEXTS), ground.Grounding(score="mean")
-  )
-  with pytest.raises(ValueError, match=r"Grounding\.score = 'mean'"):
-    grounder.scores(["rye"], np.array([-1.0], np.float32))
 
 
 def test_settings_that_differ_are_told():
@@ -296,12 +276,11 @@ def test_a_small_cache_forgets_but_stays_right():
   index = bm25.CatalogueIndex(TEXTS)
   grounder = ground.Grounder(index)
   grounder._matcher._rows.capacity = 2
-  texts = ["apple", "bread", "milk", "rye"]
-  log_probs = np.array([-1.0, -2.0, -3.0, -4.0], np.float32)
+  texts, log_probs = ["apple", "bread", "milk", "rye"], [-1.0, -2.0, -3.0, -4.0]
   for _ in range(2):
     np.testing.assert_array_equal(
-      grounder.scores(texts, log_probs),
-      ground.quasi_round_robin(texts, log_probs, index),
+      grounder.scores(list(map(Written, texts, log_probs))),
+      scores_of(index, texts, log_probs),
     )
   assert len(grounder._matcher._rows) == 2
 

@@ -21,7 +21,7 @@ from calrec_jax.storage import atomic
 # Texts of users and of catalogues are escaped wherever they enter the page, and
 # a name that no one set is an error.
 TEMPLATES = jinja2.Environment(
-  loader=jinja2.PackageLoader(__package__),
+  loader=jinja2.PackageLoader("calrec_jax.evaluate.report"),
   autoescape=True,
   undefined=jinja2.StrictUndefined,
   trim_blocks=True,
@@ -61,7 +61,7 @@ def write_report(
   path = pathlib.Path(path)
   run, card = run or {}, results.data if card is None else card
   protocol = results.protocol
-  recommenders = {k: results.recommenders[k] for k in by_quality(results)}
+  recommenders = by_quality(results)
   best, *others = recommenders
   page = TEMPLATES.get_template("report.html.j2").render(
     title=str(run.get("title") or card.get("domain") or "Evaluation"),

@@ -6,7 +6,7 @@ matched to the catalogue afterwards.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
@@ -91,10 +91,7 @@ class ConstrainedItems(Recommender):
   name = "constrained"
 
   def __init__(
-    self,
-    model: DomainModel,
-    *,
-    settings: Constrained | None = None,
+    self, model: DomainModel, *, settings: Constrained | None = None
   ):
     """Builds the trie of a catalogue.
 
@@ -116,10 +113,7 @@ class ConstrainedItems(Recommender):
       None if model.mesh is None else NamedSharding(model.mesh, PartitionSpec())
     )
     self._written: ByPrompt[WrittenItems] = ByPrompt(
-      model,
-      self._begin,
-      self._finish,
-      rows=self.settings.rows,
+      model, self._begin, self._finish, rows=self.settings.rows
     )
     self._last: list[WrittenItems] = []
 
@@ -165,7 +159,7 @@ class ConstrainedItems(Recommender):
       )
     ]
 
-  def validity(self) -> dict[str, Float[np.ndarray, " B"]]:
+  def validity(self) -> Mapping[str, Float[np.ndarray, " B"]]:
     """Of each user of the last call: how many texts are items, and differ."""
     distinct = [len(written.columns) for written in self._last]
     return {
@@ -173,18 +167,15 @@ class ConstrainedItems(Recommender):
       "distinct_texts": np.array(distinct) / self.settings.hypotheses,
     }
 
-  def _begin(
-    self, batch: TokenRows, prompts: list[np.ndarray]
-  ) -> tuple[Prefix, Walked]:
+  def _begin(self, batch: TokenRows) -> tuple[Prefix, Walked]:
     """Gives one batch of prompts to the device."""
-    settings = self.settings
-    model = self._model
+    settings, model = self.settings, self._model
     tokens, lengths = model.place((batch.tokens, batch.lengths))
     uniform = None
     if settings.search == "samples":
       uniform = uniform_rows(
         settings.seed,
-        [prompts[place] for place in batch.places],
+        batch.sequences,
         len(batch.lengths),
         settings.hypotheses,
         self._trie.max_choices,
@@ -224,7 +215,7 @@ class ConstrainedItems(Recommender):
         dataclasses.replace(written, scores=scores[row, : len(written.columns)])
         for row, written in enumerate(found)
       ]
-    return [_ordered(written) for written in found[: len(batch.places)]]
+    return [_ordered(written) for written in found[: len(batch.indices)]]
 
 
 def _distinct(columns: np.ndarray, log_probs: np.ndarray) -> WrittenItems:

@@ -14,10 +14,11 @@ import numpy as np
 
 from calrec_jax.errors import at_least, check, one_of
 from calrec_jax.metrics.ranking import Ranking
+from calrec_jax.recommend.by_prompt import in_batches
 from calrec_jax.recommend.constrain.text_scores import SCORES, TextScorer
 from calrec_jax.recommend.domain_model import DomainModel
 from calrec_jax.recommend.prefix import read
-from calrec_jax.recommend.prompts import token_rows
+from calrec_jax.recommend.prompts import TokenRows
 from calrec_jax.recommend.protocol import (
   Listed,
   Recommender,
@@ -116,21 +117,24 @@ class Reranked(Recommender):
   ) -> list[np.ndarray]:
     """The score of each user's unique texts, in their order."""
     model = self._model
-    prompts = model.history_prompts(histories)
-    found: list[np.ndarray] = [np.zeros(0, np.float32)] * len(prompts)
-    for batch in token_rows(
-      prompts,
+
+    def begin(batch: TokenRows) -> Any:
+      return model.place((batch.tokens, batch.lengths))
+
+    def finish(batch: TokenRows, placed: Any) -> list[np.ndarray]:
+      own = [columns[index] for index in batch.indices]
+      width = max(map(len, own))
+      requested = np.full((len(batch.lengths), width), -1, np.int32)
+      for row, texts in enumerate(own):
+        requested[row, : len(texts)] = texts
+      prefix = read(model.decoder, model.params, *placed)
+      scores = self._text_scores(prefix, requested, self.settings.score)
+      return [scores[row, : len(texts)] for row, texts in enumerate(own)]
+
+    return in_batches(
+      model.history_prompts(histories),
       model.whole_rows(self.settings.rows),
       model.limits.smallest_length,
-    ):
-      width = max(len(columns[place]) for place in batch.places)
-      requested = np.full((len(batch.lengths), width), -1, np.int32)
-      for row, place in enumerate(batch.places):
-        requested[row, : len(columns[place])] = columns[place]
-      prefix = read(
-        model.decoder, model.params, *model.place((batch.tokens, batch.lengths))
-      )
-      scores = self._text_scores(prefix, requested, self.settings.score)
-      for row, place in enumerate(batch.places):
-        found[place] = scores[row, : len(columns[place])]
-    return found
+      begin,
+      finish,
+    )

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from calrec_jax.errors import at_least, check, within
 from calrec_jax.models import two_tower
+from calrec_jax.recommend.by_prompt import ByPrompt, in_batches
 from calrec_jax.recommend.dense import (
   prior,
   unique_texts,
@@ -36,12 +37,10 @@ from calrec_jax.recommend.dense.vector_store import (
   VectorPlace,
 )
 from calrec_jax.recommend.domain_model import DomainModel
-from calrec_jax.recommend.memory import RecentlyUsed
-from calrec_jax.recommend.prompts import token_rows
+from calrec_jax.recommend.prompts import TokenRows
 from calrec_jax.recommend.protocol import Recommender, Request
 from calrec_jax.runtime import placement
 
-_REMEMBERED_PROMPTS = 2**14
 _SMALLEST_ITEM_LENGTH = 16
 _SMALLEST_NORM = 1e-12
 
@@ -120,12 +119,15 @@ class Dense(Recommender):
     self.num_items = len(model.catalogue)
     self.settings = settings or DenseSearch()
     self._model = model
-    self._users: RecentlyUsed[bytes, np.ndarray] = RecentlyUsed(
-      _REMEMBERED_PROMPTS
+    self._users: ByPrompt[np.ndarray] = ByPrompt(
+      model,
+      functools.partial(self._embed, "user"),
+      _units,
+      rows=self.settings.user_rows,
     )
     vectors = self._item_vectors(place, progress)
     self._has_prior = model.temperature is not None and self.settings.prior > 0
-    if self._has_prior:
+    if model.temperature is not None and self._has_prior:
       if recent is None:
         recent = model.catalogue.train_recent
       popularity = prior.log_popularity(recent, model.texts.columns)
@@ -170,15 +172,12 @@ class Dense(Recommender):
 
   def embed(self, histories: Sequence[np.ndarray]) -> Float[np.ndarray, "B D"]:
     """Unit vectors of users."""
-    prompts = [
-      prompt.tobytes() for prompt in self._model.history_prompts(histories)
-    ]
-    vectors = self._users.look_up(prompts, self._embed_prompts)
+    vectors = self._users(histories)
     return np.stack(vectors) if vectors else np.zeros((0, 1), np.float32)
 
   def _item_vectors(self, place: VectorPlace | None, progress: bool) -> Rows:
     """Unit vectors of the unique item texts, block by block."""
-    texts, size = self._model.texts, self.settings.block
+    model, texts, size = self._model, self._model.texts, self.settings.block
     bar = tqdm.tqdm(
       total=len(texts),
       desc=f"{self.name}: item vectors",
@@ -186,14 +185,20 @@ class Dense(Recommender):
       disable=not progress or jax.process_index() != 0,
     )
 
+    def finish(batch: TokenRows, embedded: jax.Array) -> list[np.ndarray]:
+      vectors = _units(batch, embedded)
+      bar.update(len(vectors))
+      return vectors
+
     def encode(block: slice) -> np.ndarray:
-      return self._encode(
-        "item",
-        [self._model.prompts.item(int(row)) for row in texts.first_rows[block]],
-        rows=self.settings.item_rows,
-        smallest_length=_SMALLEST_ITEM_LENGTH,
-        bar=bar,
+      vectors = in_batches(
+        [model.prompts.item(int(row)) for row in texts.first_rows[block]],
+        model.whole_rows(self.settings.item_rows),
+        _SMALLEST_ITEM_LENGTH,
+        functools.partial(self._embed, "item"),
+        finish,
       )
+      return np.stack(vectors)
 
     with bar:
       if place is None:
@@ -203,7 +208,7 @@ class Dense(Recommender):
       saved.complete(
         encode,
         shard=place.shard,
-        together=placement.spans_processes(self._model.mesh),
+        together=placement.spans_processes(model.mesh),
         bar=bar,
       )
       return saved
@@ -227,45 +232,17 @@ class Dense(Recommender):
       settings.block,
     )
 
-  def _embed_prompts(self, keys: list[bytes]) -> Float[np.ndarray, "B D"]:
-    """Vectors of distinct prompts, given as the bytes of their tokens."""
-    return self._encode(
-      "user",
-      [np.frombuffer(key, np.int32) for key in keys],
-      rows=self.settings.user_rows,
-      smallest_length=self._model.limits.smallest_length,
-    )
-
-  def _encode(
-    self,
-    tower: str,
-    sequences: list[np.ndarray],
-    *,
-    rows: int,
-    smallest_length: int,
-    bar: tqdm.tqdm | None = None,
-  ) -> Float[np.ndarray, "B D"]:
-    """Unit vectors of token sequences, in their order."""
+  def _embed(self, tower: str, batch: TokenRows) -> jax.Array:
+    """Gives one batch to the device: vectors [rows, D] of a tower."""
     model = self._model
-    vectors: list[np.ndarray] = [np.zeros(0, np.float32)] * len(sequences)
-    for batch in token_rows(sequences, model.whole_rows(rows), smallest_length):
-      tokens, lengths = model.place((batch.tokens, batch.lengths))
-      embedded = embed_rows(
-        model.decoder,
-        model.params,
-        tokens,
-        lengths,
-        tower=tower,
-        begins=model.prompt.begin is not None,
-        mesh=model.mesh,
-      )
-      for place, vector in zip(
-        batch.places, np.asarray(embedded), strict=False
-      ):
-        vectors[place] = vector
-      if bar is not None:
-        bar.update(len(batch.places))
-    return _unit(np.stack(vectors))
+    return embed_rows(
+      model.decoder,
+      model.params,
+      *model.place((batch.tokens, batch.lengths)),
+      tower=tower,
+      begins=model.prompt.begin is not None,
+      mesh=model.mesh,
+    )
 
 
 @functools.partial(
@@ -291,6 +268,8 @@ def embed_rows(
   return placement.everywhere(vectors, mesh)
 
 
-def _unit(vectors: Float[np.ndarray, "B D"]) -> Float[np.ndarray, "B D"]:
-  norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-  return vectors / np.maximum(norms, _SMALLEST_NORM)
+def _units(batch: TokenRows, vectors: Float[Array, "B D"]) -> list[np.ndarray]:
+  """Unit vectors float32[D] of the sequences of a batch."""
+  real = np.asarray(vectors)[: len(batch.indices)]
+  norms = np.linalg.norm(real, axis=1, keepdims=True)
+  return list(real / np.maximum(norms, _SMALLEST_NORM))

@@ -8,30 +8,29 @@ full or there are no more candidates.
 Tested against a loop in `tests/unit/recommend/test_fallback.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from calrec_jax.metrics.ranking import Ranking
 from calrec_jax.recommend import protocol
-from calrec_jax.recommend.candidates import DEFAULT, EMPTY
+from calrec_jax.recommend.candidates import EMPTY
 from calrec_jax.recommend.protocol import Recommender
 
 
 class WithFallback(Recommender):
-  """Fills up the lists of a recommender from others.
+  """Fills up the lists of a recommender from others, but not its curve.
 
-  Explanations, validity and curve are those of the first recommender; a curve
-  is not filled up.
+  Name, validity, explanations and curve are those of the first recommender.
   """
 
   def __init__(self, members: Sequence[Recommender]):
     """Takes the recommenders.
 
     Args:
-      members: The one whose lists are filled up, then those they are filled up
-        from, in turn. They only run for users who need them.
+      members: Recommender whose lists are filled up, then those that they are
+        filled up from, in turn, which only run for users who need them.
 
     Raises:
       ValueError: for fewer than two members.
@@ -39,9 +38,9 @@ class WithFallback(Recommender):
     if len(members) < 2:
       raise ValueError("Filling up lists needs two recommenders or more.")
     self._first, *self._others = members
-    self.name = self._first.name
-    self.num_items = self._first.num_items
-    self.answers_empty = self._first.answers_empty
+    first = self._first
+    self.name, self.num_items = first.name, first.num_items
+    self.answers_empty = first.answers_empty
 
   def describe(self) -> str:
     """One human-readable line: what ranks, and what fills up."""
@@ -52,7 +51,7 @@ class WithFallback(Recommender):
     """The identities of the members."""
     return protocol.identities([self._first, *self._others])
 
-  def validity(self) -> dict[str, Any]:
+  def validity(self) -> Mapping[str, float | np.ndarray | None]:
     """See `Recommender`; of the first member."""
     return self._first.validity()
 
@@ -61,19 +60,15 @@ class WithFallback(Recommender):
     return self._first.explain(position)
 
   def recommend_curve(
-    self,
-    histories: Sequence[np.ndarray],
-    *,
-    depth: int,
-    rules: Sequence[str] = (DEFAULT,),
+    self, histories: Sequence[np.ndarray], **request: Any
   ) -> protocol.Curve | None:
     """See `Recommender`; of the first member."""
-    return self._first.recommend_curve(histories, depth=depth, rules=rules)
+    return self._first.recommend_curve(histories, **request)
 
   def _rank(self, request: protocol.Request) -> dict[str, Ranking]:
-    histories, depth = request.histories, request.depth
-    rankings = dict(
-      self._first.recommend(histories, depth=depth, rules=request.rules)
+    histories = request.histories
+    rankings = self._first.recommend(
+      histories, depth=request.depth, rules=request.rules
     )
     for member in self._others:
       for rule in request.rules:
@@ -98,23 +93,18 @@ def _filled(
     extra = member.recommend(
       [histories[user] for user in short], depth=requested, rules=(rule,)
     )[rule]
+    lists = map(Ranking, *extra)
     short = [
       user
-      for place, user in enumerate(short)
-      if not _fill(
-        filled, ranking, user, Ranking(*(f[place] for f in extra)), depth
-      )
+      for user, more in zip(short, lists, strict=True)
+      if not _fill(filled, ranking, user, more, depth)
     ]
     requested *= 2
   return filled
 
 
 def _fill(
-  filled: Ranking,
-  ranking: Ranking,
-  user: int,
-  extra: Ranking,
-  depth: int,
+  filled: Ranking, ranking: Ranking, user: int, extra: Ranking, depth: int
 ) -> bool:
   """Fills up one user's list.
 
@@ -128,8 +118,8 @@ def _fill(
 
   Returns:
     Whether the number of ties beyond the list is certain. It is not where the
-    other's list ends amid a tie whose rest may hold items that are listed
-    already: a longer list of the other's shows it.
+    other's list ends within a tie, whose remainder may hold items that are
+    listed already: a longer list of the other's shows it.
   """
   listed = ranking.items[user][ranking.items[user] != EMPTY]
   real = extra.items != EMPTY
@@ -139,14 +129,14 @@ def _fill(
   if not len(chosen):
     return True
   used = scores[new][: len(chosen)]
-  places = slice(len(listed), len(listed) + len(chosen))
-  filled.items[user, places] = chosen
+  positions = slice(len(listed), len(listed) + len(chosen))
+  filled.items[user, positions] = chosen
   last = ranking.scores[user, len(listed) - 1] if len(listed) else 0.0
-  filled.scores[user, places] = _below(np.float32(last), used)
+  filled.scores[user, positions] = _below(np.float32(last), used)
   beyond = np.count_nonzero(scores[new][len(chosen) :] == used[-1])
-  goes_on = int(extra.tail_ties) if used[-1] == scores[-1] else 0
-  filled.tail_ties[user] = beyond + goes_on
-  return not goes_on or not len(np.setdiff1d(listed, items))
+  unlisted = int(extra.tail_ties) if used[-1] == scores[-1] else 0
+  filled.tail_ties[user] = beyond + unlisted
+  return not unlisted or not len(np.setdiff1d(listed, items))
 
 
 def _below(last: np.float32, scores: np.ndarray) -> np.ndarray:

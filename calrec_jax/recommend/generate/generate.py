@@ -82,10 +82,7 @@ class GenerateAndGround(Recommender):
     self._steps = self.sampler.max_new_tokens or longest
     self._reader = TextReader(model.catalogue, vocabulary)
     self._sampled: ByPrompt[tuple[Spelling, ...]] = ByPrompt(
-      model,
-      self._begin,
-      self._finish,
-      rows=self.sampler.rows,
+      model, self._begin, self._finish, rows=self.sampler.rows
     )
     self._last: list[tuple[GeneratedText, ...]] = []
 
@@ -115,8 +112,7 @@ class GenerateAndGround(Recommender):
     counts = [2**power for power in range(self.sampler.samples.bit_length())]
     return {
       count: self._grounder.rank(
-        [distinct_texts(spelled, count) for spelled in spellings],
-        request.reach,
+        [distinct_texts(spelled, count) for spelled in spellings], request.reach
       )
       for count in {*counts, self.sampler.samples}
     }
@@ -177,12 +173,12 @@ class GenerateAndGround(Recommender):
       "distinct_exact_texts": float(np.mean(exact)),
     }
 
-  def _begin(self, batch: TokenRows, prompts: list[np.ndarray]) -> Samples:
+  def _begin(self, batch: TokenRows) -> Samples:
     """Gives one batch of prompts to the device."""
     settings, model = self.sampler, self._model
     uniform = uniform_rows(
       settings.seed,
-      [prompts[place] for place in batch.places],
+      batch.sequences,
       len(batch.lengths),
       settings.samples,
       self._steps,
@@ -204,7 +200,7 @@ class GenerateAndGround(Recommender):
     """Reads what was sampled, and matches it while the device continues."""
     samples = Samples(*map(np.asarray, samples))
     found = [
-      self._reader.spellings(samples, row) for row in range(len(batch.places))
+      self._reader.spellings(samples, row) for row in range(len(batch.indices))
     ]
     texts = {spelling.text for spelled in found for spelling in spelled}
     self._grounder.prepare(sorted(texts))

@@ -17,9 +17,9 @@ Tested against a loop over texts and items in
 `tests/reference/test_ground_reference.py`, timed by `benchmarks/grounding.py`.
 """
 
+import collections
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import gin
 import numpy as np
@@ -104,13 +104,6 @@ class Grounding:
     return ", ".join(parts)
 
 
-class _Weighted(NamedTuple):
-  """Distinct texts of a user, and what multiplies their matches."""
-
-  texts: list[str]
-  weights: np.ndarray
-
-
 class Grounder:
   """Matches generated texts to the items of one catalogue.
 
@@ -132,10 +125,6 @@ class Grounder:
     )
     self._columns = UniqueTexts(first[column])
 
-  def matches(self, texts: Sequence[str]) -> Float[np.ndarray, "K M"]:
-    """Match of each text with each distinct item text, see `Matcher.rows`."""
-    return self._matcher.rows(texts)
-
   def prepare(self, texts: Sequence[str]) -> None:
     """Matches texts ahead of their use, while a device writes more."""
     if self.settings.combination == "max":
@@ -151,34 +140,20 @@ class Grounder:
     if len(best.columns):
       column = best.columns[np.argmax(best.matches)]
     else:  # More items match it equally well than are remembered.
-      column = np.argmax(self.matches([text])[0])
+      column = np.argmax(self._matcher.rows([text])[0])
     return int(self._columns.first_rows[column])
 
-  def scores(
-    self,
-    texts: Sequence[str],
-    log_probs: Float[np.ndarray, " K"],
-    *,
-    tokens: Sequence[int] | None = None,
-    samples: Sequence[int] | None = None,
-  ) -> Float[np.ndarray, " N"]:
+  def scores(self, written: Sequence[GeneratedText]) -> Float[np.ndarray, " N"]:
     """Quasi-round-robin scores of one user for every catalogue row.
 
     Args:
-      texts: what was generated for the user, may repeat.
-      log_probs: log-probability of each text, in nats.
-      tokens: length of each, for `Grounding.score` = "mean".
-      samples: how many samples spell each, 1 if not given; counts where
-        `Grounding.duplicates` is "count".
+      written: Generated texts of the user, which may repeat.
 
     Returns:
       Scores; from 0 to 1 with the default settings. Items with the same text
       have the same score.
-
-    Raises:
-      ValueError: if lengths are needed and not given.
     """
-    return self._whole(self._weigh(texts, log_probs, tokens, samples))
+    return self._whole(*self._weigh(written))
 
   def rank(
     self, written: Sequence[Sequence[GeneratedText]], reach: int
@@ -197,35 +172,23 @@ class Grounder:
     self, written: Sequence[GeneratedText], wanted: int
   ) -> tuple[np.ndarray, np.ndarray]:
     """Rows and scores of the best `wanted` items, with all their ties."""
-    weighted = self._weigh(
-      [text.text for text in written],
-      np.array([text.log_prob for text in written], np.float32),
-      [text.tokens for text in written]
-      if self.settings.score == "mean"
-      else None,
-      [text.samples for text in written],
-    )
-    if self.settings.combination == "max" and weighted.texts:
-      rows, scores = self._best(weighted, wanted)
+    texts, weights = self._weigh(written)
+    if self.settings.combination == "max" and texts:
+      rows, scores = self._best(texts, weights, wanted)
       if len(rows) >= min(wanted, len(self.index)):
         return _cut(rows, scores, wanted)
-    return _cut(np.arange(len(self.index)), self._whole(weighted), wanted)
+    return _cut(np.arange(len(self.index)), self._whole(texts, weights), wanted)
 
   def _best(
-    self, weighted: _Weighted, wanted: int
+    self, texts: list[str], weights: np.ndarray, wanted: int
   ) -> tuple[np.ndarray, np.ndarray]:
     """Rows that certainly score above all others, and their scores."""
     count = max(_FEWEST_KEPT, 2 << (wanted - 1).bit_length())
-    found = self._matcher.best(weighted.texts, count)
-    bound = np.float32(
-      max(
-        weight * best.bound
-        for weight, best in zip(weighted.weights, found, strict=True)
-      )
-    )
+    found = self._matcher.best(texts, count)
+    bound = np.float32(max(weights * [best.bound for best in found]))
     columns = np.concatenate([best.columns for best in found])
     sizes = [len(best.columns) for best in found]
-    scores = np.repeat(weighted.weights, sizes) * np.concatenate(
+    scores = np.repeat(weights, sizes) * np.concatenate(
       [best.matches for best in found]
     )
     scores = scores.astype(np.float32)
@@ -236,61 +199,41 @@ class Grounder:
     rows, places = self._columns.items(columns[first])
     return rows, scores[first][places]
 
-  def _whole(self, weighted: _Weighted) -> Float[np.ndarray, " N"]:
+  def _whole(
+    self, texts: list[str], weights: np.ndarray
+  ) -> Float[np.ndarray, " N"]:
     """Scores of every catalogue row."""
-    if not weighted.texts:
+    if not texts:
       return np.zeros(len(self.index), np.float32)
-    damped = weighted.weights[:, None] * self.matches(weighted.texts)
-    if self.settings.combination == "max":
-      scores = damped.max(axis=0)
-    else:
-      scores = damped.sum(axis=0)
+    damped = weights[:, None] * self._matcher.rows(texts)
+    combine = np.max if self.settings.combination == "max" else np.sum
+    scores = combine(damped, axis=0)
     return scores.astype(np.float32)[self.index.columns]
 
   def _weigh(
-    self,
-    texts: Sequence[str],
-    log_probs: np.ndarray,
-    tokens: Sequence[int] | None,
-    samples: Sequence[int] | None,
-  ) -> _Weighted:
+    self, written: Sequence[GeneratedText]
+  ) -> tuple[list[str], np.ndarray]:
     """The distinct texts that count, and their weights, float64[K]."""
     settings = self.settings
-    values = np.asarray(log_probs, np.float64)
-    if settings.score == "mean":
-      if tokens is None:
-        raise ValueError(
-          "Grounding.score = 'mean' needs the number of tokens of each text."
-        )
-      values = values / np.maximum(np.asarray(tokens, np.float64), 1)
     best: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    for place, text in enumerate(texts):
-      best[text] = max(best.get(text, -np.inf), float(values[place]))
-      number = 1 if samples is None else samples[place]
-      counts[text] = counts.get(text, 0) + number
+    counts: collections.Counter[str] = collections.Counter()
+    for one in written:
+      value = float(np.float32(one.log_prob))
+      if settings.score == "mean":
+        value /= max(one.tokens, 1)
+      best[one.text] = max(best.get(one.text, -np.inf), value)
+      counts[one.text] += one.samples
     chosen = sorted(best, key=lambda text: -best[text])[: settings.top_texts]
     weights = np.exp(settings.epsilon * np.array([best[t] for t in chosen]))
     if settings.duplicates == "count":
       weights = weights * np.array([counts[text] for text in chosen])
-    return _Weighted(chosen, weights)
-
-
-def quasi_round_robin(
-  texts: Sequence[str],
-  log_probs: Float[np.ndarray, " K"],
-  index: CatalogueIndex,
-  epsilon: float = 1 / 5000,
-) -> Float[np.ndarray, " N"]:
-  """Scores of every catalogue row for one user's generated texts."""
-  grounder = Grounder(index, Grounding(epsilon=epsilon))
-  return grounder.scores(texts, log_probs)
+    return chosen, weights
 
 
 def _cut(
   rows: np.ndarray, scores: np.ndarray, wanted: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """What scores at least as the one in place `wanted`."""
+  """All that score at least as high as the item at position `wanted`."""
   if wanted >= len(rows):
     return rows, scores
   least = np.partition(scores, len(scores) - wanted)[len(scores) - wanted]

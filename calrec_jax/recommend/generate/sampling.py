@@ -121,11 +121,7 @@ def uniform_numbers(
 
 
 def uniform_rows(
-  seed: int,
-  prompts: Sequence[np.ndarray],
-  rows: int,
-  samples: int,
-  steps: int,
+  seed: int, prompts: Sequence[np.ndarray], rows: int, samples: int, steps: int
 ) -> Float[np.ndarray, "B G T"]:
   """`uniform_numbers` of a batch of prompts, zeros in the rows after them."""
   numbers = np.zeros((rows, samples, steps), np.float32)
@@ -134,10 +130,7 @@ def uniform_rows(
   return numbers
 
 
-@functools.partial(
-  jax.jit,
-  static_argnames=("decoder", "vocab_size", "mesh"),
-)
+@functools.partial(jax.jit, static_argnames=("decoder", "vocab_size", "mesh"))
 def sample(
   decoder: Any,
   params: Any,

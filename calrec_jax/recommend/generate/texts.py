@@ -113,9 +113,7 @@ def distinct_texts(
     if known is not None:
       likelier = max(known, text, key=lambda one: one.log_prob)
       text = dataclasses.replace(
-        likelier,
-        samples=known.samples + count,
-        ended=known.ended or text.ended,
+        likelier, samples=known.samples + count, ended=known.ended or text.ended
       )
     found[spelling.text] = text
   return tuple(sorted(found.values(), key=lambda t: (-t.log_prob, t.text)))

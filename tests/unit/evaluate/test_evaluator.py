@@ -156,7 +156,7 @@ def test_cost_leaves_the_compiling_calls_out():
     Call(8.0, 10, first=True),  # Of another process.
     Call(1.0, 10, first=False),
   ]
-  run = Run.join("x", "", [block], set(), "all")
+  run = Run("x", "", block)
   assert run.cost() == {
     "users_per_second": 10.0,
     "first_batch_seconds": 10.0,
@@ -279,7 +279,7 @@ def with_items(ranking, place, value):
     (lambda r, h: Ranking(r.items[:, 1:], r.scores[:, 1:], r.tail_ties), "99"),
     (lambda r, h: with_items(r, 1, r.items[0, 0]), "twice"),
     (lambda r, h: with_items(r, 0, 40), "beyond the 40 items"),
-    (lambda r, h: with_items(r, 3, -1), "empty place"),
+    (lambda r, h: with_items(r, 3, -1), "empty position"),
     (lambda r, h: r._replace(scores=-r.scores), "not sorted"),
     (lambda r, h: r._replace(scores=r.scores * np.nan), "not numbers"),
     (lambda r, h: r._replace(tail_ties=r.tail_ties + 1), "not full"),
@@ -395,14 +395,16 @@ def test_the_baselines_of_the_project_follow_the_protocol():
 @pytest.mark.parametrize("batch_users", [1, 7, 30])
 def test_only_the_drawn_users_are_kept(batch_users):
   items, users = toys.catalogue(), toys.histories()
-  kept = run_recommender(
+  found = run_recommender(
     toys.by_distance(items),
     users,
     items,
     Protocol(batch_users=batch_users),
     {8, 20},
     progress=False,
-  ).observed
-  assert sorted(kept) == [8, 20]
-  for user, seen in kept.items():
-    assert seen.explanation[0]["items"] == [users[user].items[-1]]
+  )
+  for user, history in enumerate(users):
+    explained = found.explanation(user)
+    assert bool(explained) == (user in (8, 20))
+    if explained:
+      assert explained[0]["items"] == [history.items[-1]]

@@ -14,7 +14,7 @@ from calrec_jax.evaluate import (
   block_files,
   evaluate,
 )
-from calrec_jax.evaluate.runs import Block, Call, CurveRanks
+from calrec_jax.evaluate.runs import Block, Call, Varied
 from tests.fixtures import evaluation_toys as toys
 
 pytestmark = pytest.mark.heavy
@@ -222,14 +222,18 @@ def test_intervals_and_slices_are_made_anew_from_the_same_answers(tmp_path):
 
 
 def block():
-  ranks = {"all": np.array([1.0, np.inf]), "not_last": np.array([1.5, 4 / 3])}
   found = Block.begin(2, ("all", "not_last"))
-  found.ranks, found.text_ranks = ranks, {k: v / 3 for k, v in ranks.items()}
-  found.listed["all"][:, :2] = [[4, 2], [0, 9]]
-  found.scores[:, :2] = [[0.1, -0.25], [1e-9, -np.inf]]
-  found.explanations = {1: '[{"text": "ü"}]'}
-  found.validity = {"share": np.array([np.nan, 1 / 3])}
-  found.curve = CurveRanks("samples", (1, 2), np.eye(2), np.eye(2) / 3)
+  ranks = {"all": np.array([1.0, np.inf]), "not_last": np.array([1.5, 4 / 3])}
+  for rule, values in ranks.items():
+    found.columns[f"rank.{rule}"] = values
+    found.columns[f"text_rank.{rule}"] = values / 3
+  found.columns["listed.all"][:, :2] = [[4, 2], [0, 9]]
+  found.columns["score"][:, :2] = [[0.1, -0.25], [1e-9, -np.inf]]
+  found.columns["explanation"][1] = '[{"text": "ü"}]'
+  found.columns["validity.share"] = np.array([np.nan, 1 / 3])
+  found.columns["curve.rank"] = np.eye(2)
+  found.columns["curve.text_rank"] = np.eye(2) / 3
+  found.varied = Varied("samples", (1, 2))
   found.calls = [Call(0.1, 2, first=True)]
   return found
 
@@ -238,17 +242,12 @@ def test_files_round_nothing(tmp_path):
   path = tmp_path / "block.parquet"
   block_files.write_block(path, block(), ["a", "b"])
   again, before = block_files.read_block(path, ["a", "b"]), block()
-  for field in ("ranks", "text_ranks", "listed", "validity"):
-    found, expected = getattr(again, field), getattr(before, field)
-    assert found.keys() == expected.keys()
-    for key, values in expected.items():
-      np.testing.assert_array_equal(found[key], values)
-      assert found[key].dtype == values.dtype
-  np.testing.assert_array_equal(again.scores, before.scores)
-  assert again.explanations == before.explanations
+  assert again.columns.keys() == before.columns.keys()
+  for name, values in before.columns.items():
+    np.testing.assert_array_equal(again.columns[name], values)
+    assert again.columns[name].dtype == values.dtype
   assert again.calls == before.calls
-  assert again.curve.values == (1, 2)
-  np.testing.assert_array_equal(again.curve.text_ranks, np.eye(2) / 3)
+  assert again.varied == before.varied
 
 
 def test_files_of_others_are_refused(tmp_path):

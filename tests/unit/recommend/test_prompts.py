@@ -25,15 +25,15 @@ def test_every_sequence_is_held_once():
   seen = []
   for batch in prompts.token_rows(sequences, rows=4, smallest_length=8):
     assert batch.tokens.shape[0] == len(batch.lengths) == 4
-    for row, place in enumerate(batch.places):
+    for row, place in enumerate(batch.indices):
       length = int(batch.lengths[row])
       assert prompts.padded_length(length, 8) == batch.tokens.shape[1]
       np.testing.assert_array_equal(
         batch.tokens[row, :length], sequences[place]
       )
       assert not batch.tokens[row, length:].any()
-    assert not batch.lengths[len(batch.places) :].any()
-    seen += batch.places
+    assert not batch.lengths[len(batch.indices) :].any()
+    seen += batch.indices
   assert sorted(seen) == list(range(23))
 
 

@@ -15,7 +15,7 @@ def factory():
     TokenCache, catalogue=toys.catalogue(), purchases=list, name="shop"
   )
   yield registry.RecommenderFactory(
-    cache, None, PromptLimits(max_tokens=64), None
+    cache, None, PromptLimits(max_tokens=64), toys.mesh()
   )
   gin.clear_config()
 

@@ -178,7 +178,7 @@ def test_targets_that_were_trained_on_choose_nothing(tmp_path):
     TokenCache, catalogue=toys.catalogue(), purchases=list, name="shop"
   )
   limits = PromptLimits(max_tokens=64)
-  factory = registry.RecommenderFactory(cache, model, limits, None)
+  factory = registry.RecommenderFactory(cache, model, limits, toys.mesh())
   with pytest.raises(ValueError, match=r"'dense' was .*Fusion\.weights"):
     factory._chosen_weights(Fusion(members=("last_item", "dense")))
 
@@ -201,7 +201,7 @@ def test_members_that_choose_have_not_counted_the_targets(
     shop,
     model,
     PromptLimits(max_tokens=64),
-    None,
+    toys.mesh(),
     counted="train+validation+test",
   )
   names = ("popularity", "sequential_rules")

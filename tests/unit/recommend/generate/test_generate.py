@@ -112,11 +112,7 @@ def test_lists_are_those_of_quasi_round_robin(written):
   history = np.array([4, 2, 2])
   rankings = model.recommend([history], depth=6, rules=candidates.RULES)
   [texts] = model.write([history])
-  scores = ground.quasi_round_robin(
-    [text.text for text in texts],
-    np.array([text.log_prob for text in texts], np.float32),
-    model._grounder.index,
-  )
+  scores = ground.Grounder(model._grounder.index).scores(texts)
   wanted = toys.rank_scores(scores[None], [history], 6, candidates.RULES)
   for rule in candidates.RULES:
     for found, right in zip(rankings[rule], wanted[rule], strict=True):
