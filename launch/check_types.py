@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 
-BUDGET = 179
+BUDGET = 42
 
 
 def errors() -> list[dict]:
