@@ -38,7 +38,7 @@ from calrec_jax.models.pretrained.t5x_names import T5xTree
 from calrec_jax.storage import lineage
 from calrec_jax.weights.packages import WeightsError
 
-# In a Hugging Face folder: what ranking by two towers needs, besides weights.
+# File of a Hugging Face folder that ranking by two towers needs.
 TOWERS_FILE = "calrec.json"
 
 

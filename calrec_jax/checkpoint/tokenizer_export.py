@@ -1,4 +1,4 @@
-"""Files of an exported model besides its weights.
+"""Files of an exported model other than its weights.
 
 The tokenizer of the full vocabulary, the prompt's pieces as its ids, and the
 ids at which generation stops.

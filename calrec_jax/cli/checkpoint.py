@@ -16,7 +16,7 @@ from calrec_jax.cli import verb
 from calrec_jax.runtime import partitioning
 
 _EPILOG = """\
-A path is a checkpoint_<step> folder, or a stage's folder, which means the
+A path is a checkpoint_<step> folder or a stage's folder, which means the
 checkpoint that the next stage starts from or, if there is none, the newest.
 
   calrec checkpoint show runs/quickstart/target
@@ -103,7 +103,7 @@ def describe(checkpoint: pathlib.Path, whole_lineage: bool = False) -> str:
 def compare(
   first: pathlib.Path, second: pathlib.Path, read: bool = True
 ) -> list[str]:
-  """Lines that say what differs: arrays, then lineage.
+  """Differences of two checkpoints, one per line: arrays, then lineage.
 
   Args:
     first: `checkpoint_<step>` folder.

@@ -86,16 +86,22 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     help=f"only this program (repeatable): {', '.join(programs.NAMES)}",
   )
   parser.add_argument(
-    "--vocab_size", type=int, metavar="N", help="tokens of the vocabulary"
+    "--vocab_size",
+    type=int,
+    metavar="N",
+    help="number of tokens of the vocabulary",
   )
   parser.add_argument(
-    "--item_tokens", type=int, metavar="N", help="tokens of the longest item"
+    "--item_tokens",
+    type=int,
+    metavar="N",
+    help="number of tokens of the longest item",
   )
   parser.add_argument(
     "--output",
     type=pathlib.Path,
     metavar="FILE",
-    help="where the numbers go (default: MODEL_DIR/compile.json)",
+    help="file of the records (default: MODEL_DIR/compile.json)",
   )
   parser.add_argument(
     "--fresh",

@@ -37,7 +37,7 @@ _DEFAULTS = {_HEARTBEAT: 100, _JOIN: 600}
 
 
 class DistributedError(CalrecError, ValueError):
-  """An environment that does not say how the processes find each other."""
+  """An environment from which the processes cannot find each other."""
 
 
 def processes(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:

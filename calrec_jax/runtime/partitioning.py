@@ -95,14 +95,14 @@ def logical_axis_rules(
     embed: Model width of parameters.
     vocab: Vocabulary of the embedding and the output.
     heads: Query heads of parameters.
-    kv_heads: Key and value heads; None where they cannot be split.
+    kv_heads: Key and value heads; None if they cannot be split.
     mlp: Hidden width of the feed-forward layers.
     activation_batch: Rows of a batch.
     activation_heads: Heads of queries.
     activation_mlp: Hidden activations of the feed-forward layers.
 
   Returns:
-    The mesh axes of every logical axis that models use; None where it is not
+    The mesh axes of every logical axis that models use; None if it is not
     split.
   """
   return {

@@ -58,7 +58,7 @@ class Timeline:
     return dict(self._seconds)
 
   def start_up(self) -> str:
-    """Human-readable time until the first step was made."""
+    """Human-readable time until the end of the first step."""
     seconds = self.seconds()
     parts = {name: seconds[name] for name in START_UP if name in seconds}
     return f"{sum(parts.values()):.1f} s: " + ", ".join(
@@ -84,7 +84,7 @@ def add_row(
   Args:
     folder: Folder of the stage.
     event: One of "start", "saved", "left" (preempted) and "finished".
-    step: Last step that was made.
+    step: Number of completed steps.
     timeline: Timeline of this run.
   """
   row = {
@@ -114,7 +114,7 @@ def shares(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     for activity, value in run[-1]["seconds"].items():
       seconds[activity] += value
   for run, after in itertools.pairwise(runs):
-    # The next run resumed from a step that this one had saved, or anew.
+    # The next run resumed from a saved step of this one, or from scratch.
     saved = [row for row in run if row["step"] <= after[0]["step"]]
     made = run[-1]["seconds"].get(STEPS, 0.0)
     lost = made - max(

@@ -85,8 +85,8 @@ def run_stage(
   )
   done = stage_folder.handover(folder)
   if done is not None or checkpointing.newest(folder) is not None:
-    # A finished run of another configuration is not this one; and Orbax must
-    # not clean up in another run's folder.
+    # A run of another configuration is not this one, finished or not, and Orbax
+    # must not clean up in its folder.
     lineage.refuse_changes(stage_folder.lineage_of(folder), record, folder)
   if done is not None:
     print(f"{name}: finished before; {done['checkpoint']} of {folder}")
@@ -202,7 +202,7 @@ class _Loop:
     self.state = self.state._replace(params=params)
 
   def run(self) -> None:
-    """Makes steps until TRAIN_STEPS or until validations stop improving."""
+    """Trains until TRAIN_STEPS or until validations stop improving."""
     if self.early_stopping.is_over:
       return  # Killed between its last checkpoint and the handover.
     stage = self.stage
@@ -230,7 +230,7 @@ class _Loop:
       self._save_on_preemption()
       saved = f"saved checkpoint at step {self.step}"
       if self.step == 0:
-        saved = "no step was made, so nothing had to be saved"
+        saved = "no step was completed, so nothing had to be saved"
       raise Preempted(f"Preempted: {saved}") from None
     finally:
       self.profiler.close()

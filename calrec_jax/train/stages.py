@@ -205,7 +205,7 @@ def open_caches(stage: Stage, progress: bool = True) -> list[TokenCache]:
   if missing and stage.use_cached:
     raise FileNotFoundError(
       "USE_CACHED_TASKS = True, but there is no token cache for "
-      f"{', '.join(domain.name for domain in missing)}. Make it with "
+      f"{', '.join(domain.name for domain in missing)}. Build it with "
       "`calrec data cache` and the same gin files and flags."
     )
   paths = building.build(stage.dataset, stage.task, progress=progress)
@@ -261,7 +261,7 @@ def find_source(
 def describe_training(
   stage: Stage, decoder: ModelConfig, feed_settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """Settings that decide the bits of a stage, besides its data and parent."""
+  """Settings that decide the bits of a stage, with its data and its parent."""
   described = {
     "task": stage.task,
     "steps": stage.steps,

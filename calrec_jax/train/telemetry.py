@@ -43,7 +43,7 @@ class StageLog:
     Args:
       folder: Folder of the stage.
       name: Name of the stage.
-      step: Last step that was made.
+      step: Number of completed steps.
       steps: Number of steps of the whole stage.
       complete: Whether the rows of `step` itself were written.
     """

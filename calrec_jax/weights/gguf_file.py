@@ -1,7 +1,7 @@
 """GGUF files: metadata and tensors, read lazily.
 
-`gguf.GGUFReader` does not read the header: it makes an array of every string of
-the tokenizer, which takes 15 s instead of 0.25 s for Gemma's 262,144 pieces.
+The header is not read by `gguf.GGUFReader`, which creates an array for every
+string of the tokenizer: 15 s instead of 0.25 s for Gemma's 262,144 pieces.
 `gguf` decodes quantised blocks.
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 Tested against `gguf`'s own reader in `tests/unit/weights/test_gguf_file.py`.
