@@ -197,9 +197,16 @@ def compare(
   Returns:
     One comparison per publication.
   """
-  if published is None:
-    published = of(card["domain"])
-  return [_compare(card, row) for row in published]
+  ours, found = stages(card), []
+  for row in of(card["domain"]) if published is None else published:
+    equal = [stage for stage in ours if _equal(stage, row)]
+    if equal:
+      found.append(Comparison(row, equal[-1], True, ()))
+      continue
+    near = min(ours, key=lambda stage: abs(stage.events - row.events))
+    reasons = tuple(_reasons(card, row, near))
+    found.append(Comparison(row, near, False, reasons))
+  return found
 
 
 def lines(card: Mapping[str, Any]) -> list[str]:
@@ -238,15 +245,6 @@ def _dropped(card: Mapping[str, Any], total: int) -> list[tuple[str, int]]:
   if sum(count for _, count in found) != total:
     return [("unusable rows", total)] if total else []
   return found
-
-
-def _compare(card: Mapping[str, Any], row: Published) -> Comparison:
-  ours = stages(card)
-  for stage in reversed(ours):
-    if _equal(stage, row):
-      return Comparison(row, stage, True, ())
-  nearest = min(ours, key=lambda stage: abs(stage.events - row.events))
-  return Comparison(row, nearest, False, tuple(_reasons(card, row, nearest)))
 
 
 def _equal(stage: Stage, row: Published) -> bool:

@@ -52,8 +52,11 @@ def product(
   layout = _Layout.of(axes)
   if not layout.divides(len(rows)):  # One row, at initialisation.
     return jnp.tensordot(rows, weights.astype(dtype), axes=num_inputs)
-  # The sharding that remains once the weights are gathered.
-  split = layout.rest
+  # The mesh axes of each dimension that remain once the weights are gathered.
+  split = [
+    tuple(name for name in found if name not in layout.batch_axes)
+    for found in layout.stored
+  ]
   summed = tuple(name for found in split[:num_inputs] for name in found)
 
   def on_device(rows: jax.Array, own: jax.Array) -> jax.Array:
@@ -156,14 +159,6 @@ class _Layout(NamedTuple):
   def divides(self, rows: int) -> bool:
     """Whether several devices can split this number of rows evenly."""
     return self.parts > 1 and rows % self.parts == 0
-
-  @property
-  def rest(self) -> list[tuple[str, ...]]:
-    """Mesh axes of each dimension of the gathered weights."""
-    return [
-      tuple(name for name in found if name not in self.batch_axes)
-      for found in self.stored
-    ]
 
   def gathered(self, own: jax.Array, dtype: Any) -> jax.Array:
     """All-gathers the weights on a device from its own shard."""

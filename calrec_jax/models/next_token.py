@@ -73,21 +73,11 @@ def chunked_cross_entropy(
   dtype: Any,
   chunk_tokens: int,
 ) -> tuple[WeightedSum, WeightedSum]:
-  """The loss of any model, given its map from hidden states to logits.
+  """`next_token_loss` of any model, given its map from hidden states to logits.
 
-  Args:
-    logits_of: Function from float32 output weights and hidden states [..., D]
-      to float32 logits [..., V].
-    output: Output weights as stored.
-    hidden: Last layer at every position.
-    tokens: Tokens of the rows; position t predicts token t + 1.
-    weights: Weight of each position, 1 where its next token counts.
-    axes: Logical axes of the output weights.
-    dtype: Dtype in which they are gathered.
-    chunk_tokens: Positions of a row whose logits are in memory at once.
-
-  Returns:
-    As `next_token_loss`.
+  `logits_of` maps float32 output weights and hidden states [..., D] to float32
+  logits [..., V]; `output` are the output weights as stored, `axes` their
+  logical axes and `dtype` the dtype in which they are gathered.
   """
   labels = jnp.roll(tokens, -1, axis=1)
   weights = next_token_weights(weights)

@@ -65,21 +65,10 @@ def attend(
 ) -> Float[Array, "R L H F"]:
   """Computes `attention.attend` for one of several kinds of layer.
 
-  Where rows or heads are sharded, each device runs the kernel on its own shard.
-
-  Args:
-    query: Queries of H heads; H is a multiple of K.
-    key: Keys of K heads with F features.
-    value: Values, one for each key.
-    segment_ids: Segment of each token, contiguous; attention stays within one.
-    kind: Index of the layer's window, a traced value.
-    windows: Maximum number of keys a query attends to, or None, for each kind.
-      They are static: blocks that a window hides are not computed.
-    scale: Factor of the dot products.
-    softcap: Bound of the logits, applied by tanh, or None.
-
-  Returns:
-    The weighted values, in the dtype of the values.
+  Instead of a window it takes the static `windows` of all kinds of layers, of
+  which `kind`, a traced value, is the index: blocks that a window hides are not
+  computed. Segments are contiguous. Where rows or heads are sharded, each
+  device runs the kernel on its own shard.
   """
   length, heads = query.shape[1:3]
   # A window as long as the row hides nothing.
