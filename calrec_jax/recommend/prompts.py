@@ -44,7 +44,6 @@ class PromptLimits:
   smallest_length: int = 128
 
   def __post_init__(self):
-    """Refuses limits below 1."""
     check(
       self,
       max_tokens=optional(at_least(1)),

@@ -115,7 +115,7 @@ class BM25History(Recommender):
   def _score(self, request: protocol.Request) -> FullScores:
     read = self._last_items or max(map(len, request.histories), default=1)
     queries = [
-      " ".join(self._texts[row] for row in history[-read:])
+      " ".join(self._texts[int(row)] for row in history[-read:])
       for history in request.histories
     ]
     return FullScores(self._index.scores(queries))

@@ -29,9 +29,7 @@ from calrec_jax.recommend.prefix import Prefix, first_logits
 from calrec_jax.runtime import placement
 
 _LONGEST_RUN = 8  # Forced tokens that one branch reads in one step, at most.
-_NARROWING = (
-  8  # Programs for as many branches as hypotheses, an eighth of it...
-)
+_NARROWING = 8  # Programs for G branches, an eighth of it, and so on.
 
 
 class Bounds(NamedTuple):
@@ -52,12 +50,12 @@ class Walked(NamedTuple):
   """Where the hypotheses have come to.
 
   Attributes:
-    columns: int32[B, G], the text; -1 where a beam found no more, and
-      in rows without a prompt.
+    texts: int32[B, G], id of the text; -1 where a beam found no more, and in
+      rows without a prompt.
     log_probs: float32[B, G], in nats, of the walk; -inf where there is none.
   """
 
-  columns: jax.Array
+  texts: jax.Array
   log_probs: jax.Array
 
 
@@ -66,14 +64,14 @@ class _Hypotheses(NamedTuple):
 
   Attributes:
     states: int32[B, G], where the next choice is made.
-    columns: int32[B, G], -1 until the text is decided.
+    texts: int32[B, G], -1 until the text is decided.
     log_probs: float32[B, G].
     choices: int32[B, G], choices made.
     branches: int32[B, G], the branch that has their tokens.
   """
 
   states: jax.Array
-  columns: jax.Array
+  texts: jax.Array
   log_probs: jax.Array
   choices: jax.Array
   branches: jax.Array
@@ -151,17 +149,17 @@ def walk(
   """Walks until every hypothesis is an item.
 
   Args:
-    decoder: the module of the model.
-    params: its parameters.
-    prefix: prompts that were read.
-    trie: of the catalogue.
-    uniform: for samples, what decides each choice, see `uniform_numbers`; a
-      sample depends on its own numbers and its prompt alone. None for beams:
+    decoder: Module of the model.
+    params: Parameters of the decoder.
+    prefix: Prompts that were read.
+    trie: Trie of the catalogue.
+    uniform: Numbers that decide each choice of samples, see `uniform_numbers`;
+      a sample depends on its own numbers and its prompt alone. None for beams:
       the most probable items, found by a search of this width.
-    bounds: of the trie, for as many hypotheses.
-    hypotheses: G.
-    temperature: divides the logits before drawing; not for beams.
-    mesh: devices the rows are spread over; the result is given to all.
+    bounds: Bounds of the trie, for as many hypotheses.
+    hypotheses: Number of hypotheses of a prompt, G.
+    temperature: Divisor of the logits before sampling; not for beams.
+    mesh: Devices the rows are spread over; the result is given to all.
   """
   apply = functools.partial(decoder.apply, {"params": params})
   choose = functools.partial(
@@ -187,7 +185,7 @@ def walk(
     return jnp.any(loop.hypotheses.states >= 0)
 
   loop = jax.lax.while_loop(unfinished, advance, loop)
-  walked = Walked(loop.hypotheses.columns, loop.hypotheses.log_probs)
+  walked = Walked(loop.hypotheses.texts, loop.hypotheses.log_probs)
   return placement.everywhere(walked, mesh)
 
 
@@ -221,7 +219,7 @@ def _begin(
   return _Loop(
     _Hypotheses(
       states=jnp.where(begun, 0, -1),
-      columns=zeros - 1,
+      texts=zeros - 1,
       log_probs=jnp.where(begun, 0.0, -jnp.inf),
       choices=zeros,
       branches=zeros,
@@ -358,7 +356,7 @@ def _choose(
   ready: Bool[Array, "B W"],
   logits: Float[Array, "B W V"],
 ) -> _Hypotheses:
-  """Goes on with every hypothesis whose branch has been read to its state."""
+  """Continues every hypothesis whose branch has been read to its state."""
   branches = jnp.minimum(hypotheses.branches, states.shape[1] - 1)
   choosing = (hypotheses.states >= 0) & jnp.take_along_axis(
     ready, branches, axis=1
@@ -370,7 +368,7 @@ def _choose(
     chosen = choices.best(*choice, max_edges=max_edges)
   else:
     now = jnp.minimum(hypotheses.choices, uniform.shape[2] - 1)
-    chosen = choices.draw(
+    chosen = choices.sample(
       *choice,
       jnp.take_along_axis(uniform, now[..., None], axis=2)[..., 0],
       temperature=temperature,
@@ -386,8 +384,8 @@ def _choose(
     states=jnp.where(
       alive, jnp.where(moved, jnp.maximum(target, -1), before.states), -1
     ),
-    columns=jnp.where(
-      alive, jnp.where(moved, -1 - jnp.minimum(target, 0), before.columns), -1
+    texts=jnp.where(
+      alive, jnp.where(moved, -1 - jnp.minimum(target, 0), before.texts), -1
     ),
     log_probs=chosen.log_probs,
     choices=before.choices + moved,

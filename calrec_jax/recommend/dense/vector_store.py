@@ -3,10 +3,10 @@
 The unique texts are cut into blocks (`storage.blocks`), and a block's unit
 vectors are one file. A folder belongs to one identity (`vector_identity`:
 checkpoint, parameters, catalogue, encoder); another one is refused. What is
-there is not computed again: a killed job resumes at the block it was in, and
-the next evaluation computes nothing at all.
+there is not computed again: a killed job resumes at its block, and the next
+evaluation computes nothing at all.
 
-Where one mesh spans several processes they compute every block together and
+Where one mesh spans several processes, they compute every block together and
 take turns writing.
 
 Tested by `tests/unit/recommend/dense/test_vector_store.py`.
@@ -15,7 +15,6 @@ Tested by `tests/unit/recommend/dense/test_vector_store.py`.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -39,10 +38,9 @@ class VectorPlace:
   """Where the vectors of a checkpoint are saved, and who works on them.
 
   Attributes:
-    folder: Gets a folder for each catalogue and identity.
+    folder: Folder that gets one for each catalogue and identity.
     domain: Name of the catalogue.
-    checkpoint: JSON-ready; names the checkpoint, human-readable and as part of
-      the identity.
+    checkpoint: JSON-ready name of the checkpoint, part of the identity.
     shard: This process among those that share the folder.
   """
 
@@ -89,8 +87,8 @@ class CatalogueVectors:
         "checkpoint's vectors beside it), or remove this one."
       ) from error
 
-  @functools.cached_property
-  def shape(self) -> tuple[int, int]:
+  @property
+  def shape(self) -> tuple[int, ...]:
     """Texts and width, M and D."""
     return self.count, self._mapped(0).shape[1]
 
@@ -144,7 +142,7 @@ class CatalogueVectors:
   def _together(
     self, shard: Shard, show: Callable[[int], object]
   ) -> Iterator[int]:
-    """The blocks that process 0 sees missing, once everybody has written."""
+    """The blocks that process 0 misses, once all processes have written."""
     del shard
     while True:
       multihost_utils.sync_global_devices("catalogue vectors are written")
@@ -189,8 +187,8 @@ def folder_of(
   """The folder of a catalogue's vectors.
 
   Args:
-    place: Where they are saved by default, one folder for each identity.
-    chosen: `DenseSearch.vectors_folder`, whose folder `DOMAIN` they are in
+    place: Place where they are saved by default, one folder for each identity.
+    chosen: `DenseSearch.vectors_folder`: its subfolder `DOMAIN` holds them
       whatever the identity, so that another one is refused.
     described: Identity of the vectors.
   """

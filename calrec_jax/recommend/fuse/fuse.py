@@ -37,18 +37,17 @@ class Fusion:
   """How lists are fused.
 
   Attributes:
-    members: names of the recommenders whose lists the recommender "fused"
-      joins. By default what the model says, who buys what after what, what is
-      bought again, and whose words are like the last item's; "sasrec" with
-      them is better still.
-    by: what is joined, "scores" or "ranks". Scores want members whose scores
-      say how much better an item is, as those of "dense" and "sasrec" do.
-    weights: one for each member, in their order; empty for equal ones. None
-      has them chosen by what validation users bought, see `fusion_weights`; a
-      text is the folder of a stage for which they were, as of the model that
-      was fitted before the last events were known.
-    users: validation users by which they are chosen, at most.
-    k: damps the first ranks; 60 in the paper.
+    members: Names of the recommenders whose lists "fused" joins. The default
+      combines the model, sequential rules, repeated purchases and the words of
+      the last item; adding "sasrec" is better still.
+    by: Quantity that is joined, "scores" or "ranks". Scores need members whose
+      scores say how much better an item is, as those of "dense" and "sasrec".
+    weights: Weight of each member, in their order; empty for equal ones. None
+      chooses them by what validation users bought, see `fusion_weights`; a
+      text is the folder of a stage whose chosen weights are used, such as that
+      of the model that was fitted before the last events were known.
+    users: Most validation users that choose the weights.
+    k: Damping of the first ranks; 60 in the paper.
     places: Least length of each member's list; an item beyond it gets nothing
       from that member.
     rule: CANDIDATES, the candidate rule under which weights are chosen.
@@ -69,7 +68,6 @@ class Fusion:
   rule: str = candidates.DEFAULT
 
   def __post_init__(self):
-    """Refuses a fusion of less than two lists."""
     check(
       self,
       by=one_of("ranks", "scores"),
@@ -95,7 +93,7 @@ class Chosen(NamedTuple):
   """Weights that were chosen and not given.
 
   Attributes:
-    weights: one for each member; 0 leaves it out.
+    weights: Weight of each member; 0 leaves it out.
     how: Origin of the weights, human-readable, as in "chosen by 2,048
       validation users".
   """
@@ -166,9 +164,9 @@ class Fused(Recommender):
     return protocol.identities(self._members)
 
   def _rank(self, request: protocol.Request) -> dict[str, Ranking]:
-    places = max(request.depth, self.settings.places)
+    depth = max(request.depth, self.settings.places)
     rankings = [
-      member.recommend(request.histories, depth=places, rules=request.rules)
+      member.recommend(request.histories, depth=depth, rules=request.rules)
       for member in self._members
     ]
     return {
@@ -186,8 +184,8 @@ class Fused(Recommender):
         listed, parts = contributions(ranking, user, self.settings)
         rows.append(listed)
         values.append(weight * parts)
-      distinct, place = np.unique(np.concatenate(rows), return_inverse=True)
-      summed = np.bincount(place, np.concatenate(values), len(distinct))
+      distinct, index = np.unique(np.concatenate(rows), return_inverse=True)
+      summed = np.bincount(index, np.concatenate(values), len(distinct))
       items.append(distinct)
       scores.append(summed.astype(np.float32))
     return protocol.Listed(items, scores)

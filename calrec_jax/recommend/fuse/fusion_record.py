@@ -1,8 +1,8 @@
-"""Weights that were chosen for a fusion, saved beside the checkpoint.
+"""Weights that were chosen for a fusion, saved next to the checkpoint.
 
 Validation users choose once: what is evaluated is what `calrec infer` uses
-afterwards. A record is used again only where everything that
-decides the members' answers is equal. Tested by
+afterwards. A record is used again only where everything that decides the
+members' answers is equal. Tested by
 `tests/unit/recommend/fuse/test_fusion_record.py`.
 """
 
