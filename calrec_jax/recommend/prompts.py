@@ -2,8 +2,7 @@
 
 Every new shape compiles a program, so prompts are padded to a length that
 doubles from a smallest one, and filled up to a fixed number of rows. The
-length depends on the prompt alone, never on the others in its batch: results
-do not change with the company a user comes in.
+length depends on the prompt alone, so results do not depend on the batch.
 """
 
 import contextlib

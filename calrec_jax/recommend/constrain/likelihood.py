@@ -40,8 +40,8 @@ def log_likelihood(
     mesh: Devices the rows are spread over; the result is given to all.
   """
   apply = functools.partial(decoder.apply, {"params": params})
-  place = Branched(jnp.zeros_like(lengths), prefix.lengths)
-  hidden, _ = apply(tokens, place, prefix.cache, method="branch")
+  branched = Branched(jnp.zeros_like(lengths), prefix.lengths)
+  hidden, _ = apply(tokens, branched, prefix.cache, method="branch")
   # Each state predicts the token after it: the last one none.
   labels = jnp.roll(tokens, -1, axis=2)
   at = jnp.arange(tokens.shape[2], dtype=jnp.int32)[None, None]

@@ -28,10 +28,10 @@ class TrieArrays:
   """The trie as a device holds it: S states, E edges.
 
   Attributes:
-    depths: int32[S], tokens on the way to each state; state 0 is the root.
-    paths: int32[S], where in `path_tokens` the way to each state begins.
-    path_tokens: int32, ways one after another.
-    starts: int32[S + 1], the edges of state s are `starts[s]:starts[s + 1]`.
+    depths: int32[S], tokens on the path to each state; state 0 is the root.
+    paths: int32[S], offset of the path to each state in `path_tokens`.
+    path_tokens: int32, tokens of all paths, one after another.
+    starts: int32[S + 1], state s has the edges `starts[s]:starts[s + 1]`.
     edge_tokens: int32[E], the token that distinguishes an edge from its
       siblings; ascending within a state.
     edge_targets: int32[E], the state an edge leads to, or -1 - text where
@@ -69,7 +69,7 @@ class Trie:
     return sum(array.nbytes for array in jax.tree.leaves(self.arrays))
 
   def max_read_tokens(self, paths: int) -> int:
-    """Most distinct tokens on so many ways through the trie."""
+    """Most distinct tokens on so many paths through the trie."""
     return int(np.sort(self.depths)[-paths:].sum())
 
   def on_device(

@@ -204,7 +204,18 @@ class Dense(Recommender):
       if place is None:
         starts = range(0, len(texts), size)
         return np.concatenate([encode(slice(at, at + size)) for at in starts])
-      saved = self._saved_vectors(place)
+      identity = vector_identity.describe(
+        checkpoint=place.checkpoint,
+        model=model,
+        encoder={
+          "block": size,
+          "item_rows": self.settings.item_rows,
+          "smallest_length": _SMALLEST_ITEM_LENGTH,
+        },
+      )
+      chosen = self.settings.vectors_folder
+      folder = vector_store.folder_of(place, chosen, identity)
+      saved = CatalogueVectors(folder, identity, len(texts), size)
       saved.complete(
         encode,
         shard=place.shard,
@@ -212,25 +223,6 @@ class Dense(Recommender):
         bar=bar,
       )
       return saved
-
-  def _saved_vectors(self, place: VectorPlace) -> CatalogueVectors:
-    """The files of the items' vectors, complete or not."""
-    settings = self.settings
-    identity = vector_identity.describe(
-      checkpoint=place.checkpoint,
-      model=self._model,
-      encoder={
-        "block": settings.block,
-        "item_rows": settings.item_rows,
-        "smallest_length": _SMALLEST_ITEM_LENGTH,
-      },
-    )
-    return CatalogueVectors(
-      vector_store.folder_of(place, settings.vectors_folder, identity),
-      identity,
-      len(self._model.texts),
-      settings.block,
-    )
 
   def _embed(self, tower: str, batch: TokenRows) -> jax.Array:
     """Gives one batch to the device: vectors [rows, D] of a tower."""

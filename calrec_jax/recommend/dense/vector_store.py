@@ -60,15 +60,15 @@ class CatalogueVectors:
   def __init__(
     self,
     folder: pathlib.Path,
-    identity: Mapping[str, Any],
+    made_from: Mapping[str, Any],
     count: int,
     block: int,
   ):
-    """Takes the folder for this identity.
+    """Takes the folder for an identity.
 
     Args:
       folder: Folder of the files.
-      identity: What the vectors are made from, see `vector_identity`.
+      made_from: Identity of the vectors, see `vector_identity`.
       count: Number of texts, M.
       block: Number of texts of a file.
 
@@ -77,14 +77,18 @@ class CatalogueVectors:
         be made.
     """
     self.count, self._block = count, block
-    self._store = BlockStore(folder, identity, blocks.cut(count, block), ".npy")
+    cut = blocks.cut(count, block)
+    self._store = BlockStore(folder, made_from, cut, ".npy")
     try:
       self._store.claim()
     except BlocksError as error:
+      parts = made_from.get("checkpoint") or {}
+      names = [str(parts[k]) for k in ("stage", "checkpoint") if k in parts]
       raise VectorsError(
-        f"Item vectors of {_name(identity)}: {error}\nBind "
+        f"Item vectors of {'/'.join(names) or 'a checkpoint'} (identity "
+        f"{identity.short_digest(made_from)}): {error}\nBind "
         "DenseSearch.vectors_folder to another folder (None saves each "
-        "checkpoint's vectors beside it), or remove this one."
+        "checkpoint's vectors next to it), or remove this one."
       ) from error
 
   @property
@@ -195,11 +199,3 @@ def folder_of(
   if chosen is not None:
     return pathlib.Path(chosen).expanduser().absolute() / place.domain
   return place.folder / f"{place.domain}-{identity.short_digest(described)}"
-
-
-def _name(described: Mapping[str, Any]) -> str:
-  """An identity in a few words: the checkpoint, and a digest of the whole."""
-  parts = described.get("checkpoint") or {}
-  named = "/".join(str(parts[k]) for k in ("stage", "checkpoint") if k in parts)
-  digest = identity.short_digest(described)
-  return f"{named or 'a checkpoint'} (identity {digest})"

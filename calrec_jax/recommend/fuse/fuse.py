@@ -194,11 +194,7 @@ class Fused(Recommender):
 def contributions(
   ranking: Ranking, user: int, settings: Fusion
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The items of one list, and what each gets from it before weighing.
-
-  Returns:
-    int32 rows and float64 contributions.
-  """
+  """The rows of one list, and the unweighted contribution to each, float64."""
   if settings.by == "scores":
     return scaled_scores(ranking, user)
   listed, ranks = mean_ranks(ranking, user)
@@ -206,12 +202,9 @@ def contributions(
 
 
 def mean_ranks(ranking: Ranking, user: int) -> tuple[np.ndarray, np.ndarray]:
-  """The items of one list and their ranks from 1, tied ones sharing the mean.
+  """The rows of one list and their ranks from 1, tied ones sharing the mean.
 
   Items of a tie that continues beyond the list are left out.
-
-  Returns:
-    int32 rows and float64 ranks.
   """
   items, scores, _ = _whole_ties(ranking, user)
   _, group, sizes = np.unique(-scores, return_inverse=True, return_counts=True)
@@ -220,13 +213,10 @@ def mean_ranks(ranking: Ranking, user: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def scaled_scores(ranking: Ranking, user: int) -> tuple[np.ndarray, np.ndarray]:
-  """The items of one list and their scores, 1 at its head and 0 at its end.
+  """The rows of one list and their scores, 1 at its head and 0 at its end.
 
   Items of a tie that continues beyond the list are left out; where all are tied
   they share the head.
-
-  Returns:
-    int32 rows and float64 scores.
   """
   items, scores, end = _whole_ties(ranking, user)
   if not len(items):

@@ -29,12 +29,7 @@ from calrec_jax.recommend.generate.texts import (
   distinct_texts,
 )
 from calrec_jax.recommend.prompts import TokenRows
-from calrec_jax.recommend.protocol import (
-  Listed,
-  Recommender,
-  Request,
-  Scores,
-)
+from calrec_jax.recommend.protocol import Listed, Recommender, Request, Scores
 
 
 class GenerateAndGround(Recommender):
