@@ -40,8 +40,8 @@ class Writer:
   ) -> dict[str, float]:
     """Generates in one of the forms; see `decoding`."""
     if form in ("samples", "beams"):
-      columns = self._walked(samples, temperature, beams=form == "beams")
-      return _statistics([set(row[row >= 0].tolist()) for row in columns], 1.0)
+      texts = self._walked(samples, temperature, beams=form == "beams")
+      return _statistics([set(row[row >= 0].tolist()) for row in texts], 1.0)
     found = np.zeros((len(self._prompts), samples, tokens), np.int32)
     for batch in self._batches:
       write = self._shared if form == "shared" else self._unshared
@@ -121,8 +121,8 @@ class Writer:
         hypotheses=samples,
         temperature=temperature,
       )
-      columns = np.asarray(walked.columns)
-      found[batch.indices] = columns[: len(batch.indices)]
+      texts = np.asarray(walked.texts)
+      found[batch.indices] = texts[: len(batch.indices)]
     return found
 
 

@@ -125,9 +125,9 @@ def _prepare(
     writer.user(history.items)
     for history in cache.histories("test", arguments.users, arguments.seed)
   ]
-  columns = UniqueTexts(cache.catalogue.twins)
+  unique = UniqueTexts(cache.catalogue.twins)
   texts = trie.Texts(cache.catalogue.values, cache.catalogue.offsets).take(
-    columns.first_rows
+    unique.first_rows
   )
   np.savez(
     folder / "prompts-0.npz",

@@ -37,7 +37,8 @@ import numpy as np
 import tqdm
 
 from benchmarks.train_step import machine
-from calrec_jax.recommend.dense.topk import NO_COLUMN, VectorIndex
+from calrec_jax.recommend.candidates import EMPTY
+from calrec_jax.recommend.dense.topk import VectorIndex
 from calrec_jax.recommend.dense.vector_store import CatalogueVectors
 from calrec_jax.storage.blocks import Shard
 
@@ -73,7 +74,7 @@ def measure(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
   with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
     vectors = stored_vectors(pathlib.Path(folder), size, arguments.width)
     queries = near(vectors, arguments.users)
-    exclusions = np.full((arguments.users, 8), NO_COLUMN, np.int32)
+    exclusions = np.full((arguments.users, 8), EMPTY, np.int32)
     sizes = np.ones(size, np.int32)
     start = time.perf_counter()
     index = VectorIndex(vectors, sizes, chunk=arguments.chunk)
@@ -91,7 +92,7 @@ def measure(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
       for name, search in searches.items()
     }
     exact, found = (
-      np.asarray(searches[name]().columns) for name in ("exact", "approximate")
+      np.asarray(searches[name]().indices) for name in ("exact", "approximate")
     )
     figures["approximate"]["recall"] = recall(exact, found)
   return {

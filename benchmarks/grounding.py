@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       **{name: importlib.metadata.version(name) for name in _PACKAGES},
     },
     "items": len(texts),
-    "item_texts": index.num_columns,
+    "item_texts": index.num_texts,
     "users": arguments.users,
     "samples": arguments.samples,
     "exact": arguments.exact,

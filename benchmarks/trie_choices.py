@@ -6,7 +6,8 @@ For catalogues of synthetic texts (`texts_like_titles`): time to build the trie,
 its memory, the depth at which texts are determined, and the time of one choice
 for all hypotheses of a batch, by sampling and by beam search, at the root, the
 widest state, and at states as a walk meets them; compared with unconstrained
-sampling from the whole vocabulary (`sampling.draw`). The model is not included.
+sampling from the whole vocabulary (`sampling.sample_token`). The model is not
+included.
 """
 
 from __future__ import annotations
@@ -134,10 +135,10 @@ def _measure(count: int, arguments: argparse.Namespace) -> dict[str, Any]:
   branches = jnp.broadcast_to(jnp.arange(shape[1])[None], shape)
   log_probs = jnp.zeros(shape)
   draw = jax.jit(
-    functools.partial(choices.draw, temperature=0.5, max_edges=max_edges)
+    functools.partial(choices.sample, temperature=0.5, max_edges=max_edges)
   )
   best = jax.jit(functools.partial(choices.best, max_edges=max_edges))
-  free = jax.jit(sampling.draw, static_argnums=3)
+  free = jax.jit(sampling.sample_token, static_argnums=3)
 
   def timed(
     states: np.ndarray, choose: Callable[..., Any], *more: Any
@@ -181,11 +182,11 @@ def _states_of_walks(
   owners = np.repeat(np.arange(len(arrays.depths)), np.diff(arrays.starts))
   inner = arrays.edge_targets >= 0
   parents[arrays.edge_targets[inner]] = owners[inner]
-  above = np.empty(built.num_columns, np.int64)
+  above = np.empty(built.num_texts, np.int64)
   above[-1 - arrays.edge_targets[~inner]] = owners[~inner]
   numbers = np.random.default_rng(arguments.seed)
   met, made = [], 0
-  texts = numbers.integers(0, built.num_columns, 4096)
+  texts = numbers.integers(0, built.num_texts, 4096)
   for text in texts:
     state = above[text]
     while state >= 0:

@@ -1,10 +1,9 @@
-"""How good is a ranking, how sure is that, and what does it look like.
+"""Evaluating rankings: metrics with intervals, comparisons and a report.
 
 `evaluator` runs recommenders over a split, `sharded` does it with many
 processes, `slices` groups users, `results` writes `metrics.json` and
-`per_user.parquet`, `compare` sets two runs side by side, `table` prints,
-`report` draws. What a metric counts is in `calrec_jax.metrics`;
-`docs/evaluation.md` spells out the rules.
+`per_user.parquet`, `compare` compares runs, `table` prints, `report` draws.
+`calrec_jax.metrics` defines the metrics, `docs/evaluation.md` the rules.
 """
 
 from calrec_jax.evaluate.compare import (

@@ -69,7 +69,7 @@ def _case(
   rule: str,
 ) -> dict[str, Any]:
   target = int(history.target)
-  twins = np.flatnonzero(catalogue.twins == catalogue.twins[target])
+  same_text = catalogue.twins == catalogue.twins[target]
   return {
     "user_id": history.user_id,
     "history_length": len(history.items),
@@ -80,7 +80,7 @@ def _case(
     "target": {
       **_item(target, target, catalogue),
       "train_events": int(catalogue.train_counts[target]),
-      "text_twins": len(twins) - 1,
+      "text_twins": int(np.count_nonzero(same_text)) - 1,
     },
     "recommenders": [
       _answer(run, user, target, catalogue, rule) for run in runs

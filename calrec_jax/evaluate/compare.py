@@ -224,14 +224,11 @@ class _Joined:
 
   def values(self, runs: Sequence[_Run], recommender: str) -> np.ndarray:
     """A recommender's metrics in some of the runs, float64[R, U, M]."""
-    return np.stack(
-      [
-        run.results.user_values(recommender, self.metrics)[
-          self._orders[run.folder]
-        ]
-        for run in runs
-      ]
-    )
+    parts = []
+    for run in runs:
+      values = run.results.user_values(recommender, self.metrics)
+      parts.append(values[self._orders[run.folder]])
+    return np.stack(parts)
 
 
 def _run_means(values: np.ndarray) -> list[list[float]]:

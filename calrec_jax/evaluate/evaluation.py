@@ -16,8 +16,8 @@ class Evaluation:
   Attributes:
     recommenders: Names out of `calrec_jax.recommend.registry`, in the order
       of the table.
-    checkpoint: CHECKPOINT_PATH: a `checkpoint_<step>` folder or a stage's;
-      None takes what the evaluated stage handed over.
+    checkpoint: CHECKPOINT_PATH, a `checkpoint_<step>` folder or a stage's;
+      None takes the one that the evaluated stage exported.
     output_dir: EVAL_OUTPUT_DIR; None is `eval` in the stage's folder.
     split: Split of the targets, "test" or "validation".
     users: Most users of a domain, sampled once; None takes all.

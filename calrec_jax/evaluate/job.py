@@ -110,10 +110,9 @@ def _evaluate_domain(
   output: pathlib.Path,
   shard: Shard,
 ) -> Results | None:
-  """Does this process's shard; the results where it is the one to write."""
+  """Does this process's shard; returns results where it writes them."""
   limits = prompt_limits(stage.feed)
-  # Count-based baselines know as much as the models were trained on.
-  counted = stage.feed.documents
+  counted = stage.feed.documents  # What the models were trained on.
   factory = registry.RecommenderFactory(
     cache, model, limits, mesh, counted=counted, shard=shard
   )
@@ -123,20 +122,17 @@ def _evaluate_domain(
     "seed": evaluation.seed,
     "counted": counted,
   }
+  made_by = {}
+  for name in evaluation.recommenders:
+    used = model if registry.needs_model([name]) else None
+    origin = provenance.of_answers(cache, used, limits, mesh)
+    made_by[name] = {**sample, **origin}
   job = ShardedEvaluation(
     output,
     factory.make(evaluation.recommenders),
     cache.histories(evaluation.split, evaluation.users, evaluation.seed),
     cache.catalogue,
-    {
-      name: {
-        **sample,
-        **provenance.of_answers(
-          cache, model if registry.needs_model([name]) else None, limits, mesh
-        ),
-      }
-      for name in evaluation.recommenders
-    },
+    made_by,
   )
   for line in job.state():
     print(line)
@@ -148,11 +144,11 @@ def _evaluate_domain(
       "answer."
     )
     return None
-  origin: dict[str, Any] = {}
+  trained: dict[str, Any] = {}
   if model is not None:
-    origin = {"checkpoint": str(model.checkpoint.name), **model.lineage}
+    trained = {"checkpoint": model.checkpoint.name, **model.lineage}
   results = job.results(
-    data=cache.card, checkpoint=origin, split=evaluation.split
+    data=cache.card, checkpoint=trained, split=evaluation.split
   )
   job.tidy()
   return results

@@ -1,9 +1,8 @@
 """Results of an evaluation, and the files they are saved in.
 
 `metrics.json` holds the numbers, `per_user.parquet` every user's rank under
-every recommender and rule, `cases.json` a few users in full. Files are written
-beside their place and moved there: a reader never sees half a file. The
-schemas are documented in `docs/evaluation.md`.
+every recommender and rule, `cases.json` a few users in full. Each file appears
+whole or not at all. The schemas are documented in `docs/evaluation.md`.
 """
 
 import dataclasses
@@ -33,15 +32,15 @@ class Results:
   """Everything an evaluation found.
 
   Attributes:
-    protocol: the rules under which the numbers hold.
-    data: the dataset's card.
-    checkpoint: the model's lineage.
-    recommenders: numbers by recommender.
-    users: columns that describe the users.
+    protocol: Rules under which the numbers hold.
+    data: Card of the dataset.
+    checkpoint: Lineage of the model.
+    recommenders: Numbers by recommender.
+    users: Columns that describe the users.
     excluded: bool[U] for each rule, users whose target is no candidate.
     ranks: float64[U] by recommender and rule, infinity for a miss.
-    text_ranks: the same where any item with the target's text counts.
-    cases: a few users in full.
+    text_ranks: The same where any item with the target's text counts.
+    cases: A few users in full.
   """
 
   protocol: dict[str, Any]
@@ -78,8 +77,8 @@ def write_results(
   """Writes `metrics.json`, `per_user.parquet` and `cases.json`, atomically.
 
   Args:
-    folder: where to; created if missing. Older files of these names go.
-    results: what to write.
+    folder: Folder of the files, created if missing; older ones are replaced.
+    results: Results to write.
 
   Returns:
     The path of each file, by its name.
@@ -102,7 +101,7 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
   """Reads back what `write_results` wrote.
 
   Raises:
-    InputError: if the files are of another schema.
+    InputError: if the files have another schema.
   """
   folder = pathlib.Path(folder)
   numbers = json.loads((folder / METRICS_FILE).read_text("utf-8"))
@@ -111,10 +110,9 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
       f"{folder / METRICS_FILE} has schema {numbers.get('schema')}; this "
       f"version reads {SCHEMA}. Evaluate again with `calrec eval`."
     )
-  cases_file = folder / CASES_FILE  # Of single users; not saved everywhere.
-  cases = (
-    json.loads(cases_file.read_text("utf-8")) if cases_file.exists() else []
-  )
+  cases, cases_file = [], folder / CASES_FILE
+  if cases_file.exists():  # It shows single users; not saved everywhere.
+    cases = json.loads(cases_file.read_text("utf-8"))
   table = pq.read_table(folder / PER_USER_FILE)
   del numbers["schema"]
   return Results(**numbers, **_columns(table), cases=cases)
@@ -122,22 +120,20 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
 
 def per_user_table(results: Results) -> pa.Table:
   """One row per recommender, candidate rule and user."""
+  users = {key: pa.array(column) for key, column in results.users.items()}
   parts = []
   for name, by_rule in results.ranks.items():
     for rule, ranks in by_rule.items():
       text = results.text_ranks[name][rule]
-      parts.append(
-        pa.table(
-          {
-            "recommender": _repeated(name, len(ranks)),
-            "candidates": _repeated(rule, len(ranks)),
-            **{key: pa.array(column) for key, column in results.users.items()},
-            "target_excluded": pa.array(results.excluded[rule]),
-            "rank": pa.array(ranks, pa.float32(), mask=np.isinf(ranks)),
-            "text_rank": pa.array(text, pa.float32(), mask=np.isinf(text)),
-          }
-        )
-      )
+      columns = {
+        "recommender": _repeated(name, len(ranks)),
+        "candidates": _repeated(rule, len(ranks)),
+        **users,
+        "target_excluded": pa.array(results.excluded[rule]),
+        "rank": pa.array(ranks, pa.float32(), mask=np.isinf(ranks)),
+        "text_rank": pa.array(text, pa.float32(), mask=np.isinf(text)),
+      }
+      parts.append(pa.table(columns))
   table = pa.concat_tables(parts).unify_dictionaries()
   return table.replace_schema_metadata({"schema": str(SCHEMA)})
 
@@ -155,7 +151,7 @@ def write_json(path: pathlib.Path, content: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-  """What JSON can hold in place of a NumPy value or a path."""
+  """What JSON holds instead of a NumPy value or a path."""
   if isinstance(value, np.generic | np.ndarray):
     return value.tolist()
   if isinstance(value, os.PathLike):

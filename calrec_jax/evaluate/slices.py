@@ -23,8 +23,8 @@ class Slicing:
   """One way to put every user into a bucket.
 
   Attributes:
-    labels: names of the buckets.
-    codes: int[U], the bucket of each user.
+    labels: Names of the buckets.
+    codes: int[U], bucket of each user.
   """
 
   labels: tuple[str, ...]
@@ -40,32 +40,28 @@ def slice_users(
   """Puts every user into one bucket of each slicing.
 
   Args:
-    histories: the users of a split.
-    catalogue: the items, with their training counts.
-    history_lengths: the shortest history of each bucket, ascending; an empty
-      or shorter history falls into a bucket below the first.
+    histories: Users of a split.
+    catalogue: Items, with their training counts.
+    history_lengths: Shortest history of each bucket, ascending; an empty or
+      shorter history falls into a bucket below the first.
 
   Returns:
     `history_length`; `target_popularity` (head, mid and tail of the training
     events, see `popularity_classes`); `target_training` (cold targets have no
-    training event); `target_repeat` (is the target in the history).
+    training event); `target_repeat` (whether the target is in the history).
 
   Raises:
     InputError: if the lengths do not ascend from at least 1.
   """
   targets = np.array([history.target for history in histories], np.int64)
-  repeats = [bool(np.any(h.items == h.target)) for h in histories]
+  classes = popularity_classes(catalogue.train_counts)[targets]
+  warm = catalogue.train_counts[targets] > 0
+  novel = np.array([h.target not in h.items for h in histories], bool)
   return {
     "history_length": _by_length(histories, tuple(history_lengths)),
-    "target_popularity": Slicing(
-      POPULARITY, popularity_classes(catalogue.train_counts)[targets]
-    ),
-    "target_training": Slicing(
-      ("cold", "warm"), (catalogue.train_counts[targets] > 0).astype(np.int64)
-    ),
-    "target_repeat": Slicing(
-      ("repeat", "novel"), (~np.array(repeats, bool)).astype(np.int64)
-    ),
+    "target_popularity": Slicing(POPULARITY, classes),
+    "target_training": Slicing(("cold", "warm"), warm.astype(np.int64)),
+    "target_repeat": Slicing(("repeat", "novel"), novel.astype(np.int64)),
   }
 
 

@@ -1,4 +1,4 @@
-"""From ranks to the numbers of `metrics.json`: the one place they are made."""
+"""From ranks to the numbers of `metrics.json`, all of which are made here."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -63,21 +63,17 @@ def recommenders(
 ) -> dict[str, dict[str, Any]]:
   """The numbers of every recommender, by name."""
   reference = reference_of(settings, [run.name for run in runs])
-  values = {
-    run.name: ranking_metrics.user_values(
-      tuple(settings.metrics),
-      run.ranks[settings.rule],
-      run.text_ranks[settings.rule],
-    )
-    for run in runs
-  }
+  values = {run.name: _values(run, settings.rule, settings) for run in runs}
+
+  def difference(name: str) -> dict[str, Any]:
+    paired = settings.bootstrap.differences(values[name], values[reference])
+    return {"to": reference, "metrics": named(settings.metrics, paired)}
+
   return {
     run.name: {
       "description": run.description,
       "metrics": _metrics(run, settings.rule, settings, num_items),
-      "difference": _difference(
-        values[run.name], values[reference], reference, settings
-      ),
+      "difference": difference(run.name),
       "candidates": {
         rule: {"metrics": _metrics(run, rule, settings, num_items)}
         for rule in settings.rules
@@ -115,16 +111,20 @@ def bootstrap_of(results: Results) -> Bootstrap:
   return Bootstrap(**{key: stored[key] for key in keys})
 
 
+def _values(run: Run, rule: str, settings: Any) -> np.ndarray:
+  """Every metric of every user, float64[U, M]."""
+  return ranking_metrics.user_values(
+    tuple(settings.metrics), run.ranks[rule], run.text_ranks[rule]
+  )
+
+
 def _metrics(
   run: Run, rule: str, settings: Any, num_items: int
 ) -> dict[str, Any]:
-  names = tuple(settings.metrics)
-  values = ranking_metrics.user_values(
-    names, run.ranks[rule], run.text_ranks[rule]
-  )
+  means = settings.bootstrap.means(_values(run, rule, settings))
   covered = ranking_metrics.coverage(run.seen(rule, num_items))
   return {
-    **named(names, settings.bootstrap.means(values)),
+    **named(settings.metrics, means),
     # Not a mean over users: a resample of them has no interval to offer.
     f"coverage@{COVERAGE_CUTOFF}": dict(value=covered, low=None, high=None),
   }
@@ -144,14 +144,6 @@ def _curve(run: Run, settings: Any) -> dict[str, Any]:
     means = settings.bootstrap.means(values)
     points.append({"value": value, "metrics": named(names, means)})
   return {"curve": {"setting": varied.setting, "points": points}}
-
-
-def _difference(
-  values: np.ndarray, reference: np.ndarray, name: str, settings: Any
-) -> dict[str, Any]:
-  """Every metric's mean difference to the reference, on the same users."""
-  intervals = settings.bootstrap.differences(values, reference)
-  return {"to": name, "metrics": named(settings.metrics, intervals)}
 
 
 def _slices(

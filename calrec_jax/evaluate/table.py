@@ -91,9 +91,8 @@ def rate(users_per_second: float) -> str:
 
 def _title(results: Results) -> str:
   protocol = results.protocol
-  name = results.data.get("name") or results.data.get("domain") or ""
   parts = [
-    str(name),
+    str(results.data.get("name") or results.data.get("domain") or ""),
     f"{protocol['users']:,} users",
     f"{protocol['items']:,} items",
     f"candidates: {RULE_TEXTS[protocol['candidates']]}",

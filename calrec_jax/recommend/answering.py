@@ -1,7 +1,7 @@
 """The inference job: recommendations for requests, in memory or as a file.
 
 A file is written block by block, so that a killed job resumes and several
-processes can share the work; see `storage.blocks`.
+processes can divide the work; see `storage.blocks`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Inference:
     rule: Candidate rule, see `candidates.RULES`.
     users: Ids of users of the log; None for all, unless histories are given.
     histories: File of JSON lines with new histories, or None.
-    skip_unknown: Whether items outside the catalogue are left out.
+    skip_unknown: Whether items outside the catalogue are skipped.
     domain: Name of the domain; None where the stage has only one.
     checkpoint: Folder of a checkpoint or stage; None for the stage itself.
     output: A .jsonl or .parquet file; None returns the answers.
@@ -130,24 +130,20 @@ def _answers(
     ranking = recommender.recommend(
       [request.items for request in part], depth=job.top_k, rules=(job.rule,)
     )[job.rule]
-    answers += [
-      {
-        "user_id": request.user_id,
-        "recommender": recommender.name,
-        "items": [
-          {
-            "item_id": catalogue.item_ids[row],
-            "score": float(score),
-            "text": catalogue.texts[row],
-          }
-          for row, score in zip(items, scores, strict=True)
-          if row >= 0
-        ],
-      }
-      for request, items, scores in zip(
-        part, ranking.items, ranking.scores, strict=True
-      )
-    ]
+    for request, rows, scores in zip(
+      part, ranking.items, ranking.scores, strict=True
+    ):
+      items = [
+        {
+          "item_id": catalogue.item_ids[row],
+          "score": float(score),
+          "text": catalogue.texts[row],
+        }
+        for row, score in zip(rows, scores, strict=True)
+        if row >= 0
+      ]
+      named = {"user_id": request.user_id, "recommender": recommender.name}
+      answers.append({**named, "items": items})
     bar.update(len(part))
   return answers
 

@@ -1,4 +1,4 @@
-"""A language model beside the catalogue that it ranks."""
+"""A language model with the catalogue that it ranks."""
 
 from __future__ import annotations
 
@@ -57,10 +57,8 @@ class DomainModel:
   @functools.cached_property
   def text_tokens(self) -> trie.Texts:
     """The tokens of each unique text, end marker included."""
-    catalogue = self.catalogue
-    return trie.Texts(catalogue.values, catalogue.offsets).take(
-      self.texts.first_rows
-    )
+    items = trie.Texts(self.catalogue.values, self.catalogue.offsets)
+    return items.take(self.texts.first_rows)
 
   def place(self, arrays: Any) -> Any:
     """NumPy arrays on the devices, their rows spread over the mesh."""

@@ -1,4 +1,4 @@
-"""A bounded memory of what was computed last."""
+"""A bounded memory of the values that were used last."""
 
 import collections
 from collections.abc import Callable, Hashable, Sequence
@@ -27,11 +27,11 @@ class RecentlyUsed(Generic[Key, Value]):
   def look_up(
     self, keys: Sequence[Key], compute: Callable[[list[Key]], Sequence[Value]]
   ) -> list[Value]:
-    """The values of keys, where what is not known is computed once.
+    """The values of keys, which may repeat; `compute` gives the unknown ones.
 
     Args:
-      keys: may repeat.
-      compute: the values of distinct keys that are not known, in their order.
+      keys: Keys in any order.
+      compute: Function from distinct unknown keys to their values.
     """
     missing = [key for key in dict.fromkeys(keys) if key not in self._values]
     new = dict(zip(missing, compute(missing), strict=True)) if missing else {}

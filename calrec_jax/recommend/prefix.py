@@ -1,4 +1,4 @@
-"""Prompts that were read once, to be continued many times."""
+"""Prompts that are read once and continued many times."""
 
 import functools
 from typing import Any, NamedTuple
@@ -11,13 +11,12 @@ from calrec_jax.models.block import KeyValue
 
 
 class Prefix(NamedTuple):
-  """What is saved of B prompts.
+  """The decoder's state after B prompts.
 
   Attributes:
-    hidden: [B, D], the state after each prompt, from which its next token
-      follows.
-    cache: keys and values [layers, B, P, K, F].
-    lengths: int32[B], tokens of each prompt; 0 for a row that holds none.
+    hidden: [B, D], hidden state after each prompt, which predicts a token.
+    cache: Keys and values [layers, B, P, K, F].
+    lengths: int32[B], tokens of each prompt; 0 for an empty row.
   """
 
   hidden: jax.Array
@@ -31,9 +30,9 @@ def prefill(
   """Reads prompts.
 
   Args:
-    apply: of the decoder, with its parameters.
+    apply: Method of the decoder, with its parameters.
     tokens: Prompts, right-padded.
-    lengths: tokens of each prompt.
+    lengths: Number of tokens of each prompt.
   """
   at = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
   # An empty row attends to its first padding token rather than to nothing.

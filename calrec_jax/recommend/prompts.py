@@ -2,8 +2,7 @@
 
 Every new shape compiles a program, so prompts are padded to a length that
 doubles from a smallest one, and filled up to a fixed number of rows. The
-length depends on the prompt alone, never on the others in its batch: results
-do not change with the company a user comes in.
+length depends on the prompt alone, so results do not depend on the batch.
 """
 
 import contextlib
@@ -44,7 +43,6 @@ class PromptLimits:
   smallest_length: int = 128
 
   def __post_init__(self):
-    """Refuses limits below 1."""
     check(
       self,
       max_tokens=optional(at_least(1)),

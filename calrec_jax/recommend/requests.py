@@ -60,7 +60,7 @@ def read_histories(
   Args:
     path: File of JSON lines with `user_id` and `items`.
     cache: Token cache of the domain.
-    skip_unknown: Whether items outside the catalogue are left out.
+    skip_unknown: Whether items outside the catalogue are skipped.
 
   Raises:
     InputError: with file and line of what cannot be used.

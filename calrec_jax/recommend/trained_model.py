@@ -46,7 +46,7 @@ def load_model(
   """Reads parameters straight onto the mesh, in the model's own dtype.
 
   Raises:
-    TypeError: for another model than a language model.
+    InputError: for another model than a language model.
   """
   if not isinstance(decoder_config, DecoderConfig):
     raise InputError(
@@ -77,6 +77,6 @@ def open_model(
     decoder_config: Shape of the model.
     mesh: Devices that the parameters are placed on.
   """
-  checkpoint = store.find(path)
+  checkpoint = store.find(pathlib.Path(path))
   initial_parameters.require_vocabulary(checkpoint, cache.vocabulary())
   return load_model(checkpoint, decoder_config, mesh)

@@ -63,7 +63,7 @@ def test_lists_and_ties_are_those_of_a_full_sort(mesh, depth):
     own = np.pad(own, ((0, 0), (0, WIDTH - own.shape[1])), constant_values=-1)
     best = index.search(jnp.asarray(queries), texts.of(own), depth + WIDTH)
     best = type(best)(*map(np.asarray, best))
-    scores = (queries @ vectors.T)[:, texts.columns]
+    scores = (queries @ vectors.T)[:, texts.ids]
     for rule in candidates.RULES:
       excluded = candidates.exclusions(histories, rule)
       ranking = BestTexts(best, own, texts).cut(excluded, depth)
@@ -151,13 +151,13 @@ def test_an_approximate_search_finds_most_and_scores_exactly(mesh):
     for target in (None, 0.9)
   )
   scores = np.asarray(queries) @ vectors.T
-  columns = np.asarray(approximate.columns)
+  indices = np.asarray(approximate.indices)
   np.testing.assert_array_equal(
-    approximate.scores, np.take_along_axis(scores, columns, axis=1)
+    approximate.scores, np.take_along_axis(scores, indices, axis=1)
   )
   np.testing.assert_array_equal(approximate.requested, exact.requested)
-  assert all(len(set(row)) == 100 for row in columns.tolist())
-  # Among ties any column will do, so the scores are compared.
+  assert all(len(set(row)) == 100 for row in indices.tolist())
+  # Among ties any vector will do, so the scores are compared.
   found = np.asarray(approximate.scores) >= np.asarray(exact.scores)[:, -1:]
   assert found.mean() >= 0.9
 

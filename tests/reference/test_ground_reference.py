@@ -68,7 +68,7 @@ def loop_scores(written, index, settings):
     ]
     if settings.exact_first and text in index.rows:
       best = max(matches) if max(matches) > 0 else 1.0
-      own = index.columns == index.columns[index.rows[text]]
+      own = index.ids == index.ids[index.rows[text]]
       matches = [
         best if mine else min(match, best * (1 - 1e-6))
         for match, mine in zip(matches, own, strict=True)
@@ -177,7 +177,7 @@ def users_of(texts, seed, users=12):
 @pytest.mark.parametrize("method", ["lucene", "robertson"])
 def test_every_switch_equals_a_plain_loop(switch, method, monkeypatch):
   """Also where few matches of a text are kept, and lists are cut from them."""
-  monkeypatch.setattr(ground, "_FEWEST_KEPT", 4)
+  monkeypatch.setattr(ground, "_FEWEST_SAVED", 4)
   settings = ground.Grounding(
     epsilon=0.01, bm25=bm25.BM25(method=method), **switch
   )
@@ -204,7 +204,7 @@ def test_every_switch_equals_a_plain_loop(switch, method, monkeypatch):
 
 
 def test_lists_come_from_the_best_matches_alone(monkeypatch):
-  monkeypatch.setattr(ground, "_FEWEST_KEPT", 4)
+  monkeypatch.setattr(ground, "_FEWEST_SAVED", 4)
   draw = np.random.default_rng(0)
   words = [f"w{word}" for word in range(200)]
   texts = [" ".join(draw.choice(words, 6)) for _ in range(300)]

@@ -16,7 +16,7 @@ TEMPERATURE = 5.0
 LENGTH = 32
 
 
-draw = jax.jit(sampling.draw, static_argnums=3)
+sample_token = jax.jit(sampling.sample_token, static_argnums=3)
 
 
 @functools.partial(jax.jit, static_argnames="module")
@@ -174,7 +174,7 @@ def test_a_draw_inverts_the_distribution(vocab_size):
   numbers = np.random.default_rng(vocab_size)
   logits = numbers.normal(size=(6, 50, 384)).astype(np.float32) * 3
   uniform = numbers.random((6, 50), np.float32)
-  tokens, log_probs = draw(
+  tokens, log_probs = sample_token(
     jnp.asarray(logits), jnp.asarray(uniform), 0.5, vocab_size
   )
   wide = logits.astype(np.float64)
@@ -196,7 +196,9 @@ def test_impossible_tokens_are_never_drawn():
   logits[..., [7, 260]] = 0.0
   almost_one = np.float32(1 - 2**-24)
   uniform = np.array([[0.0, 0.4999, 0.5, 0.9, almost_one, 1.0]], np.float32)
-  tokens, log_probs = draw(jnp.asarray(logits), jnp.asarray(uniform), 0.5, 300)
+  tokens, log_probs = sample_token(
+    jnp.asarray(logits), jnp.asarray(uniform), 0.5, 300
+  )
   assert tokens.tolist() == [[7, 7, 260, 260, 260, 260]]
   np.testing.assert_allclose(log_probs, np.log(0.5), rtol=1e-6)
 

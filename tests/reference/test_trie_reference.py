@@ -46,7 +46,7 @@ def walked(built, sequences):
   """The same from the arrays, following each text from the root."""
   arrays = built.arrays
   ways = []
-  for column, text in enumerate(sequences):
+  for number, text in enumerate(sequences):
     state, way = 0, []
     while True:
       depth = arrays.depths[state]
@@ -56,8 +56,8 @@ def walked(built, sequences):
       way.append((tuple(path.tolist()), tokens, text[depth]))
       target = arrays.edge_targets[edges][tokens.index(text[depth])]
       if target < 0:
-        assert -1 - target == column
-        assert built.depths[column] == depth
+        assert -1 - target == number
+        assert built.depths[number] == depth
         break
       state = target
     ways.append(way)
@@ -79,7 +79,7 @@ def test_every_text_is_found_by_its_choices(sequences):
   built = trie.build(texts_of(sequences))
   wanted = plain_ways(sequences)
   assert walked(built, sequences) == wanted
-  assert built.num_columns == len(sequences)
+  assert built.num_texts == len(sequences)
   assert built.max_choices == max(map(len, wanted))
   states = {way[0] for ways in wanted for way in ways}
   assert len(built.arrays.depths) == len(states)

@@ -90,7 +90,7 @@ class Plain:
     )
 
   def sample(self, prompt, uniform):
-    """The column that these numbers lead to, and its log-probability."""
+    """The text that these numbers lead to, and its log-probability."""
     so_far, log_prob, numbers = (), 0.0, iter(uniform)
     while so_far not in self.sequences:
       tokens, plain, tempered = self.log_probs(prompt, so_far, TEMPERATURE)
@@ -103,7 +103,7 @@ class Plain:
     return self.sequences.index(so_far), log_prob
 
   def beams(self, prompt, width):
-    """The columns that a search of this width finds, best first."""
+    """The texts that a search of this width finds, best first."""
     alive, ended = [(0.0, ())], []
     while alive:
       pool = [(score, text, True) for score, text in ended]
@@ -172,11 +172,11 @@ def test_samples_equal_a_loop_without_a_cache(begin, gemma, samples):
   plain, built = prepared(begin, gemma)
   given = prompts()
   uniform, found = run(plain, built, given, samples=samples, beams=False)
-  assert len(np.unique(found.columns)) > samples
+  assert len(np.unique(found.texts)) > samples
   for row, prompt in enumerate(given):
     for number in range(samples):
-      column, log_prob = plain.sample(prompt, uniform[row, number])
-      assert found.columns[row, number] == column
+      text, log_prob = plain.sample(prompt, uniform[row, number])
+      assert found.texts[row, number] == text
       np.testing.assert_allclose(
         found.log_probs[row, number], log_prob, atol=LOG_PROB_TOLERANCE
       )
@@ -197,13 +197,13 @@ def test_beams_equal_a_plain_search(begin, gemma, width):
   _, found = run(plain, built, given, samples=width, beams=True)
   for row, prompt in enumerate(given):
     wanted = plain.beams(prompt, width)
-    columns, scores = zip(*wanted, strict=True)
-    assert found.columns[row, : len(wanted)].tolist() == list(columns)
+    texts, scores = zip(*wanted, strict=True)
+    assert found.texts[row, : len(wanted)].tolist() == list(texts)
     np.testing.assert_allclose(
       found.log_probs[row, : len(wanted)], scores, atol=LOG_PROB_TOLERANCE
     )
-    assert (found.columns[row, len(wanted) :] == -1).all()
-    if width > built.num_columns:  # Over all items they sum to 1.
+    assert (found.texts[row, len(wanted) :] == -1).all()
+    if width > built.num_texts:  # Over all items they sum to 1.
       np.testing.assert_allclose(np.sum(np.exp(scores)), 1.0, rtol=1e-4)
 
 

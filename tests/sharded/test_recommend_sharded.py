@@ -89,7 +89,7 @@ def test_constrained(search):
   with activated():
     spread = items()
   for one, many in zip(single, spread, strict=True):
-    np.testing.assert_array_equal(one.columns, many.columns)
+    np.testing.assert_array_equal(one.texts, many.texts)
     np.testing.assert_array_equal(one.hypotheses, many.hypotheses)
     np.testing.assert_allclose(one.scores, many.scores, rtol=1e-4)
 

@@ -4,7 +4,8 @@ They rank the same candidates under the same rules as the others. Tested
 against plain loops in `tests/unit/recommend/test_baselines.py`.
 """
 
-from collections.abc import Callable, Sequence
+import abc
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Num
@@ -37,38 +38,51 @@ class Popularity(Recommender):
     return FullScores(np.broadcast_to(self._counts, shape))
 
 
-class LastItem(Recommender):
-  """Repeats the user's own items, the latest first, and nothing else."""
-
-  name = "last_item"
+class _OwnItems(Recommender):
+  """Repeats the user's own items, and nothing else."""
 
   def __init__(self, num_items: int):
     """Takes the size of the catalogue."""
     self.num_items = num_items
+
+  def _score(self, request: protocol.Request) -> Listed:
+    scored = [self._own_scores(history) for history in request.histories]
+    return Listed(
+      [rows for rows, _ in scored], [scores for _, scores in scored]
+    )
+
+  @abc.abstractmethod
+  def _own_scores(self, history: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct items of a history, and their scores."""
+
+
+class LastItem(_OwnItems):
+  """Repeats the user's own items, the latest first, and nothing else."""
+
+  name = "last_item"
 
   def describe(self) -> str:
     """One human-readable line: what ranks."""
     return "the user's own items, the latest first"
 
-  def _score(self, request: protocol.Request) -> Listed:
-    return _own_scores(request.histories, _recency)
+  def _own_scores(self, history: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # 0 for the last item, -1 for the one before, ...
+    rows, from_end = np.unique(history[::-1], return_index=True)
+    return rows, -np.argsort(np.argsort(from_end)).astype(np.float32)
 
 
-class OwnMostFrequent(Recommender):
+class OwnMostFrequent(_OwnItems):
   """Repeats the user's own items, the most frequent first, nothing else."""
 
   name = "own_most_frequent"
-
-  def __init__(self, num_items: int):
-    """Takes the size of the catalogue."""
-    self.num_items = num_items
 
   def describe(self) -> str:
     """One human-readable line: what ranks."""
     return "the user's own items, the most frequent first, ties left as ties"
 
-  def _score(self, request: protocol.Request) -> Listed:
-    return _own_scores(request.histories, _frequency)
+  def _own_scores(self, history: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    rows, counts = np.unique(history, return_counts=True)
+    return rows, counts.astype(np.float32)
 
 
 class BM25History(Recommender):
@@ -88,8 +102,6 @@ class BM25History(Recommender):
       index: Index of the same texts.
       last_items: Number of the latest items that make the query; None for all.
 
-    Raises:
-      ValueError: if the index belongs to other texts.
     """
     if len(texts) != len(index):
       raise ValueError(
@@ -115,28 +127,7 @@ class BM25History(Recommender):
   def _score(self, request: protocol.Request) -> FullScores:
     read = self._last_items or max(map(len, request.histories), default=1)
     queries = [
-      " ".join(self._texts[row] for row in history[-read:])
+      " ".join(self._texts[int(row)] for row in history[-read:])
       for history in request.histories
     ]
     return FullScores(self._index.scores(queries))
-
-
-def _recency(history: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Distinct items with 0 for the last one, -1 for the one before, ..."""
-  rows, from_end = np.unique(history[::-1], return_index=True)
-  return rows, -np.argsort(np.argsort(from_end)).astype(np.float32)
-
-
-def _frequency(history: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Distinct items with their counts."""
-  rows, counts = np.unique(history, return_counts=True)
-  return rows, counts.astype(np.float32)
-
-
-def _own_scores(
-  histories: Sequence[np.ndarray],
-  score: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
-) -> Listed:
-  """Scores of each user's own items, and of no other."""
-  scored = [score(history) for history in histories]
-  return Listed([rows for rows, _ in scored], [values for _, values in scored])

@@ -27,6 +27,7 @@ from calrec_jax.errors import (
   refuse,
   within,
 )
+from calrec_jax.recommend.dense.unique_texts import UniqueTexts
 
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # It reports each index.
 
@@ -44,13 +45,13 @@ class BM25:
   CALRec reports that its constants need no tuning; these are the usual ones.
 
   Attributes:
-    k1: how soon repeated words stop counting, at least 0.
-    b: how far long texts are discounted, 0 to 1.
-    method: variant of the weights, `lucene` (never negative), `robertson` or
+    k1: Saturation of repeated words, at least 0.
+    b: Discount of long texts, 0 to 1.
+    method: Variant of the weights, `lucene` (never negative), `robertson` or
       `atire`.
-    word_pattern: regular expression of a word. Single characters are words
+    word_pattern: Regular expression of a word. Single characters are words
       here: in a catalogue they are sizes and counts.
-    lower_case: whether capital letters are folded.
+    lower_case: Whether capital letters are folded.
   """
 
   k1: float = 1.5
@@ -60,7 +61,6 @@ class BM25:
   lower_case: bool = True
 
   def __post_init__(self):
-    """Refuses parameters that BM25 does not have."""
     check(self, k1=at_least(0), b=within("[0, 1]"), method=one_of(*_METHODS))
     try:
       re.compile(self.word_pattern)
@@ -77,14 +77,15 @@ class BM25:
 class CatalogueIndex:
   """The item texts of one catalogue, ready to be searched.
 
-  Word statistics count every item, but items with identical text share one
-  column: they get the same score to the last bit.
+  Word statistics count every item, but items with identical text are scored
+  once: they get the same score to the last bit.
 
   Attributes:
-    settings: the `BM25` it was built with.
-    columns: int32[N], the column that holds each catalogue row's text.
-    rows: text -> a catalogue row that has exactly this text (the smallest).
-    num_columns: the number of distinct texts, M.
+    settings: The `BM25` it was built with.
+    rows: Smallest catalogue row of each text.
+    unique: The M unique texts.
+    ids: int32[N], the unique text of each catalogue row.
+    num_texts: Number of unique texts, M.
   """
 
   def __init__(self, texts: Sequence[str], settings: BM25 | None = None):
@@ -103,52 +104,43 @@ class CatalogueIndex:
     self.rows: dict[str, int] = {}
     for row, text in enumerate(texts):
       self.rows.setdefault(text, row)
-    first = np.array([self.rows[text] for text in texts])
-    distinct, self.columns = np.unique(first, return_inverse=True)
-    self.columns = self.columns.astype(np.int32)
+    self.unique = UniqueTexts(np.array([self.rows[text] for text in texts]))
+    self.ids, self.num_texts = self.unique.ids, len(self.unique)
     weights, self._vocabulary = _word_weights(words, self.settings)
-    weights = weights[:, distinct].tocsr()
-    self.num_columns = len(distinct)
+    weights = weights[:, self.unique.first_rows].tocsr()
     self._ends = weights.indptr
     self._where = weights.indices.astype(np.intp)  # No cast in every sum.
     self._weights = weights.data
-    frequent = np.flatnonzero(
-      np.diff(self._ends) > _FREQUENT * self.num_columns
-    )
+    frequent = np.flatnonzero(np.diff(self._ends) > _FREQUENT * self.num_texts)
     self._whole = {int(word): weights[[word]].toarray()[0] for word in frequent}
 
   def __len__(self) -> int:
-    return len(self.columns)
+    return len(self.ids)
 
   def text_scores(self, text: str) -> Float[np.ndarray, " M"]:
-    """BM25 of a text against every distinct item text.
+    """BM25 of a text against every unique item text.
 
-    A word that the text repeats counts each time; a word that no item has
-    counts nothing.
+    A word that the text repeats counts each time; a word of no item is ignored.
     """
-    scores = np.zeros(self.num_columns, np.float32)
+    scores = np.zeros(self.num_texts, np.float32)
     for word, count in collections.Counter(self.settings.words(text)).items():
       number = self._vocabulary.get(word)
       if number is None:
         continue
       if number in self._whole:
-        places, weights = slice(None), self._whole[number]
+        found, weights = slice(None), self._whole[number]
       else:
         entries = slice(self._ends[number], self._ends[number + 1])
-        places, weights = self._where[entries], self._weights[entries]
-      scores[places] += weights if count == 1 else np.float32(count) * weights
+        found, weights = self._where[entries], self._weights[entries]
+      scores[found] += weights if count == 1 else np.float32(count) * weights
     return scores
-
-  def column_scores(self, texts: Sequence[str]) -> Float[np.ndarray, "Q M"]:
-    """`text_scores` of each text."""
-    found = np.zeros((len(texts), self.num_columns), np.float32)
-    for place, text in enumerate(texts):
-      found[place] = self.text_scores(text)
-    return found
 
   def scores(self, texts: Sequence[str]) -> Float[np.ndarray, "Q N"]:
     """BM25 of each text against every catalogue row."""
-    return self.column_scores(texts)[:, self.columns]
+    found = np.zeros((len(texts), self.num_texts), np.float32)
+    for index, text in enumerate(texts):
+      found[index] = self.text_scores(text)
+    return found[:, self.ids]
 
 
 def _word_weights(

@@ -2,10 +2,10 @@
 
 Sequential rules count, for two purchases of a user, one over their distance
 from the earlier item to the later one (Ludewig and Jannach, "Evaluation of
-session-based recommendation algorithms", UMUAI 2018; their baseline SR). Beside
-that, rules here are divided by powers of how often both items are bought, so
-that what everybody has is not what everybody is told, and the query is the
-whole history, its latest item most:
+session-based recommendation algorithms", UMUAI 2018; their baseline SR). Here
+rules are also divided by powers of how often both items are bought, so that
+popular items are not recommended to everybody, and the query is the whole
+history, with most weight on its latest item:
 
     score(b) = sum over the user's items a of  decay^age(a) · rule(a, b)
     rule(a, b) = pairs(a, b) / ((n_a + shrink)^asked · (n_b + shrink)^answered)
@@ -36,13 +36,13 @@ class SequentialRules:
   reviews, see `docs/results/amazon.md`.
 
   Attributes:
-    reach: farthest distance of two purchases of a rule, 1 for neighbours only.
-    decay: weight of each item of a history as a fraction of the one after it.
-    shrink: purchases that every item is given in addition to its own: rules of
-      few purchases count less.
-    asked: power of the purchases of the item in the history.
-    answered: power of the purchases of the item that is ranked: 0 favours what
-      is popular, 1 what is not.
+    reach: Largest distance of two purchases of a rule, 1 for neighbours only.
+    decay: Weight of each item of a history as a fraction of the one after it.
+    shrink: Purchases that are added to those of every item: rules of few
+      purchases count less.
+    asked: Power of the purchases of the item in the history.
+    answered: Power of the purchases of the ranked item: 0 favours popular
+      items, 1 the others.
   """
 
   reach: int = 10
@@ -52,7 +52,6 @@ class SequentialRules:
   answered: float = 0.15
 
   def __post_init__(self):
-    """Refuses rules that count nothing."""
     check(
       self,
       reach=at_least(1),
@@ -64,7 +63,7 @@ class SequentialRules:
 
 
 class RuleRanking(Recommender):
-  """Ranks what the rules of a user's items lead to, and no other item."""
+  """Ranks the consequents of the rules of a user's items, and nothing else."""
 
   name = "sequential_rules"
 
@@ -98,7 +97,8 @@ class RuleRanking(Recommender):
     )
 
   def _score(self, request: Request) -> Listed:
-    answers = self._queries(request.histories) @ self._rules
+    queries = self._queries(request.histories)
+    answers = scipy.sparse.csr_array(queries @ self._rules)
     parts = [slice(*ends) for ends in itertools.pairwise(answers.indptr)]
     return Listed(
       [answers.indices[part] for part in parts],
@@ -122,14 +122,11 @@ class RuleRanking(Recommender):
 
 
 def _rules(
-  items: np.ndarray,
-  offsets: np.ndarray,
-  num_items: int,
-  settings: SequentialRules,
+  items: np.ndarray, offsets: np.ndarray, size: int, settings: SequentialRules
 ) -> scipy.sparse.csr_array:
   """The weight of every rule, float64[N, N], from the row to the column."""
   users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-  shape = (num_items, num_items)
+  shape = (size, size)
   pairs = scipy.sparse.csr_array(shape)
   for distance in range(1, settings.reach + 1):
     same = users[:-distance] == users[distance:]
@@ -137,7 +134,7 @@ def _rules(
     weights = np.full(len(earlier), 1 / distance)
     pairs += scipy.sparse.coo_array((weights, (earlier, later)), shape).tocsr()
   pairs = pairs.tocoo()
-  bought = np.bincount(items, minlength=num_items) + settings.shrink
+  bought = np.bincount(items, minlength=size) + settings.shrink
   row, column = pairs.coords
   weights = pairs.data / (
     bought[row] ** settings.asked * bought[column] ** settings.answered

@@ -49,7 +49,7 @@ class _Totals(NamedTuple):
   chunk_sums: jax.Array
 
 
-def draw(
+def sample(
   trie: TrieArrays,
   logits: Float[Array, "B W V"],
   states: Int[Array, "B W"],
@@ -61,18 +61,18 @@ def draw(
   temperature: Float[Array, ""] | float,
   max_edges: int,
 ) -> Chosen:
-  """Draws an edge for every hypothesis that has to choose.
+  """Samples an edge for every hypothesis that has to choose.
 
   Args:
-    trie: of the catalogue.
-    logits: After each branch.
-    states: the state of each branch; -1 where there is none.
-    branches: the branch of each hypothesis.
-    choosing: which hypotheses choose now.
-    log_probs: of the hypotheses so far.
-    uniform: numbers in [0, 1) that decide.
-    temperature: divides the logits of the sample, not of `log_probs`.
-    max_edges: most edges of any state.
+    trie: Trie of the catalogue.
+    logits: Logits after each branch.
+    states: State of each branch; -1 where there is none.
+    branches: Branch of each hypothesis.
+    choosing: Whether each hypothesis chooses now.
+    log_probs: Log-probabilities of the hypotheses so far, in nats.
+    uniform: Numbers in [0, 1) that decide.
+    temperature: Divisor of the logits of the sample, not of `log_probs`.
+    max_edges: Most edges of any state.
   """
   totals = _totals(trie, logits, states, temperature, max_edges)
   sums = jnp.cumsum(_of(totals.chunk_sums, branches), axis=-1)
@@ -89,7 +89,7 @@ def draw(
     totals.log_sums, branches
   )
   return Chosen(
-    _places(branches),
+    _indices(branches),
     jnp.where(choosing, jnp.take_along_axis(edges, taken, axis=-1)[..., 0], -1),
     log_probs + jnp.where(choosing, log_prob, 0.0),
   )
@@ -107,13 +107,13 @@ def best(
 ) -> Chosen:
   """The G most probable hypotheses, of those that wait and all next ones.
 
-  Args: as of `draw`.
+  Args: as of `sample`.
   """
   batch, width = branches.shape
   totals = _totals(trie, logits, states, 1.0, max_edges)
   own = jnp.take_along_axis(states, branches, axis=1)
   less = _of(totals.highest, branches) + _of(totals.log_sums, branches)
-  origins = _places(branches)
+  origins = _indices(branches)
   best_so_far = Chosen(
     origins,
     jnp.full_like(branches, -1),
@@ -136,10 +136,10 @@ def best(
         )
       )
     )
-    scores, places = jax.lax.top_k(pool.log_probs, width)
+    scores, indices = jax.lax.top_k(pool.log_probs, width)
     return Chosen(
-      jnp.take_along_axis(pool.origins, places, axis=1),
-      jnp.take_along_axis(pool.edges, places, axis=1),
+      jnp.take_along_axis(pool.origins, indices, axis=1),
+      jnp.take_along_axis(pool.edges, indices, axis=1),
       scores,
     )
 
@@ -154,12 +154,12 @@ def _totals(
   temperature: Float[Array, ""] | float,
   max_edges: int,
 ) -> _Totals:
-  places = _places(states)
+  own = _indices(states)
   chunks = -(-jnp.max(_degrees(trie, states)) // CHUNK)
 
   def edge_logits(chunk: Array) -> Array:
     edges, inside = _edges(trie, states, jnp.broadcast_to(chunk, states.shape))
-    found = _logits(trie, logits, places, edges)
+    found = _logits(trie, logits, own, edges)
     return jnp.where(inside, found, -jnp.inf)
 
   highest = jax.lax.fori_loop(
@@ -221,8 +221,8 @@ def _logits(
   return found.reshape(edges.shape)
 
 
-def _places(like: Int[Array, "B G"]) -> Int[Array, "B G"]:
-  """The place of each entry in its row."""
+def _indices(like: Int[Array, "B G"]) -> Int[Array, "B G"]:
+  """The index of each entry in its row."""
   return jnp.broadcast_to(
     jnp.arange(like.shape[1], dtype=jnp.int32)[None], like.shape
   )

@@ -40,14 +40,13 @@ class Constrained:
 
   Attributes:
     search: `beams` for the most probable items, `samples` to sample them.
-    hypotheses: beams or samples of a user: the most items of a list.
-    score: what orders them: `walk` counts only choices, among real items:
-      forced tokens count nothing; `sum` is the model's own log-probability of
-      the whole text; `mean` is that over its tokens. The last two read every
-      text once more.
-    temperature: divides the logits before drawing; not for beams.
-    seed: of all samples.
-    rows: users in one program.
+    hypotheses: Beams or samples of a user: the most items of a list.
+    score: Score that orders them: `walk` counts only choices among real items,
+      not forced tokens; `sum` is the model's own log-probability of the whole
+      text; `mean` is that over its tokens. The last two read every text again.
+    temperature: Divisor of the logits before sampling; not for beams.
+    seed: Seed of all samples.
+    rows: Users in one program.
   """
 
   search: str = "beams"
@@ -58,7 +57,6 @@ class Constrained:
   rows: int = 16
 
   def __post_init__(self):
-    """Refuses settings without a search."""
     check(
       self,
       search=one_of("beams", "samples"),
@@ -75,12 +73,12 @@ class WrittenItems:
   """The distinct texts that were written for a prompt, best first.
 
   Attributes:
-    columns: int32[K].
-    scores: float32[K], as `Constrained.score` says.
-    hypotheses: int32[K], how many wrote it.
+    texts: int32[K], ids of unique texts.
+    scores: float32[K], see `Constrained.score`.
+    hypotheses: int32[K], number of hypotheses that wrote each.
   """
 
-  columns: np.ndarray
+  texts: np.ndarray
   scores: np.ndarray
   hypotheses: np.ndarray
 
@@ -126,7 +124,7 @@ class ConstrainedItems(Recommender):
       else f"{settings.hypotheses} beams"
     )
     return (
-      f"{search} along the trie of {self._trie.num_columns} item texts, "
+      f"{search} along the trie of {self._trie.num_texts} item texts, "
       f"ordered by {settings.score}"
     )
 
@@ -134,9 +132,9 @@ class ConstrainedItems(Recommender):
     self._last = self.write(request.histories)
     items, scores = [], []
     for written in self._last:
-      rows, places = self._model.texts.items(written.columns)
+      rows, positions = self._model.texts.items(written.texts)
       items.append(rows)
-      scores.append(written.scores[places])
+      scores.append(written.scores[positions])
     return Listed(items, scores)
 
   def write(self, histories: Sequence[np.ndarray]) -> list[WrittenItems]:
@@ -146,7 +144,7 @@ class ConstrainedItems(Recommender):
   def explain(self, position: int) -> list[dict[str, Any]]:
     """What was written for one user of the last call; see `Recommender`."""
     written = self._last[position]
-    rows = self._model.texts.first_rows[written.columns]
+    rows = self._model.texts.first_rows[written.texts]
     return [
       {
         "text": self._model.catalogue.texts[row],
@@ -161,7 +159,7 @@ class ConstrainedItems(Recommender):
 
   def validity(self) -> Mapping[str, Float[np.ndarray, " B"]]:
     """Of each user of the last call: how many texts are items, and differ."""
-    distinct = [len(written.columns) for written in self._last]
+    distinct = [len(written.texts) for written in self._last]
     return {
       "exact_samples": np.ones(len(distinct)),  # There is no other way.
       "distinct_texts": np.array(distinct) / self.settings.hypotheses,
@@ -200,29 +198,29 @@ class ConstrainedItems(Recommender):
   ) -> list[WrittenItems]:
     """Orders what was written for each prompt."""
     prefix, walked = begun
-    columns, log_probs = map(np.asarray, walked)
+    texts, log_probs = map(np.asarray, walked)
     if np.isnan(log_probs).any():
       raise DivergedError(
         "The model's choices hold NaN; a model that has diverged cannot rank."
       )
-    found = [_distinct(*row) for row in zip(columns, log_probs, strict=True)]
+    found = [_distinct(*row) for row in zip(texts, log_probs, strict=True)]
     if self.settings.score != "walk":
-      requested = np.full(columns.shape, -1, np.int32)
+      requested = np.full(texts.shape, -1, np.int32)
       for row, written in enumerate(found):
-        requested[row, : len(written.columns)] = written.columns
+        requested[row, : len(written.texts)] = written.texts
       scores = self._text_scores(prefix, requested, self.settings.score)
       found = [
-        dataclasses.replace(written, scores=scores[row, : len(written.columns)])
+        dataclasses.replace(written, scores=scores[row, : len(written.texts)])
         for row, written in enumerate(found)
       ]
     return [_ordered(written) for written in found[: len(batch.indices)]]
 
 
-def _distinct(columns: np.ndarray, log_probs: np.ndarray) -> WrittenItems:
+def _distinct(texts: np.ndarray, log_probs: np.ndarray) -> WrittenItems:
   """One prompt's hypotheses; those of one text have the same chances."""
-  real = columns >= 0
+  real = texts >= 0
   distinct, first, counts = np.unique(
-    columns[real], return_index=True, return_counts=True
+    texts[real], return_index=True, return_counts=True
   )
   return WrittenItems(distinct, log_probs[real][first], counts)
 
@@ -230,5 +228,5 @@ def _distinct(columns: np.ndarray, log_probs: np.ndarray) -> WrittenItems:
 def _ordered(written: WrittenItems) -> WrittenItems:
   order = np.argsort(-written.scores, kind="stable")
   return WrittenItems(
-    written.columns[order], written.scores[order], written.hypotheses[order]
+    written.texts[order], written.scores[order], written.hypotheses[order]
   )

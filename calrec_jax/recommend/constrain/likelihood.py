@@ -32,16 +32,16 @@ def log_likelihood(
   """Log-probabilities in nats, end markers included.
 
   Args:
-    decoder: the module of the model.
-    params: its parameters.
-    prefix: prompts that were read.
+    decoder: Module of the model.
+    params: Parameters of the decoder.
+    prefix: Prompts that were read.
     tokens: Texts, right-padded.
-    lengths: tokens of each; 0 for none, whose result is 0.
-    mesh: devices the rows are spread over; the result is given to all.
+    lengths: Number of tokens of each; 0 for none, whose result is 0.
+    mesh: Devices the rows are spread over; the result is given to all.
   """
   apply = functools.partial(decoder.apply, {"params": params})
-  place = Branched(jnp.zeros_like(lengths), prefix.lengths)
-  hidden, _ = apply(tokens, place, prefix.cache, method="branch")
+  branched = Branched(jnp.zeros_like(lengths), prefix.lengths)
+  hidden, _ = apply(tokens, branched, prefix.cache, method="branch")
   # Each state predicts the token after it: the last one none.
   labels = jnp.roll(tokens, -1, axis=2)
   at = jnp.arange(tokens.shape[2], dtype=jnp.int32)[None, None]
@@ -60,7 +60,8 @@ def log_likelihood(
   ) -> tuple[Array, None]:
     hidden, labels, counted = piece
     logits = apply(hidden, method="logits").astype(jnp.float32)
-    found = _log_probs(logits, labels)
+    found = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    found -= jax.nn.logsumexp(logits, axis=-1)
     return total + jnp.sum(jnp.where(counted, found, 0.0), axis=2), None
 
   first = first_logits(apply, prefix)
@@ -71,10 +72,3 @@ def log_likelihood(
     add, total, jax.tree.map(in_pieces, (hidden, labels, counted))
   )
   return placement.everywhere(total, mesh)
-
-
-def _log_probs(
-  logits: Float[Array, "B K C V"], labels: Int[Array, "B K C"]
-) -> Float[Array, "B K C"]:
-  found = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-  return found - jax.nn.logsumexp(logits, axis=-1)

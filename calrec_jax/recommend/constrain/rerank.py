@@ -44,7 +44,6 @@ class Reranking:
   rows: int = 16
 
   def __post_init__(self):
-    """Refuses settings without candidates."""
     check(self, score=one_of(*SCORES), candidates=at_least(1), rows=at_least(1))
 
 
@@ -94,26 +93,26 @@ class Reranked(Recommender):
       rule: [row[row >= 0] for row in ranking.items]
       for rule, ranking in listed.items()
     }
-    texts = self._model.texts
+    ids = self._model.texts.ids
     # Items with identical text are scored once.
-    columns = [
-      np.unique(texts.columns[np.concatenate(rows)])
+    texts = [
+      np.unique(ids[np.concatenate(rows)])
       for rows in zip(*items.values(), strict=True)
     ]
-    scores = self._scores(request.histories, columns)
+    scores = self._scores(request.histories, texts)
     return {
       rule: Listed(
         rows,
         [
-          values[np.searchsorted(known, texts.columns[own])]
-          for own, known, values in zip(rows, columns, scores, strict=True)
+          values[np.searchsorted(known, ids[own])]
+          for own, known, values in zip(rows, texts, scores, strict=True)
         ],
       ).cut(request.excluded[rule], request.depth)
       for rule, rows in items.items()
     }
 
   def _scores(
-    self, histories: Sequence[np.ndarray], columns: list[np.ndarray]
+    self, histories: Sequence[np.ndarray], texts: list[np.ndarray]
   ) -> list[np.ndarray]:
     """The score of each user's unique texts, in their order."""
     model = self._model
@@ -122,14 +121,14 @@ class Reranked(Recommender):
       return model.place((batch.tokens, batch.lengths))
 
     def finish(batch: TokenRows, placed: Any) -> list[np.ndarray]:
-      own = [columns[index] for index in batch.indices]
+      own = [texts[index] for index in batch.indices]
       width = max(map(len, own))
       requested = np.full((len(batch.lengths), width), -1, np.int32)
-      for row, texts in enumerate(own):
-        requested[row, : len(texts)] = texts
+      for row, found in enumerate(own):
+        requested[row, : len(found)] = found
       prefix = read(model.decoder, model.params, *placed)
       scores = self._text_scores(prefix, requested, self.settings.score)
-      return [scores[row, : len(texts)] for row, texts in enumerate(own)]
+      return [scores[row, : len(found)] for row, found in enumerate(own)]
 
     return in_batches(
       model.history_prompts(histories),

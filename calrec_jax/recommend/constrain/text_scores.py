@@ -1,8 +1,7 @@
-"""The model's own log-probability of catalogue texts, many a prompt.
+"""The model's own log-probability of catalogue texts, many per prompt.
 
 Texts are read by few programs: a fixed number together, padded to a length
-that depends on the text alone, so a score does not change with the company it
-is computed in.
+that depends on the text alone, so a score does not depend on its batch.
 """
 
 import functools
@@ -34,22 +33,22 @@ class TextScorer:
     )
 
   def __call__(
-    self, prefix: Prefix, columns: Int[np.ndarray, "B K"], score: str
+    self, prefix: Prefix, texts: Int[np.ndarray, "B K"], score: str
   ) -> Float[np.ndarray, "B K"]:
-    """Scores in nats, or in nats a token; -inf for column -1.
+    """Scores in nats, or in nats per token; -inf for text -1.
 
     Args:
       prefix: Prompts that were read.
-      columns: Requested texts of each, -1 for none.
+      texts: Ids of the requested texts of each, -1 for none.
       score: One of `SCORES`.
     """
-    found = np.full(columns.shape, -np.inf, np.float32)
-    lengths = np.where(columns >= 0, self._lengths[columns], 0)
+    found = np.full(texts.shape, -np.inf, np.float32)
+    lengths = np.where(texts >= 0, self._lengths[texts], 0)
     steps = -(-lengths // _LENGTH_STEP)
     for step in np.unique(steps[steps > 0]):
       length = int(step) * _LENGTH_STEP
-      self._add(prefix, columns, steps == step, length, found)
-    if not np.isfinite(found[columns >= 0]).all():
+      self._add(prefix, texts, steps == step, length, found)
+    if not np.isfinite(found[texts >= 0]).all():
       raise DivergedError(
         "The model gives a text no probability; a model that has diverged "
         "cannot rank."
@@ -61,7 +60,7 @@ class TextScorer:
   def _add(
     self,
     prefix: Prefix,
-    columns: Int[np.ndarray, "B K"],
+    texts: Int[np.ndarray, "B K"],
     requested: np.ndarray,
     length: int,
     found: Float[np.ndarray, "B K"],
@@ -71,17 +70,15 @@ class TextScorer:
     order = np.argsort(~requested, axis=1, kind="stable")
     most = int(requested.sum(axis=1).max())
     for start in range(0, most, _TOGETHER):
-      places = order[:, start : start + _TOGETHER]
-      real = np.take_along_axis(requested, places, axis=1)
-      tokens = np.zeros((len(columns), _TOGETHER, length), np.int32)
+      indices = order[:, start : start + _TOGETHER]
+      real = np.take_along_axis(requested, indices, axis=1)
+      rows, at = np.nonzero(real)
+      indices = indices[rows, at]
+      tokens = np.zeros((len(texts), _TOGETHER, length), np.int32)
       lengths = np.zeros(tokens.shape[:2], np.int32)
-      for row, place in zip(*np.nonzero(real), strict=True):
-        column = columns[row, places[row, place]]
-        begin, end = self._texts.offsets[column : column + 2]
-        lengths[row, place] = end - begin
-        tokens[row, place, : end - begin] = self._texts.values[begin:end]
-      scores = np.asarray(
-        self._score(prefix, *self._model.place((tokens, lengths)))
-      )
-      for row, place in zip(*np.nonzero(real), strict=True):
-        found[row, places[row, place]] = scores[row, place]
+      for row, to, text in zip(rows, at, texts[rows, indices], strict=True):
+        begin, end = self._texts.offsets[text : text + 2]
+        lengths[row, to] = end - begin
+        tokens[row, to, : end - begin] = self._texts.values[begin:end]
+      scores = self._score(prefix, *self._model.place((tokens, lengths)))
+      found[rows, indices] = np.asarray(scores)[rows, at]

@@ -1,13 +1,13 @@
 """The catalogue's token sequences as a compressed trie in flat arrays.
 
-A state is a place where a text can continue in two ways or more; tokens that
+A state is a position where a text can continue in two ways or more; tokens that
 are forced belong to the edge before them. A text is decided, and the trie ends,
-where no other item shares its beginning. So there are fewer states than items,
+where no other item shares its prefix. So there are fewer states than items,
 whatever the length of the texts, and nothing depends on the vocabulary's size:
 a million items take tens of megabytes.
 
-Items with the same tokens are one leaf: a column, as in `UniqueTexts`. Tested
-against nested dictionaries in `tests/reference/test_trie_reference.py`.
+Items with the same tokens are one leaf, see `UniqueTexts`. Tested against
+nested dictionaries in `tests/reference/test_trie_reference.py`.
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ class TrieArrays:
   """The trie as a device holds it: S states, E edges.
 
   Attributes:
-    depths: int32[S], tokens on the way to each state; state 0 is the root.
-    paths: int32[S], where in `path_tokens` the way to each state begins.
-    path_tokens: int32, ways one after another.
-    starts: int32[S + 1], the edges of state s are `starts[s]:starts[s + 1]`.
+    depths: int32[S], tokens on the path to each state; state 0 is the root.
+    paths: int32[S], offset of the path to each state in `path_tokens`.
+    path_tokens: int32, tokens of all paths, one after another.
+    starts: int32[S + 1], state s has the edges `starts[s]:starts[s + 1]`.
     edge_tokens: int32[E], the token that distinguishes an edge from its
       siblings; ascending within a state.
-    edge_targets: int32[E], the state an edge leads to, or -1 - column where
+    edge_targets: int32[E], the state an edge leads to, or -1 - text where
       the text is decided.
   """
 
@@ -51,15 +51,15 @@ class Trie:
   """A catalogue's trie and what bounds a walk through it.
 
   Attributes:
-    arrays: `TrieArrays`, of NumPy arrays.
-    num_columns: distinct texts, M.
-    max_choices: most states on the way to a text.
+    arrays: `TrieArrays` of NumPy arrays.
+    num_texts: Number of unique texts, M.
+    max_choices: Most states on the way to a text.
     depths: int32[M], tokens of each text up to the state before its last
       choice: what a model has to read before the text is decided.
   """
 
   arrays: TrieArrays
-  num_columns: int
+  num_texts: int
   max_choices: int
   depths: Int[np.ndarray, " M"]
 
@@ -69,7 +69,7 @@ class Trie:
     return sum(array.nbytes for array in jax.tree.leaves(self.arrays))
 
   def max_read_tokens(self, paths: int) -> int:
-    """Most distinct tokens on so many ways through the trie."""
+    """Most distinct tokens on so many paths through the trie."""
     return int(np.sort(self.depths)[-paths:].sum())
 
   def on_device(
@@ -107,21 +107,21 @@ class Texts(NamedTuple):
 
 
 def build(texts: Texts) -> Trie:
-  """The trie of distinct token sequences, column by column.
+  """The trie of distinct token sequences.
 
   Args:
-    texts: the tokens of each column, end marker included.
+    texts: Tokens of each unique text, end marker included.
 
   Raises:
-    ValueError: if there is none, one is empty, two are the same, or one is the
-      beginning of another: its end would be ambiguous.
+    ValueError: if there is none, one is empty, two are equal, or one is a
+      prefix of another: its end would be ambiguous.
   """
   if not len(texts) or not np.diff(texts.offsets).all():
     raise ValueError("A trie needs one text or more, each of one token or more")
   order = _sorted(texts)
   ordered = texts.take(order)
   shared = _shared_tokens(ordered, order)
-  tree = _branchings(shared) if len(texts) > 1 else _only_text()
+  tree = _branchings(shared) if len(texts) > 1 else _Tree([0], [0], [-1], [0])
   return _flattened(ordered, order, tree)
 
 
@@ -177,10 +177,6 @@ def _shared_tokens(
   return np.concatenate(parts)
 
 
-def _only_text() -> _Tree:
-  return _Tree(depths=[0], first=[0], node_parents=[-1], text_parents=[0])
-
-
 def _branchings(shared: Int[np.ndarray, " D"]) -> _Tree:
   """The branchings of sorted texts, from what neighbours share.
 
@@ -233,8 +229,8 @@ def _flattened(
   below = np.concatenate([node_parents[1:], text_parents])
   begins = np.concatenate([first[1:], np.arange(len(order))])
   targets = np.concatenate([np.arange(1, len(depths)), -1 - order])
-  place = np.lexsort((begins, below))
-  below, begins, targets = below[place], begins[place], targets[place]
+  sorted_ = np.lexsort((begins, below))
+  below, begins, targets = below[sorted_], begins[sorted_], targets[sorted_]
   tokens = ordered.values[ordered.offsets[begins] + depths[below]]
   counts = np.bincount(below, minlength=len(depths))
   paths = np.cumsum([0, *depths.tolist()])
@@ -253,7 +249,7 @@ def _flattened(
   )
   return Trie(
     arrays=arrays,
-    num_columns=len(order),
+    num_texts=len(order),
     max_choices=_most_choices(node_parents),
     depths=read,
   )

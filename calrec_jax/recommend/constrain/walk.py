@@ -29,18 +29,16 @@ from calrec_jax.recommend.prefix import Prefix, first_logits
 from calrec_jax.runtime import placement
 
 _LONGEST_RUN = 8  # Forced tokens that one branch reads in one step, at most.
-_NARROWING = (
-  8  # Programs for as many branches as hypotheses, an eighth of it...
-)
+_NARROWING = 8  # Programs for G branches, an eighth of it, and so on.
 
 
 class Bounds(NamedTuple):
-  """What a program has to hold; a property of the catalogue.
+  """Sizes of a program's arrays, which depend on the catalogue.
 
   Attributes:
-    root_tokens: tokens that all texts begin with.
-    max_edges: most edges of any state.
-    tree_tokens: most tokens that the hypotheses of one prompt read.
+    root_tokens: Number of tokens that all texts begin with.
+    max_edges: Most edges of any state.
+    tree_tokens: Most tokens that the hypotheses of one prompt read.
   """
 
   root_tokens: int
@@ -49,15 +47,15 @@ class Bounds(NamedTuple):
 
 
 class Walked(NamedTuple):
-  """Where the hypotheses have come to.
+  """The texts of the hypotheses.
 
   Attributes:
-    columns: int32[B, G], the text; -1 where a beam found no more, and
-      in rows without a prompt.
+    texts: int32[B, G], id of the text; -1 where a beam found no more, and in
+      rows without a prompt.
     log_probs: float32[B, G], in nats, of the walk; -inf where there is none.
   """
 
-  columns: jax.Array
+  texts: jax.Array
   log_probs: jax.Array
 
 
@@ -65,26 +63,26 @@ class _Hypotheses(NamedTuple):
   """G of each prompt; a state of -1 has no choice ahead.
 
   Attributes:
-    states: int32[B, G], where the next choice is made.
-    columns: int32[B, G], -1 until the text is decided.
+    states: int32[B, G], state of the next choice.
+    texts: int32[B, G], -1 until the text is decided.
     log_probs: float32[B, G].
-    choices: int32[B, G], choices made.
-    branches: int32[B, G], the branch that has their tokens.
+    choices: int32[B, G], number of choices made.
+    branches: int32[B, G], branch that has their tokens.
   """
 
   states: jax.Array
-  columns: jax.Array
+  texts: jax.Array
   log_probs: jax.Array
   choices: jax.Array
   branches: jax.Array
 
 
 class _Branches(NamedTuple):
-  """Distinct ways of the hypotheses, first; a state of -1 is no branch.
+  """Distinct paths of the hypotheses, first; a state of -1 is no branch.
 
   Attributes:
-    states: int32[B, G], where the way leads.
-    read: int32[B, G], its tokens that have been read.
+    states: int32[B, G], state at the end of the path.
+    read: int32[B, G], number of its tokens that have been read.
     ancestors: bool[B, G, N], tokens of the tree on it.
   """
 
@@ -97,9 +95,9 @@ class _Tree(NamedTuple):
   """Tokens read after each prompt.
 
   Attributes:
-    cache: keys and values [layers, B, N, K, F].
+    cache: Keys and values [layers, B, N, K, F].
     depths: int32[B, N].
-    counts: int32[B], how many there are.
+    counts: int32[B], number of tokens.
   """
 
   cache: KeyValue
@@ -108,7 +106,7 @@ class _Tree(NamedTuple):
 
 
 class _Loop(NamedTuple):
-  """What a step of the loop carries."""
+  """State of the loop."""
 
   hypotheses: _Hypotheses
   branches: _Branches
@@ -121,11 +119,9 @@ def bounds(trie: Trie, hypotheses: int, *, beams: bool) -> Bounds:
   Beams that are dropped have read tokens too; samples never are.
   """
   degrees = trie.arrays.starts[1:] - trie.arrays.starts[:-1]
-  tokens = (
-    hypotheses * int(trie.depths.max())
-    if beams
-    else trie.max_read_tokens(hypotheses)
-  )
+  tokens = hypotheses * int(trie.depths.max())
+  if not beams:
+    tokens = trie.max_read_tokens(hypotheses)
   return Bounds(
     root_tokens=int(trie.arrays.depths[0]),
     max_edges=int(degrees.max()),
@@ -151,17 +147,17 @@ def walk(
   """Walks until every hypothesis is an item.
 
   Args:
-    decoder: the module of the model.
-    params: its parameters.
-    prefix: prompts that were read.
-    trie: of the catalogue.
-    uniform: for samples, what decides each choice, see `uniform_numbers`; a
-      sample depends on its own numbers and its prompt alone. None for beams:
+    decoder: Module of the model.
+    params: Parameters of the decoder.
+    prefix: Prompts that were read.
+    trie: Trie of the catalogue.
+    uniform: Numbers that decide each choice of samples, see `uniform_numbers`;
+      a sample depends on its own numbers and its prompt alone. None for beams:
       the most probable items, found by a search of this width.
-    bounds: of the trie, for as many hypotheses.
-    hypotheses: G.
-    temperature: divides the logits before drawing; not for beams.
-    mesh: devices the rows are spread over; the result is given to all.
+    bounds: Bounds of the trie, for as many hypotheses.
+    hypotheses: Number of hypotheses of a prompt, G.
+    temperature: Divisor of the logits before sampling; not for beams.
+    mesh: Devices the rows are spread over; the result is given to all.
   """
   apply = functools.partial(decoder.apply, {"params": params})
   choose = functools.partial(
@@ -187,7 +183,7 @@ def walk(
     return jnp.any(loop.hypotheses.states >= 0)
 
   loop = jax.lax.while_loop(unfinished, advance, loop)
-  walked = Walked(loop.hypotheses.columns, loop.hypotheses.log_probs)
+  walked = Walked(loop.hypotheses.texts, loop.hypotheses.log_probs)
   return placement.everywhere(walked, mesh)
 
 
@@ -209,19 +205,19 @@ def _begin(
   config: Any, prefix: Prefix, hypotheses: int, bounds: Bounds, beams: bool
 ) -> _Loop:
   """All hypotheses at the root; of beams one, from which the others come."""
-  batch, places = len(prefix.lengths), bounds.tree_tokens
+  batch, positions = len(prefix.lengths), bounds.tree_tokens
   real = (prefix.lengths > 0)[:, None]
   first = jnp.arange(hypotheses)[None] == 0
   begun = real & first if beams else jnp.broadcast_to(real, (batch, hypotheses))
   zeros = jnp.zeros((batch, hypotheses), jnp.int32)
   cache = jnp.zeros(
-    (config.layers, batch, places, config.kv_heads, config.head_dim),
+    (config.layers, batch, positions, config.kv_heads, config.head_dim),
     prefix.cache.keys.dtype,
   )
   return _Loop(
     _Hypotheses(
       states=jnp.where(begun, 0, -1),
-      columns=zeros - 1,
+      texts=zeros - 1,
       log_probs=jnp.where(begun, 0.0, -jnp.inf),
       choices=zeros,
       branches=zeros,
@@ -229,11 +225,11 @@ def _begin(
     _Branches(
       states=jnp.where(real & first, 0, -1),
       read=zeros,
-      ancestors=jnp.zeros((batch, hypotheses, places), bool),
+      ancestors=jnp.zeros((batch, hypotheses, positions), bool),
     ),
     _Tree(
       KeyValue(cache, cache),
-      jnp.zeros((batch, places), jnp.int32),
+      jnp.zeros((batch, positions), jnp.int32),
       jnp.zeros(batch, jnp.int32),
     ),
   )
@@ -244,14 +240,14 @@ class _New(NamedTuple):
 
   Attributes:
     cache: keys and values [layers, B, M, K, F].
-    places: int32[B, M], where they go in the tree; N for none.
+    positions: int32[B, M], their positions in the tree; N for none.
     depths: int32[B, M].
-    begins: int32[B, G], the place of the first token of each branch.
+    begins: int32[B, G], position of the first token of each branch.
     counts: int32[B, G], tokens of each branch.
   """
 
   cache: KeyValue
-  places: jax.Array
+  positions: jax.Array
   depths: jax.Array
   begins: jax.Array
   counts: jax.Array
@@ -303,7 +299,7 @@ def _read(
     (branches.states >= 0) & (pending == counts),
     _New(
       cache,
-      places=jnp.where(
+      positions=jnp.where(
         inside, begins[:, branch] + within[None], tree.depths.shape[1]
       ),
       depths=branches.read[:, branch] + within[None],
@@ -331,11 +327,11 @@ def _run(
   tokens = jnp.where(
     within < counts[:, :width, None], trie.path_tokens[begin + within], 0
   )
-  place = Branched(
+  branched = Branched(
     read, prefix.lengths, ancestors, tree.depths, jnp.max(tree.counts)
   )
   hidden, cache = apply(
-    tokens, place, prefix.cache, tree.cache, method="branch"
+    tokens, branched, prefix.cache, tree.cache, method="branch"
   )
   last = jnp.maximum(counts[:, :width] - 1, 0)[..., None, None]
   last_hidden = jnp.take_along_axis(hidden, last, axis=2)[:, :, 0]
@@ -358,7 +354,7 @@ def _choose(
   ready: Bool[Array, "B W"],
   logits: Float[Array, "B W V"],
 ) -> _Hypotheses:
-  """Goes on with every hypothesis whose branch has been read to its state."""
+  """Continues every hypothesis whose branch has been read to its state."""
   branches = jnp.minimum(hypotheses.branches, states.shape[1] - 1)
   choosing = (hypotheses.states >= 0) & jnp.take_along_axis(
     ready, branches, axis=1
@@ -370,7 +366,7 @@ def _choose(
     chosen = choices.best(*choice, max_edges=max_edges)
   else:
     now = jnp.minimum(hypotheses.choices, uniform.shape[2] - 1)
-    chosen = choices.draw(
+    chosen = choices.sample(
       *choice,
       jnp.take_along_axis(uniform, now[..., None], axis=2)[..., 0],
       temperature=temperature,
@@ -386,8 +382,8 @@ def _choose(
     states=jnp.where(
       alive, jnp.where(moved, jnp.maximum(target, -1), before.states), -1
     ),
-    columns=jnp.where(
-      alive, jnp.where(moved, -1 - jnp.minimum(target, 0), before.columns), -1
+    texts=jnp.where(
+      alive, jnp.where(moved, -1 - jnp.minimum(target, 0), before.texts), -1
     ),
     log_probs=chosen.log_probs,
     choices=before.choices + moved,
@@ -400,11 +396,14 @@ def _grown(
 ) -> tuple[_Branches, _Tree]:
   """Puts what was read into the tree, and onto its branches."""
 
-  def put(array: Array, places: Array, values: Array) -> Array:
-    return array.at[places].set(values, mode="drop")
+  def put(array: Array, positions: Array, values: Array) -> Array:
+    return array.at[positions].set(values, mode="drop")
 
   by_prompt = jax.vmap(put)
   by_layer = jax.vmap(by_prompt, in_axes=(0, None, 0))
+  cache = jax.tree.map(
+    lambda old, part: by_layer(old, new.positions, part), tree.cache, new.cache
+  )
   at = jnp.arange(tree.depths.shape[1])[None, None]
   begins, ends = new.begins, new.begins + new.counts
   own = (at >= begins[..., None]) & (at < ends[..., None])
@@ -414,9 +413,11 @@ def _grown(
     ),
     _Tree(
       jax.tree.map(
-        lambda old, part: by_layer(old, new.places, part), tree.cache, new.cache
+        lambda old, part: by_layer(old, new.positions, part),
+        tree.cache,
+        new.cache,
       ),
-      by_prompt(tree.depths, new.places, new.depths),
+      by_prompt(tree.depths, new.positions, new.depths),
       tree.counts + jnp.sum(new.counts, axis=1),
     ),
   )
@@ -434,18 +435,18 @@ def _regrouped(
   before = jnp.pad(ordered[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
   new = (ordered != before) & (ordered < nowhere)
   rank = jnp.maximum(jnp.cumsum(new, axis=1) - 1, 0).astype(jnp.int32)
-  # One hypothesis of each branch, the branches first.
+  # The first hypothesis of each branch, the branches first.
   width = states.shape[1]
-  places = jnp.sort(jnp.where(new, jnp.arange(width)[None], width), axis=1)
-  real = places < width
-  speaker = jnp.take_along_axis(order, jnp.minimum(places, width - 1), axis=1)
-  old = jnp.take_along_axis(hypotheses.branches, speaker, axis=1)
+  positions = jnp.sort(jnp.where(new, jnp.arange(width)[None], width), axis=1)
+  real = positions < width
+  first = jnp.take_along_axis(order, jnp.minimum(positions, width - 1), axis=1)
+  old = jnp.take_along_axis(hypotheses.branches, first, axis=1)
   return _Loop(
     hypotheses._replace(
       branches=jnp.take_along_axis(rank, jnp.argsort(order, axis=1), axis=1)
     ),
     _Branches(
-      states=jnp.where(real, jnp.take_along_axis(states, speaker, axis=1), -1),
+      states=jnp.where(real, jnp.take_along_axis(states, first, axis=1), -1),
       read=jnp.take_along_axis(branches.read, old, axis=1),
       ancestors=jnp.take_along_axis(branches.ancestors, old[..., None], axis=1),
     ),

@@ -51,19 +51,20 @@ class DenseSearch:
   """How the vectors are computed and compared.
 
   Attributes:
-    user_rows: users on a device in one forward pass, and in one search.
-    item_rows: item texts on a device in one forward pass.
-    chunk: item vectors that a device compares at once.
-    block: item texts that are encoded apart from the others, and of a file
-      where vectors are saved; a killed job loses what it had of one block.
-    vectors_folder: holds a folder with each domain's vectors, which have to be
-      those of the checkpoint. None saves those of each checkpoint beside it.
-    approx: whether the search may miss some of the best, which pays on TPUs.
-    recall_target: fraction of the best of a chunk that such a search finds.
-    prior: times temperature · log(1 + purchases) is added to the cosine: at 1
-      the score is that of p(item | user) by what L_UT learns, at 0 the cosine
-      alone. A user's n-th last purchase counts 1/n: the next item follows what
-      is bought lately.
+    user_rows: Users on a device in one forward pass, and in one search.
+    item_rows: Item texts on a device in one forward pass.
+    chunk: Item vectors that a device compares at once.
+    block: Item texts that are encoded together, and of a file where vectors are
+      saved; a killed job loses one block.
+    vectors_folder: Folder with a subfolder of each domain's vectors, which must
+      be those of the checkpoint. None saves those of each checkpoint next to
+      it.
+    approx: Whether the search may miss some of the best, which pays on TPUs.
+    recall_target: Fraction of the best of a chunk that such a search finds.
+    prior: Weight of temperature · log(1 + purchases), which is added to the
+      cosine: at 1 the score ranks by p(item | user) as L_UT learns it, at 0 by
+      the cosine alone. A user's n-th last purchase counts 1/n: the next item
+      follows what was bought lately.
   """
 
   user_rows: int = 16
@@ -76,7 +77,6 @@ class DenseSearch:
   prior: float = 1.0
 
   def __post_init__(self):
-    """Refuses sizes below 1."""
     check(
       self,
       user_rows=at_least(1),
@@ -109,7 +109,7 @@ class Dense(Recommender):
       settings: Sizes of the computation.
       recent: Recent purchases of each item, for the prior; by default those
         of the training split, `catalogue.train_recent`.
-      place: Where the items' vectors are saved; None holds them in memory only.
+      place: Place of the items' saved vectors; None saves none.
       progress: Whether to show a progress bar while items are encoded.
 
     Raises:
@@ -130,7 +130,7 @@ class Dense(Recommender):
     if model.temperature is not None and self._has_prior:
       if recent is None:
         recent = model.catalogue.train_recent
-      popularity = prior.log_popularity(recent, model.texts.columns)
+      popularity = prior.log_popularity(recent, model.texts.ids)
       terms = self.settings.prior * model.temperature * popularity
       vectors = prior.WithPrior(vectors, terms)
     self._index = VectorIndex(
@@ -204,7 +204,18 @@ class Dense(Recommender):
       if place is None:
         starts = range(0, len(texts), size)
         return np.concatenate([encode(slice(at, at + size)) for at in starts])
-      saved = self._saved_vectors(place)
+      identity = vector_identity.describe(
+        checkpoint=place.checkpoint,
+        model=model,
+        encoder={
+          "block": size,
+          "item_rows": self.settings.item_rows,
+          "smallest_length": _SMALLEST_ITEM_LENGTH,
+        },
+      )
+      chosen = self.settings.vectors_folder
+      folder = vector_store.folder_of(place, chosen, identity)
+      saved = CatalogueVectors(folder, identity, len(texts), size)
       saved.complete(
         encode,
         shard=place.shard,
@@ -212,25 +223,6 @@ class Dense(Recommender):
         bar=bar,
       )
       return saved
-
-  def _saved_vectors(self, place: VectorPlace) -> CatalogueVectors:
-    """The files of the items' vectors, complete or not."""
-    settings = self.settings
-    identity = vector_identity.describe(
-      checkpoint=place.checkpoint,
-      model=self._model,
-      encoder={
-        "block": settings.block,
-        "item_rows": settings.item_rows,
-        "smallest_length": _SMALLEST_ITEM_LENGTH,
-      },
-    )
-    return CatalogueVectors(
-      vector_store.folder_of(place, settings.vectors_folder, identity),
-      identity,
-      len(self._model.texts),
-      settings.block,
-    )
 
   def _embed(self, tower: str, batch: TokenRows) -> jax.Array:
     """Gives one batch to the device: vectors [rows, D] of a tower."""

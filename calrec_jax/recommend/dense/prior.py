@@ -19,7 +19,7 @@ class WithPrior:
   Users' vectors get a 1 appended, see `queries`.
 
   Attributes:
-    shape: of the vectors, their width one more.
+    shape: Shape of the vectors, their width one more.
   """
 
   def __init__(self, vectors: Rows, terms: Float[np.ndarray, " M"]):
@@ -41,7 +41,7 @@ def queries(users: Float[np.ndarray, "B D"]) -> Float[np.ndarray, "B E"]:
 
 
 def log_popularity(
-  counts: Num[np.ndarray, " N"], columns: Int[np.ndarray, " N"]
+  counts: Num[np.ndarray, " N"], ids: Int[np.ndarray, " N"]
 ) -> Float[np.ndarray, " M"]:
   """log(1 + purchases) of each text: the mean over the items that have it.
 
@@ -50,8 +50,8 @@ def log_popularity(
   bought more often than any.
 
   Args:
-    counts: purchases of each item in training.
-    columns: the text of each item.
+    counts: Number of purchases of each item in training.
+    ids: Id of each item's text.
   """
-  mean = np.bincount(columns, weights=counts) / np.bincount(columns)
+  mean = np.bincount(ids, weights=counts) / np.bincount(ids)
   return np.log1p(mean).astype(np.float32)

@@ -1,8 +1,8 @@
 """Ranking by SASRec: the logits of the item that comes after a history.
 
 The newest items are read, as many as the model has positions for. The search
-over the catalogue is exact, see `topk`.
-Tested against a full sort in `tests/reference/test_sasrec_reference.py`.
+over the catalogue is exact, see `topk`. Tested against a full sort in
+`tests/reference/test_sasrec_reference.py`.
 """
 
 import dataclasses
@@ -33,15 +33,14 @@ class SASRecSearch:
   """Sizes of the computation; they change no result.
 
   Attributes:
-    user_rows: users in one forward pass, and in one search.
-    chunk: items that a device compares at once.
+    user_rows: Users in one forward pass, and in one search.
+    chunk: Items that a device compares at once.
   """
 
   user_rows: int = 64
   chunk: int = 8192
 
   def __post_init__(self):
-    """Refuses sizes below 1."""
     check(self, user_rows=at_least(1), chunk=at_least(1))
 
 
@@ -134,13 +133,13 @@ class SASRecRecommender(Recommender):
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _item_table(model: SASRec, params: Any) -> Float[Array, "V D"]:
+def _item_table(model: Any, params: Any) -> Float[Array, "V D"]:
   return model.apply({"params": params}, method="output_weights")
 
 
 @functools.partial(jax.jit, static_argnames=("model", "mesh"))
 def _last_hidden(
-  model: SASRec,
+  model: Any,
   params: Any,
   tokens: Int[Array, "B P"],
   lengths: Int[Array, " B"],
@@ -148,13 +147,13 @@ def _last_hidden(
   mesh: Mesh | None,
 ) -> Float[Array, "B D"]:
   """Float32 hidden states at the newest items, given to all devices."""
-  place = jnp.arange(tokens.shape[1])[None]
+  at = jnp.arange(tokens.shape[1])[None]
   hidden = model.apply(
     {"params": params},
     tokens,
-    jnp.broadcast_to(place, tokens.shape),
+    jnp.broadcast_to(at, tokens.shape),
     # As in training, a segment ends with the position of the target.
-    (place <= lengths[:, None]).astype(jnp.int32),
+    (at <= lengths[:, None]).astype(jnp.int32),
   )
   newest = jnp.maximum(lengths - 1, 0)[:, None, None]
   last = jnp.take_along_axis(hidden, newest, axis=1)[:, 0].astype(jnp.float32)

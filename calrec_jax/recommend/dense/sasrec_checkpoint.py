@@ -1,8 +1,8 @@
 """Trained models of item ids, from their checkpoints, for one domain.
 
-A checkpoint says itself which model it holds and which items its tokens are.
-It may come from another recipe than the one that is evaluated; catalogue,
-users and splits must be the same. Tested by
+A checkpoint records its model and the items of its tokens. It may come from
+another recipe than the one that is evaluated; catalogue, users and splits must
+be the same. Tested by
 `tests/end_to_end/test_sasrec_recipe.py`.
 """
 
@@ -40,9 +40,9 @@ def trained_sasrec(
   """The recommender `sasrec` of a domain.
 
   Args:
-    cache: of the domain.
-    mesh: where the parameters go.
-    checkpoint: a `checkpoint_<step>` folder, a stage's, or the MODEL_DIR of a
+    cache: Token cache of the domain.
+    mesh: Devices that the parameters are placed on.
+    checkpoint: A `checkpoint_<step>` folder, a stage's, or the MODEL_DIR of a
       recipe without STAGES. In a recipe of another model, bind it.
 
   Raises:
@@ -62,11 +62,10 @@ def trained_sasrec(
   record = store.read_json(folder, "lineage")
   config, domain = _described(folder, record, cache)
   model = SASRec(config)
-  abstract, shardings = partitioning.place(abstract_params(model), mesh)
-  params = store.restore_params(folder, abstract, shardings)
+  placed = partitioning.place(abstract_params(model), mesh)
   return SASRecRecommender(
     model,
-    params,
+    store.restore_params(folder, *placed),
     domain,
     settings=SASRecSearch(),
     mesh=mesh,
@@ -97,11 +96,8 @@ def _described(
     )
   [domain, *_] = found
   outputs = record["cards"][domain.name]["outputs"]
-  differing = [
-    split
-    for split in _SPLITS
-    if outputs.get(split) != cache.card["outputs"].get(split)
-  ]
+  own = cache.card["outputs"]
+  differing = [s for s in _SPLITS if outputs.get(s) != own.get(s)]
   if differing:
     raise CheckpointError(
       f"{folder} was trained with another split of {cache.name}: "

@@ -4,7 +4,7 @@ The vectors lie spread over all devices. Each device walks its shard in chunks
 and carries the best found so far, then the devices' lists are merged: scores
 of all queries with all vectors never exist at once. Beside the list the search
 counts, exactly, what ties with its last position, and reports the scores of
-requested columns from the very same products, so that exclusions need no second
+requested vectors from the very same products, so that exclusions need no second
 computation that might round differently.
 
 With `approx` a chunk's best are looked for by `jax.lax.approx_max_k`, which
@@ -17,7 +17,7 @@ device and on eight; timed by `benchmarks/dense_search.py`.
 """
 
 import functools
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from calrec_jax.errors import DivergedError
+from calrec_jax.recommend.candidates import EMPTY
 
-NO_COLUMN = -1
 _PIECE = 2**15  # Rows that are read at once, so that they are not held twice.
 
 
@@ -46,28 +46,28 @@ class Rows(Protocol):
 
 
 class Best(NamedTuple):
-  """The best columns of each query.
+  """The best vectors of each query.
 
   Attributes:
-    columns: int32[B, K], best first, equal scores by ascending column; -1 where
+    indices: int32[B, K], best first, equal scores by ascending index; -1 where
       there are fewer than K vectors.
-    scores: float32[B, K], -inf where `columns` is -1.
-    ties: int32[B], total size of the columns beyond the list whose score
+    scores: float32[B, K], -inf where `indices` is -1.
+    ties: int32[B], total size of the vectors beyond the list whose score
       equals the last listed one; an approximate search may miss some.
-    requested: float32[B, E], scores of the requested columns, -inf for -1.
+    requested: float32[B, E], scores of the requested vectors, -inf for -1.
   """
 
-  columns: jax.Array
-  scores: jax.Array
-  ties: jax.Array
-  requested: jax.Array
+  indices: Any
+  scores: Any
+  ties: Any
+  requested: Any
 
 
 class _Listed(NamedTuple):
-  """A list under way: scores, columns and sizes [B, K], ties [B]."""
+  """An unfinished list: scores, indices and sizes [B, K], ties [B]."""
 
   scores: jax.Array
-  columns: jax.Array
+  indices: jax.Array
   sizes: jax.Array
   ties: jax.Array
 
@@ -76,10 +76,11 @@ class VectorIndex:
   """Vectors spread over the devices of a mesh, to be searched.
 
   Attributes:
-    num_columns: the number of vectors, M.
-    chunk: vectors that a device compares at once. It does not depend on the
-      mesh, and so neither does the rounding of a score.
-    recall_target: None for an exact search.
+    num_vectors: Number of vectors, M.
+    chunk: Number of vectors that a device compares at once. It does not depend
+      on the mesh, so neither does the rounding of a score.
+    recall_target: Expected fraction of a chunk's best that an approximate
+      search finds in it; None for an exact one.
   """
 
   def __init__(
@@ -94,24 +95,23 @@ class VectorIndex:
     """Places the vectors; each process reads what its devices hold.
 
     Args:
-      vectors: one vector a column, compared by dot product.
-      sizes: number of items of each, at least 1; weighs ties.
-      chunk: most vectors that a device compares at once.
-      mesh: devices to spread over, all of its axes; None for one device.
-      recall_target: of an approximate search, the expected fraction of a
-        chunk's best that is found in it.
+      vectors: Vectors, compared by dot product.
+      sizes: Number of items of each, at least 1; weighs ties.
+      chunk: Most vectors that a device compares at once.
+      mesh: Devices to spread over, all of its axes; None for one device.
+      recall_target: See `VectorIndex`.
 
     Raises:
-      ValueError: for a size below 1 or a vector that is not finite.
+      DivergedError: for a vector that is not finite.
     """
     if sizes.min(initial=1) < 1:
-      raise ValueError("A column without an item cannot be ranked.")
-    self.num_columns, width = vectors.shape
-    self.chunk = min(chunk, 1 << max(0, self.num_columns - 1).bit_length())
+      raise ValueError("A vector without an item cannot be ranked.")
+    self.num_vectors, width = vectors.shape
+    self.chunk = min(chunk, 1 << max(0, self.num_vectors - 1).bit_length())
     self.recall_target = recall_target
     self._mesh = mesh
     step = self.chunk * (1 if mesh is None else mesh.size)
-    padded = self.num_columns + -self.num_columns % step
+    padded = self.num_vectors + -self.num_vectors % step
     self._vectors = self._place(vectors, (padded, width))
     self._sizes = self._place(sizes.astype(np.int32), (padded,))
 
@@ -121,7 +121,7 @@ class VectorIndex:
     requested: Int[np.ndarray, "B E"],
     depth: int,
   ) -> Best:
-    """The `depth` best columns of each query, and the scores of requested ones.
+    """The `depth` best vectors of each query, and scores of requested ones.
 
     Each pair of shapes and each depth is compiled once.
     """
@@ -131,13 +131,13 @@ class VectorIndex:
   def _place(self, array: Rows, shape: tuple[int, ...]) -> jax.Array:
     """The rows on their devices, zeros after them."""
 
-    def read(index: tuple[slice, ...]) -> np.ndarray:
-      start, stop, _ = index[0].indices(shape[0])
+    def read(index: tuple[slice, ...] | None) -> np.ndarray:
+      start, stop, _ = (index or (slice(None),))[0].indices(shape[0])
       return _filled(array, start, stop)
 
     if self._mesh is None:
-      # One copy beside what is read; jnp.asarray makes two.
-      return jax.device_put(read((slice(None),)))
+      # One more copy than what is read; jnp.asarray makes two.
+      return jax.device_put(read(None))
     rows = PartitionSpec(self._mesh.axis_names)
     return jax.make_array_from_callback(
       shape, NamedSharding(self._mesh, rows), read
@@ -148,7 +148,7 @@ def _filled(array: Rows, start: int, stop: int) -> np.ndarray:
   """Rows from `start` to `stop`, zeros where there are no more.
 
   Raises:
-    ValueError: for a value that is not finite.
+    DivergedError: for a value that is not finite.
   """
   filled = np.zeros((stop - start, *array.shape[1:]), array[:0].dtype)
   end = min(stop, array.shape[0])
@@ -210,11 +210,11 @@ def _search_shard(
   depth: int,
   recall_target: float | None,
 ) -> tuple[_Listed, Float[Array, "B E"]]:
-  """Searches one device's columns, of which `first` is the smallest."""
+  """Searches one device's vectors, of which `first` is the first index."""
   batch = len(queries)
   begin = _Listed(
     scores=jnp.full((batch, depth), -jnp.inf, jnp.float32),
-    columns=jnp.full((batch, depth), NO_COLUMN, jnp.int32),
+    indices=jnp.full((batch, depth), EMPTY, jnp.int32),
     sizes=jnp.zeros((batch, depth), jnp.int32),
     ties=jnp.zeros(batch, jnp.int32),
   )
@@ -228,9 +228,9 @@ def _search_shard(
     # One zero only: top_k orders -0 below 0, an equality does not.
     scores = jnp.where(scores == 0, 0.0, scores)
     scores = jnp.where(block_sizes[None, :] > 0, scores, -jnp.inf)
-    place = requested - start
-    inside = (place >= 0) & (place < chunk) & (requested >= 0)
-    found = jnp.take_along_axis(scores, jnp.clip(place, 0, chunk - 1), axis=1)
+    at = requested - start
+    inside = (at >= 0) & (at < chunk) & (requested >= 0)
+    found = jnp.take_along_axis(scores, jnp.clip(at, 0, chunk - 1), axis=1)
     requested_scores = jnp.where(inside, found, requested_scores)
     if recall_target is None:
       listed = _extend(listed, scores, block_sizes, start)
@@ -256,18 +256,18 @@ def _extend(
   sizes: Int[Array, " C"],
   start: Int[Array, ""],
 ) -> _Listed:
-  """The best of a list and of a chunk of more columns, from `start` on."""
+  """The best of a list and of a chunk of more vectors, from `start` on."""
   depth = listed.scores.shape[1]
   # Together, the list first: what is worse than it costs a CPU no sorting.
-  best, places = jax.lax.top_k(
+  best, positions = jax.lax.top_k(
     jnp.concatenate([listed.scores, scores], axis=1), depth
   )
-  new = jnp.maximum(places - depth, 0)
-  known = jnp.minimum(places, depth - 1)
+  new = jnp.maximum(positions - depth, 0)
+  known = jnp.minimum(positions, depth - 1)
 
   def choose(old: Array, more: Array) -> Array:
     old = jnp.take_along_axis(old, known, axis=1)
-    return jnp.where(places < depth, old, more)
+    return jnp.where(positions < depth, old, more)
 
   best_sizes = choose(listed.sizes, sizes[new])
   last = _last(best)
@@ -275,7 +275,7 @@ def _extend(
   ties += jnp.sum(jnp.where(listed.scores == last, listed.sizes, 0), axis=1)
   ties -= jnp.sum(jnp.where(best == last, best_sizes, 0), axis=1)
   ties += jnp.where(listed.scores[:, -1] == last[:, 0], listed.ties, 0)
-  return _Listed(best, choose(listed.columns, start + new), best_sizes, ties)
+  return _Listed(best, choose(listed.indices, start + new), best_sizes, ties)
 
 
 def _approximate(
@@ -286,14 +286,14 @@ def _approximate(
   recall_target: float,
 ) -> _Listed:
   """Most of the best of a chunk; all that ties with its last one counts."""
-  best, places = jax.lax.approx_max_k(
+  best, positions = jax.lax.approx_max_k(
     scores, depth, recall_target=recall_target
   )
-  best_sizes = sizes[places]
+  best_sizes = sizes[positions]
   last = _last(best)
   ties = jnp.sum(jnp.where(scores == last, sizes[None], 0), axis=1)
   ties -= jnp.sum(jnp.where(best == last, best_sizes, 0), axis=1)
-  return _Listed(best, start + places, best_sizes, ties)
+  return _Listed(best, start + positions, best_sizes, ties)
 
 
 def _last(best: Float[Array, "B K"]) -> Float[Array, "B 1"]:
@@ -307,15 +307,15 @@ def _last(best: Float[Array, "B K"]) -> Float[Array, "B 1"]:
 
 
 def _merge(lists: list[_Listed], depth: int) -> _Listed:
-  """The best of several lists; earlier ones hold the smaller columns."""
-  scores, columns, sizes = (
+  """The best of several lists; earlier ones hold the smaller indices."""
+  scores, indices, sizes = (
     jnp.concatenate([getattr(listed, field) for listed in lists], axis=1)
-    for field in ("scores", "columns", "sizes")
+    for field in ("scores", "indices", "sizes")
   )
-  best, places = jax.lax.top_k(scores, depth)
-  best_sizes = jnp.take_along_axis(sizes, places, axis=1)
+  best, positions = jax.lax.top_k(scores, depth)
+  best_sizes = jnp.take_along_axis(sizes, positions, axis=1)
   last = _last(best)
-  # What ties with the last place: among what is at hand, minus what is listed,
+  # What ties with the last position: among all candidates, minus those listed,
   # and what an earlier list left out at the same score.
   ties = jnp.sum(sizes * (scores == last), axis=1)
   ties -= jnp.sum(best_sizes * (best == last), axis=1)
@@ -323,7 +323,7 @@ def _merge(lists: list[_Listed], depth: int) -> _Listed:
     ties += jnp.where(listed.scores[:, -1] == last[:, 0], listed.ties, 0)
   return _Listed(
     scores=best,
-    columns=jnp.take_along_axis(columns, places, axis=1),
+    indices=jnp.take_along_axis(indices, positions, axis=1),
     sizes=best_sizes,
     ties=ties,
   )
@@ -332,7 +332,7 @@ def _merge(lists: list[_Listed], depth: int) -> _Listed:
 def _merge_shards(
   listed: _Listed, axes: tuple[str, ...], depth: int
 ) -> _Listed:
-  """Merges the devices' lists, in the order of their columns."""
+  """Merges the devices' lists, in the order of their indices."""
   gathered = jax.lax.all_gather(listed, axes)
   shards = len(gathered.ties)
   return _merge(
@@ -341,5 +341,5 @@ def _merge_shards(
 
 
 def _as_best(listed: _Listed, requested: Float[Array, "B E"]) -> Best:
-  columns = jnp.where(listed.sizes > 0, listed.columns, NO_COLUMN)
-  return Best(columns, listed.scores, listed.ties, requested)
+  indices = jnp.where(listed.sizes > 0, listed.indices, EMPTY)
+  return Best(indices, listed.scores, listed.ties, requested)

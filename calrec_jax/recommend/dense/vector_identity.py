@@ -1,9 +1,8 @@
 """What decides the vectors of a catalogue, to the last bit on one machine.
 
-Checkpoint and lineage name the model, human-readable. They do not
-suffice: a stage may be trained again in the same folder, on a GPU with other
-bits. So the parameters themselves are part of it, by a digest that is computed
-where they lie and is the same on every mesh.
+Checkpoint and lineage do not suffice: a stage may be trained again in the same
+folder, on a GPU with other bits. So the parameters themselves are part of it:
+a digest that is computed on their devices and is the same on every mesh.
 
 Tested by `tests/unit/recommend/dense/test_vector_store.py`.
 """
@@ -19,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calrec_jax.data.records import Catalogue
 from calrec_jax.recommend.domain_model import DomainModel
 from calrec_jax.storage import identity
 
@@ -42,6 +40,8 @@ def describe(
     encoder: Sizes of the computation that decide rounding.
   """
   catalogue = model.catalogue
+  tokens = hashlib.sha256(np.asarray(catalogue.values, np.int32).tobytes())
+  tokens.update(np.asarray(catalogue.offsets, np.int64).tobytes())
   return identity.plain(
     {
       "schema": SCHEMA,
@@ -50,7 +50,7 @@ def describe(
       "decoder": dataclasses.asdict(model.decoder.config),
       "catalogue": {
         "items": len(catalogue),
-        "tokens_sha256": _tokens_digest(catalogue),
+        "tokens_sha256": tokens.hexdigest(),
         "prompt": dataclasses.asdict(model.prompt),
       },
       "encoder": encoder,
@@ -59,7 +59,7 @@ def describe(
 
 
 def params_digest(params: Any) -> str:
-  """A digest of parameters, computed where they lie.
+  """A digest of parameters, computed on their devices.
 
   Sums of mixed bits, modulo 2^32: such sums do not depend on their order, so
   neither does the digest on how the arrays are spread. It distinguishes
@@ -67,16 +67,15 @@ def params_digest(params: Any) -> str:
   """
   leaves = jax.tree_util.tree_leaves_with_path(params)
   sums = jax.device_get([_sums(leaf) for _, leaf in leaves])
-  return identity.digest(
-    {
-      jax.tree_util.keystr(path): [
-        list(np.shape(leaf)),
-        str(leaf.dtype),
-        *np.asarray(pair).tolist(),
-      ]
-      for (path, leaf), pair in zip(leaves, sums, strict=True)
-    }
-  )
+  described = {
+    jax.tree_util.keystr(path): [
+      list(leaf.shape),
+      str(leaf.dtype),
+      *map(int, two),
+    ]
+    for (path, leaf), two in zip(leaves, sums, strict=True)
+  }
+  return identity.digest(described)
 
 
 @jax.jit
@@ -84,15 +83,15 @@ def _sums(leaf: jax.Array) -> jax.Array:
   """uint32[2]: sums over an array's elements of their bits, mixed."""
   unsigned = _UNSIGNED[leaf.dtype.itemsize]
   bits = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
-  place = jnp.zeros(bits.shape, jnp.uint32)
+  index = jnp.zeros(bits.shape, jnp.uint32)
   stride = 1
   for axis in reversed(range(bits.ndim)):
     along = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
-    place += along * jnp.uint32(stride % 2**32)
+    index += along * jnp.uint32(stride % 2**32)
     stride *= bits.shape[axis]
   return jnp.stack(
     [
-      jnp.sum(_mix(_mix(place + jnp.uint32(seed)) ^ bits), dtype=jnp.uint32)
+      jnp.sum(_mix(_mix(index + jnp.uint32(seed)) ^ bits), dtype=jnp.uint32)
       for seed in _SEEDS
     ]
   )
@@ -103,9 +102,3 @@ def _mix(bits: jax.Array) -> jax.Array:
   bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B)
   bits = (bits ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
   return bits ^ (bits >> 16)
-
-
-def _tokens_digest(catalogue: Catalogue) -> str:
-  found = hashlib.sha256(np.asarray(catalogue.values, np.int32).tobytes())
-  found.update(np.asarray(catalogue.offsets, np.int64).tobytes())
-  return found.hexdigest()

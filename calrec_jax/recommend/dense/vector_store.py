@@ -3,10 +3,10 @@
 The unique texts are cut into blocks (`storage.blocks`), and a block's unit
 vectors are one file. A folder belongs to one identity (`vector_identity`:
 checkpoint, parameters, catalogue, encoder); another one is refused. What is
-there is not computed again: a killed job resumes at the block it was in, and
-the next evaluation computes nothing at all.
+there is not computed again: a killed job resumes at its block, and the next
+evaluation computes nothing at all.
 
-Where one mesh spans several processes they compute every block together and
+Where one mesh spans several processes, they compute every block together and
 take turns writing.
 
 Tested by `tests/unit/recommend/dense/test_vector_store.py`.
@@ -15,7 +15,6 @@ Tested by `tests/unit/recommend/dense/test_vector_store.py`.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -39,10 +38,9 @@ class VectorPlace:
   """Where the vectors of a checkpoint are saved, and who works on them.
 
   Attributes:
-    folder: Gets a folder for each catalogue and identity.
+    folder: Folder that gets one for each catalogue and identity.
     domain: Name of the catalogue.
-    checkpoint: JSON-ready; names the checkpoint, human-readable and as part of
-      the identity.
+    checkpoint: JSON-ready name of the checkpoint, part of the identity.
     shard: This process among those that share the folder.
   """
 
@@ -62,15 +60,15 @@ class CatalogueVectors:
   def __init__(
     self,
     folder: pathlib.Path,
-    identity: Mapping[str, Any],
+    made_from: Mapping[str, Any],
     count: int,
     block: int,
   ):
-    """Takes the folder for this identity.
+    """Takes the folder for an identity.
 
     Args:
       folder: Folder of the files.
-      identity: What the vectors are made from, see `vector_identity`.
+      made_from: Identity of the vectors, see `vector_identity`.
       count: Number of texts, M.
       block: Number of texts of a file.
 
@@ -79,18 +77,22 @@ class CatalogueVectors:
         be made.
     """
     self.count, self._block = count, block
-    self._store = BlockStore(folder, identity, blocks.cut(count, block), ".npy")
+    cut = blocks.cut(count, block)
+    self._store = BlockStore(folder, made_from, cut, ".npy")
     try:
       self._store.claim()
     except BlocksError as error:
+      parts = made_from.get("checkpoint") or {}
+      names = [str(parts[k]) for k in ("stage", "checkpoint") if k in parts]
       raise VectorsError(
-        f"Item vectors of {_name(identity)}: {error}\nBind "
+        f"Item vectors of {'/'.join(names) or 'a checkpoint'} (identity "
+        f"{identity.short_digest(made_from)}): {error}\nBind "
         "DenseSearch.vectors_folder to another folder (None saves each "
-        "checkpoint's vectors beside it), or remove this one."
+        "checkpoint's vectors next to it), or remove this one."
       ) from error
 
-  @functools.cached_property
-  def shape(self) -> tuple[int, int]:
+  @property
+  def shape(self) -> tuple[int, ...]:
     """Texts and width, M and D."""
     return self.count, self._mapped(0).shape[1]
 
@@ -144,7 +146,7 @@ class CatalogueVectors:
   def _together(
     self, shard: Shard, show: Callable[[int], object]
   ) -> Iterator[int]:
-    """The blocks that process 0 sees missing, once everybody has written."""
+    """The blocks that process 0 misses, once all processes have written."""
     del shard
     while True:
       multihost_utils.sync_global_devices("catalogue vectors are written")
@@ -189,19 +191,11 @@ def folder_of(
   """The folder of a catalogue's vectors.
 
   Args:
-    place: Where they are saved by default, one folder for each identity.
-    chosen: `DenseSearch.vectors_folder`, whose folder `DOMAIN` they are in
+    place: Place where they are saved by default, one folder for each identity.
+    chosen: `DenseSearch.vectors_folder`: its subfolder `DOMAIN` holds them
       whatever the identity, so that another one is refused.
     described: Identity of the vectors.
   """
   if chosen is not None:
     return pathlib.Path(chosen).expanduser().absolute() / place.domain
   return place.folder / f"{place.domain}-{identity.short_digest(described)}"
-
-
-def _name(described: Mapping[str, Any]) -> str:
-  """An identity in a few words: the checkpoint, and a digest of the whole."""
-  parts = described.get("checkpoint") or {}
-  named = "/".join(str(parts[k]) for k in ("stage", "checkpoint") if k in parts)
-  digest = identity.short_digest(described)
-  return f"{named or 'a checkpoint'} (identity {digest})"

@@ -37,18 +37,17 @@ class Fusion:
   """How lists are fused.
 
   Attributes:
-    members: names of the recommenders whose lists the recommender "fused"
-      joins. By default what the model says, who buys what after what, what is
-      bought again, and whose words are like the last item's; "sasrec" with
-      them is better still.
-    by: what is joined, "scores" or "ranks". Scores want members whose scores
-      say how much better an item is, as those of "dense" and "sasrec" do.
-    weights: one for each member, in their order; empty for equal ones. None
-      has them chosen by what validation users bought, see `fusion_weights`; a
-      text is the folder of a stage for which they were, as of the model that
-      was fitted before the last events were known.
-    users: validation users by which they are chosen, at most.
-    k: damps the first ranks; 60 in the paper.
+    members: Names of the recommenders whose lists "fused" joins. The default
+      combines the model, sequential rules, repeated purchases and the words of
+      the last item; adding "sasrec" is better still.
+    by: Quantity that is joined, "scores" or "ranks". Scores need members whose
+      scores say how much better an item is, as those of "dense" and "sasrec".
+    weights: Weight of each member, in their order; empty for equal ones. None
+      chooses them by what validation users bought, see `fusion_weights`; a
+      text is the folder of a stage whose chosen weights are used, such as that
+      of the model that was fitted before the last events were known.
+    users: Most validation users that choose the weights.
+    k: Damping of the first ranks; 60 in the paper.
     places: Least length of each member's list; an item beyond it gets nothing
       from that member.
     rule: CANDIDATES, the candidate rule under which weights are chosen.
@@ -69,7 +68,6 @@ class Fusion:
   rule: str = candidates.DEFAULT
 
   def __post_init__(self):
-    """Refuses a fusion of less than two lists."""
     check(
       self,
       by=one_of("ranks", "scores"),
@@ -95,7 +93,7 @@ class Chosen(NamedTuple):
   """Weights that were chosen and not given.
 
   Attributes:
-    weights: one for each member; 0 leaves it out.
+    weights: Weight of each member; 0 leaves it out.
     how: Origin of the weights, human-readable, as in "chosen by 2,048
       validation users".
   """
@@ -166,9 +164,9 @@ class Fused(Recommender):
     return protocol.identities(self._members)
 
   def _rank(self, request: protocol.Request) -> dict[str, Ranking]:
-    places = max(request.depth, self.settings.places)
+    depth = max(request.depth, self.settings.places)
     rankings = [
-      member.recommend(request.histories, depth=places, rules=request.rules)
+      member.recommend(request.histories, depth=depth, rules=request.rules)
       for member in self._members
     ]
     return {
@@ -186,8 +184,8 @@ class Fused(Recommender):
         listed, parts = contributions(ranking, user, self.settings)
         rows.append(listed)
         values.append(weight * parts)
-      distinct, place = np.unique(np.concatenate(rows), return_inverse=True)
-      summed = np.bincount(place, np.concatenate(values), len(distinct))
+      distinct, index = np.unique(np.concatenate(rows), return_inverse=True)
+      summed = np.bincount(index, np.concatenate(values), len(distinct))
       items.append(distinct)
       scores.append(summed.astype(np.float32))
     return protocol.Listed(items, scores)
@@ -196,11 +194,7 @@ class Fused(Recommender):
 def contributions(
   ranking: Ranking, user: int, settings: Fusion
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The items of one list, and what each gets from it before weighing.
-
-  Returns:
-    int32 rows and float64 contributions.
-  """
+  """The rows of one list, and the unweighted contribution to each, float64."""
   if settings.by == "scores":
     return scaled_scores(ranking, user)
   listed, ranks = mean_ranks(ranking, user)
@@ -208,12 +202,9 @@ def contributions(
 
 
 def mean_ranks(ranking: Ranking, user: int) -> tuple[np.ndarray, np.ndarray]:
-  """The items of one list and their ranks from 1, tied ones sharing the mean.
+  """The rows of one list and their ranks from 1, tied ones sharing the mean.
 
   Items of a tie that continues beyond the list are left out.
-
-  Returns:
-    int32 rows and float64 ranks.
   """
   items, scores, _ = _whole_ties(ranking, user)
   _, group, sizes = np.unique(-scores, return_inverse=True, return_counts=True)
@@ -222,13 +213,10 @@ def mean_ranks(ranking: Ranking, user: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def scaled_scores(ranking: Ranking, user: int) -> tuple[np.ndarray, np.ndarray]:
-  """The items of one list and their scores, 1 at its head and 0 at its end.
+  """The rows of one list and their scores, 1 at its head and 0 at its end.
 
   Items of a tie that continues beyond the list are left out; where all are tied
   they share the head.
-
-  Returns:
-    int32 rows and float64 scores.
   """
   items, scores, end = _whole_ties(ranking, user)
   if not len(items):

@@ -1,8 +1,8 @@
-"""Weights that were chosen for a fusion, saved beside the checkpoint.
+"""Weights that were chosen for a fusion, saved next to the checkpoint.
 
 Validation users choose once: what is evaluated is what `calrec infer` uses
-afterwards. A record is used again only where everything that
-decides the members' answers is equal. Tested by
+afterwards. A record is used again only where everything that decides the
+members' answers is equal. Tested by
 `tests/unit/recommend/fuse/test_fusion_record.py`.
 """
 
@@ -61,11 +61,9 @@ def chosen(
   saved = _read(folder / name)
   if saved and len(saved["weights"]) == len(members):
     return _chosen_by(saved)
-  users = [
-    user
-    for user in cache.histories(_SPLIT, settings.users, _SEED)
-    if len(user.items)  # Some members answer nobody without a history.
-  ]
+  users = cache.histories(_SPLIT, settings.users, _SEED)
+  # Some members cannot answer a user without a history.
+  users = [user for user in users if len(user.items)]
   if not users:
     return Chosen((1.0,) * len(members), "equal weights: no validation users")
   weights, value = fusion_weights.choose(
@@ -152,10 +150,7 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
   """A record; None where there is none that can be read."""
   try:
     record = json.loads(path.read_text("utf-8"))
-    return {
-      **record,
-      "weights": list(map(float, record["weights"])),
-      "users": int(record["users"]),
-    }
+    weights = list(map(float, record["weights"]))
+    return {**record, "weights": weights, "users": int(record["users"])}
   except (OSError, ValueError, KeyError, TypeError):
     return None

@@ -2,9 +2,9 @@
 
 Which signals a shop has is measured, not assumed: groceries are bought again,
 books are not. From equal weights, the change of one weight that raises NDCG@10
-of the joined lists most is made, as long as it is more than chance: more than
-the standard error of the difference, user by user. So good members stay equal
-and what does not help is left out, at a weight of 0.
+of the joined lists most is made, while it exceeds chance: the standard error of
+the difference, user by user. So good members stay equal, and what does not help
+gets a weight of 0.
 
 The users' next purchases must not have been trained on. Tested against the
 fusion itself and the metrics of an evaluation in
@@ -29,15 +29,13 @@ _BATCH_USERS = 256
 
 
 class Joined(NamedTuple):
-  """The lists of all members, side by side.
-
-  U users, P places for the items that any member lists, M members.
+  """The lists of all M members for U users, with up to P distinct items each.
 
   Attributes:
-    contributions: what an item gets from each member; 0 where it is not listed.
-    filled: which places hold an item.
-    target: the place of the user's next item; 0 where nobody lists it.
-    found: which members list it.
+    contributions: What each member gives an item; 0 where it is not listed.
+    filled: Whether a position holds an item.
+    target: Position of the user's next item; 0 where no member lists it.
+    found: Whether each member lists it.
   """
 
   contributions: Float64[np.ndarray, "U P M"]
@@ -83,8 +81,7 @@ def join(
 ) -> Joined:
   """The lists of every member; see `choose`."""
   users = list(_users(members, histories, targets, settings))
-  places = max(len(items) for items, _ in users)
-  shape = (len(users), places, len(members))
+  shape = (len(users), max(len(items) for items, _ in users), len(members))
   joined = Joined(
     np.zeros(shape),
     np.zeros(shape[:2], bool),
@@ -94,10 +91,10 @@ def join(
   for user, (items, parts) in enumerate(users):
     joined.contributions[user, : len(items)] = np.nan_to_num(parts)
     joined.filled[user, : len(items)] = True
-    [place] = np.nonzero(items == targets[user])
-    if len(place):
-      joined.target[user] = place[0]
-      joined.found[user] = ~np.isnan(parts[place[0]])
+    [position] = np.nonzero(items == targets[user])
+    if len(position):
+      joined.target[user] = position[0]
+      joined.found[user] = ~np.isnan(parts[position[0]])
   return joined
 
 
@@ -155,10 +152,10 @@ def _gains(
   scores: Float[np.ndarray, "U P"],
   weights: Float[np.ndarray, " M"],
 ) -> Float[np.ndarray, " U"]:
-  """Of joined scores; tied items share their mean rank, as in an evaluation.
+  """NDCG@10 of joined scores; tied items share their mean rank.
 
-  As a fusion does, sums of float64 are compared in float32, where what should
-  be equal is.
+  As in a fusion, sums of float64 are compared in float32, where what should be
+  equal is.
   """
   scores = np.where(joined.filled, scores, -1.0).astype(np.float32)
   target = np.take_along_axis(scores, joined.target[:, None], axis=1)

@@ -2,11 +2,10 @@
 
 The model samples texts for a user (section "inference" of Li et al., RecSys
 2024), and `ground` matches them to the catalogue. What was sampled for a
-prompt is remembered: the same prompt gives the same samples, and a fusion does
-not sample again.
+prompt is remembered, so a fusion does not sample again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from calrec_jax.recommend.generate.texts import (
   distinct_texts,
 )
 from calrec_jax.recommend.prompts import TokenRows
-from calrec_jax.recommend.protocol import Listed, Recommender, Request
+from calrec_jax.recommend.protocol import Listed, Recommender, Request, Scores
 
 
 class GenerateAndGround(Recommender):
@@ -58,13 +57,12 @@ class GenerateAndGround(Recommender):
       grounding: How they are matched.
       index: Index of the catalogue's texts where there is one already, with
         the settings `grounding.bm25`.
-      vocab_size: First token id that is never sampled: a model has room for
-        more ids than its vocabulary. None takes the vocabulary's `size` where
-        it has one.
+      vocab_size: First token id that is never sampled, since a model may have
+        more ids than its vocabulary; by default the vocabulary's size.
 
     Raises:
-      ValueError: if the index was built with other settings, or the model
-        has no room for the vocabulary.
+      ValueError: if the index was built with other settings.
+      InputError: if the model is too small for the vocabulary.
     """
     self.num_items = len(model.catalogue)
     self.sampler = sampler or Sampler()
@@ -102,12 +100,8 @@ class GenerateAndGround(Recommender):
     self._last = self.write(request.histories)
     return self._grounder.rank(self._last, request.reach)
 
-  def _score_curve(self, request: Request) -> dict[int, Listed]:
-    """By fewer of the samples.
-
-    Fewer samples are the first ones of more: each point of the curve is what a
-    run with so many samples gives.
-    """
+  def _score_curve(self, request: Request) -> Mapping[int | float, Scores]:
+    """By fewer of the samples: what a run with so many samples gives."""
     spellings = self._sampled(request.histories)
     counts = [2**power for power in range(self.sampler.samples.bit_length())]
     return {
@@ -127,11 +121,7 @@ class GenerateAndGround(Recommender):
     ]
 
   def explain(self, position: int) -> list[dict[str, Any]]:
-    """What was written for one user of the last call; see `Recommender`.
-
-    `log_prob` is in nats, `samples` the number of samples that spell the text,
-    `items` the row it stands for.
-    """
+    """What was written for one user of the last call; see `Recommender`."""
     return [
       {
         "text": written.text,
@@ -142,7 +132,7 @@ class GenerateAndGround(Recommender):
       for written in self._last[position]
     ]
 
-  def validity(self) -> dict[str, Float[np.ndarray, " B"]]:
+  def validity(self) -> Mapping[str, Float[np.ndarray, " B"]]:
     """How sound the texts of each user of the last call are.
 
     Returns:
@@ -151,26 +141,17 @@ class GenerateAndGround(Recommender):
       `distinct_texts`: distinct texts of a user, over the number of samples;
       `distinct_exact_texts`: fraction of those texts that spell an item.
     """
-    users = [self._counts(texts) for texts in self._last]
+    users, rows = self._last, self._grounder.index.rows
+    exact = [[text.text in rows for text in texts] for texts in users]
+    samples = [[text.samples for text in texts] for texts in users]
+    ended = [sum(t.samples for t in texts if t.ended) for texts in users]
+    total = np.array([sum(numbers) for numbers in samples])
+    hits = [np.dot(*pair) for pair in zip(exact, samples, strict=True)]
     return {
-      key: np.array([user[key] for user in users])
-      for key in (
-        "exact_samples",
-        "ended_samples",
-        "distinct_texts",
-        "distinct_exact_texts",
-      )
-    }
-
-  def _counts(self, texts: tuple[GeneratedText, ...]) -> dict[str, float]:
-    exact = [text.text in self._grounder.index.rows for text in texts]
-    samples = [text.samples for text in texts]
-    total = sum(samples)
-    return {
-      "exact_samples": float(np.dot(exact, samples)) / total,
-      "ended_samples": sum(t.samples for t in texts if t.ended) / total,
-      "distinct_texts": len(texts) / total,
-      "distinct_exact_texts": float(np.mean(exact)),
+      "exact_samples": np.array(hits) / total,
+      "ended_samples": np.array(ended) / total,
+      "distinct_texts": np.array([len(texts) for texts in users]) / total,
+      "distinct_exact_texts": np.array([np.mean(flags) for flags in exact]),
     }
 
   def _begin(self, batch: TokenRows) -> Samples:

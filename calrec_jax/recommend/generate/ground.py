@@ -7,10 +7,10 @@ its probability, and an item keeps the best that any text gives it:
     r_i = max_k exp(ε s_k) (b_ki - min_i b_ki) / (max_i b_ki - min_i b_ki)
 
 With a small ε the best matches of all texts come first, in the order of their
-probability, then the second-best ones: nearly a round robin. What is known of
-the method leaves details open; each is a switch of `Grounding`.
+probability, then the second-best ones: nearly a round robin. The paper leaves
+details open; each is a switch of `Grounding`.
 
-An item that none of the texts matches among its best has a bound on its score.
+An item that is not among the best matches of any text has a bound on its score.
 Where enough items are above it, they are ranked without looking at any other;
 else the whole catalogue is scored. The lists are the same to the last bit.
 Tested against a loop over texts and items in
@@ -27,15 +27,14 @@ from jaxtyping import Float
 
 from calrec_jax.errors import at_least, check, one_of, optional
 from calrec_jax.recommend.baselines.bm25 import BM25, CatalogueIndex
-from calrec_jax.recommend.dense.unique_texts import UniqueTexts
 from calrec_jax.recommend.generate import match
 from calrec_jax.recommend.generate.match import Matcher
 from calrec_jax.recommend.generate.texts import GeneratedText
 from calrec_jax.recommend.protocol import Listed
 
-# Best matches of a text that are remembered, at least: enough for the lists of
-# an evaluation, whose depth is not known when texts are matched ahead of it.
-_FEWEST_KEPT = 512
+# Fewest best matches of a text that are remembered: enough for the lists of an
+# evaluation, whose depth is not known when texts are matched ahead of it.
+_FEWEST_SAVED = 512
 _CHOICES = {
   "score": ("sum", "mean"),
   "scaling": match.SCALINGS,
@@ -50,26 +49,25 @@ class Grounding:
   """How generated texts are matched to items.
 
   Attributes:
-    epsilon: ε above, how much a nat of log-probability counts; the paper's
-      value is 1/5000.
+    epsilon: ε above, the weight of a nat of log-probability; 1/5000 in the
+      paper.
     score: s_k is the "sum" of a text's log-probabilities over its tokens, or
-      their "mean". The sum is the log-probability of the text, the word that
-      is used of the method; a mean would prefer long texts.
+      their "mean". The sum is the log-probability of the text, the paper's
+      term; a mean would prefer long texts.
     scaling: "min_max" as above; "max" divides by the best match only; "none"
       leaves BM25 as it is, and long texts outweigh short ones.
     combination: an item gets the "max" over the texts, or their "sum", which
       favours what many texts match a little over what one spells out.
-    duplicates: "drop" takes a text once however often it was sampled, "count"
-      multiplies its damping by the number of samples. Samples follow
-      the probability already, which s_k holds: counting says it twice.
-    top_texts: only so many texts of highest s_k are matched; None for all.
-      Every text was paid for, and an unlikely one hardly gets in the way.
-    exact_first: whether a text that spells an item matches this item best,
-      ahead of items that have the same words more often. Off, as BM25 alone is
-      what is known; the text's own item nearly always comes first anyway.
-    bm25: how words are weighed.
-    cache_mebibytes: memory for the matches of texts that come again; a tuned
-      model writes the same texts for many users.
+    duplicates: "drop" uses a text once however often it was sampled, "count"
+      multiplies its weight by the number of samples. Samples already follow the
+      probability, which s_k holds, so "count" counts it twice.
+    top_texts: Number of texts of highest s_k that are matched; None for all.
+    exact_first: Whether a text that spells an item matches this item best,
+      ahead of items that have the same words more often. The paper does not
+      say so; the text's own item nearly always comes first anyway.
+    bm25: Weights of words.
+    cache_mebibytes: Memory for the matches of repeated texts; a tuned model
+      writes the same texts for many users.
   """
 
   epsilon: float = 1 / 5000
@@ -83,7 +81,6 @@ class Grounding:
   cache_mebibytes: int = 256
 
   def __post_init__(self):
-    """Refuses what grounds nothing."""
     check(
       self,
       # Below 0 the least likely texts would come first.
@@ -120,15 +117,11 @@ class Grounder:
       exact_first=self.settings.exact_first,
       cache_mebibytes=self.settings.cache_mebibytes,
     )
-    _, first, column = np.unique(
-      index.columns, return_index=True, return_inverse=True
-    )
-    self._columns = UniqueTexts(first[column])
 
   def prepare(self, texts: Sequence[str]) -> None:
     """Matches texts ahead of their use, while a device writes more."""
     if self.settings.combination == "max":
-      self._matcher.best(texts, _FEWEST_KEPT)
+      self._matcher.best(texts, _FEWEST_SAVED)
     else:
       self._matcher.rows(texts)
 
@@ -136,12 +129,12 @@ class Grounder:
     """The catalogue row a text is of: its own, else the best match."""
     if text in self.index.rows:
       return self.index.rows[text]
-    [best] = self._matcher.best([text], _FEWEST_KEPT)
-    if len(best.columns):
-      column = best.columns[np.argmax(best.matches)]
+    [best] = self._matcher.best([text], _FEWEST_SAVED)
+    if len(best.ids):
+      found = best.ids[np.argmax(best.matches)]
     else:  # More items match it equally well than are remembered.
-      column = np.argmax(self._matcher.rows([text])[0])
-    return int(self._columns.first_rows[column])
+      found = np.argmax(self._matcher.rows([text])[0])
+    return int(self.index.unique.first_rows[found])
 
   def scores(self, written: Sequence[GeneratedText]) -> Float[np.ndarray, " N"]:
     """Quasi-round-robin scores of one user for every catalogue row.
@@ -183,21 +176,21 @@ class Grounder:
     self, texts: list[str], weights: np.ndarray, wanted: int
   ) -> tuple[np.ndarray, np.ndarray]:
     """Rows that certainly score above all others, and their scores."""
-    count = max(_FEWEST_KEPT, 2 << (wanted - 1).bit_length())
+    count = max(_FEWEST_SAVED, 2 << (wanted - 1).bit_length())
     found = self._matcher.best(texts, count)
     bound = np.float32(max(weights * [best.bound for best in found]))
-    columns = np.concatenate([best.columns for best in found])
-    sizes = [len(best.columns) for best in found]
+    ids = np.concatenate([best.ids for best in found])
+    sizes = [len(best.ids) for best in found]
     scores = np.repeat(weights, sizes) * np.concatenate(
       [best.matches for best in found]
     )
     scores = scores.astype(np.float32)
-    columns, scores = columns[scores > bound], scores[scores > bound]
-    order = np.lexsort((-scores, columns))
-    columns, scores = columns[order], scores[order]
-    first = np.diff(columns, prepend=-1) > 0  # Each column's best.
-    rows, places = self._columns.items(columns[first])
-    return rows, scores[first][places]
+    ids, scores = ids[scores > bound], scores[scores > bound]
+    order = np.lexsort((-scores, ids))
+    ids, scores = ids[order], scores[order]
+    first = np.diff(ids, prepend=-1) > 0  # The best match of each text.
+    rows, positions = self.index.unique.items(ids[first])
+    return rows, scores[first][positions]
 
   def _whole(
     self, texts: list[str], weights: np.ndarray
@@ -208,7 +201,7 @@ class Grounder:
     damped = weights[:, None] * self._matcher.rows(texts)
     combine = np.max if self.settings.combination == "max" else np.sum
     scores = combine(damped, axis=0)
-    return scores.astype(np.float32)[self.index.columns]
+    return scores.astype(np.float32)[self.index.ids]
 
   def _weigh(
     self, written: Sequence[GeneratedText]

@@ -20,7 +20,7 @@ from calrec_jax.recommend.memory import RecentlyUsed
 
 SCALINGS = ("min_max", "max", "none")
 _MEBIBYTE = 2**20
-_KEPT_BYTES = 8  # A column and a match.
+_MATCH_BYTES = 8  # An id and a match.
 # Below 1 by some units of float32, so that a damped match stays below, too.
 _JUST_BELOW = np.float32(1 - 1e-6)
 
@@ -29,23 +29,23 @@ class BestMatches(NamedTuple):
   """The items that a text matches best.
 
   Attributes:
-    columns: int32[n], distinct item texts, ascending.
-    matches: float32[n], how well each is matched.
-    bound: no other item text is matched better.
+    ids: int32[n], unique item texts, ascending.
+    matches: float32[n], the match of each.
+    bound: Upper bound of the match of any other item text.
   """
 
-  columns: np.ndarray
+  ids: np.ndarray
   matches: np.ndarray
   bound: float
 
 
 class Matcher:
-  """Matches texts to the distinct item texts of one catalogue.
+  """Matches texts to the unique item texts of one catalogue.
 
   Threads may share it.
 
   Attributes:
-    index: of the catalogue.
+    index: Index of the catalogue.
   """
 
   def __init__(
@@ -59,24 +59,24 @@ class Matcher:
     """Takes the index; several matchers may share one.
 
     Args:
-      index: of the catalogue.
-      scaling: out of `SCALINGS`.
-      exact_first: whether a text that spells an item matches it best of all.
-      cache_mebibytes: memory for matches of texts that come again; one half
-        holds best matches, the other whole rows, where those are needed.
+      index: Index of the catalogue.
+      scaling: Name out of `SCALINGS`.
+      exact_first: Whether a text that spells an item matches it best of all.
+      cache_mebibytes: Memory for matches of repeated texts; one half holds best
+        matches, the other whole rows, where those are needed.
     """
     self.index = index
     self._scaling, self._exact_first = scaling, exact_first
     self._budget = cache_mebibytes * _MEBIBYTE // 2
-    self._kept = 0  # Best matches of a text, in the memory below.
+    self._saved = 0  # Best matches of a text, in the memory below.
     self._best: RecentlyUsed[str, BestMatches] = RecentlyUsed(1)
     self._rows: RecentlyUsed[str, np.ndarray] = RecentlyUsed(
-      max(1, self._budget // (4 * index.num_columns))
+      max(1, self._budget // (4 * index.num_texts))
     )
     self._lock = threading.Lock()
 
   def rows(self, texts: Sequence[str]) -> Float[np.ndarray, "K M"]:
-    """Match of each text with each distinct item text.
+    """Match of each text with each unique item text.
 
     Scaled to 0..1, a text that fits no item better than another matches none.
     """
@@ -84,20 +84,17 @@ class Matcher:
       rows = self._rows.look_up(
         texts, lambda new: [self._row(text) for text in new]
       )
-    shape = (len(rows), self.index.num_columns)
+    shape = (len(rows), self.index.num_texts)
     return np.array(rows, np.float32).reshape(shape)
 
   def best(self, texts: Sequence[str], count: int) -> list[BestMatches]:
-    """At most so many best matches of each text, or a few more.
-
-    Args:
-      texts: may repeat.
-      count: of matches; texts that are known with more keep them.
-    """
+    """The `count` best matches of each text, or a few more or fewer."""
     with self._lock:
-      if count > self._kept:
-        self._kept = count
-        self._best = RecentlyUsed(max(1, self._budget // (_KEPT_BYTES * count)))
+      if count > self._saved:
+        self._saved = count
+        self._best = RecentlyUsed(
+          max(1, self._budget // (_MATCH_BYTES * count))
+        )
       return self._best.look_up(
         texts, lambda new: [self._best_of(text) for text in new]
       )
@@ -106,30 +103,26 @@ class Matcher:
     scores = self.index.text_scores(text)
     matches = self._scaled(scores, scores.min(), scores.max())
     if self._exact_first and text in self.index.rows:
-      _put_first(matches, self._own_column(text))
+      _put_first(matches, self.index.ids[self.index.rows[text]])
     return matches
 
   def _best_of(self, text: str) -> BestMatches:
     scores = self.index.text_scores(text)
     low, high = scores.min(), scores.max()
-    bound = -np.inf
-    columns = np.arange(len(scores))
-    if len(scores) > self._kept:
-      place = len(scores) - self._kept - 1
-      least = np.partition(scores, place)[place]
-      columns = np.flatnonzero(scores > least)
+    ids, bound = np.arange(len(scores)), -np.inf
+    if len(scores) > self._saved:
+      position = len(scores) - self._saved - 1
+      least = np.partition(scores, position)[position]
+      ids = np.flatnonzero(scores > least)
       bound = float(self._scaled(np.array([least]), low, high)[0])
-    if not (self._exact_first and text in self.index.rows):
-      matches = self._scaled(scores[columns], low, high)
-      return BestMatches(columns.astype(np.int32), matches, bound)
-    own = self._own_column(text)
-    columns = np.union1d(columns, [own])
-    matches = self._scaled(scores[columns], low, high)
-    _put_first(matches, int(np.searchsorted(columns, own)))
-    return BestMatches(columns.astype(np.int32), matches, bound)
-
-  def _own_column(self, text: str) -> int:
-    return int(self.index.columns[self.index.rows[text]])
+    own = None
+    if self._exact_first and text in self.index.rows:
+      own = self.index.ids[self.index.rows[text]]
+      ids = np.union1d(ids, [own])
+    matches = self._scaled(scores[ids], low, high)
+    if own is not None:
+      _put_first(matches, np.searchsorted(ids, own))
+    return BestMatches(ids.astype(np.int32), matches, bound)
 
   def _scaled(
     self, scores: np.ndarray, low: np.float32, high: np.float32
@@ -142,7 +135,7 @@ class Matcher:
     return scores / high if high > 0 else np.zeros_like(scores)
 
 
-def _put_first(matches: np.ndarray, own: int) -> None:
+def _put_first(matches: np.ndarray, own: int | np.integer) -> None:
   """Makes a text's own item the best match, ahead of what matches as well."""
   best = matches.max(initial=0)
   if best <= 0:

@@ -26,7 +26,7 @@ from calrec_jax.errors import above, at_least, check, integer, optional
 from calrec_jax.recommend.prefix import prefill
 from calrec_jax.runtime import placement
 
-_BLOCK = 128  # Tokens whose probabilities are summed first; see `draw`.
+_BLOCK = 128  # Tokens whose probabilities are summed first; see `sample_token`.
 
 
 @gin.configurable
@@ -37,12 +37,12 @@ class Sampler:
   Nothing else shapes the distribution: no top-k, no nucleus, no penalty.
 
   Attributes:
-    samples: texts for each user, G.
-    temperature: divides the logits before drawing; above 0.
-    max_new_tokens: longest text in tokens, end marker included; None for the
+    samples: Texts for each user, G.
+    temperature: Divisor of the logits before sampling; above 0.
+    max_new_tokens: Longest text in tokens, end marker included; None for the
       longest item of the catalogue.
-    seed: seed of all samples.
-    rows: prompts on a device at once; more are faster on large devices and
+    seed: Seed of all samples.
+    rows: Prompts on a device at once; more are faster on large devices and
       need more memory.
   """
 
@@ -53,7 +53,6 @@ class Sampler:
   rows: int = 16
 
   def __post_init__(self):
-    """Refuses settings that sample nothing."""
     check(
       self,
       samples=at_least(1),
@@ -75,14 +74,14 @@ class Samples(NamedTuple):
     ended: bool[B, G], whether the end marker was sampled.
   """
 
-  tokens: jax.Array
-  lengths: jax.Array
-  log_probs: jax.Array
-  ended: jax.Array
+  tokens: Any
+  lengths: Any
+  log_probs: Any
+  ended: Any
 
 
 class _Loop(NamedTuple):
-  """What a step of the loop carries."""
+  """State of the sampling loop."""
 
   step: jax.Array
   hidden: jax.Array
@@ -91,7 +90,7 @@ class _Loop(NamedTuple):
 
 
 def prompt_number(tokens: np.ndarray) -> int:
-  """A number of 64 bits that belongs to a prompt, for its random numbers."""
+  """A 64-bit hash of a prompt, which seeds its random numbers."""
   digest = hashlib.blake2b(
     np.ascontiguousarray(tokens, "<i4").tobytes(), digest_size=8
   )
@@ -107,10 +106,10 @@ def uniform_numbers(
   samples, or shorter ones, are the first part of more.
 
   Args:
-    seed: seed of all samples, from 0.
-    number: see `prompt_number`.
-    samples: continuations of the prompt, G.
-    steps: most tokens of a continuation, T.
+    seed: Seed of all samples, from 0.
+    number: Hash of the prompt, see `prompt_number`.
+    samples: Number of continuations of the prompt, G.
+    steps: Most tokens of a continuation, T.
   """
   bits = np.empty((samples, steps), np.uint64)
   for index in range(samples):
@@ -146,17 +145,17 @@ def sample(
   """Samples continuations of prompts until each has ended.
 
   Args:
-    decoder: the module of the model, with `prefill`, `extend` and `logits`.
-    params: its parameters.
+    decoder: Module of the model, with `prefill`, `extend` and `logits`.
+    params: Parameters of the decoder.
     tokens: Prompts, right-padded.
-    lengths: tokens of each prompt; 0 for a row that holds none and is not
+    lengths: Number of tokens of each prompt; 0 for an empty row, which is not
       sampled.
-    uniform: what decides each token, see `uniform_numbers`; its shape says how
-      many continuations, G, of at most how many tokens, T.
-    temperature: divides the logits before drawing.
-    end_token: the marker that ends a continuation.
-    vocab_size: ids from here on are room in the arrays and are never sampled.
-    mesh: devices the rows are spread over; the result is given to all.
+    uniform: Numbers that decide each token, see `uniform_numbers`: G
+      continuations of at most T tokens.
+    temperature: Divisor of the logits before sampling.
+    end_token: Id of the marker that ends a continuation.
+    vocab_size: First id of the padding of the vocabulary, never sampled.
+    mesh: Devices the rows are spread over; the result is given to all.
   """
   batch, samples, steps = uniform.shape
   apply = functools.partial(decoder.apply, {"params": params})
@@ -182,10 +181,10 @@ def sample(
   def advance(loop: _Loop) -> _Loop:
     logits = apply(loop.hidden, method="logits").astype(jnp.float32)
     chance = jax.lax.dynamic_index_in_dim(uniform, loop.step, 2, False)
-    drawn, log_probs = draw(logits, chance, temperature, vocab_size)
-    found = _append(loop.samples, loop.step, drawn, log_probs, end_token)
+    token, log_probs = sample_token(logits, chance, temperature, vocab_size)
+    found = _append(loop.samples, loop.step, token, log_probs, end_token)
     hidden, cache = apply(
-      drawn, loop.step, prefix, lengths, loop.cache, method="extend"
+      token, loop.step, prefix, lengths, loop.cache, method="extend"
     )
     return _Loop(loop.step + 1, hidden, cache, found)
 
@@ -193,28 +192,28 @@ def sample(
   return placement.everywhere(found, mesh)
 
 
-def draw(
+def sample_token(
   logits: Float[Array, "B G V"],
   uniform: Float[Array, "B G"],
   temperature: Float[Array, ""] | float,
   vocab_size: int,
 ) -> tuple[Int[Array, "B G"], Float[Array, "B G"]]:
-  """Draws one token each, by inverting the distribution function.
+  """Samples one token each, by inverting the distribution function.
 
-  One random number a token, where the usual way takes V of them. Sums run over
-  blocks of tokens first and within one block then, which is quick and keeps
-  float32 sums short. A token of probability 0 is never sampled.
+  It takes one random number per token, where the usual way takes V. Sums run
+  over blocks of tokens, then within one block, which is quick and keeps float32
+  sums short. A token of probability 0 is never sampled.
 
   Args:
     logits: float32 logits of the model.
-    uniform: numbers from 0 up to, but without, 1.
-    temperature: divides the logits before drawing.
-    vocab_size: ids from here on are never sampled.
+    uniform: Numbers in [0, 1).
+    temperature: Divisor of the logits before sampling.
+    vocab_size: First id that is never sampled.
 
   Returns:
     The tokens, and their log-probabilities in nats without the temperature.
   """
-  # The largest of the drawable ones is 0, so that they never all underflow.
+  # The largest one that may be sampled is 0, so they never all underflow.
   shifted = logits - jnp.max(logits[..., :vocab_size], axis=-1, keepdims=True)
   weights = jnp.exp(shifted[..., :vocab_size] / temperature)
   padding = -vocab_size % _BLOCK
@@ -235,33 +234,32 @@ def draw(
 def invert(
   sums: Float[Array, "B G K"], target: Float[Array, "B G"]
 ) -> tuple[Int[Array, "B G"], Float[Array, "B G"]]:
-  """The first place whose running sum exceeds the target, and the sum before.
+  """The first index whose running sum exceeds the target, and the sum before.
 
-  Where rounding carries the target beyond all sums, the last place that adds
+  Where rounding carries the target beyond all sums, the last index that adds
   anything.
   """
   reached = jnp.sum(sums <= target[..., None], axis=-1, dtype=jnp.int32)
   ascending = jnp.sum(sums < sums[..., -1:], axis=-1, dtype=jnp.int32)
-  place = jnp.minimum(reached, ascending)
-  before = jnp.take_along_axis(
-    sums, jnp.maximum(place - 1, 0)[..., None], axis=-1
-  )[..., 0]
-  return place, jnp.where(place > 0, before, 0.0)
+  index = jnp.minimum(reached, ascending)
+  previous = jnp.maximum(index - 1, 0)[..., None]
+  before = jnp.take_along_axis(sums, previous, axis=-1)[..., 0]
+  return index, jnp.where(index > 0, before, 0.0)
 
 
 def _append(
   samples: Samples,
   step: Int[Array, ""],
-  drawn: Int[Array, "B G"],
+  token: Int[Array, "B G"],
   log_probs: Float[Array, "B G"],
   end_token: Int[Array, ""] | int,
 ) -> Samples:
   """Adds a token to every sample that has not ended."""
-  going = ~samples.ended
-  column = jnp.where(going, drawn, 0)[..., None]
+  open_ = ~samples.ended
+  new = jnp.where(open_, token, 0)[..., None]
   return Samples(
-    tokens=jax.lax.dynamic_update_slice(samples.tokens, column, (0, 0, step)),
-    lengths=samples.lengths + going,
-    log_probs=samples.log_probs + jnp.where(going, log_probs, 0.0),
-    ended=samples.ended | (going & (drawn == end_token)),
+    tokens=jax.lax.dynamic_update_slice(samples.tokens, new, (0, 0, step)),
+    lengths=samples.lengths + open_,
+    log_probs=samples.log_probs + jnp.where(open_, log_probs, 0.0),
+    ended=samples.ended | (open_ & (token == end_token)),
   )

@@ -18,12 +18,11 @@ class GeneratedText:
   """One distinct text that was written for a user.
 
   Attributes:
-    text: the words, without the end marker.
-    log_prob: log-probability of the most likely sample that spells it, in
-      nats.
-    samples: how many samples spell it.
-    tokens: of the most likely sample that spells it, end marker included.
-    ended: whether the model closed it by the end marker.
+    text: Text without the end marker.
+    log_prob: Log-probability of the likeliest sample that spells it, in nats.
+    samples: Number of samples that spell it.
+    tokens: Length of the likeliest such sample, end marker included.
+    ended: Whether the model closed it by the end marker.
   """
 
   text: str
@@ -38,11 +37,11 @@ class Spelling:
   """One distinct token sequence that was sampled for a user.
 
   Attributes:
-    text: the words; several token sequences may spell them.
-    log_prob: log-probability of the sequence, in nats.
-    numbers: of the samples that are this sequence, ascending.
-    tokens: end marker included.
-    ended: whether the model closed it by the end marker.
+    text: Text, which several token sequences may spell.
+    log_prob: Log-probability of the sequence, in nats.
+    numbers: Indices of the samples that are this sequence, ascending.
+    tokens: Length of the sequence, end marker included.
+    ended: Whether the model closed it by the end marker.
   """
 
   text: str
@@ -67,39 +66,33 @@ class TextReader:
     """The distinct sequences that were sampled for one prompt.
 
     Args:
-      samples: of a batch of prompts, on the host.
-      row: the prompt.
+      samples: Samples of a batch of prompts, on the host.
+      row: Index of the prompt.
     """
     numbers: dict[bytes, list[int]] = {}
     for number, length in enumerate(samples.lengths[row]):
       key = _key(samples.tokens[row, number, :length])
       numbers.setdefault(key, []).append(number)
-    return tuple(
-      Spelling(
-        self._text(key, bool(samples.ended[row, found[0]])),
-        float(samples.log_probs[row, found[0]]),
-        tuple(found),
-        int(samples.lengths[row, found[0]]),
-        bool(samples.ended[row, found[0]]),
-      )
-      for key, found in numbers.items()
-    )
-
-  def _text(self, key: bytes, ended: bool) -> str:
-    if key in self._items:
-      return self._items[key]
-    ids = np.frombuffer(key, np.int32).tolist()
-    return self._vocabulary.decode(ids[:-1] if ended else ids).strip()
+    spellings = []
+    for key, same in numbers.items():
+      at = row, same[0]
+      ended, text = bool(samples.ended[at]), self._items.get(key)
+      if text is None:
+        ids = np.frombuffer(key, np.int32).tolist()
+        text = self._vocabulary.decode(ids[:-1] if ended else ids).strip()
+      log_prob, tokens = float(samples.log_probs[at]), int(samples.lengths[at])
+      spellings.append(Spelling(text, log_prob, tuple(same), tokens, ended))
+    return tuple(spellings)
 
 
 def distinct_texts(
   spellings: Sequence[Spelling], samples: int
 ) -> tuple[GeneratedText, ...]:
-  """What the first samples of one prompt spell, the likeliest first.
+  """The texts that the first samples of one prompt spell, likeliest first.
 
   Args:
-    spellings: of the prompt.
-    samples: how many of its samples count.
+    spellings: Spellings of the prompt.
+    samples: Number of its samples that count.
   """
   found: dict[str, GeneratedText] = {}
   for spelling in spellings:

@@ -59,11 +59,11 @@ def test_lists_hold_items_in_the_order_of_their_scores():
   model = recommender()
   found = model.recommend(histories, depth=6, rules=candidates.RULES)
   written = model.write(histories)
-  columns = model._model.texts
+  texts = model._model.texts
   for user, history in enumerate(histories):
-    assert len(set(written[user].columns)) == HYPOTHESES
+    assert len(set(written[user].texts)) == HYPOTHESES
     assert (np.diff(written[user].scores) <= 0).all()
-    items, _ = columns.items(written[user].columns)
+    items, _ = texts.items(written[user].texts)
     assert found["all"].items[user, : len(items)].tolist() == items.tolist()[:6]
     assert history[-1] not in found["not_last"].items[user]
     assert not set(history) & set(found["not_seen"].items[user])
@@ -78,7 +78,7 @@ def test_scores_are_the_models_own(score):
   [history] = toys.histories(1)
   model = recommender(score=score)
   [written] = model.write([history])
-  rows = model._model.texts.first_rows[written.columns]
+  rows = model._model.texts.first_rows[written.texts]
   wanted = [likelihood(history, row) for row in rows]
   np.testing.assert_allclose(
     written.scores,
@@ -96,7 +96,7 @@ def test_company_changes_nothing_about_samples():
   other = recommender(search="samples", temperature=3.0, rows=2)
   for history, written in zip(histories, together, strict=True):
     [alone] = other.write([history])
-    np.testing.assert_array_equal(alone.columns, written.columns)
+    np.testing.assert_array_equal(alone.texts, written.texts)
     np.testing.assert_array_equal(alone.hypotheses, written.hypotheses)
     np.testing.assert_allclose(alone.scores, written.scores, rtol=1e-4)
     assert written.hypotheses.sum() == HYPOTHESES
