@@ -20,13 +20,13 @@ from typing import Any
 
 import gin
 
-from calrec_jax.errors import InputError, at_least, check
+from calrec_jax.errors import CalrecError, InputError, at_least, check
 from calrec_jax.storage import atomic, identity
 
 IDENTITY_FILE = "identity.json"
 
 
-class BlocksError(ValueError):
+class BlocksError(CalrecError, ValueError):
   """A folder of blocks that cannot be used."""
 
 
