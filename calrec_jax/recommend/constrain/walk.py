@@ -412,11 +412,7 @@ def _grown(
       read=branches.read + new.counts, ancestors=branches.ancestors | own
     ),
     _Tree(
-      jax.tree.map(
-        lambda old, part: by_layer(old, new.positions, part),
-        tree.cache,
-        new.cache,
-      ),
+      cache,
       by_prompt(tree.depths, new.positions, new.depths),
       tree.counts + jnp.sum(new.counts, axis=1),
     ),
