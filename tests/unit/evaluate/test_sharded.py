@@ -63,8 +63,8 @@ def assert_same(results, whole):
     assert entry.keys() == other.keys()
     for key in entry.keys() - {"cost", "validity"}:
       assert entry[key] == other[key], (name, key)
-    for name, value in entry["validity"].items():
-      assert other["validity"][name] == pytest.approx(value, abs=1e-12)
+    for key, value in entry["validity"].items():
+      assert other["validity"][key] == pytest.approx(value, abs=1e-12)
     for rule, ranks in whole.ranks[name].items():
       np.testing.assert_array_equal(results.ranks[name][rule], ranks)
       np.testing.assert_array_equal(
