@@ -102,8 +102,8 @@ def test_stops_early_and_hands_the_best_over(trained):
     "steps": last,
   }
   assert store.steps(trained) == sorted({handed, last})
-  saved = store.read_json(trained / f"checkpoint_{last}", "early_stopping")
-  assert saved == {"best": -losses[best], "best_step": best, "waited": 4}
+  recorded = store.read_json(trained / f"checkpoint_{last}", "early_stopping")
+  assert recorded == {"best": -losses[best], "best_step": best, "waited": 4}
 
 
 def test_a_killed_run_stops_at_the_same_step_with_the_same_bits(
