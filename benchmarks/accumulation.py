@@ -223,12 +223,12 @@ def describe(row: Mapping[str, Any]) -> str:
     f"{'':>8}{'CPU s':>8}{'loss':>12}",
   ]
   for step in row["steps"]:
-    share, cost = (
+    fraction, cost = (
       step[key] / first[key] for key in ("temporary_bytes", "matmul_flops")
     )
     lines.append(
       f"{step['microbatches']:>12}{step['temporary_bytes'] / 2**20:>12,.0f} MiB"
-      f"{share:>8.2f}{step['matmul_flops'] / 1e9:>16,.0f}{cost:>8.2f}"
+      f"{fraction:>8.2f}{step['matmul_flops'] / 1e9:>16,.0f}{cost:>8.2f}"
       f"{step['cpu_seconds']:>8.1f}{step['loss']:>12.6f}"
     )
   return "\n".join(lines)

@@ -269,8 +269,8 @@ def _of_pairs(
 
 def _difference(entry: dict[str, Any]) -> str:
   """`+.0115 [+.0080, +.0152], +18%`."""
-  share = f", {entry['value'] / entry['b']:+.0%}" if entry["b"] else ""
-  return f"{table.interval(entry, signed=True)}{share}"
+  relative = f", {entry['value'] / entry['b']:+.0%}" if entry["b"] else ""
+  return f"{table.interval(entry, signed=True)}{relative}"
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -302,7 +302,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument(
     "--workers",
     type=int,
-    help="parallel runs, which share the cores (default: one per core)",
+    help="parallel runs, which divide the cores (default: one per core)",
   )
   parser.add_argument(
     "--full_softmax",

@@ -191,10 +191,10 @@ def _build(arguments: argparse.Namespace) -> dict[str, Any]:
     steps.end("import TensorFlow")
     build_tfds(dataset, domain.name, progress=False)
   card = json.loads((folder / "card.json").read_text("utf-8"))
-  kept = next(step for step in card["steps"] if step["step"] == "k-core")
+  k_core = next(step for step in card["steps"] if step["step"] == "k-core")
   return {
     "steps": steps.steps,
-    "k_core": {name: kept[name] for name in ("users", "items", "events")},
+    "k_core": {name: k_core[name] for name in ("users", "items", "events")},
     "tokens_per_item": card["tokens_per_item"]["mean"],
     "problems": {row["kind"]: row["count"] for row in card["problems"]},
   }

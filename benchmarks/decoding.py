@@ -91,11 +91,11 @@ def describe(row: Mapping[str, Any]) -> str:
     f"{'items':>7}{'distinct':>10}",
   ]
   for form, found in row["forms"].items():
-    share = found.get("prompt_share")
+    fraction = found.get("prompt_share")
     lines.append(
       f"{form:<14}{found['users_per_cpu_second']:>12.4f}"
       f"{found['users_per_second']:>10.4f}"
-      f"{'' if share is None else format(share, '.0%'):>9}"
+      f"{'' if fraction is None else format(fraction, '.0%'):>9}"
       f"{found['peak_bytes'] / 1e9:>9.1f}{found['valid_share']:>7.0%}"
       f"{found['distinct']:>10.1f}"
     )
@@ -125,7 +125,7 @@ def _prepare(
     writer.user(history.items)
     for history in cache.histories("test", arguments.users, arguments.seed)
   ]
-  unique = UniqueTexts(cache.catalogue.twins)
+  unique = UniqueTexts(cache.catalogue.text_rows)
   texts = trie.Texts(cache.catalogue.values, cache.catalogue.offsets).take(
     unique.first_rows
   )

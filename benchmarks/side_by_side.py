@@ -159,14 +159,14 @@ class Bench:
       for name, (step, argument) in runs.items():
         seconds[name].append(self._time(step, argument)[0])
     median = {name: statistics.median(each) for name, each in seconds.items()}
-    shares = {
+    fractions = {
       "packed_logits": 1 - median["packed without logits"] / median["packed"]
     }
     for part in plain_two_pass.PARTS:
-      shares[f"plain_{part}"] = (
+      fractions[f"plain_{part}"] = (
         1 - median[f"plain without {part}"] / median["plain"]
       )
-    return shares
+    return fractions
 
   def _step(self, objective: Any) -> Callable[[Any], Any]:
     """A compiled step from the same state, on the mesh as in training."""

@@ -79,7 +79,7 @@ class Study:
     Args:
       folder: Folder of the study, created if missing.
       runs: All runs of the study.
-      workers: Number of parallel runs, which share the cores available to this
+      workers: Number of parallel runs, which divide the cores available to this
         process; by default one per core.
       program: Program that takes the arguments.
 
@@ -104,7 +104,7 @@ class Study:
       raise ValueError(
         f"{workers} workers for {len(cores)} cores: use 1 to {len(cores)}."
       )
-    self._shares = [tuple(cores[at::workers]) for at in range(workers)]
+    self._core_sets = [tuple(cores[at::workers]) for at in range(workers)]
 
   def done(self, name: str) -> dict[str, Any] | None:
     """The record of a finished run; None if it is not finished.
@@ -138,7 +138,7 @@ class Study:
     waiting = [run for run in self._runs.values() if not self.done(run.name)]
     total = len(waiting)
     print(f"{len(self._runs) - total} of {len(self._runs)} runs are done")
-    free, started = list(self._shares), list[_Started]()
+    free, started = list(self._core_sets), list[_Started]()
     try:
       with _stop_requests() as requests:
         while waiting or started:
@@ -220,7 +220,7 @@ def _stop_requests() -> Iterator[list[int]]:
   """Collects the numbers of the signals that request a stop.
 
   An exception raised by a handler could fall between the start of a run and
-  its record, and leave the run behind. A signal that is ignored stays ignored,
+  its record, and leave the run running. A signal that is ignored stays ignored,
   as SIGINT is for a background job of a shell.
   """
   requests: list[int] = []

@@ -50,7 +50,7 @@ def account(
   """
   examples = sum(len(batch.slot_items) for batch in plain)
   labels = sum(float(batch.label_weights.sum()) for batch in plain)
-  asked_padded = sum(batch.label_weights.size for batch in plain)
+  targets_padded = sum(batch.label_weights.size for batch in plain)
   once, items, rows = Tokens(), Tokens(), Tokens()
   for batch in packed:
     in_item = _in_item_segment(batch)
@@ -76,7 +76,7 @@ def account(
     return _step_flops(config, tokens, 0)
 
   logits = _step_flops(config, Tokens(), labels)
-  plain_logits = _step_flops(config, Tokens(), asked_padded)
+  plain_logits = _step_flops(config, Tokens(), targets_padded)
   plain_flops = layers(padded) + plain_logits
   packed_flops = layers(rows) + logits
   plain_parts = {
@@ -101,8 +101,8 @@ def account(
     "plain": _per_example(
       padded.count, joint.count + alone.count, plain_flops, examples
     ),
-    "share_of_plain_flops": _shares(plain_parts, plain_flops),
-    "share_of_packed_flops": _shares(packed_parts, packed_flops),
+    "share_of_plain_flops": _fractions(plain_parts, plain_flops),
+    "share_of_packed_flops": _fractions(packed_parts, packed_flops),
   }
 
 
@@ -117,7 +117,7 @@ def _per_example(
   }
 
 
-def _shares(parts: dict[str, float], whole: float) -> dict[str, float]:
+def _fractions(parts: dict[str, float], whole: float) -> dict[str, float]:
   return {name: part / whole for name, part in parts.items()}
 
 

@@ -122,9 +122,9 @@ def describe(row: Mapping[str, Any]) -> str:
     f"examples/s, 1/{1 / ratio['cpu_seconds_per_example']:.1f} of the CPU "
     f"time, 1/{1 / ratio['flops_per_example']:.1f} of the FLOPs, "
     f"1/{1 / ratio['tokens_per_example']:.1f} of the tokens",
-    f"FLOPs of the plain form: {_shares(row['share_of_plain_flops'])}",
-    f"FLOPs of the packed form: {_shares(row['share_of_packed_flops'])}",
-    f"measured shares of time: {_shares(row['share_of_time'])}",
+    f"FLOPs of the plain form: {_fractions(row['share_of_plain_flops'])}",
+    f"FLOPs of the packed form: {_fractions(row['share_of_packed_flops'])}",
+    f"measured fractions of time: {_fractions(row['share_of_time'])}",
   ]
   return "\n".join(lines)
 
@@ -199,9 +199,10 @@ def machine() -> dict[str, Any]:
   }
 
 
-def _shares(shares: Mapping[str, float]) -> str:
+def _fractions(fractions: Mapping[str, float]) -> str:
   return ", ".join(
-    f"{name.replace('_', ' ')} {share:.0%}" for name, share in shares.items()
+    f"{name.replace('_', ' ')} {fraction:.0%}"
+    for name, fraction in fractions.items()
   )
 
 

@@ -1,6 +1,6 @@
 """Runs pyright on the library and holds its errors within a budget.
 
-The budget only shrinks: who removes errors lowers it, nobody raises it.
+The budget only shrinks: whenever errors are removed, lower it; never raise it.
 `python -m launch.check_types --list` prints the errors.
 """
 

@@ -56,7 +56,7 @@ make_environment() {
   echo "$wanted $ROOT" > "$folder/.complete"
 }
 
-# add_to_environment LOCK [PIP_FLAGS]: adds what a further lock names; after
+# add_to_environment LOCK [PIP_FLAGS]: adds what another lock names; after
 # make_environment, which removes it when it makes the environment again.
 add_to_environment() {
   local lock="$1" folder stamp wanted
@@ -68,7 +68,7 @@ add_to_environment() {
     return
   fi
   say "Adding $lock"
-  # Returns for itself: `set -e` is off where a caller asks how it went.
+  # Returns for itself: `set -e` is off where a caller tests its status.
   "$PYTHON" -m pip install --disable-pip-version-check --progress-bar on \
     --no-deps --requirement "$lock" "$@" || return 1
   echo "$wanted" > "$stamp"

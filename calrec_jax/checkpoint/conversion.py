@@ -254,8 +254,8 @@ def _published(
     config = dataclasses.replace(config, layers=layers)
   shapes = _shapes(config)
   by_path = {parameter.path: parameter for parameter in parameters.of(config)}
-  kept = vocabulary["kept"]
-  rows = None if kept is None else np.array(kept, np.int32)
+  row_map = vocabulary["kept"]
+  rows = None if row_map is None else np.array(row_map, np.int32)
   temperature = _temperature(source.path)
   return Model(
     path=source.path,

@@ -74,7 +74,7 @@ class Catalogue:
     return {item_id: row for row, item_id in enumerate(self.item_ids)}
 
   @functools.cached_property
-  def twins(self) -> np.ndarray:
+  def text_rows(self) -> np.ndarray:
     """The first row with the same tokens, int32[N].
 
     A text recommender cannot distinguish items with identical text.

@@ -69,7 +69,7 @@ def _case(
   rule: str,
 ) -> dict[str, Any]:
   target = int(history.target)
-  same_text = catalogue.twins == catalogue.twins[target]
+  same_text = catalogue.text_rows == catalogue.text_rows[target]
   return {
     "user_id": history.user_id,
     "history_length": len(history.items),
@@ -141,7 +141,7 @@ def _texts(
 
 def _item(row: int, target: int, catalogue: Catalogue) -> dict[str, Any]:
   """An item as shown; `match` is "target", "twin" for its text, or empty."""
-  same_text = catalogue.twins[row] == catalogue.twins[target]
+  same_text = catalogue.text_rows[row] == catalogue.text_rows[target]
   return {
     "item_id": catalogue.item_ids[row],
     "text": catalogue.texts[row],

@@ -268,5 +268,5 @@ def _ranks(
   targets, horizon = np.array([u.target for u in users]), settings.horizon
   return (
     ranking_metrics.expected_ranks(ranking, targets, horizon),
-    ranking_metrics.text_ranks(ranking, targets, catalogue.twins, horizon),
+    ranking_metrics.text_ranks(ranking, targets, catalogue.text_rows, horizon),
   )

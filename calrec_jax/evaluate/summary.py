@@ -29,7 +29,9 @@ def protocol(
     "users": len(histories),
     "items": len(catalogue),
     "items_with_text_twins": int(
-      np.sum(np.bincount(catalogue.twins, minlength=1)[catalogue.twins] > 1)
+      np.sum(
+        np.bincount(catalogue.text_rows, minlength=1)[catalogue.text_rows] > 1
+      )
     ),
     "candidates": settings.rule,
     "candidate_rules": list(settings.rules),

@@ -52,7 +52,7 @@ class DomainModel:
   @functools.cached_property
   def texts(self) -> UniqueTexts:
     """Which items have identical texts."""
-    return UniqueTexts(self.catalogue.twins)
+    return UniqueTexts(self.catalogue.text_rows)
 
   @functools.cached_property
   def text_tokens(self) -> trie.Texts:

@@ -4,7 +4,7 @@ The work, users or item texts, is divided into blocks of a fixed size. The
 result of a block is one atomically written file in a folder of one identity
 (`storage.identity`): results of different settings never mix, and existing ones
 are not computed again. The processes share nothing but that folder. Each does
-the blocks of its own shard, then any that others have not done yet. So nobody
+the blocks of its own shard, then any that others have not done yet. So none
 waits for a dead process, and another number of processes may resume a job.
 """
 

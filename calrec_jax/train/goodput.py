@@ -97,7 +97,7 @@ def add_row(
   atomic.write_text(folder / FILE, "".join(lines))
 
 
-def shares(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def activity_fractions(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
   """Fractions of the time since the first start, by activity; they sum to 1.
 
   Args:
@@ -130,7 +130,7 @@ def shares(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def summary(folder: pathlib.Path) -> str:
   """One human-readable line, from the rows of a stage's folder."""
   rows = read_rows(folder)
-  fractions = collections.defaultdict(float, shares(rows))
+  fractions = collections.defaultdict(float, activity_fractions(rows))
   if not fractions:
     return "no time was recorded"
   runs = _runs(rows)

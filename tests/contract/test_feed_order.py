@@ -1,4 +1,4 @@
-"""One global order of training, whoever loads it, wherever it resumes."""
+"""One global order of training, whatever the workers and where it resumes."""
 
 import dataclasses
 import json

@@ -193,7 +193,7 @@ def test_training_from_a_cache_imports_no_tensorflow(straight):
 def test_a_run_killed_in_both_stages_ends_with_the_same_bits(
   runs, straight, killed
 ):
-  # The first stage went on with threads, the second one with a process.
+  # The first stage resumed with threads, the second one with a process.
   model_dir = copy(runs, killed, "killed_finished")
   printed = runs.finish(model_dir, "--gin.Feed.workers=1")
   assert "joint: finished before" in printed
@@ -202,7 +202,7 @@ def test_a_run_killed_in_both_stages_ends_with_the_same_bits(
 
 
 def test_a_preempted_run_ends_with_the_same_bits(runs, straight):
-  model_dir = runs.folder / "told"
+  model_dir = runs.folder / "preempted_run"
   joint = model_dir / "joint"
   only = "--stage=joint"
   printed = runs.tell_when(model_dir, lambda: last_step(joint) >= 3, only)
@@ -218,7 +218,7 @@ def test_a_preempted_run_ends_with_the_same_bits(runs, straight):
 
 
 @pytest.mark.slow
-def test_another_mesh_goes_on_with_the_same_data(runs, straight, killed):
+def test_another_mesh_resumes_with_the_same_data(runs, straight, killed):
   # In this process, which has eight devices.
   model_dir = copy(runs, killed, "killed_mesh")
   changes = [

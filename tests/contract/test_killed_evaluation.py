@@ -1,4 +1,4 @@
-"""Processes evaluate or answer together; killed, they go on where they were.
+"""Processes evaluate or answer together; killed, they resume where they were.
 
 The processes are programs of their own. They kill themselves (SIGKILL), with
 half a block written, since a baseline is done before a test could look.
@@ -111,7 +111,7 @@ def end_of(process):
     process.kill()
 
 
-def test_a_killed_job_goes_on_with_another_number_of_processes(job, capsys):
+def test_a_killed_job_resumes_with_another_number_of_processes(job, capsys):
   flags = [f"--gin.Evaluation.recommenders={BASELINES}"]
   # 8 blocks under 3 recommenders; each process dies in its second block.
   killed(
@@ -133,7 +133,7 @@ def test_a_killed_job_goes_on_with_another_number_of_processes(job, capsys):
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
-def test_a_killed_inference_goes_on_and_leaves_one_file(job, capsys, suffix):
+def test_a_killed_inference_resumes_and_leaves_one_file(job, capsys, suffix):
   flags = job.flags("none", "--recommender=bm25_history", "--top_k=3")
   whole, cut = (
     job.folder / suffix / name / f"all.{suffix}" for name in ("one", "cut")
@@ -154,7 +154,7 @@ def test_a_killed_inference_goes_on_and_leaves_one_file(job, capsys, suffix):
 
 
 def test_another_request_is_not_answered_by_old_blocks(job, capsys):
-  output = job.folder / "asked" / "all.jsonl"
+  output = job.folder / "requests" / "all.jsonl"
   flags = [*job.flags("none"), "--recommender=popularity"]
   shared = [*flags, f"--output={output}", "--shard=0/2"]
   assert main(["infer", *shared, "--top_k=3"]) == 0

@@ -1,4 +1,4 @@
-"""A run goes on in microbatches, and its curve goes on as it would have."""
+"""A run resumes in microbatches, and its curve continues as it would have."""
 
 import shutil
 
@@ -50,7 +50,7 @@ def rows_of(model_dir):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_in_microbatches(train, tmp_path, capsys):
+def test_a_run_resumes_in_microbatches(train, tmp_path, capsys):
   whole, cut = tmp_path / "whole", tmp_path / "cut"
   assert train(whole) == 0
   shutil.copytree(whole, cut)

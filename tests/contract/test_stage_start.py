@@ -75,7 +75,7 @@ def test_without_its_start_the_best_of_what_it_ruined_is_handed_over(
   assert handed_over(tmp_path / "target") != "checkpoint_0"
 
 
-def test_a_run_that_goes_on_from_its_start_ends_with_the_same_bits(
+def test_a_run_that_resumes_from_its_start_ends_with_the_same_bits(
   tmp_path, run, train, capsys
 ):
   """As one that was killed before its first step's checkpoint."""

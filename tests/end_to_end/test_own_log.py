@@ -90,7 +90,7 @@ def test_item_vectors_stay_with_the_stage(trained, results):
   assert [path.name for path in folder.glob("*.npy")] == ["000000000.npy"]
 
 
-def test_the_log_holds_falling_losses_and_speeds(trained):
+def test_the_log_holds_decreasing_losses_and_speeds(trained):
   rows = telemetry.read_rows(trained / "joint" / "metrics.jsonl")
   training = [row for row in rows if row["split"] == "train"]
   assert [row["step"] for row in training] == [20, 40, 60, 80, 100, 120]
@@ -161,7 +161,7 @@ def test_metrics_follow_the_schema(results):
   assert len(set(table["user_id"].to_pylist())) == USERS
 
 
-def test_the_report_stands_alone(results):
+def test_the_report_is_self_contained(results):
   report = (results / "report.html").read_text()
   assert report.lstrip().lower().startswith("<!doctype html>")
   for outside in ('src="http', 'href="http', "@import", "url(http"):
@@ -171,8 +171,8 @@ def test_the_report_stands_alone(results):
 
 
 def test_answers_for_users_are_printed(trained, flags, capsys):
-  asked = ["--user=u3", "--user=u4", "--top_k=3", "--recommender=dense"]
-  assert main(["infer", *flags, *asked]) == 0
+  arguments = ["--user=u3", "--user=u4", "--top_k=3", "--recommender=dense"]
+  assert main(["infer", *flags, *arguments]) == 0
   lines = capsys.readouterr().out.splitlines()
   assert [line for line in lines if line.startswith("user ")] == [
     "user u3, by dense",
@@ -184,8 +184,8 @@ def test_answers_for_users_are_printed(trained, flags, capsys):
 
 def test_all_users_are_answered_into_parquet(trained, flags, folder):
   output = folder / "answers" / "all.parquet"
-  asked = ["--recommender=popularity", "--top_k=5", f"--output={output}"]
-  assert main(["infer", *flags, *asked]) == 0
+  arguments = ["--recommender=popularity", "--top_k=5", f"--output={output}"]
+  assert main(["infer", *flags, *arguments]) == 0
   table = pq.read_table(output)
   assert table.column_names == COLUMNS
   assert table.num_rows == USERS * 5
@@ -209,13 +209,13 @@ def test_new_histories_are_answered_into_json_lines(trained, flags, folder):
   assert main(["infer", *flags, histories, f"--output={output}"]) == 0
   lines = [json.loads(line) for line in output.read_text().splitlines()]
   assert [line["user_id"] for line in lines] == ["anna", "ünal"]
-  for line, asked in zip(lines, new, strict=True):
+  for line, query in zip(lines, new, strict=True):
     assert line["recommender"] == "fused"
     assert set(line["items"][0]) == {"item_id", "score", "text"}
     scores = [item["score"] for item in line["items"]]
     assert scores == sorted(scores, reverse=True)
     # The last item is no candidate.
-    assert asked["items"][-1] not in [i["item_id"] for i in line["items"]]
+    assert query["items"][-1] not in [i["item_id"] for i in line["items"]]
 
 
 @pytest.mark.parametrize(
@@ -232,8 +232,8 @@ def test_a_history_that_cannot_be_used_names_its_line(
 ):
   good = '{"user_id": "b", "items": ["milk-1"]}'
   histories = write_histories(folder, good, line)
-  asked = ["--recommender=popularity", histories]
-  assert main(["infer", *flags, *asked]) == 1
+  arguments = ["--recommender=popularity", histories]
+  assert main(["infer", *flags, *arguments]) == 1
   error = capsys.readouterr().err
   assert "new.jsonl:2: " in error
   assert said in error
@@ -243,15 +243,15 @@ def test_unknown_items_are_left_out_and_counted(trained, flags, folder, capsys):
   histories = write_histories(
     folder, '{"user_id": "a", "items": ["milk-1", "cola"]}'
   )
-  asked = ["--recommender=popularity", histories, "--skip_unknown"]
-  assert main(["infer", *flags, *asked]) == 0
+  arguments = ["--recommender=popularity", histories, "--skip_unknown"]
+  assert main(["infer", *flags, *arguments]) == 0
   captured = capsys.readouterr()
   assert "1 unknown items left out" in captured.err
   assert "user a, by popularity" in captured.out
 
 
 @pytest.mark.parametrize(
-  ("asked", "said"),
+  ("argument", "said"),
   [
     ("--user=u333", "no such user. Did you mean 'u33'?"),
     ("--recommender=densse", "Did you mean 'dense'?"),
@@ -260,17 +260,17 @@ def test_unknown_items_are_left_out_and_counted(trained, flags, folder, capsys):
     ("--checkpoint=nowhere", "holds no checkpoint_<step> folder"),
   ],
 )
-def test_a_wrong_request_is_refused(trained, flags, capsys, asked, said):
-  assert main(["infer", *flags, asked]) == 1
+def test_a_wrong_request_is_refused(trained, flags, capsys, argument, said):
+  assert main(["infer", *flags, argument]) == 1
   assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-  "asked", [["--top_k=0"], ["--user=u1", "--histories=new.jsonl"]], ids=str
+  "arguments", [["--top_k=0"], ["--user=u1", "--histories=new.jsonl"]], ids=str
 )
-def test_wrong_usage_is_refused(flags, asked):
+def test_wrong_usage_is_refused(flags, arguments):
   with pytest.raises(SystemExit):
-    main(["infer", *flags, *asked])
+    main(["infer", *flags, *arguments])
 
 
 def test_checkpoints_can_be_shown_and_compared(trained, capsys):

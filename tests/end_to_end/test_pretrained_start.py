@@ -114,14 +114,14 @@ def test_the_first_stage_starts_from_the_published_weights(trained, published):
   record = store.read_json(checkpoint, "lineage")
   assert record["parent"]["kind"] == "Hugging Face folder"
   vocabulary = store.read_json(checkpoint, "vocabulary")
-  kept = np.array(vocabulary["kept"])
-  assert vocabulary["size"] == len(kept) < vocabulary["full_size"]
+  row_map = np.array(vocabulary["kept"])
+  assert vocabulary["size"] == len(row_map) < vocabulary["full_size"]
   source = sources.open_source(published)
   arrays = store.read_arrays(checkpoint)
   # Only LoRA was trained.
   np.testing.assert_array_equal(
     arrays["target/token_embedder/embedding"],
-    source.read("model.embed_tokens.weight")[kept],
+    source.read("model.embed_tokens.weight")[row_map],
   )
   assert np.any(arrays["target/layers/mlp/wo/lora_b"])
 

@@ -56,7 +56,7 @@ CheckpointPolicy.best_is_highest = False
 
 
 class Killed(BaseException):
-  """Stands for the signal that kills a run; nothing catches it."""
+  """Takes the place of the signal that kills a run; nothing catches it."""
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +102,8 @@ def test_stops_early_and_hands_the_best_over(trained):
     "steps": last,
   }
   assert store.steps(trained) == sorted({handed, last})
-  kept = store.read_json(trained / f"checkpoint_{last}", "early_stopping")
-  assert kept == {"best": -losses[best], "best_step": best, "waited": 4}
+  recorded = store.read_json(trained / f"checkpoint_{last}", "early_stopping")
+  assert recorded == {"best": -losses[best], "best_step": best, "waited": 4}
 
 
 def test_a_killed_run_stops_at_the_same_step_with_the_same_bits(
@@ -122,7 +122,7 @@ def test_a_killed_run_stops_at_the_same_step_with_the_same_bits(
   save = checkpointing.Checkpoints.save
 
   def save_whole(saved, *arguments, **settings):
-    # A process that is killed has no thread that goes on saving.
+    # A process that is killed has no thread that continues saving.
     save(saved, *arguments, **settings)
     saved.wait()
 

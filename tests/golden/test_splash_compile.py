@@ -1,7 +1,7 @@
 """The attention kernel becomes a program on every generation of TPU.
 
 Forward and backward, for layers with and without a window, on devices that
-share rows and heads. Compiled in a process of its own.
+split rows and heads. Compiled in a process of its own.
 """
 
 import subprocess

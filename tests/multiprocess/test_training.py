@@ -177,10 +177,10 @@ def test_one_that_dies_is_named_by_the_others(job):
   assert not (model_dir / "joint" / stage_folder.HANDOVER).exists()
 
 
-def test_told_one_all_leave_after_the_same_step_and_go_on_in_another_number(
+def test_if_one_is_preempted_all_stop_after_one_step_and_any_number_resumes(
   job,
 ):
-  model_dir = job.folder / "told"
+  model_dir = job.folder / "preempted_run"
   joint = model_dir / "joint"
   long = "joint/TRAIN_STEPS=3000"
   slow = ("CheckpointPolicy.period=1000", "Validation.period=1000")

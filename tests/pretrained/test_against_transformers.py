@@ -1,7 +1,7 @@
 """The packaged models compute what Transformers computes from the same file.
 
 Transformers reads the GGUF files by itself. The text was written for this
-test, so no model has seen it; its tokens are kept beside it, and the first
+test, so no model has seen it; its tokens are saved beside it, and the first
 token of Gemma's is the begin token. They are more than the 512 that Gemma's
 local layers see.
 """

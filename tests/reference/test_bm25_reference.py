@@ -14,7 +14,7 @@ LOOP_TOLERANCE = 2e-5  # Float32 weights against float64.
 
 
 def catalogue(num_items=60, seed=0):
-  """Texts of Zipf words, some of them twins, one without a word."""
+  """Texts of Zipf words, some of them identical, one without a word."""
   draw = np.random.default_rng(seed)
   weight = 1 / np.arange(1, 41)
   texts = [
@@ -81,7 +81,7 @@ def test_equals_the_library(method):
     np.testing.assert_allclose(scores, wanted, atol=LIBRARY_TOLERANCE)
 
 
-def test_twins_score_alike_in_every_batch():
+def test_identical_texts_score_alike_in_every_batch():
   texts = catalogue()
   index = bm25.CatalogueIndex(texts)
   many = (queries() * 60)[:513]

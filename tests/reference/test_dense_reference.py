@@ -1,4 +1,4 @@
-"""The exact search against full sorts, with ties, twins and exclusions."""
+"""Exact search against full sorts, with ties, equal texts and exclusions."""
 
 import jax
 import jax.numpy as jnp
@@ -27,13 +27,13 @@ def small_integers(seed, *shape):
 
 
 def world(seed):
-  """Items of which many share a text, and users with histories."""
+  """Items, many with identical text, and users with histories."""
   draw = np.random.default_rng(seed)
-  twins = np.arange(ITEMS)
+  first_rows = np.arange(ITEMS)
   for row in range(ITEMS):
     if draw.random() < 0.3:
-      twins[row] = twins[draw.integers(0, row + 1)]
-  texts = UniqueTexts(twins)
+      first_rows[row] = first_rows[draw.integers(0, row + 1)]
+  texts = UniqueTexts(first_rows)
   vectors = small_integers(seed + 1, len(texts), SIZE)
   queries = small_integers(seed + 2, USERS, SIZE)
   histories = [

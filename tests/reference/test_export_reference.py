@@ -1,6 +1,6 @@
 """An exported model, in the hands of Transformers.
 
-The recipe that lies in every export is run as it stands there, in a process
+The recipe that lies in every export is run as it is, in a process
 that knows nothing of this project, and gives our own vectors and logits.
 """
 

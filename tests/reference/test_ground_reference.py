@@ -107,7 +107,7 @@ def test_best_matches_come_first_in_the_order_of_probability():
   assert scores[5] == pytest.approx(math.exp(-2 / 5000), abs=TOLERANCE)
 
 
-def test_twins_score_alike_to_the_last_bit():
+def test_identical_texts_score_alike_to_the_last_bit():
   index = bm25.CatalogueIndex(TEXTS)
   scores = scores_of(index, ["Title: apple. Brand: Mill"], [-3.0])
   assert scores[0] == scores[3] > 0
@@ -115,16 +115,16 @@ def test_twins_score_alike_to_the_last_bit():
 
 def test_repeats_change_nothing_and_are_scored_once(monkeypatch):
   index = bm25.CatalogueIndex(TEXTS)
-  asked = []
+  calls = []
   text_scores = index.text_scores
   monkeypatch.setattr(
-    index, "text_scores", lambda text: asked.append(text) or text_scores(text)
+    index, "text_scores", lambda text: calls.append(text) or text_scores(text)
   )
   grounder = ground.Grounder(index)
   once = grounder.scores([Written("rye bread", -1.0)])
   thrice = grounder.scores([Written("rye bread", -1.0)] * 3)
   np.testing.assert_array_equal(once, thrice)
-  assert asked == ["rye bread"]
+  assert calls == ["rye bread"]
 
 
 SWITCHES = [
@@ -139,7 +139,7 @@ SWITCHES = [
 
 
 def shop(seed, num_items=90):
-  """Items of few words, so that many match alike; some are twins."""
+  """Items of few words, so that many match alike; some have identical text."""
   draw = np.random.default_rng(seed)
   return [
     " ".join(f"w{word}" for word in draw.integers(0, 12, draw.integers(1, 6)))
@@ -176,7 +176,7 @@ def users_of(texts, seed, users=12):
 )
 @pytest.mark.parametrize("method", ["lucene", "robertson"])
 def test_every_switch_equals_a_plain_loop(switch, method, monkeypatch):
-  """Also where few matches of a text are kept, and lists are cut from them."""
+  """Also with few matches retained per text, and lists cut from them."""
   monkeypatch.setattr(ground, "_FEWEST_SAVED", 4)
   settings = ground.Grounding(
     epsilon=0.01, bm25=bm25.BM25(method=method), **switch
@@ -266,7 +266,7 @@ def test_an_exact_text_can_be_put_before_what_outscores_it():
     assert np.count_nonzero(scores == scores.max()) == 1 + (best == 2)
 
 
-def test_settings_that_differ_are_told():
+def test_settings_that_differ_are_described():
   assert ground.Grounding().describe() == ""
   settings = ground.Grounding(top_texts=3, combination="sum")
   assert settings.describe() == "combination sum, top_texts 3"
@@ -285,9 +285,9 @@ def test_a_small_cache_forgets_but_stays_right():
   assert len(grounder._matcher._rows) == 2
 
 
-def test_a_text_stands_for_its_own_item_or_the_best_match():
+def test_a_text_means_its_own_item_or_the_best_match():
   grounder = ground.Grounder(bm25.CatalogueIndex(TEXTS))
-  assert grounder.best_row(TEXTS[3]) == 0  # The first of the twins.
+  assert grounder.best_row(TEXTS[3]) == 0  # The first with this text.
   assert grounder.best_row("oat drink") == 5
 
 

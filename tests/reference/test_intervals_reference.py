@@ -50,7 +50,7 @@ def test_ninety_five_percent_of_intervals_hold_the_truth():
     values = (generator.random((200, 1)) < truth).astype(np.float64)
     (interval,) = bootstrap.means(values)
     held += interval.low <= truth <= interval.high
-  # Four standard errors of a share of .95 over the trials, plus the
+  # Four standard errors of a fraction of .95 over the trials, plus the
   # percentile method's known shortfall of about a percent.
   assert abs(held / trials - 0.95) < 4 * np.sqrt(0.95 * 0.05 / trials) + 0.01
 

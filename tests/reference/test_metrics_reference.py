@@ -76,7 +76,7 @@ def test_a_list_of_twice_the_horizon_ranks_like_the_whole_catalogue(
 
 @pytest.mark.parametrize("better", range(11))
 def test_unlisted_ties_at_the_boundary_are_exact_misses(better):
-  # `better` items lead; the rest tie and go on beyond the list. Listed or not,
+  # `better` items lead; the rest tie, also beyond the list. Listed or not,
   # every item of the tie has to get the same verdict, and it is a miss.
   horizon, num_items = 5, 30
   scores = np.zeros(num_items)
@@ -123,12 +123,12 @@ def test_every_metric_equals_its_loop(scores):
   groups=st.lists(st.integers(0, 2), min_size=6, max_size=6),
 )
 @settings(max_examples=60, deadline=None)
-def test_text_rank_is_the_mean_first_twin_over_all_orders_of_ties(
+def test_text_rank_is_the_mean_first_of_identical_texts_over_all_orders_of_ties(
   scores, groups
 ):
   scores = np.array(scores, np.float64)
   groups = groups[: len(scores)]
-  twins = np.array([groups.index(group) for group in groups], np.int32)
+  first_rows = np.array([groups.index(group) for group in groups], np.int32)
   horizon = len(scores)
   target = len(scores) - 1
   firsts = []
@@ -136,9 +136,17 @@ def test_text_rank_is_the_mean_first_twin_over_all_orders_of_ties(
     if any(scores[a] < scores[b] for a, b in itertools.pairwise(order)):
       continue
     firsts.append(
-      1 + min(order.index(row) for row in order if twins[row] == twins[target])
+      1
+      + min(
+        order.index(row)
+        for row in order
+        if first_rows[row] == first_rows[target]
+      )
     )
   found = ranking_metrics.text_ranks(
-    ranking_of(scores, depth=2 * horizon), np.array([target]), twins, horizon
+    ranking_of(scores, depth=2 * horizon),
+    np.array([target]),
+    first_rows,
+    horizon,
   )
   np.testing.assert_allclose(found[0], np.mean(firsts), rtol=0, atol=EXACT)

@@ -46,11 +46,11 @@ def texts():
   if not folder:
     pytest.skip("set CALREC_TEST_DATA to a folder of domains' folders")
   paths = sorted(pathlib.Path(folder).glob("*/items.jsonl.gz"))
-  share = -(-NUM_TEXTS // len(paths))
+  per_file = -(-NUM_TEXTS // len(paths))
   found = []
   for path in paths:
     with gzip.open(path, "rt", encoding="utf-8") as lines:
-      for line in itertools.islice(lines, share):
+      for line in itertools.islice(lines, per_file):
         fields = json.loads(line).items()
         found.append(" ".join(f"{k.title()}: {v}." for k, v in fields))
   return found[:NUM_TEXTS]
@@ -164,18 +164,18 @@ def test_pruned_to_a_half_of_the_texts(name, texts):
   )
   seen = pruning.Seen(model)
   seen.add([*texts[::2], "\n"])
-  kept = pruning.choose(rules, seen.used())
-  pruned = files.open_model(full.kind, rules.select(kept))
-  pruning.verify(seen, pruned, kept)
-  assert pruned.size == len(kept)
-  assert len(kept) % pruning.MULTIPLE == 0
+  row_map = pruning.choose(rules, seen.used())
+  pruned = files.open_model(full.kind, rules.select(row_map))
+  pruning.verify(seen, pruned, row_map)
+  assert pruned.size == len(row_map)
+  assert len(row_map) % pruning.MULTIPLE == 0
   assert len(pruned.encode("\n")) == 1
   # What was not counted is split further where it must be, and never lost.
   others = pruned.encode_all(texts[1::2])
   assert [pruned.decode(ids) for ids in others] == texts[1::2]
   whole = model.encode_all(texts[1::2])
   same = [
-    np.array_equal(kept[ids], before)
+    np.array_equal(row_map[ids], before)
     for ids, before in zip(others, whole, strict=True)
   ]
   assert 0.5 < np.mean(same) < 1

@@ -21,7 +21,7 @@ sample_token = jax.jit(sampling.sample_token, static_argnums=3)
 
 @functools.partial(jax.jit, static_argnames="module")
 def next_logits(module, params, row, length):
-  """Logits behind the first `length` tokens of a row, from scratch."""
+  """Logits after the first `length` tokens of a row, from scratch."""
   at = jnp.arange(row.shape[1])[None]
   hidden = module.apply(
     {"params": params}, row, at, (at < length).astype(jnp.int32)

@@ -85,7 +85,7 @@ def test_packed_rows_give_what_each_history_gives_alone(positions):
   module, params = sasrec_toys.model(positions=positions)
   packed = sasrec_toys.hidden(module, params, sasrec_toys.pack(ROWS))
   for row, start, document in places():
-    # The last item is only asked for.
+    # The last item is only a target.
     expected = plain_hidden(module, params, document[:-1])
     found = packed[row, start : start + len(document) - 1]
     np.testing.assert_allclose(found, expected, atol=HIDDEN_TOLERANCE)

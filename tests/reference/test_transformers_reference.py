@@ -1,6 +1,6 @@
 """Models of both families compute what Transformers computes.
 
-The logits are kept in files (`transformers_goldens`); where PyTorch and
+The logits are saved in files (`transformers_goldens`); where PyTorch and
 Transformers are installed, they are computed anew as well.
 """
 
@@ -99,7 +99,7 @@ def test_a_slip_would_show(models, name, field):
 )
 def test_the_files_are_what_transformers_says(models, tmp_path):
   """Of the folders, and of what is exported from the loaded parameters."""
-  asked, wanted = [], []
+  requests, wanted = [], []
   for name, (folder, config, params) in models.items():
     flat = flax.traverse_util.flatten_dict(params, sep="/")
     exported = export.write_folder(
@@ -111,8 +111,10 @@ def test_the_files_are_what_transformers_says(models, tmp_path):
     )
     tokens, expected = transformers_goldens.golden(name)
     np.testing.assert_array_equal(tokens, transformers_goldens.tokens(name))
-    asked += [(folder, tokens), (exported, tokens)]
+    requests += [(folder, tokens), (exported, tokens)]
     wanted += [expected, expected]
-  answers = transformers_logits.logits(asked, tmp_path / "torch")
-  for (folder, _), found, expected in zip(asked, answers, wanted, strict=True):
+  answers = transformers_logits.logits(requests, tmp_path / "torch")
+  for (folder, _), found, expected in zip(
+    requests, answers, wanted, strict=True
+  ):
     assert np.abs(found - expected).max() < LIVE_TOLERANCE, folder

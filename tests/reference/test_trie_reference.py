@@ -114,7 +114,7 @@ def test_more_texts_than_are_compared_at_once(monkeypatch):
   [[(4, 5), (4, 5, END)], [(4, END), (4, END)], [(4, END), ()], []],
   ids=["beginning", "twice", "empty", "none"],
 )
-def test_texts_that_cannot_be_told_apart_are_refused(sequences):
+def test_texts_that_cannot_be_distinguished_are_refused(sequences):
   with pytest.raises(ValueError, match=r"begin those of|one text or more"):
     trie.build(
       trie.Texts(

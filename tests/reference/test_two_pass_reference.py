@@ -135,14 +135,14 @@ def test_losses_and_gradients(family, settings, microbatches):
   for number, leaf in enumerate(leaves):
     direction = draw.normal(size=leaf.shape)
     direction /= np.linalg.norm(direction)
-    ahead, behind = (
+    forward, backward = (
       mixed(structure.unflatten(
         [*leaves[:number], leaves[number] + step * direction,
          *leaves[number + 1 :]]
       ))
       for step in (STEP, -STEP)
     )  # fmt: skip
-    slope = (ahead - behind) / (2 * STEP)
+    slope = (forward - backward) / (2 * STEP)
     for found in gradients:
       found = np.sum(direction * np.asarray(found[number], np.float64))
       np.testing.assert_allclose(found, slope, atol=PLAIN)

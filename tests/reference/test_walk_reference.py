@@ -31,7 +31,7 @@ def items(num_items=60, begin=(), seed=0, words=12):
     (*begin, *numbers.integers(10, 10 + words, numbers.integers(1, 6)))
     for _ in range(num_items)
   }
-  # Long forced runs, and one text that goes on where another ends.
+  # Long forced runs, and one text that continues where another ends.
   found |= {(*begin, 10, 11), (*begin, 10, 11, *range(12, 34)), (*begin, 9)}
   found |= {(*begin, 10, 11, *range(12, 33), 35)}
   return sorted((*map(int, item), toys.END) for item in found)
@@ -52,7 +52,7 @@ def prompts(seed=0):
 
 
 @functools.partial(jax.jit, static_argnames="module")
-def _logits_behind(module, params, row, length):
+def _logits_after(module, params, row, length):
   at = jnp.arange(row.shape[1])[None]
   hidden = module.apply(
     {"params": params}, row, at, (at < length).astype(jnp.int32)
@@ -81,7 +81,7 @@ class Plain:
       row = np.zeros((1, 64), np.int32)
       whole = [*prompt, *so_far]
       row[0, : len(whole)] = whole
-      logits = _logits_behind(self.module, self.params, row, len(whole))
+      logits = _logits_after(self.module, self.params, row, len(whole))
       self._known[key] = np.asarray(logits, np.float64)[tokens]
     logits = self._known[key]
     return tokens, *(
@@ -214,12 +214,12 @@ def test_likelihoods_equal_those_of_whole_sequences(gemma):
   texts = plain.sequences[:: len(plain.sequences) // 5]
   texts = [plain.sequences[0], *texts, max(plain.sequences, key=len)]
   tokens = np.zeros((len(given), LENGTH), np.int32)
-  asked = np.zeros((len(given), len(texts) + 1, 29), np.int32)
-  lengths = np.zeros(asked.shape[:2], np.int32)
+  continuations = np.zeros((len(given), len(texts) + 1, 29), np.int32)
+  lengths = np.zeros(continuations.shape[:2], np.int32)
   for row, prompt in enumerate(given):
     tokens[row, : len(prompt)] = prompt
     for place, text in enumerate(texts):
-      asked[row, place, : len(text)] = text
+      continuations[row, place, : len(text)] = text
       lengths[row, place] = len(text)
   read = prefix.read(
     plain.module,
@@ -228,7 +228,7 @@ def test_likelihoods_equal_those_of_whole_sequences(gemma):
     np.array([len(prompt) for prompt in given], np.int32),
   )
   found = likelihood.log_likelihood(
-    plain.module, plain.params, read, asked, lengths
+    plain.module, plain.params, read, continuations, lengths
   )
   assert not found[:, -1].any()  # No text, no surprise.
   for row, prompt in enumerate(given):
@@ -238,9 +238,7 @@ def test_likelihoods_equal_those_of_whole_sequences(gemma):
       wanted = 0.0
       for depth, token in enumerate(text):
         logits = np.asarray(
-          _logits_behind(
-            plain.module, plain.params, whole, len(prompt) + depth
-          ),
+          _logits_after(plain.module, plain.params, whole, len(prompt) + depth),
           np.float64,
         )
         wanted += logits[token] - np.log(np.sum(np.exp(logits)))

@@ -176,9 +176,9 @@ def main():
       write_folder(pathlib.Path(scratch, name), name)
       models.append((pathlib.Path(scratch, name), tokens(name)))
     answers = transformers_logits.logits(models, pathlib.Path(scratch, "torch"))
-    for (folder, asked), answered in zip(models, answers, strict=True):
+    for (folder, ids), logits in zip(models, answers, strict=True):
       path = GOLDENS / f"transformers_{folder.name}.npz"
-      np.savez_compressed(path, tokens=asked, logits=np.array(answered))
+      np.savez_compressed(path, tokens=ids, logits=np.array(logits))
       print(f"{path.name}: {path.stat().st_size:,} bytes")
 
 

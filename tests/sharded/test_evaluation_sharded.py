@@ -26,7 +26,7 @@ def users():
 
 
 def results(devices, batch_users):
-  """An evaluation of the model's recommenders on so many devices."""
+  """An evaluation of the model's recommenders on this number of devices."""
   module, params = toys.decoder(layers=1)
   mesh = partitioning.make_mesh(
     partitioning.MeshShape(), jax.devices()[:devices]

@@ -1,4 +1,4 @@
-"""Eight devices compute what one computes, and hold what they are asked to."""
+"""Eight devices compute what one computes, and hold the requested shards."""
 
 import functools
 import re

@@ -99,7 +99,7 @@ def test_a_walk_keeps_its_tree_where_the_prompts_are():
   module, params = toys.decoder()
   items = toys.catalogue()
   built = trie.build(
-    trie.Texts(items.values, items.offsets).take(np.unique(items.twins))
+    trie.Texts(items.values, items.offsets).take(np.unique(items.text_rows))
   )
   bounds = walk.bounds(built, 3, beams=True)._replace(tree_tokens=23)
   mesh = partitioning.make_mesh(partitioning.MeshShape(data=4, tensor=2))

@@ -1,4 +1,4 @@
-"""The attention kernel on devices that share rows and heads."""
+"""The attention kernel on devices that split rows and heads."""
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +76,7 @@ def test_as_on_one_device(kv_heads, shape):
     np.testing.assert_allclose(one, other, **CLOSE)
 
 
-def test_rows_that_devices_cannot_share_are_left_to_xla():
+def test_rows_that_devices_cannot_split_are_left_to_xla():
   mesh = partitioning.make_mesh(partitioning.MeshShape(data=4, tensor=2))
   with partitioning.activate(mesh, partitioning.logical_axis_rules()):
     assert splash.applies("splash", 8, LENGTH)

@@ -91,7 +91,7 @@ def test_a_macro_that_nothing_sets_names_the_flag_that_would(tmp_path):
   apply("BATCH_SIZE=8", files=files)
 
 
-def test_a_macro_that_one_stage_lacks_is_refused_before_the_first(tmp_path):
+def test_a_macro_missing_in_one_stage_is_refused_before_the_first(tmp_path):
   files = write(
     tmp_path,
     "import calrec_jax.data.feed.feed\nSTAGES = ('joint', 'target')\n"
@@ -250,7 +250,7 @@ def test_every_verb_resolves_every_recipe(verb, recipe, capsys):
 
 
 @pytest.mark.parametrize("recipe", sorted(LEFT_OPEN))
-def test_what_a_recipe_leaves_open_is_asked_for(recipe):
+def test_what_a_recipe_leaves_open_is_required(recipe):
   for binding in LEFT_OPEN[recipe]:
     given = [other for other in LEFT_OPEN[recipe] if other != binding]
     message = refused(*given, files=(f"recipes/{recipe}",))

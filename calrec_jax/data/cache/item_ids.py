@@ -138,7 +138,7 @@ class ItemCache(TokenCache):
     return self.domain.first_token + rows, np.arange(self.num_items + 1)
 
   @functools.cached_property
-  def twins(self) -> np.ndarray:
+  def text_rows(self) -> np.ndarray:
     """Each item's own row: ids distinguish items with identical text."""
     return np.arange(self.num_items, dtype=np.int32)
 

@@ -172,7 +172,7 @@ class TokenCache:
     return self._array("catalogue.tokens"), offsets
 
   @functools.cached_property
-  def twins(self) -> np.ndarray:
+  def text_rows(self) -> np.ndarray:
     """First catalogue row with the same tokens, int32[N]."""
     return self._array("catalogue.twins")
 

@@ -182,7 +182,7 @@ def _write_catalogue(
   )
   np.save(folder / "catalogue.tokens.npy", catalogue.values)
   np.save(folder / "catalogue.lengths.npy", tokens_by_item)
-  np.save(folder / "catalogue.twins.npy", catalogue.twins)
+  np.save(folder / "catalogue.twins.npy", catalogue.text_rows)
   digest.update(catalogue.values.tobytes())
   digest.update(tokens_by_item.tobytes())
   return tokens_by_item, digest.hexdigest()

@@ -64,7 +64,7 @@ def build_card(
     ],
     "steps": prepared.steps,
     "problems": prepared.problems.as_list(),
-    "shares": _rounded(prepared.shares | _repeat_targets(prepared)),
+    "shares": _rounded(prepared.fractions | _repeat_targets(prepared)),
     "missing_fields": _rounded(prepared.missing),
     "period": _period(prepared),
     "tokens_per_item": _summary(lengths),
@@ -111,12 +111,12 @@ def render(card: Mapping[str, Any]) -> str:
     "",
     *(
       f"  {card['shares'][name]:>8.2%}  {words}"
-      for name, words in _SHARES.items()
+      for name, words in _FRACTIONS.items()
       if name in card["shares"]
     ),
     *(
-      f"  {share:>8.2%}  of items without {label}"
-      for label, share in card["missing_fields"].items()
+      f"  {fraction:>8.2%}  of items without {label}"
+      for label, fraction in card["missing_fields"].items()
     ),
     "",
     *(_length_line(name, card[name]) for name in _LENGTHS),
@@ -191,7 +191,7 @@ _NOTES = {
   "passes": "passes",
   "item_rows": "rows of items",
 }
-_SHARES = {
+_FRACTIONS = {
   "tied_times": "of events at the same time as the user's event before",
   "consecutive_repeats": "of events repeat the item before",
   "consecutive_twins": "of events follow another item of the same text",
@@ -205,7 +205,7 @@ _SHARES = {
 
 def _repeat_targets(prepared: domain_lib.Prepared) -> dict[str, float]:
   """Fractions of targets bought before, and of targets never trained on."""
-  shares = {}
+  fractions = {}
   items = prepared.events.items
   for split in ("validation", "test"):
     part = prepared.documents[split]
@@ -213,11 +213,13 @@ def _repeat_targets(prepared: domain_lib.Prepared) -> dict[str, float]:
       items[stop - 1] in items[start : stop - 1]
       for start, stop in zip(part.starts, part.stops, strict=True)
     ]
-    shares[f"{split}_targets_repeated"] = float(np.mean(hits)) if hits else 0.0
+    fractions[f"{split}_targets_repeated"] = (
+      float(np.mean(hits)) if hits else 0.0
+    )
   test = items[prepared.documents["test"].stops - 1]
   cold = ~np.isin(test, prepared.train_items())
-  shares["test_targets_cold"] = float(np.mean(cold)) if len(cold) else 0.0
-  return shares
+  fractions["test_targets_cold"] = float(np.mean(cold)) if len(cold) else 0.0
+  return fractions
 
 
 def _period(prepared: domain_lib.Prepared) -> dict[str, str]:
@@ -267,5 +269,5 @@ def _outputs(
   return hashes
 
 
-def _rounded(shares: Mapping[str, float]) -> dict[str, float]:
-  return {name: round(value, 6) for name, value in shares.items()}
+def _rounded(fractions: Mapping[str, float]) -> dict[str, float]:
+  return {name: round(value, 6) for name, value in fractions.items()}

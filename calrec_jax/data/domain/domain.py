@@ -80,7 +80,7 @@ class Prepared:
     documents: Ranges of `events` by split.
     boundaries: First days of a global temporal split, or None.
     steps: Number of users, items and events after every step.
-    shares: Fractions of tied times, of repeats and of identical texts.
+    fractions: Fractions of tied times, of repeats and of identical texts.
     problems: Bad rows by kind.
   """
 
@@ -93,7 +93,7 @@ class Prepared:
   documents: dict[str, splits.Documents]
   boundaries: splits.Boundaries | None
   steps: list[dict[str, Any]]
-  shares: dict[str, float]
+  fractions: dict[str, float]
   problems: problems_lib.Problems
 
   def columns(self, split: str) -> records.DocumentColumns:
@@ -227,10 +227,10 @@ class Domain:
     keys = id_codes.strings(texts).dictionary_encode().indices.to_numpy()
     same_item = events_lib.repeats(events, events.items)
     same_text = events_lib.repeats(events, keys[events.items])
-    shares = {
-      "tied_times": _share(events_lib.repeats(events, events.timestamps)),
-      "consecutive_repeats": _share(same_item),
-      "consecutive_twins": _share(same_text & ~same_item),
+    fractions = {
+      "tied_times": _fraction(events_lib.repeats(events, events.timestamps)),
+      "consecutive_repeats": _fraction(same_item),
+      "consecutive_twins": _fraction(same_text & ~same_item),
     }
     if self.dedup != "none":
       by_id = self.dedup == "consecutive_id"
@@ -245,10 +245,10 @@ class Domain:
     rows: list[int] = retained.tolist()
     events = dataclasses.replace(events, items=renumbered.astype(np.int32))
     # The k-core can make two purchases of an item consecutive again.
-    shares["consecutive_repeats_left"] = _share(
+    fractions["consecutive_repeats_left"] = _fraction(
       events_lib.repeats(events, events.items)
     )
-    shares["twin_texts"] = 1 - len(np.unique(keys[retained])) / len(rows)
+    fractions["twin_texts"] = 1 - len(np.unique(keys[retained])) / len(rows)
     documents, boundaries = self._split(events)
     for split, part in documents.items():
       steps.append(
@@ -266,7 +266,7 @@ class Domain:
       documents=documents,
       boundaries=boundaries,
       steps=steps,
-      shares=shares,
+      fractions=fractions,
       problems=problems,
     )
 
@@ -366,7 +366,7 @@ def _with_text(
   return events.take(good)
 
 
-def _share(mask: np.ndarray) -> float:
+def _fraction(mask: np.ndarray) -> float:
   return float(np.mean(mask)) if len(mask) else 0.0
 
 

@@ -53,7 +53,7 @@ class Assembler:
         cache = self._caches[domain]
         items = histories[domain, user][start:stop]
         values, at = cache.item_tokens
-        targets = cache.twins[items[first_target - start :]]
+        targets = cache.text_rows[items[first_target - start :]]
         cursor = tokenization.write_document(
           batch,
           row,

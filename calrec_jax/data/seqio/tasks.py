@@ -152,9 +152,9 @@ def join_prompt(
       from_end = tf.cumsum(lengths, reverse=True)
       history = tf.ragged.boolean_mask(history, from_end <= limit - fixed)
     after = tf.tile(tf.constant([prompt.next], tf.int32), [history.nrows(), 1])
-    told = tf.concat([history, after], axis=1).flat_values
+    described = tf.concat([history, after], axis=1).flat_values
     opening = tf.constant(head + prompt.first, tf.int32)
-    inputs = tf.concat([opening, told], axis=0)
+    inputs = tf.concat([opening, described], axis=0)
     return {**example, "inputs": inputs, "targets": target}
 
   return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)

@@ -28,7 +28,7 @@ _PRETRAINED_SCHEMA = 2  # Makes older versions refuse the new fields.
 SENTENCEPIECE, BYTE_BPE = "sentencepiece", "byte_bpe"
 MODEL_FILE = "sentencepiece.model"
 DESCRIPTION_FILE = "vocabulary.json"
-KEPT_FILE = "kept.npy"
+ROW_MAP_FILE = "kept.npy"
 MODEL_FILES = {SENTENCEPIECE: MODEL_FILE, BYTE_BPE: "tokenizer.json"}
 
 
@@ -109,7 +109,7 @@ class Vocabulary:
     """The files that make up the vocabulary."""
     names = [MODEL_FILES[self.kind], DESCRIPTION_FILE]
     if self.origin is not None and self.origin.kept_sha256 is not None:
-      names.append(KEPT_FILE)
+      names.append(ROW_MAP_FILE)
     return tuple(os.path.join(self.folder, name) for name in names)
 
   @functools.cached_property
@@ -134,7 +134,7 @@ class Vocabulary:
     """
     if self.origin is None or self.origin.kept_sha256 is None:
       return None
-    return np.load(os.path.join(self.folder, KEPT_FILE))
+    return np.load(os.path.join(self.folder, ROW_MAP_FILE))
 
   @property
   def full_size(self) -> int:
@@ -201,7 +201,7 @@ def load(folder: str | os.PathLike[str]) -> Vocabulary:
       origin = Origin(**description["origin"])
     _check(folder, MODEL_FILES[kind], description["sha256"])
     if origin is not None and origin.kept_sha256 is not None:
-      _check(folder, KEPT_FILE, origin.kept_sha256)
+      _check(folder, ROW_MAP_FILE, origin.kept_sha256)
   except FileNotFoundError as error:
     raise FileNotFoundError(
       f"{folder} has no vocabulary ({os.path.basename(error.filename)} is "
@@ -253,8 +253,8 @@ def write(
     if row_map is not None:
       stream = io.BytesIO()
       np.save(stream, row_map.astype(np.int32))
-      files[KEPT_FILE] = stream.getvalue()
-      kept_sha256 = hashlib.sha256(files[KEPT_FILE]).hexdigest()
+      files[ROW_MAP_FILE] = stream.getvalue()
+      kept_sha256 = hashlib.sha256(files[ROW_MAP_FILE]).hexdigest()
       origin = origin._replace(kept_sha256=kept_sha256)
     description |= {
       "schema": _PRETRAINED_SCHEMA,

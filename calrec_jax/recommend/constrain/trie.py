@@ -69,7 +69,7 @@ class Trie:
     return sum(array.nbytes for array in jax.tree.leaves(self.arrays))
 
   def max_read_tokens(self, paths: int) -> int:
-    """Most distinct tokens on so many paths through the trie."""
+    """Most distinct tokens on `paths` paths through the trie."""
     return int(np.sort(self.depths)[-paths:].sum())
 
   def on_device(

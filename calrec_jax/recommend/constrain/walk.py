@@ -114,7 +114,7 @@ class _Loop(NamedTuple):
 
 
 def bounds(trie: Trie, hypotheses: int, *, beams: bool) -> Bounds:
-  """What a walk of so many hypotheses through a trie needs.
+  """What a walk of `hypotheses` hypotheses through a trie needs.
 
   Beams that are dropped have read tokens too; samples never are.
   """

@@ -29,10 +29,10 @@ class UniqueTexts:
     sizes: int32[M], number of rows of each text.
   """
 
-  def __init__(self, twins: Int[np.ndarray, " N"]):
+  def __init__(self, text_rows: Int[np.ndarray, " N"]):
     """Takes, for each row, the smallest row with the same text."""
     first_rows, ids, sizes = np.unique(
-      twins, return_inverse=True, return_counts=True
+      text_rows, return_inverse=True, return_counts=True
     )
     self.first_rows = first_rows.astype(np.int32)
     self.ids, self.sizes = ids.astype(np.int32), sizes.astype(np.int32)

@@ -101,7 +101,7 @@ class GenerateAndGround(Recommender):
     return self._grounder.rank(self._last, request.reach)
 
   def _score_curve(self, request: Request) -> Mapping[int | float, Scores]:
-    """By fewer of the samples: what a run with so many samples gives."""
+    """Scores by number of samples, as a run with only these would give."""
     spellings = self._sampled(request.histories)
     counts = [2**power for power in range(self.sampler.samples.bit_length())]
     return {

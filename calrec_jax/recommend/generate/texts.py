@@ -59,7 +59,7 @@ class TextReader:
     self._vocabulary = vocabulary
     self._items = {
       _key(catalogue.tokens(int(row))): catalogue.texts[row]
-      for row in np.unique(catalogue.twins)
+      for row in np.unique(catalogue.text_rows)
     }
 
   def spellings(self, samples: Samples, row: int) -> tuple[Spelling, ...]:

@@ -52,7 +52,7 @@ def test_training():
   assert any("MeshShape.tensor" in line for line in found)
 
 
-def test_a_state_that_is_too_large_asks_for_chips():
+def test_a_state_that_is_too_large_needs_more_chips():
   found = advice.for_record(_record(held=30), _stage(), MESH)
   # 31 GiB on each of 4, and a tenth of 16 GiB stays free.
   assert "need 9 chips" in found[0]

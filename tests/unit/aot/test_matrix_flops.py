@@ -130,8 +130,8 @@ def test_what_a_policy_keeps_is_not_computed_again():
     )  # fmt: skip
     model = Decoder(config)
     tokens = jax.ShapeDtypeStruct((1, 256), jnp.int32)
-    ask = (jax.random.key(0), tokens, tokens, tokens)
-    params = meta.unbox(jax.eval_shape(model.init, *ask))
+    arguments = (jax.random.key(0), tokens, tokens, tokens)
+    params = meta.unbox(jax.eval_shape(model.init, *arguments))
 
     def loss(params, tokens):
       return jnp.sum(model.apply(params, tokens, tokens, tokens) ** 2)

@@ -65,7 +65,7 @@ def test_a_pretrained_model_replaces_the_small_one(
   argv += [f"--targets={target}", f"--model={model}"]
   assert amazon_table.main(argv) == 0
   lines = capsys.readouterr().out.splitlines()
-  # No last fits, whose steps nobody knows.
+  # No last fits, whose steps are unknown.
   assert len(lines) == 1 + 7
   recipes = [line for line in lines if "amazon_small_ranking" in line]
   assert not recipes
@@ -91,13 +91,13 @@ def test_flags_go_to_every_run(tmp_path, capsys):
   lines = capsys.readouterr().out.splitlines()
   assert len(lines) == 40
   assert all("--gin.DecoderConfig.layers=1" in line for line in lines)
-  for flag, left_out, kept in (
+  for flag, left_out, retained in (
     ("--no-full_softmax", "NEGATIVES", 34),
     ("--no-final_fit", "final_fit", 22),
   ):
     assert amazon_table.main([*argv, flag]) == 0
     shorter = capsys.readouterr().out.splitlines()
-    assert len(shorter) == kept
+    assert len(shorter) == retained
     assert not any(left_out in line for line in shorter)
   for wrong in ("--layers=1", "--targets=shop"):
     with pytest.raises(SystemExit):

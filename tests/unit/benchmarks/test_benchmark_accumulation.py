@@ -37,8 +37,8 @@ def test_flops_of_loops_branches_and_gradients():
 
 def test_chunks_are_skipped_by_all_rows_of_a_microbatch():
   batch = Batch.empty(4, 10, 1)
-  for row, asked in enumerate((1, 4, 5, 0)):
-    batch.loss_weights[row, :asked] = 1
+  for row, num_targets in enumerate((1, 4, 5, 0)):
+    batch.loss_weights[row, :num_targets] = 1
   # Chunks of 4, of which a row has 3; the longest row decides.
   assert accumulation.computed_chunks(batch, 4, 1) == pytest.approx(2 / 3)
   assert accumulation.computed_chunks(batch, 4, 2) == pytest.approx(1.5 / 3)

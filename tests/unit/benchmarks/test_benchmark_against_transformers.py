@@ -22,7 +22,7 @@ from calrec_jax.models.pretrained import sources
 from tests.fixtures import synthetic_caches, transformers_logits
 from tests.reference import transformers_goldens
 
-KEPT = np.array([0, 1, 2, 3, *range(10, 60)], np.int32)
+ROW_MAP = np.array([0, 1, 2, 3, *range(10, 60)], np.int32)
 needs_transformers = pytest.mark.skipif(
   not transformers_logits.importable(),
   reason=f"needs PyTorch and Transformers: {transformers_logits.INSTALL}",
@@ -35,21 +35,21 @@ def write_job(tmp_path, family="gemma3"):
     tmp_path / "shop", users=12, longest_history=12, seed=4
   )
   feed = Feed(row_tokens=64, row_slots=8, rows=2, context=3).open([cache])
-  # The toy's ids go further than the model's.
+  # The toy's ids exceed the model's.
   batch = feed.batch(0)
-  batch = batch._replace(tokens=batch.tokens % len(KEPT))
+  batch = batch._replace(tokens=batch.tokens % len(ROW_MAP))
   model = tmp_path / "model"
   transformers_goldens.write_folder(model, family)
   source = sources.open_source(model)
   decoder = DecoderConfig(
-    **source.decoder_fields(), vocab_size=len(KEPT), dtype="float32"
+    **source.decoder_fields(), vocab_size=len(ROW_MAP), dtype="float32"
   )
   folder = tmp_path / "job"
   folder.mkdir()
   job = library_job.write(
     folder,
     [batch],
-    KEPT,
+    ROW_MAP,
     source=str(model),
     decoder=dataclasses.asdict(decoder),
     objective=dataclasses.asdict(Objective(direction="both")),
@@ -73,7 +73,7 @@ def test_a_job_is_read_as_it_was_written(tmp_path):
   assert job.lm_tokens == [rows.size]
   filled = batch.tokens[batch.segment_ids > 0]
   np.testing.assert_array_equal(rows.ravel(), filled[: rows.size])
-  np.testing.assert_array_equal(library_job.row_map(folder), KEPT)
+  np.testing.assert_array_equal(library_job.row_map(folder), ROW_MAP)
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def test_reviews_have_the_keys_and_the_order_of_the_real_ones(folder):
   assert len(first["reviewerID"]) == 14
   assert first["unixReviewTime"] % 86_400 == 0
   times = [(review["asin"], -review["unixReviewTime"]) for review in reviews]
-  assert len(reviews) > SIZE.reviews  # Some stand twice.
+  assert len(reviews) > SIZE.reviews  # Some appear twice.
   seen = list(dict.fromkeys(asin for asin, _ in times))
   places = {asin: place for place, asin in enumerate(seen)}
   ordered = [(places[asin], time) for asin, time in times]
@@ -72,8 +72,8 @@ def test_few_items_and_users_have_many_reviews():
   made = amazon_files.purchases(amazon_files.Size.of(100_000))
   for codes, least in ((made.items, 0.3), (made.users, 0.25)):
     counts = np.sort(np.bincount(codes))[::-1]
-    share = counts[: len(counts) // 20].sum() / counts.sum()
-    assert least < share < 0.9
+    fraction = counts[: len(counts) // 20].sum() / counts.sum()
+    assert least < fraction < 0.9
     assert counts.max() > 10 * np.median(counts)
 
 

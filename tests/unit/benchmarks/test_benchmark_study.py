@@ -127,7 +127,7 @@ def test_the_table_of_runs():
   )
 
 
-def test_runs_share_the_cores(tmp_path):
+def test_runs_divide_the_cores(tmp_path):
   cores = os.sched_getaffinity(0)
   show = (
     "import os, time; time.sleep(1); print(sorted(os.sched_getaffinity(0)))"
@@ -136,8 +136,10 @@ def test_runs_share_the_cores(tmp_path):
     folder = tmp_path / str(workers)
     runs = [Run(f"run{at}", (show,)) for at in range(workers)]
     Study(folder, runs, workers=workers, program=PYTHON).work()
-    shares = [
+    core_sets = [
       json.loads((folder / run.name / "log.txt").read_text()) for run in runs
     ]
     # Side by side, none on the core of another.
-    assert sorted(core for share in shares for core in share) == sorted(cores)
+    assert sorted(
+      core for core_set in core_sets for core in core_set
+    ) == sorted(cores)

@@ -130,9 +130,9 @@ def test_accounts_add_up(feed):
   plain = [_plain(batch) for batch in batches]
   accounts = token_accounts.account(MODEL, batches, plain)
   for form in ("packed", "plain"):
-    shares = accounts[f"share_of_{form}_flops"]
-    assert sum(shares.values()) == pytest.approx(1)
-    assert min(shares.values()) >= 0
+    fractions = accounts[f"share_of_{form}_flops"]
+    assert sum(fractions.values()) == pytest.approx(1)
+    assert min(fractions.values()) >= 0
   examples = sum(len(batch.slot_items) for batch in plain)
   filled = sum((batch.segment_ids > 0).sum() for batch in batches)
   assert accounts["packed"]["real_tokens_per_example"] == pytest.approx(

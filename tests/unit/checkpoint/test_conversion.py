@@ -100,15 +100,15 @@ def test_lora_is_merged_on_the_way_out(tmp_path):
 
 def test_a_pruned_checkpoint_needs_and_finds_its_base(tmp_path):
   config, params = pretrained_toys.huggingface(tmp_path / "base", "llama")
-  kept = [0, 3, 5, 9]
-  small = dataclasses.replace(config, vocab_size=len(kept))
+  row_map = [0, 3, 5, 9]
+  small = dataclasses.replace(config, vocab_size=len(row_map))
   trained = dict(params)
   trained["token_embedder/embedding"] = (
-    params["token_embedder/embedding"][kept] * 2
+    params["token_embedder/embedding"][row_map] * 2
   )
-  trained["logits_dense/kernel"] = params["logits_dense/kernel"][:, kept] * 2
+  trained["logits_dense/kernel"] = params["logits_dense/kernel"][:, row_map] * 2
   prompt = {"begin": 1, "end": 2, "prefix": [3], "first": [], "next": [0, 2]}
-  vocabulary = {"size": 4, "full_size": 48, "kept": kept, "prompt": prompt}
+  vocabulary = {"size": 4, "full_size": 48, "kept": row_map, "prompt": prompt}
   for number, source in enumerate([str(tmp_path / "base"), None]):
     checkpoint = _save(
       tmp_path / f"run{number}",
@@ -126,7 +126,7 @@ def test_a_pruned_checkpoint_needs_and_finds_its_base(tmp_path):
     )
     table = sources.open_source(out).read("model.embed_tokens.weight")
     expected = params["token_embedder/embedding"].copy()
-    expected[kept] *= 2
+    expected[row_map] *= 2
     np.testing.assert_array_equal(table, expected)
     written = json.loads((out / "prompt.json").read_text())
     assert written == {
@@ -138,9 +138,10 @@ def test_a_pruned_checkpoint_needs_and_finds_its_base(tmp_path):
 
 def test_a_model_cut_to_a_vocabulary_and_its_first_layers(tmp_path):
   config, params = pretrained_toys.huggingface(tmp_path / "theirs", "llama")
-  kept = [0, 3, 5, 9]
+  row_map = [0, 3, 5, 9]
   record = {
-    "size": 4, "full_size": 48, "kept": kept, "pretrained": True, "sha256": "a",
+    "size": 4, "full_size": 48, "kept": row_map, "pretrained": True,
+    "sha256": "a",
   }  # fmt: skip
   cut = conversion.Cut(_vocabulary(files.Origin(48, "b")), record)
   model = conversion.open_model(tmp_path / "theirs", cut=cut, layers=1)
@@ -164,8 +165,8 @@ def test_a_model_cut_to_a_vocabulary_and_its_first_layers(tmp_path):
     {},
   )
   expected = params | {
-    "token_embedder/embedding": params["token_embedder/embedding"][kept],
-    "logits_dense/kernel": params["logits_dense/kernel"][:, kept],
+    "token_embedder/embedding": params["token_embedder/embedding"][row_map],
+    "logits_dense/kernel": params["logits_dense/kernel"][:, row_map],
   }
   for path, value in _flat(loaded).items():
     assert value.dtype == np.float32

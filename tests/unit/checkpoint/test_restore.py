@@ -109,7 +109,7 @@ def assert_lies(leaf, shape, sharding):
   assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
 
 
-def test_a_stage_with_the_same_lora_goes_on_with_it(trained):
+def test_a_stage_with_the_same_lora_continues_with_it(trained):
   assert_equal(
     restore(trained, TRAINED, fresh=drawn(TRAINED, 1)), drawn(TRAINED)
   )
@@ -137,7 +137,7 @@ def test_merged_kernels_are_stored_as_the_stage_wants_them(trained):
   )
 
 
-def test_matrices_the_parent_lacks_start_fresh(plain):
+def test_matrices_missing_in_the_source_start_fresh(plain):
   fresh = drawn(TRAINED, 1)
   found = restore(plain, TRAINED, fresh)
   assert_equal(loras.without_lora(found), drawn(None))

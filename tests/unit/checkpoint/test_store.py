@@ -178,9 +178,9 @@ def test_a_path_that_means_none_says_what_is_there(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("metrics", "settings", "kept", "best"),
+  ("metrics", "settings", "retained", "best"),
   [
-    # The best stays besides the newest.
+    # The best stays, as does the newest.
     ({1: 0.1, 2: 0.9, 3: 0.2, 4: 0.3}, {"keep": 1}, [2, 4], 2),
     ({1: 0.1, 2: 0.9, 3: 0.2, 4: 0.3}, {"keep": 2}, [2, 3, 4], 2),
     # Of equals the later one.
@@ -194,12 +194,12 @@ def test_a_path_that_means_none_says_what_is_there(tmp_path):
   ],
 )  # fmt: skip
 def test_what_stays_and_what_is_handed_over(
-  tmp_path, metrics, settings, kept, best
+  tmp_path, metrics, settings, retained, best
 ):
   opened = save_all(tmp_path, metrics, **settings)
-  assert store.steps(tmp_path) == kept
+  assert store.steps(tmp_path) == retained
   assert opened.best_step() == best
-  assert opened.latest_step() == kept[-1]
+  assert opened.latest_step() == retained[-1]
   opened.close()
   again = checkpointing.Checkpoints(tmp_path, policy(**settings))
   assert again.best_step() == best  # Also for one who comes later.

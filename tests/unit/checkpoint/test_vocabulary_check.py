@@ -16,7 +16,7 @@ def theirs():
 
 
 class _Source(sources.HuggingFaceSource):
-  """A folder whose weights nobody reads."""
+  """A folder whose weights are never read."""
 
   def __init__(self, path):
     self.path, self.num_tokens = path, 640
@@ -30,7 +30,7 @@ def _source(folder, content):
   return _Source(folder)
 
 
-def _vocabulary(folder, content, kept=None, full=None, kind="sentencepiece"):
+def _vocabulary(folder, content, row_map=None, full=None, kind="sentencepiece"):
   full_size = files.open_model(kind, full or content).size
   return files.write(
     str(folder),
@@ -38,7 +38,7 @@ def _vocabulary(folder, content, kept=None, full=None, kind="sentencepiece"):
     None,
     kind=kind,
     origin=files.Origin(full_size, "of the full one"),
-    row_map=None if kept is None else np.array(kept),
+    row_map=None if row_map is None else np.array(row_map),
   )
 
 
@@ -48,9 +48,9 @@ def test_its_own_vocabulary_whole_and_pruned(tmp_path, theirs):
   source = _source(tmp_path / "model", theirs)
   whole = _vocabulary(tmp_path / "whole", theirs)
   assert not vocabulary_check.difference(source, whole)
-  kept = np.arange(0, whole.size - 30)
+  row_map = np.arange(0, whole.size - 30)
   rules = sentencepiece_rules.SentencePieceRules(theirs)
-  pruned = _vocabulary(tmp_path / "cut", rules.select(kept), kept, theirs)
+  pruned = _vocabulary(tmp_path / "cut", rules.select(row_map), row_map, theirs)
   assert pruned.size < whole.size
   assert not vocabulary_check.difference(source, pruned)
 

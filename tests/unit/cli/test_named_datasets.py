@@ -47,8 +47,8 @@ def test_departments():
 
 
 def test_the_command_line_wins():
-  asked = config.Configuration(bindings=("Domain.min_count = 3",))
-  named_datasets.configure(asked, ["amazon2018/Software"], None).apply()
+  requested = config.Configuration(bindings=("Domain.min_count = 3",))
+  named_datasets.configure(requested, ["amazon2018/Software"], None).apply()
   assert dataset.Dataset().domains[0].min_count == 3
 
 

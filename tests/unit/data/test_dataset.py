@@ -282,7 +282,7 @@ def test_a_leak_on_the_way_stops_the_build(dataset, tmp_path, monkeypatch):
   assert list(tmp_path.glob("tfds/**/*.tfrecord*")) == []
 
 
-def test_a_domain_where_nobody_is_evaluated(dataset, tmp_path):
+def test_a_domain_without_evaluated_users(dataset, tmp_path):
   rows = [f"u{user},i{user % 3},{time}" for user in range(8) for time in (1, 2)]
   source = write_log(tmp_path / "log", 1)
   (tmp_path / "log" / "interactions.csv").write_text(

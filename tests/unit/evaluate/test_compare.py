@@ -19,7 +19,7 @@ from calrec_jax.metrics import ranking_metrics
 from tests.fixtures import evaluation_toys as toys
 
 FLOAT = 1e-12
-ITEMS = toys.catalogue(twins=[(3, 4)])
+ITEMS = toys.catalogue(same_text=[(3, 4)])
 
 
 def write(folder, users=None, recommenders=None, data=None, **protocol):

@@ -19,7 +19,7 @@ FAST = Bootstrap(resamples=100)
 
 
 def run(recommenders=None, users=None, items=None, **settings):
-  items = items or toys.catalogue(twins=[(3, 4)])
+  items = items or toys.catalogue(same_text=[(3, 4)])
   recommenders = recommenders or [
     toys.popularity(items),
     toys.by_distance(items),
@@ -74,8 +74,8 @@ def test_the_batch_size_changes_no_number(batch_users):
       np.testing.assert_array_equal(
         parts.ranks[name][rule], whole.ranks[name][rule]
       )
-    for key, share in entry["validity"].items():
-      assert abs(share - other["validity"][key]) < FLOAT
+    for key, value in entry["validity"].items():
+      assert abs(value - other["validity"][key]) < FLOAT
   assert parts.protocol == whole.protocol
   assert parts.cases == whole.cases
 
@@ -133,7 +133,7 @@ def test_coverage_counts_items_of_the_first_ten_places():
   assert found["metrics"]["coverage@10"]["value"] == expected
 
 
-def test_text_hits_count_twins():
+def test_text_hits_count_identical_texts():
   users = [toys.history(0, [5], 3)]
   results = run(
     users=users,
@@ -167,7 +167,7 @@ def test_cost_leaves_the_compiling_calls_out():
 
 @pytest.mark.parametrize("batch_users", [7, 30])
 def test_a_curve_has_every_metric_at_every_value(batch_users):
-  items = toys.catalogue(twins=[(3, 4)])
+  items = toys.catalogue(same_text=[(3, 4)])
   found = run(
     [toys.Nearby(items), toys.popularity(items)],
     items=items,
@@ -213,22 +213,22 @@ def test_a_broken_curve_is_refused(values, said):
 def test_validity_of_every_user_does_not_depend_on_the_batches():
   class Telling(toys.Writer):
     def validity(self):
-      return {"share": [1 / (1 + len(items)) for items in self.last]}
+      return {"fraction": [1 / (1 + len(items)) for items in self.last]}
 
-  def share(batch_users):
+  def fraction(batch_users):
     writer = Telling("telling", lambda items: np.arange(40))
     found = run([writer], batch_users=batch_users)
-    return found.recommenders["telling"]["validity"]["share"]
+    return found.recommenders["telling"]["validity"]["fraction"]
 
   expected = np.mean([1 / (1 + len(u.items)) for u in toys.histories()])
-  assert abs(share(30) - expected) < FLOAT
-  assert share(1) == share(7) == share(30)
+  assert abs(fraction(30) - expected) < FLOAT
+  assert fraction(1) == fraction(7) == fraction(30)
 
 
 def test_validity_of_other_users_is_refused():
   class Telling(toys.Writer):
     def validity(self):
-      return {"share": [0.5, 0.5]}
+      return {"fraction": [0.5, 0.5]}
 
   with pytest.raises(ValueError, match="one for each of the 30 users"):
     run([Telling("telling", lambda items: np.arange(40))])
@@ -393,7 +393,7 @@ def test_the_baselines_of_the_project_follow_the_protocol():
 
 
 @pytest.mark.parametrize("batch_users", [1, 7, 30])
-def test_only_the_drawn_users_are_kept(batch_users):
+def test_only_the_sampled_users_are_retained(batch_users):
   items, users = toys.catalogue(), toys.histories()
   found = run_recommender(
     toys.by_distance(items),

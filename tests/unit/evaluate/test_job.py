@@ -10,7 +10,7 @@ from calrec_jax.train.stages import Stage
 from tests.fixtures.recommend_toys import stand_in
 
 
-def asked(split, trained_on, lineage=None):
+def requested(split, trained_on, lineage=None):
   stage = stand_in(Stage, feed=stand_in(Feed, split=trained_on))
   model = None if lineage is None else stand_in(TrainedModel, lineage=lineage)
   return Evaluation(split=split), stage, model
@@ -25,10 +25,10 @@ LEARNED = {"training": {"feed": {"Feed.split": "validation"}}}
 )
 def test_targets_that_were_trained_on_measure_nothing(trained_on, lineage):
   with pytest.raises(ValueError, match=r"Feed\.split = 'validation'"):
-    job._refuse_known_targets(*asked("validation", trained_on, lineage))
-  job._refuse_known_targets(*asked("test", trained_on, lineage))
+    job._refuse_known_targets(*requested("validation", trained_on, lineage))
+  job._refuse_known_targets(*requested("test", trained_on, lineage))
 
 
 @pytest.mark.parametrize("lineage", [None, {}])
-def test_what_was_kept_back_measures(lineage):
-  job._refuse_known_targets(*asked("validation", "train", lineage))
+def test_what_was_held_out_measures(lineage):
+  job._refuse_known_targets(*requested("validation", "train", lineage))

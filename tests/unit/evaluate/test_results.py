@@ -22,7 +22,7 @@ from tests.fixtures import evaluation_toys as toys
 
 @pytest.fixture(scope="module")
 def found():
-  items = toys.catalogue(twins=[(3, 4)])
+  items = toys.catalogue(same_text=[(3, 4)])
   return evaluate(
     [toys.popularity(items), toys.by_distance(items)],
     toys.histories(),
@@ -94,7 +94,7 @@ def test_another_schema_is_refused(found, tmp_path):
 
 
 def test_values_that_json_has_not_are_refused(found, tmp_path):
-  broken = dataclasses.replace(found, data={"share": float("nan")})
+  broken = dataclasses.replace(found, data={"fraction": float("nan")})
   with pytest.raises(ValueError, match="JSON"):
     write_results(tmp_path, broken)
   assert "metrics.json" not in os.listdir(tmp_path)

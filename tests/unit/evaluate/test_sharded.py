@@ -19,7 +19,7 @@ from tests.fixtures import evaluation_toys as toys
 
 pytestmark = pytest.mark.heavy
 
-ITEMS = toys.catalogue(twins=[(3, 4)])
+ITEMS = toys.catalogue(same_text=[(3, 4)])
 USERS = toys.histories(30)
 
 
@@ -63,8 +63,8 @@ def assert_same(results, whole):
     assert entry.keys() == other.keys()
     for key in entry.keys() - {"cost", "validity"}:
       assert entry[key] == other[key], (name, key)
-    for share, value in entry["validity"].items():
-      assert other["validity"][share] == pytest.approx(value, abs=1e-12)
+    for key, value in entry["validity"].items():
+      assert other["validity"][key] == pytest.approx(value, abs=1e-12)
     for rule, ranks in whole.ranks[name].items():
       np.testing.assert_array_equal(results.ranks[name][rule], ranks)
       np.testing.assert_array_equal(
@@ -86,7 +86,7 @@ def test_blocks_and_batches_change_no_number(
 
 
 class Failing(toys.Scorer):
-  """Answers so many calls, then ends as a killed process would."""
+  """Answers a number of calls, then ends as a killed process would."""
 
   def __init__(self, other, calls):
     super().__init__(other.name, other.score)
@@ -100,7 +100,7 @@ class Failing(toys.Scorer):
     return super().recommend(histories, depth=depth, rules=rules)
 
 
-def test_a_stopped_job_goes_on_with_other_processes(tmp_path, whole):
+def test_a_stopped_job_resumes_with_other_processes(tmp_path, whole):
   popular, *others = recommenders()
   stopped = job(tmp_path, [Failing(popular, 2), *others])
   with pytest.raises(KeyboardInterrupt):
@@ -125,7 +125,7 @@ def test_what_is_done_is_not_done_again(tmp_path, whole):
   assert_same(again.results(), whole)
 
 
-def test_a_further_recommender_is_all_that_is_done(tmp_path, whole):
+def test_an_extra_recommender_is_all_that_is_done(tmp_path, whole):
   popular, *others = recommenders()
   job(tmp_path, [popular]).work(Shard(), progress=False)
   found = job(tmp_path, [Failing(popular, 0), *others])
@@ -133,7 +133,7 @@ def test_a_further_recommender_is_all_that_is_done(tmp_path, whole):
   assert_same(found.results(), whole)
 
 
-def test_processes_at_once_share_the_work(tmp_path, whole):
+def test_processes_at_once_divide_the_work(tmp_path, whole):
   # Threads: what counts is that they share nothing but the folder.
   jobs = [job(tmp_path, block_users=2) for _ in range(3)]
   threads = [
@@ -230,7 +230,7 @@ def block():
   found.columns["listed.all"][:, :2] = [[4, 2], [0, 9]]
   found.columns["score"][:, :2] = [[0.1, -0.25], [1e-9, -np.inf]]
   found.columns["explanation"][1] = '[{"text": "ü"}]'
-  found.columns["validity.share"] = np.array([np.nan, 1 / 3])
+  found.columns["validity.fraction"] = np.array([np.nan, 1 / 3])
   found.columns["curve.rank"] = np.eye(2)
   found.columns["curve.text_rank"] = np.eye(2) / 3
   found.varied = Varied("samples", (1, 2))

@@ -39,7 +39,7 @@ def _pod(world, *words, flags=(GIN,)):
 
 
 def _verbs(world, kind):
-  """What gcloud was asked to do with TPUs of a kind, without looking."""
+  """What gcloud was called to do with TPUs of a kind, without looking."""
   calls = world.calls("gcloud", "compute", "tpus", kind)
   return [call[4] for call in calls if call[4] in ("create", "delete")]
 
@@ -118,8 +118,8 @@ def test_hosts_of_slices_shard_an_evaluation(make):
   assert not [word for word in create if word.startswith("--node-id")]
   ssh = world.calls("gcloud", "compute", "tpus", "queued-resources", "ssh")
   assert all({"--node=all", "--worker=all"} <= set(call) for call in ssh)
-  shares = sorted(call[-1] for call in world.calrec() if call[0] == "eval")
-  assert shares == [f"--shard={index}/4" for index in range(4)]
+  shards = sorted(call[-1] for call in world.calrec() if call[0] == "eval")
+  assert shards == [f"--shard={index}/4" for index in range(4)]
   assert [call for call in world.calrec() if call[0] == "train"] == [
     ["train", GIN]
   ] * 4
@@ -139,7 +139,7 @@ def test_a_preempted_run_starts_again(make, ends, why):
   assert done.returncode == 0, done.stdout + done.stderr
   assert why in done.stdout
   assert _verbs(world, "queued-resources") == ["create", "delete"] * 2
-  # The same command, which goes on by itself; then the next verb.
+  # The same command, which resumes by itself; then the next verb.
   assert world.calrec() == [["train", GIN], ["train", GIN], ["eval", GIN]]
   created = world.calls(
     "gcloud", "compute", "tpus", "queued-resources", "create"
@@ -236,10 +236,10 @@ def test_another_of_the_same_name_is_not_deleted(make):
   assert _verbs(world, "tpu-vm") == ["create"]
 
 
-def test_a_kept_machine_is_reused_and_stopped(make):
+def test_a_retained_machine_is_reused_and_stopped(make):
   world = make()
-  kept = _vm(world, "--keep")
-  assert "costs money" in kept.stdout
+  first = _vm(world, "--keep")
+  assert "costs money" in first.stdout
   again = _vm(world, "--keep", "--verbs=eval")
   assert again.returncode == 0, again.stdout + again.stderr
   assert _verbs(world, "tpu-vm") == ["create"]
@@ -281,7 +281,7 @@ def test_another_command_does_not_end_the_run_that_is_there(make):
   signal.signal(signal.SIGINT, before)
   try:
     world.await_call_of_calrec()
-    run.send_signal(signal.SIGINT)  # The launcher leaves, the run goes on.
+    run.send_signal(signal.SIGINT)  # The launcher leaves, the run continues.
     run.wait(timeout=60)
     done = _vm(world, flags=(GIN, "--gin.other=1"))
     assert done.returncode == 1
@@ -312,7 +312,7 @@ def test_results_are_fetched_and_those_of_a_failed_run_too(make, status):
       fetched.rmdir()
 
 
-def test_a_machine_with_results_that_cannot_be_fetched_is_kept(make):
+def test_a_machine_with_results_that_cannot_be_fetched_is_retained(make):
   world = make()
   done = _vm(world, "--fetch=runs/misspelt")
   assert done.returncode == 1

@@ -24,11 +24,11 @@ def _pod(manifest):
 
 def _made(**options):
   command = Command(("train", "eval"), (GIN,))
-  asked = gke_slice("v5e:4x4")
-  return jobset("mine", "token", asked, command, image="i:t", **options)
+  requested = gke_slice("v5e:4x4")
+  return jobset("mine", "token", requested, command, image="i:t", **options)
 
 
-def test_it_asks_for_the_slices():
+def test_it_requests_the_slices():
   manifest = _made(slices=3, spot=True, service_account="s")
   [slices] = manifest["spec"]["replicatedJobs"]
   assert slices["replicas"] == 3
@@ -140,8 +140,8 @@ def test_a_dry_run_shows_the_jobset(tmp_path):
   assert done.returncode == 0
   text = done.stdout[done.stdout.index("{") : done.stdout.rindex("}") + 1]
   command = Command(("train", "eval"), (GIN,))
-  asked = gke_slice("v5e:4x4")
+  requested = gke_slice("v5e:4x4")
   assert json.loads(text) == jobset(
-    "mine", "TOKEN", asked, command, image="i:t", max_retries=10
+    "mine", "TOKEN", requested, command, image="i:t", max_retries=10
   )
   assert not world.calls()

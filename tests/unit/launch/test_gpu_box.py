@@ -57,9 +57,9 @@ def test_a_dry_run_here_uses_this_checkout(tmp_path):
   done = world.launch("gpu_box", "--name=mine", "--dry_run", "--", GIN, NASTY)
   assert done.returncode == 0
   script = f"+ bash {launch_stand_ins.ROOT}/launch/on_host.sh"
-  asked = [line.split()[3] for line in done.stdout.splitlines()]
-  assert asked == ["status", "setup", "start", "follow", "status"]
-  assert done.stdout.count(script) == len(asked)
+  verbs = [line.split()[3] for line in done.stdout.splitlines()]
+  assert verbs == ["status", "setup", "start", "follow", "status"]
+  assert done.stdout.count(script) == len(verbs)
   assert not world.calls()
 
 

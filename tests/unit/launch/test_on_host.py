@@ -11,7 +11,7 @@ import pytest
 
 SCRIPT = pathlib.Path(__file__).parents[3] / "launch" / "on_host.sh"
 LONGEST_SECONDS = 60  # Of waiting for another process, on a busy machine.
-# Notes its arguments; with WAIT, it leaves with 83 when it is told to.
+# Notes its arguments; with WAIT, it exits with 83 when it is preempted.
 CALREC = """
 import json, os, pathlib, signal, sys
 folder = pathlib.Path(os.environ["NOTES"])
@@ -105,7 +105,7 @@ def test_the_first_failure_ends_it(host):
 
 
 @pytest.mark.parametrize(
-  ("environment", "share"),
+  ("environment", "shard"),
   [
     ({}, None),
     ({"CALREC_NUM_PROCESSES": "3", "CALREC_PROCESS_ID": "2"}, "2/3"),
@@ -124,12 +124,12 @@ def test_the_first_failure_ends_it(host):
     ({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, None),
   ],
 )
-def test_the_shard_is_that_of_the_process(host, environment, share):
+def test_the_shard_is_that_of_the_process(host, environment, shard):
   status, _ = host.run("work", "train,eval", "--", "--x", **environment)
   assert status == 0
-  asked = f', "--shard={share}"' if share else ""
-  assert host.calls() == ['["train", "--x"]', f'["eval", "--x"{asked}]']
-  found_by_jax = share is not None and "CALREC_PROCESS_ID" not in environment
+  flag = f', "--shard={shard}"' if shard else ""
+  assert host.calls() == ['["train", "--x"]', f'["eval", "--x"{flag}]']
+  found_by_jax = shard is not None and "CALREC_PROCESS_ID" not in environment
   assert (host.home / "distributed").read_text() == (
     "auto" if found_by_jax else ""
   )
@@ -147,7 +147,7 @@ def test_the_first_process_forwards_sigterm(host):
   process.send_signal(signal.SIGTERM)
   process.communicate(timeout=LONGEST_SECONDS)
   assert process.returncode == 83
-  assert host.calls() == ['["train", "--x"]']  # And no further verb.
+  assert host.calls() == ['["train", "--x"]']  # And no other verb.
 
 
 def test_a_detached_run_starts_once_and_can_be_stopped(host):

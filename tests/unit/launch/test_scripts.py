@@ -150,11 +150,11 @@ class TestDockerfile:
     ignored = [rule for rule in text.splitlines() if not rule.startswith("#")]
     for source in copied:
       assert (ROOT / source).exists()
-      kept = False
+      included = False
       for rule in ignored:
         if fnmatch.fnmatch(source.split("/")[0], rule.lstrip("!")):
-          kept = rule.startswith("!")
-      assert kept, f"{source} is in no way into the image"
+          included = rule.startswith("!")
+      assert included, f"{source} is in no way into the image"
 
   def test_layers_that_change_seldom_come_first(self):
     installed = self.text.index("py3.12.txt")

@@ -34,10 +34,10 @@ def test_chunks_do_not_change_the_interval(monkeypatch):
   np.testing.assert_allclose(np.array(whole), np.array(parts), atol=FLOAT)
 
 
-def test_nobody_and_one_user():
-  nobody = Bootstrap().means(np.zeros((0, 2)))
-  assert len(nobody) == 2
-  assert all(np.isnan(interval).all() for interval in nobody)
+def test_no_user_and_one_user():
+  empty = Bootstrap().means(np.zeros((0, 2)))
+  assert len(empty) == 2
+  assert all(np.isnan(interval).all() for interval in empty)
   assert Bootstrap().means(np.array([[0.5]])) == [(0.5, 0.5, 0.5)]
 
 

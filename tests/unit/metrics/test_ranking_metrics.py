@@ -29,7 +29,7 @@ def test_ranks_without_ties():
   ]
 
 
-def test_ties_share_the_middle_of_their_places():
+def test_ties_get_the_mean_of_their_ranks():
   listed = ranking([7, 3, 5, 1], [4.0, 4.0, 4.0, 1.0])
   assert [rank(listed, item, 2) for item in (7, 3, 5)] == [2, 2, 2]
 
@@ -75,19 +75,19 @@ def test_values_of_known_ranks():
   np.testing.assert_allclose(values[:, 4], [1, 1, 1, 1, 0])
 
 
-def test_any_twin_is_a_text_hit_but_no_hit():
-  twins = np.array([0, 1, 0, 3])
+def test_any_item_with_identical_text_is_a_text_hit_but_no_hit():
+  first_rows = np.array([0, 1, 0, 3])
   listed = ranking([2, 1, 3, -1], [3.0, 2.0, 1.0, -np.inf])
   target = np.array([0])
-  assert ranking_metrics.text_ranks(listed, target, twins, 2)[0] == 1
+  assert ranking_metrics.text_ranks(listed, target, first_rows, 2)[0] == 1
   assert ranking_metrics.expected_ranks(listed, target, 2)[0] == np.inf
 
 
-def test_twins_tied_on_top_are_the_first_text():
-  twins = np.array([0, 0, 0, 3])
+def test_identical_texts_tied_on_top_are_the_first_text():
+  first_rows = np.array([0, 0, 0, 3])
   listed = ranking([0, 1, 2, 3], [3.0, 3.0, 3.0, 1.0])
   target = np.array([1])
-  assert ranking_metrics.text_ranks(listed, target, twins, 2)[0] == 1
+  assert ranking_metrics.text_ranks(listed, target, first_rows, 2)[0] == 1
   assert ranking_metrics.expected_ranks(listed, target, 2)[0] == 2
 
 

@@ -54,7 +54,7 @@ def test_shared_prefix_equals_the_full_forward(family):
   for row, length in enumerate(lengths.tolist()):
     for sample in range(samples):
       whole = jnp.concatenate([prompts[row, :length], continued[row, sample]])
-      # What stands behind is not seen, and one shape compiles once.
+      # What comes after is not seen, and one shape compiles once.
       wanted = _full(decoder, params, jnp.pad(whole, (0, 20 - len(whole))))
       np.testing.assert_allclose(
         hidden[row, :length], wanted[:length], atol=SAME, rtol=SAME

@@ -127,12 +127,12 @@ def test_decoding_sees_the_matrices():
     )
     samples = decoder.empty_samples(2, 3, 4)
     new = jnp.array([[9, 10, 11], [12, 13, 14]])
-    further, samples = apply(
+    updated, samples = apply(
       decoder, params, new, jnp.array(0), prefix, lengths, samples,
       method="extend",
     )  # fmt: skip
     assert isinstance(samples, KeyValue)
-    return hidden, further
+    return hidden, updated
 
   for found, wanted in zip(
     decode(decoder, params), decode(PLAIN, merged), strict=True

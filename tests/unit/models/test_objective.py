@@ -127,7 +127,7 @@ def test_without_the_language_model_its_loss_is_measured_only():
   )
 
 
-def test_loss_is_shifted_and_asks_for_the_next_token():
+def test_loss_is_shifted_and_predicts_the_next_token():
   """A model that is sure of the next token has no loss; a copier has much."""
   (_, items, _), *_ = _documents()
   batch = model_toys.pack([[(0, items, 1)]], 64, 8)

@@ -25,7 +25,7 @@ def test_llama3_scaling_follows_its_three_cases():
     plain = 500_000.0 ** (-2 * pair / 64)
     wave = 2 * math.pi / plain
     if wave < 8192 / 4.0:
-      wanted, kind = plain, "kept"
+      wanted, kind = plain, "unchanged"
     elif wave > 8192 / 1.0:
       wanted, kind = plain / 8, "stretched"
     else:
@@ -33,7 +33,7 @@ def test_llama3_scaling_follows_its_three_cases():
       wanted, kind = (1 - smooth) * plain / 8 + smooth * plain, "between"
     assert found[pair] == pytest.approx(wanted, rel=FLOAT32)
     kinds.add(kind)
-  assert kinds == {"kept", "stretched", "between"}
+  assert kinds == {"unchanged", "stretched", "between"}
 
 
 def test_linear_scaling_divides_all():

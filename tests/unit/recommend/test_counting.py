@@ -31,7 +31,7 @@ def read():
 
 
 def counted(split, read):
-  """Makes recommenders by name; dense stands for what its prior is given."""
+  """Makes recommenders by name; dense is replaced by the input of its prior."""
   catalogue = toys.catalogue()
   size = len(catalogue)
   catalogue = dataclasses.replace(
@@ -68,7 +68,7 @@ def test_what_is_known_later_counts(read):
   assert scores(made("dense")) == pytest.approx(
     {0: 1 / 3 + 1 / 2, 1: 1 / 2 + 1, 2: 1}
   )
-  # Nobody had bought anything after item 1 in the training split.
+  # No user had bought anything after item 1 in the training split.
   assert list(scores(made("sequential_rules"))) == [2]
   assert not scores(counted("train", read)("sequential_rules"))
 

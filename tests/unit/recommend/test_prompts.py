@@ -65,7 +65,7 @@ def test_the_usual_length_holds_but_for_a_single_item():
   items = toys.catalogue()
   history = np.array([1, 2, 7, 8, 4])
   whole = prompts.PromptWriter(items, toys.PROMPT)
-  two, one = (len(whole.user(history[-kept:])) for kept in (2, 1))
+  two, one = (len(whole.user(history[-length:])) for length in (2, 1))
 
   def written(usual):
     limits = prompts.PromptLimits(usual_tokens=usual)

@@ -1,4 +1,4 @@
-"""What decides an answer changes what is kept; what does not, does not."""
+"""What decides an answer changes what is saved; what does not, does not."""
 
 import json
 import shutil
@@ -60,7 +60,7 @@ def of_answers(tmp_path):
       limits or PromptLimits(),
       mesh,
     )
-    return json.loads(json.dumps(found))  # Fit to be kept.
+    return json.loads(json.dumps(found))  # Fit to be saved.
 
   return known
 

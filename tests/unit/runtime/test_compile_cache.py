@@ -1,4 +1,4 @@
-"""Where compiled programs are kept, and where not."""
+"""Where compiled programs are saved, and where not."""
 
 import jax
 import pytest
@@ -37,14 +37,14 @@ def test_the_folder(backend, tmp_path, name, chosen, expected):
     )
   found = compile_cache.keep(tmp_path / "data", environment)
   assert found == (None if expected is None else tmp_path / expected)
-  kept = None if expected is None else str(found)
-  assert jax.config.jax_compilation_cache_dir == kept
+  folder = None if expected is None else str(found)
+  assert jax.config.jax_compilation_cache_dir == folder
   assert [path for path in tmp_path.rglob("*") if path == found] == (
     [] if found is None else [found]
   )
 
 
-def test_programs_are_kept_after_others_were_compiled(backend, tmp_path):
+def test_programs_are_saved_after_others_were_compiled(backend, tmp_path):
   backend("tpu")
   seconds = jax.config.jax_persistent_cache_min_compile_time_secs
   jax.jit(lambda x: x + 1)(1.0)

@@ -69,7 +69,9 @@ def test_half_an_environment_is_refused(environment, message):
     ({"CALREC_DISTRIBUTED": "auto"}, (None, None, None)),
   ],
 )
-def test_only_who_is_told_joins(environment, named, monkeypatch, capsys):
+def test_only_configured_processes_join(
+  environment, named, monkeypatch, capsys
+):
   joined = []
   monkeypatch.setattr(
     jax.distributed,

@@ -20,7 +20,7 @@ def signalled(guard, *contexts):
       return
     with rest[0]():
       enter(rest[1:])
-      happened.append("went on")
+      happened.append("continued")
 
   try:
     enter(contexts)
@@ -41,7 +41,7 @@ def test_outside_a_stage_it_stops_at_once():
 
 def test_in_a_stage_it_waits_for_a_query_or_the_end():
   with preemption.watch() as guard:
-    assert signalled(guard, guard.deferred) == [True, "went on", "stopped"]
+    assert signalled(guard, guard.deferred) == [True, "continued", "stopped"]
 
 
 def test_what_is_long_is_cut():

@@ -113,14 +113,14 @@ def test_a_killed_makers_leftovers_are_removed_and_a_living_ones_are_not(
   tmp_path,
 ):
   other = tmp_path / "made" / ".other-half"
-  told = []
+  messages = []
   with start(_HOLDS_A_LOCK, tmp_path) as process:
     assert process.stdout.readline() == "holds it\n"
     other.mkdir()
 
     def say(text):  # Called when the lock is found taken.
-      told.append(text)
-      if len(told) == 1:
+      messages.append(text)
+      if len(messages) == 1:
         assert (tmp_path / "made" / ".thing-half" / "file").exists()
         process.send_signal(signal.SIGKILL)
 
@@ -128,8 +128,8 @@ def test_a_killed_makers_leftovers_are_removed_and_a_living_ones_are_not(
       tmp_path, "thing", leftovers="made/.thing-*", say=say
     ):
       assert [p.name for p in (tmp_path / "made").iterdir()] == [other.name]
-  assert "another process is building it" in told[0]
-  assert ".thing-half was left unfinished" in told[1]
+  assert "another process is building it" in messages[0]
+  assert ".thing-half was left unfinished" in messages[1]
   assert process.returncode == -signal.SIGKILL
 
 

@@ -1,4 +1,4 @@
-"""Lineage: what may change in a run that goes on, and what may not."""
+"""Lineage: what may change in a run that resumes, and what may not."""
 
 import json
 
@@ -41,7 +41,7 @@ def test_a_record_says_what_a_run_depends_on(tmp_path):
   assert [entry.name for entry in path.parent.iterdir()] == ["lineage.json"]
 
 
-def test_the_same_run_goes_on(tmp_path):
+def test_the_same_run_resumes(tmp_path):
   lineage.refuse_changes(stored(record()), record(), tmp_path)
 
 

@@ -67,7 +67,7 @@ def test_a_release(tmp_path, release):
   assert not len(prepared.problems)
 
 
-def test_bad_rows_are_counted_where_they_stand(tmp_path):
+def test_bad_rows_are_counted_where_they_are(tmp_path):
   good = amazon_toys.review_2018(0, 0, 1_300_000_000)
   reviews = [
     good | {"reviewerID": None},
@@ -164,11 +164,11 @@ def test_duplicates_against_a_loop():
   reviews = amazon_reviews.Reviews(
     *columns, lines=np.arange(300), user_ids=None, item_ids=None, num_rows=300
   )
-  seen, kept = set(), []
+  seen, retained = set(), []
   for row in zip(*columns, strict=True):
-    kept.append(row not in seen)
+    retained.append(row not in seen)
     seen.add(row)
-  assert amazon_reviews.first_of_each(reviews).tolist() == kept
+  assert amazon_reviews.first_of_each(reviews).tolist() == retained
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -191,10 +191,10 @@ def test_names():
 
 
 def test_what_is_missing_is_fetched(tmp_path, monkeypatch):
-  asked = []
+  calls = []
 
   def fetch(urls, folder, **more):
-    asked.append((urls, folder, more))
+    calls.append((urls, folder, more))
     return "there"
 
   monkeypatch.setattr(amazon.download, "fetch", fetch)
@@ -203,14 +203,14 @@ def test_what_is_missing_is_fetched(tmp_path, monkeypatch):
   folder.mkdir(parents=True)
   gift_cards = amazon.AmazonReviews(release="amazon2018", category="Gift_Cards")
   assert gift_cards.files() == ["there", "there"]
-  assert {folder for _, folder, _ in asked} == {str(folder)}
-  assert all(set(more["sha256"]) for *_, more in asked)
+  assert {folder for _, folder, _ in calls} == {str(folder)}
+  assert all(set(more["sha256"]) for *_, more in calls)
   amazon_toys.write_release(folder, "amazon2018", "Gift_Cards")
   assert gift_cards.files() == [
     str(folder / "Gift_Cards_5.json.gz"),
     str(folder / "meta_Gift_Cards.json.gz"),
   ]
-  assert len(asked) == 2
+  assert len(calls) == 2
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,9 @@ class Server:
     content: what is sent.
     tag: its ETag; None sends none.
     cut: bytes after which the first answers break off.
-    answers: (path, range asked for, status) of each.
+    answers: (path, requested range, status) of each.
     status: by path, where it is not 200.
-    length: whether the length is told.
+    length: whether the length is sent.
   """
 
   def __init__(self):
@@ -38,15 +38,15 @@ class Server:
     self.ranges = True
 
   def answer(self, handler):
-    asked = handler.headers.get("Range")
+    byte_range = handler.headers.get("Range")
     status = self.status.get(handler.path, 200)
     start = 0
-    if asked and self.ranges and status == 200:
+    if byte_range and self.ranges and status == 200:
       if handler.headers.get("If-Range") == self.tag:
-        start, status = int(asked.removeprefix("bytes=").rstrip("-")), 206
+        start, status = int(byte_range.removeprefix("bytes=").rstrip("-")), 206
       if start >= len(self.content):
         status = 416
-    self.answers.append((handler.path, asked, status))
+    self.answers.append((handler.path, byte_range, status))
     body = self.content[start:] if status < 300 else b"<html>sorry</html>"
     handler.send_response(status)
     if status == 206:
@@ -190,14 +190,14 @@ def test_alternates_in_their_order(server, tmp_path):
   server.status = {"/1/x.gz": 404, "/2/x.gz": 503}
   path = download.fetch(
     [
-      "http://127.0.0.1:9/x.gz",  # Nobody listens there.
+      "http://127.0.0.1:9/x.gz",  # No server listens there.
       *(f"{server.url}/{number}/x.gz" for number in (1, 2, 3)),
     ],
     str(tmp_path),
   )
   assert pathlib.Path(path).read_bytes() == CONTENT
-  asked = [path for path, *_ in server.answers]
-  assert asked == ["/1/x.gz", *["/2/x.gz"] * download.ATTEMPTS, "/3/x.gz"]
+  paths = [path for path, *_ in server.answers]
+  assert paths == ["/1/x.gz", *["/2/x.gz"] * download.ATTEMPTS, "/3/x.gz"]
 
 
 def test_an_alternate_never_resumes_with_anothers_bytes(server, tmp_path):

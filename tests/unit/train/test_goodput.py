@@ -6,7 +6,7 @@ from calrec_jax.train import goodput
 
 
 class Clock:
-  """Seconds that pass when told to."""
+  """Seconds that pass when the test says so."""
 
   at = 100.0
 
@@ -55,7 +55,7 @@ def test_one_run():
     _row("saved", 1100, 50, start=10, compile=10, steps=80),
     _row("finished", 1200, 100, start=10, compile=10, steps=170, validation=10),
   ]
-  assert goodput.shares(rows) == pytest.approx(
+  assert goodput.activity_fractions(rows) == pytest.approx(
     {
       "token caches": 0.05,
       "first step": 0.05,
@@ -74,7 +74,7 @@ def test_a_killed_run_loses_its_steps_and_the_time_until_the_next():
     _row("start", 1100, 50, start=10),
     _row("finished", 1150, 100, start=10, steps=50),
   ]
-  assert goodput.shares(rows) == pytest.approx(
+  assert goodput.activity_fractions(rows) == pytest.approx(
     {
       "token caches": 20 / 150,
       "steps": 100 / 150,
@@ -91,12 +91,12 @@ def test_a_run_from_the_start_keeps_nothing():
     _row("start", 1050, 0),
     _row("finished", 1100, 50, steps=50),
   ]
-  assert goodput.shares(rows) == pytest.approx(
+  assert goodput.activity_fractions(rows) == pytest.approx(
     {"steps": 0.5, goodput.LOST: 0.5}
   )
 
 
-def test_rows_of_a_folder_are_told_in_a_line(tmp_path):
+def test_rows_of_a_folder_are_summarised_in_a_line(tmp_path):
   clock = Clock()
   timeline = goodput.Timeline(clock)
   assert goodput.summary(tmp_path) == "no time was recorded"

@@ -65,8 +65,8 @@ def test_the_schedule_warms_up_and_falls_to_its_fraction():
   assert schedule(50) == pytest.approx(0.2)
   assert schedule(100) == pytest.approx(0.4)
   assert schedule(1000) == pytest.approx(0.1)
-  falling = [float(schedule(step)) for step in range(100, 1001, 50)]
-  assert falling == sorted(falling, reverse=True)
+  descending = [float(schedule(step)) for step in range(100, 1001, 50)]
+  assert descending == sorted(descending, reverse=True)
 
 
 def test_a_straight_line_down_to_its_fraction():
@@ -85,9 +85,9 @@ def test_the_root_of_the_step_is_t5xs():
   flat = optimizers.rsqrt(peak=0.8 / 3, warmup_steps=9)
   np.testing.assert_allclose([flat(s) for s in steps], wanted, 1e-6)
   # `constant * linear_warmup * rsqrt_decay`.
-  rising = optimizers.rsqrt(peak=0.8 / 3, warmup_steps=9, linear_warmup=True)
+  ascending = optimizers.rsqrt(peak=0.8 / 3, warmup_steps=9, linear_warmup=True)
   wanted *= np.minimum(1, steps / 9)
-  np.testing.assert_allclose([rising(s) for s in steps], wanted, 1e-6)
+  np.testing.assert_allclose([ascending(s) for s in steps], wanted, 1e-6)
   with pytest.raises(ValueError, match=r"rsqrt\.warmup_steps = 0"):
     optimizers.rsqrt(peak=1.0, warmup_steps=0)
 
@@ -137,7 +137,7 @@ def test_means_of_rows_and_columns_have_the_axes_that_are_left():
     assert not _is_box(leaf) or len(leaf.names) == leaf.value.ndim
 
 
-def test_of_equal_axes_rows_lack_the_last_one():
+def test_of_equal_axes_the_last_one_is_not_rows():
   boxed = {
     "kernel": nn.LogicallyPartitioned(
       jnp.ones((2, 8, 8)), ("layers", "embed", "mlp")

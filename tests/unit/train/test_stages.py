@@ -30,7 +30,7 @@ def test_names_of_references_and_values_of_macros():
   }
 
 
-def test_a_macro_that_stands_for_a_reference():
+def test_a_macro_that_is_a_reference():
   found = bindings("MINE=@warmup_linear()", "adamw.learning_rate=%MINE")
   assert found["adamw.learning_rate"] == "@warmup_linear()"
 

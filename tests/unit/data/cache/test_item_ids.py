@@ -1,4 +1,4 @@
-"""Token caches read by item ids: tokens, rows of the feed, what is kept."""
+"""Token caches read by item ids: tokens, rows of the feed, what is saved."""
 
 import dataclasses
 import json
@@ -40,16 +40,16 @@ def views(caches):
   return item_ids.by_item_ids(caches)
 
 
-def documents_in(batch, weights=None):
-  """Tokens of each document, and those that are asked for."""
+def documents_in(batch):
+  """Tokens of each document, and its number of targets."""
   found = []
   for row in range(len(batch.tokens)):
     for segment in range(1, batch.segment_ids[row].max() + 1):
       at = np.flatnonzero(batch.segment_ids[row] == segment)
-      asked = batch.loss_weights[row][at]
+      weights = batch.loss_weights[row][at]
       assert batch.positions[row][at].tolist() == list(range(len(at)))
-      assert asked[-1] == 0
-      found.append((tuple(batch.tokens[row][at].tolist()), int(asked.sum())))
+      assert weights[-1] == 0
+      found.append((tuple(batch.tokens[row][at].tolist()), int(weights.sum())))
   return found
 
 
@@ -66,7 +66,7 @@ def test_an_epoch_holds_every_history_as_item_tokens(views):
   assert found == expected
 
 
-def test_the_validation_event_is_trained_on_where_asked(views):
+def test_the_validation_event_is_trained_on_where_requested(views):
   # The caches' validation documents end with item 0.
   feed = dataclasses.replace(FEED, split="validation").open(views[:1])
   found = set()
@@ -77,7 +77,7 @@ def test_the_validation_event_is_trained_on_where_asked(views):
   }
 
 
-def test_a_last_fit_leaves_nobody_out(tmp_path):
+def test_a_last_fit_leaves_no_user_out(tmp_path):
   shop = synthetic_caches.write(
     tmp_path, histories=HISTORIES["shop"], validated=(0, 2)
   )
@@ -93,8 +93,8 @@ def test_a_last_fit_leaves_nobody_out(tmp_path):
 def test_without_item_segments_a_batch_is_the_joint_segments_alone(caches):
   feed = Feed(row_tokens=64, row_slots=8, rows=2)
   with_segments, without = (
-    dataclasses.replace(feed, item_segments=kept).open(caches[:1]).batch(0)
-    for kept in (True, False)
+    dataclasses.replace(feed, item_segments=enabled).open(caches[:1]).batch(0)
+    for enabled in (True, False)
   )
   assert (with_segments.item_slots >= 0).any()
   assert not (without.item_slots >= 0).any()

@@ -1,4 +1,4 @@
-"""Splits read as one: nobody twice, nobody left out, and nothing forgotten."""
+"""Splits read as one: each user once, and nothing forgotten."""
 
 import pickle
 
@@ -47,10 +47,12 @@ def test_every_user_has_the_last_document(shop, split):
   assert found == last_documents(joined_splits.names(split))
 
 
-def test_documents_come_in_the_order_they_are_asked_for(shop):
+def test_documents_come_in_the_requested_order(shop):
   whole = shop.documents(KNOWN, range(5))
-  asked = [3, 0, 4, 3]
-  for row, document in zip(asked, shop.documents(KNOWN, asked), strict=True):
+  requested = [3, 0, 4, 3]
+  for row, document in zip(
+    requested, shop.documents(KNOWN, requested), strict=True
+  ):
     assert document.user_id == whole[row].user_id
     np.testing.assert_array_equal(document.items, whole[row].items)
   assert shop.documents(KNOWN, []) == []

@@ -99,7 +99,7 @@ def test_the_fingerprint_follows_content_and_not_the_place(tmp_path):
   assert len({first.fingerprint, *(at.fingerprint for at in others)}) == 4
 
 
-def test_text_twins_share_the_smallest_row(tmp_path):
+def test_identical_texts_map_to_the_smallest_row(tmp_path):
   tokens = synthetic_caches.item_tokens
   items = [
     files.CatalogueRecord(str(row), "x", tokens(4, seed))
@@ -109,7 +109,7 @@ def test_text_twins_share_the_smallest_row(tmp_path):
   path = writer.write_cache(
     tmp_path / "d-1", items, {"train": [user]}, synthetic_caches.PROMPT
   )
-  np.testing.assert_array_equal(TokenCache.open(path).twins, [0, 1, 0, 0])
+  np.testing.assert_array_equal(TokenCache.open(path).text_rows, [0, 1, 0, 0])
 
 
 def test_the_vocabulary_travels_with_the_cache(tmp_path):

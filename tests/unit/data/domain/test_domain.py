@@ -11,7 +11,7 @@ from calrec_jax.data.logs.log_files import LogFiles
 ITEMS = [
   {"item_id": "a", "title": "Apple", "price": "$1.00"},
   {"item_id": "b", "title": "Bread", "price": "see page"},
-  {"item_id": "a2", "title": "Apple", "price": 1.0},  # Twin of a.
+  {"item_id": "a2", "title": "Apple", "price": 1.0},  # Same text as a.
   {"item_id": "e", "title": " \u200b ", "price": None},  # Empty once cleaned.
 ]
 
@@ -52,7 +52,7 @@ ROWS = ["u,a,3", "u,a,1", "u,b,2", "u,a,4", "u,a2,5", "u,b,6", "u,e,7"]
 
 
 def test_consecutive_is_meant_in_order_of_time(tmp_path):
-  # In the file's order the first two purchases of a stand side by side.
+  # In the file's order the first two purchases of a are adjacent.
   source = write(tmp_path, ROWS)
   assert histories(domain(source, dedup="none").prepare()) == {
     "u": ["a", "b", "a", "a", "a2", "b"]
@@ -66,7 +66,7 @@ def test_consecutive_is_meant_in_order_of_time(tmp_path):
 
 
 def test_repeats_go_before_the_k_core(tmp_path):
-  # Four purchases of a in a row are one; counted before, u would be kept.
+  # Four purchases of a in a row are one; counted before, u would be retained.
   rows = [f"u,a,{time}" for time in range(4)] + ["v,a,1", "v,b,2", "v,a,3"]
   with pytest.raises(ValueError, match=r"Domain\.min_count = 3"):
     domain(write(tmp_path, rows), min_count=3).prepare()
@@ -99,7 +99,7 @@ def test_steps_and_problems(tmp_path):
     "Title: Bread. Price: Unknown.",
     "Title: Apple. Price: 1.00.",
   ]
-  assert prepared.shares["twin_texts"] == pytest.approx(1 / 3)
+  assert prepared.fractions["twin_texts"] == pytest.approx(1 / 3)
   assert prepared.missing["Price"] == pytest.approx(1 / 3)
 
 

@@ -178,7 +178,7 @@ def test_an_event_after_the_target_is_a_leak():
 
 def test_leaks_across_the_days_of_a_global_split_are_found():
   prepared, documents = prepare("global_temporal")
-  # Nobody is evaluated on it, yet the event is of the validation period.
+  # No user is evaluated on it, yet the event is of the validation period.
   documents["validation"], documents["test"] = [], []
   documents["train"][1] = document(prepared, 1, 6, 10)
   with pytest.raises(leakage.LeakageError, match="after validation began"):

@@ -104,7 +104,7 @@ def bounds(log, **options):
   )
 
 
-def test_boundaries_by_share():
+def test_boundaries_by_fraction():
   log = random_log(0)
   found = bounds(log)
   times = np.sort(log.timestamps)

@@ -88,7 +88,7 @@ def test_the_prompt_of_inference_precedes_every_training_target(shops):
             )
             for stop in range(1, len(items))
             for start in range(stop)
-            if cache.twins[items[stop]] == batch.slot_items[row, slot]
+            if cache.text_rows[items[stop]] == batch.slot_items[row, slot]
           ]
           served = tokens[:before].tolist()
           assert served in [prompt.tolist() for prompt in prompts]
@@ -143,7 +143,7 @@ def test_fill_counts_the_tokens_of_the_batches(shops):
 
 def test_items_with_identical_text_are_one_item_in_the_slots(tmp_path):
   shop = synthetic_caches.write(tmp_path, histories=((0, 1), (2, 3)) * 4)
-  shop.__dict__["twins"] = np.array([0, 0, 2, 2, 4, 5, 6], np.int32)
+  shop.__dict__["text_rows"] = np.array([0, 0, 2, 2, 4, 5, 6], np.int32)
   batch = SMALL.open([shop]).batch(0)
   assert set(batch.slot_items[batch.slot_items >= 0]) == {0, 2}
 

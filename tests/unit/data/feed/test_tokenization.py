@@ -102,7 +102,7 @@ def test_costs_count_what_is_written(prompt, items, data):
 
 @given(prompts, item_lists)
 def test_prompt_equals_what_precedes_the_target_in_training(prompt, items):
-  """Train/serve skew: the prompt lacked the template seen in training."""
+  """Train/serve skew: the prompt had no template as seen in training."""
   batch, _ = _written(prompt, items, 1)
   for target in range(1, len(items)):
     start = int(np.argmax(batch.joint_slots[0] == target - 1))

@@ -55,8 +55,8 @@ def test_repeats_by_id_and_by_text():
   log = make([0, 0, 0, 0, 1], [0, 0, 1, 2, 2], range(5))
   by_id = events_lib.repeats(log, log.items)
   assert by_id.tolist() == [False, True, False, False, False]
-  twins = np.array([0, 0, 2])  # Items 0 and 1 share their text.
-  by_text = events_lib.repeats(log, twins[log.items])
+  first_rows = np.array([0, 0, 2])  # Items 0 and 1 have identical text.
+  by_text = events_lib.repeats(log, first_rows[log.items])
   assert by_text.tolist() == [False, True, True, False, False]
 
 
@@ -68,14 +68,14 @@ def test_k_core_equals_a_loop(seed, min_count):
   while True:
     users = collections.Counter(user for user, _, _ in left)
     items = collections.Counter(item for _, item, _ in left)
-    kept = [
+    retained = [
       row
       for row in left
       if users[row[0]] >= min_count and items[row[1]] >= min_count
     ]
-    if kept == left:
+    if retained == left:
       break
-    left = kept
+    left = retained
   core, passes = events_lib.k_core(log, min_count)
   assert rows(core) == left
   assert (passes > 0) == (len(left) < len(log))

@@ -93,7 +93,7 @@ def test_an_object_over_two_lines_is_no_row():
 
 
 @pytest.mark.parametrize("neighbours", [0, 100])
-def test_nulls_in_lists_are_left_out_whatever_stands_beside(neighbours):
+def test_nulls_in_lists_are_left_out_whatever_is_beside_them(neighbours):
   line = b'{"id": "x", "names": [null, "y", null]}'
   block = b"\n".join([GOOD] * neighbours + [line])
   rows = json_blocks.parse(Block(block, 1), SCHEMA)

@@ -33,12 +33,12 @@ def test_lines_and_their_numbers(tmp_path_factory, packed, data, block_bytes):
   assert lines_of(read) == list(enumerate(io.BytesIO(data), start=1))
 
 
-def test_the_bytes_of_the_file_are_told(tmp_path):
+def test_the_bytes_of_the_file_are_reported(tmp_path):
   path = tmp_path / "file.gz"
   path.write_bytes(gzip.compress(b"one line\n" * 5000))
-  told = []
-  list(line_blocks.read(str(path), block_bytes=1000, on_bytes=told.append))
-  assert sum(told) == path.stat().st_size
+  reported = []
+  list(line_blocks.read(str(path), block_bytes=1000, on_bytes=reported.append))
+  assert sum(reported) == path.stat().st_size
 
 
 def test_a_cut_file_is_an_error_that_names_the_line(tmp_path):
@@ -74,7 +74,7 @@ def test_a_line_without_end_is_an_error(tmp_path, monkeypatch):
     list(line_blocks.read(str(path), block_bytes=100))
 
 
-def test_several_members_with_zeros_between_and_behind(tmp_path):
+def test_several_members_with_zeros_between_and_after(tmp_path):
   path = tmp_path / "file.gz"
   parts = [gzip.compress(b"%d\n" % i * 3000) for i in range(3)]
   path.write_bytes(b"\0\0".join(parts) + b"\0" * 1000)
@@ -96,7 +96,7 @@ def test_what_unpacks_to_much_more_comes_in_pieces(tmp_path):
   assert max(sizes) <= 2 << 16
 
 
-def test_garbage_behind_the_data_is_an_error(tmp_path):
+def test_garbage_after_the_data_is_an_error(tmp_path):
   path = tmp_path / "file.gz"
   path.write_bytes(gzip.compress(b"one\n") + b"garbage")
   with pytest.raises(ValueError, match=r"file\.gz:2: the compressed data"):

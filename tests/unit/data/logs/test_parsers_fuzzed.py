@@ -160,11 +160,11 @@ def test_edited_releases(releases, release, edits, metadata):
 
 
 @FEW
-@given(share=st.floats(0, 1), flip=st.integers(0, 7) | st.none())
-def test_damaged_gzip_is_never_a_whole_file(tmp_path, share, flip):
+@given(fraction=st.floats(0, 1), flip=st.integers(0, 7) | st.none())
+def test_damaged_gzip_is_never_a_whole_file(tmp_path, fraction, flip):
   paths = amazon_toys.write_release(tmp_path, "amazon2018", CATEGORY)
   whole = paths[0].read_bytes()
-  at = int(share * (len(whole) - 1))
+  at = int(fraction * (len(whole) - 1))
   if flip is None:
     damaged = whole[:at]
   else:
@@ -257,7 +257,7 @@ def test_any_value_is_one_clean_line(value):
 
 
 @given(st.text("0123456789$€£.,- ", max_size=40))
-def test_any_price_is_read_or_told(value):
+def test_any_price_is_read_or_reported(value):
   price = text.price_text(value)
   if price:
     for amount in price.split(" - "):

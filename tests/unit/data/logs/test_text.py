@@ -115,7 +115,7 @@ def test_a_cut_inside_a_character_leaves_no_replacement_character():
   assert text.cut("abcé", field, Bytes()) == "abc"
 
 
-def test_unreadable_prices_are_told_by_row():
+def test_unreadable_prices_are_reported_by_row():
   texts, unreadable = text.column_texts(
     text.Field("Price", "price"), ["$5", "see page", None], None
   )

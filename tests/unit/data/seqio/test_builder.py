@@ -1,4 +1,4 @@
-"""TFDS datasets: each document once, whoever writes the files."""
+"""TFDS datasets: each document once, whichever process writes it."""
 
 import pathlib
 import shutil
@@ -106,11 +106,11 @@ def test_a_dataset_holds_every_document_once(builder, tmp_path):
     assert len(example["events"]) == len(example["timestamps"]) == 0
 
 
-def test_the_size_told_beforehand_is_about_that_of_the_files(builder, tmp_path):
+def test_the_predicted_size_is_about_that_of_the_files(builder, tmp_path):
   prepared = prepare()
   opened = build(builder, prepared, tmp_path)
-  told = builder.examples_lib.Examples.of(prepared).num_bytes()
-  assert 0.5 < told / opened.info.dataset_size < 1
+  predicted = builder.examples_lib.Examples.of(prepared).num_bytes()
+  assert 0.5 < predicted / opened.info.dataset_size < 1
 
 
 def test_a_split_without_documents_is_left_out(builder, tmp_path):

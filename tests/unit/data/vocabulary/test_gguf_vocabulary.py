@@ -80,9 +80,9 @@ def test_llama_3_looks_up_whole_words_first(tmp_path):
   assert len(model.encode(" zebrass")) > 1
   seen = pruning.Seen(model)
   seen.add(["two zebras", "zebras zebra"])
-  kept = pruning.choose(rules, seen.used())
-  assert token in kept
-  pruning.verify(seen, ByteBpeModel(rules.select(kept)), kept)
+  row_map = pruning.choose(rules, seen.used())
+  assert token in row_map
+  pruning.verify(seen, ByteBpeModel(rules.select(row_map)), row_map)
 
 
 def test_a_control_token_in_a_text_is_text(tmp_path):

@@ -32,8 +32,8 @@ class Pruned:
     self.cut(multiple)
 
   def cut(self, multiple):
-    self.kept = pruning.choose(self.rules, self.seen.used(), multiple)
-    self.content = self.rules.select(self.kept)
+    self.row_map = pruning.choose(self.rules, self.seen.used(), multiple)
+    self.content = self.rules.select(self.row_map)
     self.model = files.open_model(self.kind, self.content)
 
 
@@ -48,15 +48,15 @@ def models():
 
 
 def test_what_was_seen_keeps_its_tokens(pruned):
-  pruning.verify(pruned.seen, pruned.model, pruned.kept)
-  assert pruned.model.size == len(pruned.kept) < pruned.full.size
-  assert len(pruned.kept) % 8 == 0
+  pruning.verify(pruned.seen, pruned.model, pruned.row_map)
+  assert pruned.model.size == len(pruned.row_map) < pruned.full.size
+  assert len(pruned.row_map) % 8 == 0
 
 
 def test_the_map_is_ascending_and_keeps_the_pieces(pruned):
-  assert pruned.kept.dtype == np.int32
-  assert (np.diff(pruned.kept) > 0).all()
-  for token, old in enumerate(pruned.kept.tolist()):
+  assert pruned.row_map.dtype == np.int32
+  assert (np.diff(pruned.row_map) > 0).all()
+  for token, old in enumerate(pruned.row_map.tolist()):
     assert pruned.model.piece(token) == pruned.full.piece(old)
 
 
@@ -67,15 +67,15 @@ def test_any_text_survives(pruned):
 
 
 def test_every_retained_token_can_be_merged(pruned):
-  kept = set(pruned.kept.tolist())
-  for token in kept:
-    assert kept.issuperset(pruned.rules.path(token) or [])
+  row_map = set(pruned.row_map.tolist())
+  for token in row_map:
+    assert row_map.issuperset(pruned.rules.path(token) or [])
 
 
 def test_control_and_byte_tokens_stay_and_spare_ones_go(pruned):
   pieces = {pruned.model.piece(i) for i in range(pruned.model.size)}
   if pruned.kind == files.SENTENCEPIECE:
-    assert pruned.kept[:4].tolist() == [0, 1, 2, 3]
+    assert pruned.row_map[:4].tolist() == [0, 1, 2, 3]
     assert pieces.issuperset(
       {*toys.MARKERS, *map("<0x{:02X}>".format, range(256))}
     )
@@ -89,11 +89,11 @@ def test_control_and_byte_tokens_stay_and_spare_ones_go(pruned):
 
 def test_it_is_filled_with_what_is_merged_first(pruned):
   pruned.cut(1)
-  least = set(pruned.kept.tolist())
+  least = set(pruned.row_map.tolist())
   pruned.cut(4)
-  added = set(pruned.kept.tolist()) - least
-  assert len(pruned.kept) % 4 == 0
-  assert least.issubset(pruned.kept.tolist())
+  added = set(pruned.row_map.tolist()) - least
+  assert len(pruned.row_map) % 4 == 0
+  assert least.issubset(pruned.row_map.tolist())
   order = pruned.rules.order.tolist()
   left = [token for token in order if token not in least]
   assert added == set(left[: len(added)])
@@ -101,9 +101,9 @@ def test_it_is_filled_with_what_is_merged_first(pruned):
 
 def test_nothing_is_left_to_fill_up_with(pruned):
   pruned.cut(10**6)
-  spare = pruned.full.size - len(pruned.kept)
+  spare = pruned.full.size - len(pruned.row_map)
   assert 0 <= spare <= len(toys.SPARE)
-  pruning.verify(pruned.seen, pruned.model, pruned.kept)
+  pruning.verify(pruned.seen, pruned.model, pruned.row_map)
 
 
 @hypothesis.settings(max_examples=60, deadline=None)
@@ -126,7 +126,7 @@ def test_any_corpus_keeps_its_tokens(models, name, texts):
   chosen.seen = pruning.Seen(chosen.full)
   chosen.seen.add(texts)
   chosen.cut(1)
-  pruning.verify(chosen.seen, chosen.model, chosen.kept)
+  pruning.verify(chosen.seen, chosen.model, chosen.row_map)
 
 
 def test_a_difference_is_refused(pruned):
@@ -135,7 +135,7 @@ def test_a_difference_is_refused(pruned):
   seen.add(["green tea"])
   seen.tokens["green tea"] = seen.tokens["green tea"][::-1]
   with pytest.raises(ValueError, match="PRUNE_VOCABULARY"):
-    pruning.verify(seen, pruned.model, pruned.kept)
+    pruning.verify(seen, pruned.model, pruned.row_map)
 
 
 def test_without_its_path_a_token_is_lost():

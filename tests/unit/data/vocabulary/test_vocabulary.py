@@ -98,7 +98,7 @@ def test_a_changed_model_is_refused(trained, tmp_path):
     files.load(folder)
 
 
-def test_writing_leaves_nothing_behind_and_keeps_what_is_there(
+def test_writing_leaves_no_partial_file_and_keeps_what_is_there(
   trained, tmp_path
 ):
   folder = tmp_path / "v"

@@ -63,7 +63,7 @@ def rows(steps):
 
 @pytest.fixture(scope="module")
 def found():
-  items = toys.catalogue(twins=[(3, 4)])
+  items = toys.catalogue(same_text=[(3, 4)])
   evil = toys.by_distance(items)
   evil.name = f"near {EVIL}"
   return evaluate(
@@ -153,7 +153,7 @@ def test_every_part_is_there(page, found):
 
 
 def test_items_with_the_text_of_the_target_are_marked(tmp_path):
-  items = toys.catalogue(twins=[(3, 4)])
+  items = toys.catalogue(same_text=[(3, 4)])
   results = evaluate(
     [toys.by_distance(items)],
     [toys.history(0, [5], 3)],
@@ -240,7 +240,7 @@ def figures_of(path, section):
 
 
 def test_every_bucket_is_drawn_with_every_recommender(page, found):
-  captions, told = figures_of(page, "slices")
+  captions, descriptions = figures_of(page, "slices")
   drawn = 0
   for buckets in found.recommenders["popularity"]["slices"].values():
     labels = [label for label in buckets if buckets[label]["users"]]
@@ -252,8 +252,8 @@ def test_every_bucket_is_drawn_with_every_recommender(page, found):
       assert f"{users:,} users" in captions[drawn]
       entry = buckets[label]["ndcg@10"]
       value, low, high = (f"{entry[k]:.4f}" for k in ("value", "low", "high"))
-      assert f"popularity {value} [{low}, {high}]" in told[drawn]
-      assert "near &lt;script&gt;" in told[drawn]
+      assert f"popularity {value} [{low}, {high}]" in descriptions[drawn]
+      assert "near &lt;script&gt;" in descriptions[drawn]
       drawn += 1
   assert drawn == len(captions) > 4
 
@@ -271,10 +271,12 @@ def test_a_curve_is_drawn_where_there_is_one(page, tmp_path):
   write_results(tmp_path, results)
   again = read_results(tmp_path)
   path = write_report(tmp_path / "report.html", again)
-  captions, told = figures_of(path, "curves")
+  captions, descriptions = figures_of(path, "curves")
   assert captions == ["NDCG@10 by samples", "Recall@10 by samples"]
   points = results.recommenders["nearby"]["curve"]["points"]
-  for description, metric in zip(told, ("ndcg@10", "recall@10"), strict=True):
+  for description, metric in zip(
+    descriptions, ("ndcg@10", "recall@10"), strict=True
+  ):
     for point in points:
       value = point["metrics"][metric]["value"]
       assert f"{point['value']}: {value:.4f}" in description

@@ -41,7 +41,7 @@ def test_html_is_not_escaped_twice_and_text_is_escaped_once():
   assert 'title="&#34;"' in MACROS.digest('"')
 
 
-def test_a_name_that_nobody_set_is_an_error():
+def test_a_name_that_is_not_set_is_an_error():
   with pytest.raises(jinja2.UndefinedError, match="'alt'"):
     FIGURES.chart({"title": "a chart without its text"})
 
@@ -128,7 +128,7 @@ def test_curves_without_finite_values_are_left_out():
   assert "inf" not in FIGURES.chart(figure)
 
 
-def test_bars_share_an_axis_and_end_at_their_values():
+def test_bars_have_one_axis_and_end_at_their_values():
   rows = {"a": interval(0.2, 0.1, 0.3), "b" * 40: interval(0.1, 0.0, 0.4)}
   chart = FIGURES.bars("tail", "9 users", rows, 0.4)
   svg = ET.fromstring(chart).find("svg")

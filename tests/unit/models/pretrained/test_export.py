@@ -30,29 +30,29 @@ def test_a_large_model_comes_in_several_files(tmp_path):
 def test_a_pruned_vocabulary_gets_its_rows_back(tmp_path):
   config, params = pretrained_toys.huggingface(tmp_path / "base", "llama")
   base = sources.open_source(tmp_path / "base")
-  kept = np.array([0, 1, 7, 30], np.int32)
-  small = dataclasses.replace(config, vocab_size=len(kept))
+  row_map = np.array([0, 1, 7, 30], np.int32)
+  small = dataclasses.replace(config, vocab_size=len(row_map))
   trained = dict(params)
   trained["token_embedder/embedding"] = (
-    params["token_embedder/embedding"][kept] + 1
+    params["token_embedder/embedding"][row_map] + 1
   )
-  trained["logits_dense/kernel"] = params["logits_dense/kernel"][:, kept] - 1
+  trained["logits_dense/kernel"] = params["logits_dense/kernel"][:, row_map] - 1
   folder = export.write_folder(
-    tmp_path / "out", small, trained.__getitem__, row_map=kept, base=base
+    tmp_path / "out", small, trained.__getitem__, row_map=row_map, base=base
   )
   tensors = SafetensorsFiles(folder)
   expected = params["token_embedder/embedding"].copy()
-  expected[kept] += 1
+  expected[row_map] += 1
   np.testing.assert_array_equal(
     tensors.read("model.embed_tokens.weight"), expected
   )
   expected = params["logits_dense/kernel"].T.copy()
-  expected[kept] -= 1
+  expected[row_map] -= 1
   np.testing.assert_array_equal(tensors.read("lm_head.weight"), expected)
   assert json.loads((folder / "config.json").read_text())["vocab_size"] == 48
   with pytest.raises(WeightsError, match="--base"):
     export.write_folder(
-      tmp_path / "other", small, trained.__getitem__, row_map=kept
+      tmp_path / "other", small, trained.__getitem__, row_map=row_map
     )
 
 

@@ -35,15 +35,15 @@ def test_every_form_gives_the_parameters(tmp_path, family, form):
 @pytest.mark.parametrize("form", ["huggingface", "gguf"])
 def test_the_file_tells_the_shape(tmp_path, family, form):
   config, _, source = _written(tmp_path, family, form)
-  told = type(config)(
+  read = type(config)(
     **source.decoder_fields(), vocab_size=source.num_tokens, dtype="float32"
   )
   loading.check_shape(source, config)
   for field in ("width", "layers", "heads", "kv_heads", "head_dim", "window"):
-    assert getattr(told, field) == getattr(config, field)
-  assert told.rope_scaling == config.rope_scaling
-  assert told.tied_embeddings == config.tied_embeddings
-  assert told.norm_eps == config.norm_eps
+    assert getattr(read, field) == getattr(config, field)
+  assert read.rope_scaling == config.rope_scaling
+  assert read.tied_embeddings == config.tied_embeddings
+  assert read.norm_eps == config.norm_eps
 
 
 @pytest.mark.parametrize("axes", [(1, 8, 1), (1, 2, 2), (2, 4, 1)])
@@ -70,18 +70,18 @@ def test_every_device_gets_its_part(tmp_path, axes):
 
 def test_a_pruned_vocabulary_reads_its_rows(tmp_path):
   config, params, source = _written(tmp_path, "llama", "huggingface")
-  kept = np.array([0, 1, 2, 5, 40, 47], np.int32)
-  smaller = dataclasses.replace(config, vocab_size=len(kept))
-  loaded = _flat(loading.load_params(source, smaller, row_map=kept))
+  row_map = np.array([0, 1, 2, 5, 40, 47], np.int32)
+  smaller = dataclasses.replace(config, vocab_size=len(row_map))
+  loaded = _flat(loading.load_params(source, smaller, row_map=row_map))
   np.testing.assert_array_equal(
     loaded["token_embedder/embedding"],
-    params["token_embedder/embedding"][kept],
+    params["token_embedder/embedding"][row_map],
   )
   np.testing.assert_array_equal(
-    loaded["logits_dense/kernel"], params["logits_dense/kernel"][:, kept]
+    loaded["logits_dense/kernel"], params["logits_dense/kernel"][:, row_map]
   )
   with pytest.raises(WeightsError, match="not this model"):
-    loading.load_params(source, smaller, row_map=kept + 10)
+    loading.load_params(source, smaller, row_map=row_map + 10)
 
 
 def test_another_shape_is_refused_by_name(tmp_path):

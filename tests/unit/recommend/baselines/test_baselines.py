@@ -75,7 +75,7 @@ def test_own_most_frequent_leaves_ties_as_ties():
   assert ranking.tail_ties.tolist() == [1]  # Item 8, once like item 1.
 
 
-def test_bm25_gives_text_twins_the_same_score():
+def test_bm25_gives_identical_texts_the_same_score():
   index = bm25.CatalogueIndex(TEXTS)
   for recommender in (
     baselines.BM25History(TEXTS, index),
@@ -95,7 +95,7 @@ def test_bm25_history_reads_all_items_and_last_item_only_one():
   best_of_all = of_all.recommend([history], depth=1, rules=["all"])["all"]
   best_of_last = of_last.recommend([history], depth=1, rules=["not_last"])
   assert best_of_all.items.tolist() == [[2]]
-  assert best_of_last["not_last"].items.tolist() == [[3]]  # Its twin.
+  assert best_of_last["not_last"].items.tolist() == [[3]]  # Same text.
 
 
 def test_an_index_of_other_texts_is_refused():

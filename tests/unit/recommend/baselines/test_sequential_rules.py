@@ -96,8 +96,8 @@ def test_company_changes_nothing():
     alone = recommender.recommend([history], depth=4)["not_last"]
     for one, many in zip(alone, together, strict=True):
       np.testing.assert_array_equal(one[0], many[user])
-  nobody = recommender.recommend([], depth=4)["not_last"]
-  assert nobody.items.shape == (0, 4)
+  empty = recommender.recommend([], depth=4)["not_last"]
+  assert empty.items.shape == (0, 4)
   with pytest.raises(ValueError, match="row 12"):
     recommender.recommend([np.array([12])], depth=3)
   with pytest.raises(ValueError, match="popularity"):

@@ -70,8 +70,8 @@ def test_the_prior_is_added_to_the_cosines():
   counts = np.arange(24) ** 2
   catalogue = dataclasses.replace(toys.catalogue(), train_recent=counts)
   together = counts.astype(float)
-  for twins in ([3, 9], [5, 6]):
-    together[twins] = counts[twins].mean()
+  for same_text in ([3, 9], [5, 6]):
+    together[same_text] = counts[same_text].mean()
   wanted = plain_cosines(histories) + 0.5 * 0.2 * np.log1p(together)
   model = recommender(catalogue, temperature=0.2, prior=0.5, chunk=8)
   assert "0.5 times their log popularity added" in model.describe()
@@ -99,7 +99,7 @@ def test_without_a_prior_only_the_cosines_count():
     assert "popularity" not in model.describe()
 
 
-def test_twins_score_alike_to_the_last_bit_and_count_as_ties():
+def test_identical_texts_score_alike_to_the_last_bit_and_count_as_ties():
   model = recommender()
   histories = toys.histories()
   whole = model.recommend(histories, depth=24, rules=["all"])["all"]
@@ -107,7 +107,7 @@ def test_twins_score_alike_to_the_last_bit_and_count_as_ties():
     of = dict(zip(items.tolist(), scores.tolist(), strict=True))
     assert of[3] == of[9]
     assert of[5] == of[6]
-  # Cut every list just behind the first of the twins 3 and 9.
+  # Cut every list just after the first of items 3 and 9.
   for user, items in enumerate(whole.items):
     depth = int(np.flatnonzero(items == 3)[0]) + 1
     cut = model.recommend([histories[user]], depth=depth, rules=["all"])["all"]

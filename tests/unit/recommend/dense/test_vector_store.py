@@ -41,10 +41,10 @@ def encoded(monkeypatch):
   shapes = []
   embed = dense.embed_rows
 
-  def counted(decoder, params, tokens, lengths, *, tower, **further):
+  def counted(decoder, params, tokens, lengths, *, tower, **options):
     if tower == "item":
       shapes.append(tokens.shape)
-    return embed(decoder, params, tokens, lengths, tower=tower, **further)
+    return embed(decoder, params, tokens, lengths, tower=tower, **options)
 
   monkeypatch.setattr(dense, "embed_rows", counted)
   return shapes
@@ -62,7 +62,7 @@ def files(folder):
   return sorted(str(p.relative_to(folder)) for p in folder.rglob("*.npy"))
 
 
-def test_what_is_kept_ranks_as_what_is_in_memory(tmp_path, monkeypatch):
+def test_what_is_saved_ranks_as_what_is_in_memory(tmp_path, monkeypatch):
   shapes = encoded(monkeypatch)
   wanted = ranking(recommender(None))
   assert len(shapes) == 3  # 22 texts.
@@ -76,7 +76,7 @@ def test_what_is_kept_ranks_as_what_is_in_memory(tmp_path, monkeypatch):
   assert not list(folder.glob(".*"))
 
 
-def test_a_killed_job_goes_on_at_its_block(tmp_path, monkeypatch):
+def test_a_killed_job_resumes_at_its_block(tmp_path, monkeypatch):
   wanted = ranking(recommender(None))
   write = vector_store.CatalogueVectors._write
 
@@ -120,7 +120,7 @@ def test_any_slice_is_read_across_files(tmp_path):
   assert vectors[60:70].shape == (0, 2)
 
 
-def test_processes_share_the_blocks_and_wait_for_nobody(tmp_path):
+def test_processes_divide_the_blocks_and_never_wait(tmp_path):
   """The second process starts in the midst of the first one's second block."""
   done = {0: [], 1: []}
 
@@ -136,7 +136,7 @@ def test_processes_share_the_blocks_and_wait_for_nobody(tmp_path):
 
   vectors = vectors_of(tmp_path)
   complete(vectors, Shard(0, 2), first)
-  # Each its own share, then the rest: also the block that 0 is still at.
+  # Each its own shard, then the rest: also the block that 0 is still at.
   assert done == {0: [0, 2], 1: [1, 3, 5, 4, 2, 6]}
   np.testing.assert_array_equal(vectors[:], numbers(slice(0, 50)))
 
@@ -187,7 +187,7 @@ def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
     vectors_of(tmp_path / "file" / "vectors")
 
 
-def test_vectors_that_are_no_numbers_are_not_kept(tmp_path):
+def test_vectors_that_are_no_numbers_are_not_saved(tmp_path):
   vectors = vectors_of(tmp_path)
   with pytest.raises(VectorsError, match="NaN"):
     complete(vectors, encode=lambda block: numbers(block) * np.nan)

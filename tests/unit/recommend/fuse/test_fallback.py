@@ -15,14 +15,14 @@ class Listed(protocol.Recommender):
   num_items = ITEMS
 
   def __init__(self, name, scores):
-    self.name, self.scores, self.asked = name, dict(scores), []
+    self.name, self.scores, self.calls = name, dict(scores), []
 
   def describe(self):
     return f"the list {self.name}"
 
   def _score(self, request):
     users = len(request.histories)
-    self.asked.append((users, request.depth))
+    self.calls.append((users, request.depth))
     items = [np.array(list(self.scores), int)] * users
     scores = [np.array(list(self.scores.values()), np.float32)] * users
     return protocol.Listed(items, scores)
@@ -71,19 +71,19 @@ def test_equals_a_plain_loop(depth):
       assert ranking.tail_ties[0] == ties
 
 
-def test_a_full_list_asks_nobody():
+def test_a_full_list_needs_no_other_recommender():
   first = Listed("a", {2: 5.0, 3: 5.0, 4: 1.0})
   other = Listed("b", {0: 1.0})
   model = WithFallback([first, other])
-  ask = {"depth": 2, "rules": ["not_last"]}
-  wanted = first.recommend([np.array([0])], **ask)["not_last"]
-  found = model.recommend([np.array([0])], **ask)["not_last"]
+  request = {"depth": 2, "rules": ["not_last"]}
+  wanted = first.recommend([np.array([0])], **request)["not_last"]
+  found = model.recommend([np.array([0])], **request)["not_last"]
   for one, many in zip(found, wanted, strict=True):
     np.testing.assert_array_equal(one, many)
-  assert not other.asked
+  assert not other.calls
   # Without item 2 the second user's list is short, and only that one.
   model.recommend([np.array([0]), np.array([2])], depth=3, rules=["not_last"])
-  assert other.asked == [(1, 3)]
+  assert other.calls == [(1, 3)]
 
 
 def test_a_long_tie_is_followed_only_as_far_as_it_is_unclear():
@@ -94,7 +94,7 @@ def test_a_long_tie_is_followed_only_as_far_as_it_is_unclear():
   )["all"]
   assert ranking.items.tolist() == [[13, 0, 1]]
   assert ranking.tail_ties.tolist() == [ITEMS - 3]
-  assert [depth for _, depth in other.asked] == [3, 6, 12, 24]
+  assert [depth for _, depth in other.calls] == [3, 6, 12, 24]
 
 
 def test_it_tells_what_the_first_one_tells():

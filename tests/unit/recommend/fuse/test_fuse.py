@@ -40,10 +40,10 @@ def loop_scores(members, excluded, places, by):
       equal = sum(member.scores[other] == score for other in candidates)
       if greater + equal <= places:
         rank = greater + (equal + 1) / 2
-        share = 1 / (60 + rank)
+        part = 1 / (60 + rank)
         if by == "scores":
-          share = (score - end) / (head - end) if head > end else 1.0
-        fused[row] = fused.get(row, 0.0) + share
+          part = (score - end) / (head - end) if head > end else 1.0
+        fused[row] = fused.get(row, 0.0) + part
   return fused
 
 
@@ -74,7 +74,7 @@ def test_equals_a_plain_loop(places, by):
       assert ranking.tail_ties[0] == ties
 
 
-def test_twins_keep_the_same_score_at_the_end_of_a_list():
+def test_identical_texts_keep_the_same_score_at_the_end_of_a_list():
   # Rows 4 and 5 tie, and a list of two places would show only the first.
   members = [
     Scored("a", [9, 0, 0, 0, 5, 5, 0, 0, 0, 0, 0, 0]),
@@ -89,10 +89,10 @@ def test_twins_keep_the_same_score_at_the_end_of_a_list():
 def test_a_member_that_is_sure_of_its_first_is_heard_by_scores():
   sure = Scored("sure", [50, 4, 3, 2, 1, 0, 0, 0, 0, 0, 0, 0])
   unsure = Scored("unsure", [7.0, 9.0, 8.9, 8.8, *range(8)])
-  ask = {"depth": 1, "rules": ["all"]}
+  request = {"depth": 1, "rules": ["all"]}
   first = {
     by: fuse.Fused([sure, unsure], settings=fuse.Fusion(by=by))
-    .recommend([np.array([11])], **ask)["all"]
+    .recommend([np.array([11])], **request)["all"]
     .items[0, 0]
     for by in ("ranks", "scores")
   }
@@ -108,9 +108,9 @@ def test_weights_count():
   first = fuse.Fused(
     members, settings=fuse.Fusion(by="ranks", weights=(2.0, 1.0))
   )
-  ask = {"depth": 1, "rules": ["all"]}
-  assert even.recommend([np.array([1])], **ask)["all"].tail_ties[0] == 1
-  assert first.recommend([np.array([1])], **ask)["all"].items[0, 0] == 11
+  request = {"depth": 1, "rules": ["all"]}
+  assert even.recommend([np.array([1])], **request)["all"].tail_ties[0] == 1
+  assert first.recommend([np.array([1])], **request)["all"].items[0, 0] == 11
   assert "2 x a + b" in first.describe()
   assert isinstance(first, protocol.Recommender)
 

@@ -1,4 +1,4 @@
-"""Chosen weights on disk: asked for once, and for no other fusion."""
+"""Chosen weights on disk: chosen once, and used for no other fusion."""
 
 import numpy as np
 import pytest
@@ -18,18 +18,18 @@ EQUAL = Chosen((1.0, 1.0), "")
 
 
 class Shifted(protocol.Recommender):
-  """Puts the item first that lies `shift` rows behind the last one."""
+  """Puts the item first that lies `shift` rows after the last one."""
 
   num_items = ITEMS
 
   def __init__(self, name, shift):
-    self.name, self.shift, self.asked = name, shift, 0
+    self.name, self.shift, self.calls = name, shift, 0
 
   def describe(self):
     return f"the last item and {self.shift}"
 
   def _score(self, request):
-    self.asked += 1
+    self.calls += 1
     histories = request.histories
     scores = np.zeros((len(histories), ITEMS), np.float32)
     last = np.array([history[-1] for history in histories])
@@ -37,7 +37,7 @@ class Shifted(protocol.Recommender):
     return protocol.FullScores(scores)
 
 
-class Kept(TokenCache):
+class Shop(TokenCache):
   """A domain whose validation users buy the third item after the last."""
 
   name = "shop"
@@ -66,19 +66,19 @@ def chosen(folder, given, settings=None, cache=None, **origin):
   return fusion_record.chosen(
     given,
     settings or Fusion(),
-    cache or Kept(),
+    cache or Shop(),
     folder=folder / "fusion",
     origin=origin,
   )
 
 
-def test_validation_users_are_asked_once(tmp_path):
+def test_validation_users_are_queried_once(tmp_path):
   first, again = members(), members()
   found = chosen(tmp_path, first)
   assert found.weights[0] > found.weights[1]
   assert found.how == "chosen by 30 validation users"
   assert chosen(tmp_path, again) == found
-  assert [member.asked for member in first + again] == [1, 1, 0, 0]
+  assert [member.calls for member in first + again] == [1, 1, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -90,11 +90,11 @@ def test_validation_users_are_asked_once(tmp_path):
     {"checkpoint": "another"},
   ],
 )
-def test_another_fusion_asks_again(tmp_path, change):
+def test_another_fusion_queries_again(tmp_path, change):
   chosen(tmp_path, members())
   given = change.pop("given", None) or members()
   chosen(tmp_path, given, **change)
-  assert given[0].asked == 1
+  assert given[0].calls == 1
   assert len(list((tmp_path / "fusion").glob("shop-*.json"))) == 2
 
 
@@ -115,18 +115,18 @@ def test_a_folder_that_takes_no_files_is_no_failure(tmp_path, capsys):
 
 
 def test_without_validation_users_weights_are_equal(tmp_path):
-  found = chosen(tmp_path, members(), cache=Kept(users=0))
+  found = chosen(tmp_path, members(), cache=Shop(users=0))
   assert found.weights == (1.0, 1.0)
   assert "no validation users" in found.how
   assert not (tmp_path / "fusion").exists()
 
 
-def test_users_without_a_history_are_not_asked(tmp_path):
-  kept = Kept()
+def test_users_without_a_history_are_not_queried(tmp_path):
+  shop = Shop()
   newcomer = History("new", np.zeros(0, np.int32), 4, np.zeros(1, np.int64))
-  users = kept.histories("validation", USERS, 0)
-  kept.histories = lambda split, limit, seed: [newcomer, *users]
-  assert "30 validation users" in chosen(tmp_path, members(), cache=kept).how
+  users = shop.histories("validation", USERS, 0)
+  shop.histories = lambda split, limit, seed: [newcomer, *users]
+  assert "30 validation users" in chosen(tmp_path, members(), cache=shop).how
 
 
 def of_stage(stage, domain="shop", names=("right", "wrong"), **settings):
@@ -164,7 +164,7 @@ def test_weights_of_another_fusion_are_refused(tmp_path, other):
 
 def test_weights_that_differ_are_not_chosen_from(tmp_path):
   chosen(tmp_path, members())
-  chosen(tmp_path, members(4))  # Nobody is right: equal ones.
+  chosen(tmp_path, members(4))  # No member is right: equal ones.
   with pytest.raises(ValueError, match=r"different ones .*1\.0, 1\.0"):
     of_stage(tmp_path)
 
@@ -190,12 +190,12 @@ def test_members_that_choose_have_not_counted_the_targets(
   model = toys.stand_in(
     TrainedModel, lineage={}, checkpoint=tmp_path / "checkpoint_1"
   )
-  asked = []
+  chosen_from = []
   monkeypatch.setattr(registry.provenance, "of_answers", lambda *_: {})
   monkeypatch.setattr(
     registry.fusion_record,
     "chosen",
-    lambda members, *_, **__: asked.extend(members) or EQUAL,
+    lambda members, *_, **__: chosen_from.extend(members) or EQUAL,
   )
   factory = registry.RecommenderFactory(
     shop,
@@ -206,7 +206,7 @@ def test_members_that_choose_have_not_counted_the_targets(
   )
   names = ("popularity", "sequential_rules")
   factory._chosen_weights(Fusion(members=names))
-  for found, answering in zip(asked, factory.make(names), strict=True):
+  for found, answering in zip(chosen_from, factory.make(names), strict=True):
     assert found.name == answering.name
     assert found.describe() != answering.describe()
-  assert "9 purchases" in asked[0].describe()
+  assert "9 purchases" in chosen_from[0].describe()

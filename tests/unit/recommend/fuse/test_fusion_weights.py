@@ -11,7 +11,7 @@ ITEMS, USERS = 40, 120
 
 
 class Drawn(protocol.Recommender):
-  """Knows a share of the users' next items and draws all else.
+  """Knows a fraction of the users' next items and samples all else.
 
   Scores are of few values, so that there are ties; `favourite` is liked by
   everybody.
@@ -19,21 +19,21 @@ class Drawn(protocol.Recommender):
 
   num_items = ITEMS
 
-  def __init__(self, name, targets, share, seed, favourite=None):
+  def __init__(self, name, targets, fraction, seed, favourite=None):
     draw = np.random.default_rng(seed)
     self.name = name
     self.scores = draw.integers(0, 30, (len(targets), ITEMS)).astype(np.float32)
-    known = np.flatnonzero(draw.random(len(targets)) < share)
+    known = np.flatnonzero(draw.random(len(targets)) < fraction)
     self.scores[known, targets[known]] = 30 + draw.integers(0, 5, len(known))
     if favourite is not None:
       self.scores[:, favourite] = 60
-    self.asked = 0
+    self.calls = 0
 
   def describe(self):
     return self.name
 
   def _score(self, request):
-    self.asked += 1
+    self.calls += 1
     users = [int(history[0]) for history in request.histories]
     return protocol.FullScores(self.scores[users])
 
@@ -111,7 +111,7 @@ def test_members_that_say_the_same_stay_equal(users):
   assert weights == (1.0, 1.0)
 
 
-def test_where_nobody_knows_anything_weights_stay_equal(users):
+def test_where_no_member_knows_anything_weights_stay_equal(users):
   wrong = [Drawn(name, users[1], 0.0, 7) for name in "ab"]
   for member in wrong:
     member.scores[np.arange(ITEMS), (np.arange(ITEMS) + 7) % ITEMS] = -1
@@ -124,9 +124,11 @@ def test_a_fusion_leaves_out_who_has_no_weight(users):
   chosen = fuse.Chosen((2.0, 0.0, 1.0), "chosen by 120 validation users")
   fused = fuse.Fused(members, chosen=chosen)
   fused.recommend(users[0], depth=5)
-  assert [member.asked for member in members] == [1, 0, 1]
-  told = fused.describe()
-  assert "2 x one + three; weights chosen by 120 validation users" in told
+  assert [member.calls for member in members] == [1, 0, 1]
+  description = fused.describe()
+  assert (
+    "2 x one + three; weights chosen by 120 validation users" in description
+  )
 
 
 def test_given_weights_are_taken_before_chosen_ones(users):

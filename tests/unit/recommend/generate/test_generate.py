@@ -117,7 +117,7 @@ def test_lists_are_those_of_quasi_round_robin(written):
   for rule in candidates.RULES:
     for found, right in zip(rankings[rule], wanted[rule], strict=True):
       np.testing.assert_array_equal(found, right)
-  assert rankings["all"].items[0, :3].tolist() == [4, 3, 9]  # 9 is 3's twin.
+  assert rankings["all"].items[0, :3].tolist() == [4, 3, 9]  # 9 has 3's text.
   assert rankings["not_seen"].items[0, 0] == 3
 
 
