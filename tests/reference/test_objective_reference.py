@@ -146,12 +146,12 @@ def first_fit(cache):
     for document in document_toys.DOCUMENTS
   ]
   slots = [d.stop - d.first_target for d in document_toys.DOCUMENTS]
-  placed = packing.pack(
+  rows, num_rows = packing.pack(
     np.array(lengths), np.array(slots), row_tokens=96, row_slots=6
   )
   return [
-    [document_toys.DOCUMENTS[at] for at in np.flatnonzero(placed.rows == row)]
-    for row in range(placed.num_rows)
+    [document_toys.DOCUMENTS[at] for at in np.flatnonzero(rows == row)]
+    for row in range(num_rows)
   ]
 
 
