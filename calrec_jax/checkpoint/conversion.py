@@ -35,7 +35,7 @@ from calrec_jax.models.pretrained import (
   sources,
 )
 from calrec_jax.models.pretrained.t5x_names import T5xTree
-from calrec_jax.storage import lineage
+from calrec_jax.storage import identity, lineage
 from calrec_jax.weights.packages import WeightsError
 
 # File of a Hugging Face folder that ranking by two towers needs.
@@ -279,7 +279,7 @@ def _ours(checkpoint: pathlib.Path) -> Model:
       f"({error})."
     ) from error
   plain = dataclasses.replace(config, lora=None)
-  described = {"DecoderConfig": lineage.plain(dataclasses.asdict(plain))}
+  described = {"DecoderConfig": identity.plain(dataclasses.asdict(plain))}
   return Model(
     path=checkpoint,
     config=plain,
@@ -358,7 +358,7 @@ def _record(
   """The lineage of a model that was trained elsewhere."""
   training: dict[str, Any] = {
     "task": "–",
-    "DecoderConfig": lineage.plain(dataclasses.asdict(config)),
+    "DecoderConfig": identity.plain(dataclasses.asdict(config)),
   }
   if temperature is not None:
     training["Objective"] = {"temperature": temperature}

@@ -28,7 +28,7 @@ from calrec_jax.models import tuning
 from calrec_jax.models.families import ModelConfig
 from calrec_jax.models.pretrained import loading, pieces, sources
 from calrec_jax.models.pretrained.t5x_names import T5xTree
-from calrec_jax.storage import lineage
+from calrec_jax.storage import identity
 
 
 class ParameterSource(Protocol):
@@ -78,7 +78,7 @@ class CheckpointSource:
     return {
       "stage": record["stage"],
       "checkpoint": self.checkpoint.name,
-      "lineage_sha256": lineage.digest(record),
+      "lineage_sha256": identity.digest(record),
     }
 
   def params(self, config, vocabulary, abstract, shardings, fresh) -> Any:
@@ -107,7 +107,7 @@ class T5xSource:
     return {
       "kind": "t5x checkpoint",
       "checkpoint": self.checkpoint.name,
-      "arrays_sha256": lineage.digest(arrays),
+      "arrays_sha256": identity.digest(arrays),
     }
 
   def params(self, config, vocabulary, abstract, shardings, fresh) -> Any:
@@ -226,7 +226,7 @@ def vocabulary_record(cache: TokenCache, chosen: Any) -> dict[str, Any]:
   row_map = vocabulary.row_map
   return {
     "source": getattr(chosen, "source", None),
-    "prompt": lineage.plain(dataclasses.asdict(cache.prompt)),
+    "prompt": identity.plain(dataclasses.asdict(cache.prompt)),
     "sha256": vocabulary.sha256,
     "size": vocabulary.size,
     "begin": vocabulary.begin,

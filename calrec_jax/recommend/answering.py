@@ -17,11 +17,10 @@ from typing import Any
 import jax
 import tqdm
 
-from calrec_jax import config
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.feed.feed import Feed
 from calrec_jax.data.records import Catalogue
-from calrec_jax.errors import InputError
+from calrec_jax.errors import InputError, nearest
 from calrec_jax.models.families import ModelConfig
 from calrec_jax.recommend import output, provenance, registry, requests
 from calrec_jax.recommend.prompts import prompt_limits
@@ -227,6 +226,6 @@ def _domain(caches: Sequence[TokenCache], name: str | None) -> TokenCache:
   if name not in known:
     raise InputError(
       f"--domain={name}: choose from {', '.join(known)}."
-      f"{config.nearest(name or '', known)}"
+      f"{nearest(name or '', known)}"
     )
   return known[name]

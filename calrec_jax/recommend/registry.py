@@ -12,10 +12,9 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from calrec_jax import config
 from calrec_jax.checkpoint import initial_parameters
 from calrec_jax.data.cache.token_cache import TokenCache
-from calrec_jax.errors import InputError
+from calrec_jax.errors import InputError, nearest
 from calrec_jax.recommend import provenance
 from calrec_jax.recommend.baselines import baselines
 from calrec_jax.recommend.baselines.bm25 import CatalogueIndex
@@ -91,7 +90,7 @@ class RecommenderFactory:
       if name not in RECOMMENDERS:
         raise InputError(
           f"There is no recommender {name!r}."
-          f"{config.nearest(name, RECOMMENDERS)} "
+          f"{nearest(name, RECOMMENDERS)} "
           f"Choose from {', '.join(RECOMMENDERS)}."
         )
     return [self._make(name) for name in names]
@@ -181,7 +180,7 @@ class RecommenderFactory:
     for name in settings.members:
       if name not in allowed:
         raise InputError(
-          f"Fusion.members names {name!r}.{config.nearest(name, allowed)} "
+          f"Fusion.members names {name!r}.{nearest(name, allowed)} "
           f"Choose from {', '.join(allowed)}."
         )
     members = [self._make(name) for name in settings.members]

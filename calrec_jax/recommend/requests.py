@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from calrec_jax import config
 from calrec_jax.data.cache.token_cache import TokenCache
-from calrec_jax.errors import InputError
+from calrec_jax.errors import InputError, nearest
 
 KNOWN = "train+validation+test"
 """All users and purchases of the log, the newest too, as a cache names them."""
@@ -46,8 +45,7 @@ def of_log(cache: TokenCache, users: Sequence[str] | None) -> list[Request]:
   for user in users or ():
     if user not in known:
       raise InputError(
-        f"--user={user}: {cache.name} has no such user."
-        f"{config.nearest(user, known)}"
+        f"--user={user}: {cache.name} has no such user.{nearest(user, known)}"
       )
   return [Request(user, known[user]) for user in users or known]
 

@@ -20,7 +20,6 @@ import jax
 from calrec_jax.errors import CalrecError
 from calrec_jax.storage import atomic
 from calrec_jax.storage.identity import changes, digest
-from calrec_jax.storage.identity import plain as plain
 
 SCHEMA = 1
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")

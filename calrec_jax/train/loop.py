@@ -28,7 +28,7 @@ from calrec_jax.runtime import (
   placement,
 )
 from calrec_jax.runtime.preemption import Preempted, PreemptionGuard
-from calrec_jax.storage import atomic, lineage
+from calrec_jax.storage import atomic, identity, lineage
 from calrec_jax.train import (
   checkpointing,
   goodput,
@@ -76,7 +76,7 @@ def run_stage(
     data={
       cache.name: {
         "fingerprint": cache.fingerprint,
-        "card_sha256": lineage.digest(cache.card),
+        "card_sha256": identity.digest(cache.card),
       }
       for cache in caches
     },

@@ -28,7 +28,7 @@ from calrec_jax.models.families import ModelConfig, family_of
 from calrec_jax.models.sasrec import SASRecConfig
 from calrec_jax.models.tuning import EVERYTHING, Tuning
 from calrec_jax.runtime.partitioning import MeshShape
-from calrec_jax.storage import lineage
+from calrec_jax.storage import identity
 from calrec_jax.train import optimizers, profiling
 from calrec_jax.train.checkpointing import CheckpointPolicy
 from calrec_jax.train.profiling import ProfileWindow
@@ -288,7 +288,7 @@ def describe_training(
         for name in ("period", "best_metric", "best_is_highest")
       },
     }
-  return lineage.plain(described)
+  return identity.plain(described)
 
 
 def optimizer_bindings() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from calrec_jax.data.vocabulary import files
 from calrec_jax.models import lora as loras
 from calrec_jax.models.pretrained import loading, sources
 from calrec_jax.runtime import partitioning
-from calrec_jax.storage import lineage
+from calrec_jax.storage import identity, lineage
 from calrec_jax.weights.packages import WeightsError
 from tests.fixtures import pretrained_toys
 
@@ -269,7 +269,7 @@ def _save(folder, config, params, vocabulary=None, **training):
       parent=None,
       data={},
       training={
-        "DecoderConfig": lineage.plain(dataclasses.asdict(config)),
+        "DecoderConfig": identity.plain(dataclasses.asdict(config)),
         **training,
       },
       configuration="",
