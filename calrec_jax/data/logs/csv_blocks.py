@@ -50,9 +50,14 @@ class Reader:
       problems: Counter of the malformed rows and of broken encodings.
 
     Raises:
-      InputError: If a quoted field is never closed, here or while rows are
-        read; the message names the line.
+      InputError: If the delimiter cannot be one, or if a quoted field is never
+        closed, here or while rows are read; the message names the line.
     """
+    if delimiter in '"\r\n':
+      raise InputError(
+        f"{path}: LogFiles.delimiter is {delimiter!r}; quotes and line breaks "
+        "cannot part fields."
+      )
     csv.field_size_limit(max(csv.field_size_limit(), _MAX_FIELD))
     self._path, self._delimiter, self._problems = path, delimiter, problems
     self._lines = _Lines(stream)
