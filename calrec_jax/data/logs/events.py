@@ -56,6 +56,10 @@ class Events:
     user_ids: Ids of the users in the source.
     num_rows: Number of rows in the source, bad ones included.
     by_time: Whether `timestamps` are times rather than positions.
+    kinds: int8[E], rows of `kind_names`; None if all events are of one kind.
+    kind_names: Names of the kinds of event, such as `("view", "purchase")`.
+    targets: bool[E], which events may be asked for, see `LogFiles.target_where`;
+      None if all may.
   """
 
   users: np.ndarray
@@ -64,6 +68,9 @@ class Events:
   user_ids: Sequence[str]
   num_rows: int
   by_time: bool = True
+  kinds: np.ndarray | None = None
+  kind_names: tuple[str, ...] = ()
+  targets: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.users)
@@ -75,6 +82,8 @@ class Events:
       users=self.users[rows],
       items=self.items[rows],
       timestamps=self.timestamps[rows],
+      kinds=None if self.kinds is None else self.kinds[rows],
+      targets=None if self.targets is None else self.targets[rows],
     )
 
 

@@ -1,14 +1,16 @@
-"""Bad rows, counted by kind with the location of the first of each.
+"""Bad rows, counted by kind, and notes on input that looks wrong.
 
-Nothing is dropped silently: a row that cannot be used is counted here and shown
-on the card, and `Domain.strict` turns any of them into an error.
+Nothing is dropped silently: a row that cannot be used is counted here with the
+location of the first of its kind and shown on the card, and `Domain.strict`
+turns any of them into an error. A note is about input that was read, but may
+not mean what it was read as; it names the setting that mends it.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -35,11 +37,45 @@ class BadRowsError(CalrecError, ValueError):
   """The input holds bad rows, and the domain is strict."""
 
 
+Severity = Literal["wrong", "suspect", "info"]
+SEVERITIES: tuple[Severity, ...] = ("wrong", "suspect", "info")
+
+
+class Note(NamedTuple):
+  """Something about the input that a person should look at.
+
+  Attributes:
+    severity: "wrong" if the data are very likely misread, "suspect" if they may
+      be, "info" for a choice that was made for the user.
+    message: What was seen, with an example and its place.
+    remedy: The gin binding that changes it, such as `LogFiles.decimal = ","`;
+      empty if there is none.
+  """
+
+  severity: Severity
+  message: str
+  remedy: str = ""
+
+
 class Problems:
-  """Counts bad rows while a source is read."""
+  """Counts bad rows while a source is read, and collects notes.
+
+  Attributes:
+    reading: How each file was read, as JSON: its format, dialect and counts.
+  """
 
   def __init__(self) -> None:
     self._found: dict[str, dict[str, Any]] = {}
+    self._notes: dict[Note, None] = {}
+    self.reading: list[dict[str, Any]] = []
+
+  def note(self, severity: Severity, message: str, remedy: str = "") -> None:
+    """Adds a note; the same one twice counts once."""
+    self._notes[Note(severity, message, remedy)] = None
+
+  def notes(self) -> list[Note]:
+    """The notes, worst first."""
+    return sorted(self._notes, key=lambda note: SEVERITIES.index(note.severity))
 
   def add(self, kind: str, first: str, count: int = 1) -> None:
     """Counts `count` rows of a kind; the first call's location is saved."""

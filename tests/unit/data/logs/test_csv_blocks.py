@@ -199,7 +199,7 @@ def test_any_file_is_what_pythons_reader_says(
 def test_what_cannot_part_fields_is_refused(tmp_path, delimiter):
   path = tmp_path / "log.csv"
   path.write_text("")
-  with pytest.raises(ValueError, match="LogFiles.delimiter"):
+  with pytest.raises(ValueError, match=r"LogFiles\.delimiter"):
     read(str(path), None, delimiter, "utf-8")
 
 
