@@ -58,7 +58,7 @@ class Events:
     by_time: Whether `timestamps` are times rather than positions.
     kinds: int8[E], rows of `kind_names`; None if all events are of one kind.
     kind_names: Names of the kinds of event, such as `("view", "purchase")`.
-    targets: bool[E], which events may be asked for, see `LogFiles.target_where`;
+    targets: bool[E], which events may be targets (`LogFiles.target_where`);
       None if all may.
   """
 

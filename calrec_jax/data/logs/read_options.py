@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from calrec_jax.errors import check, one_of, optional, refuse
-
 FORMATS = ("csv", "json", "parquet", "sequences", "xlsx")
 QUOTINGS = ("auto", "quoted", "none")
 MISSING = ("", "NULL", "\\N", "NaN", "nan", "None", "<NA>")
@@ -36,11 +34,3 @@ class ReadOptions:
   escape: str | None = None
   encoding: str | None = None
   missing: tuple[str, ...] = MISSING
-
-  def __post_init__(self) -> None:
-    """Checks the settings."""
-    check(self, format=optional(one_of(*FORMATS)), quoting=one_of(*QUOTINGS))
-    for name in ("quote", "escape"):
-      value = getattr(self, name)
-      if value and len(value) != 1:
-        refuse(self, name, "must be one character.")
