@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import pathlib
 from collections.abc import Mapping, Sequence
 
 from calrec_jax import config
@@ -14,18 +15,25 @@ from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.domain import card as card_lib
 from calrec_jax.data.domain import splits
 from calrec_jax.data.feed import tokenization
-from calrec_jax.data.logs import progress
+from calrec_jax.data.logs import guess, progress
 from calrec_jax.errors import InputError
+from calrec_jax.storage import atomic
 
 NAME_MACRO = "MIXTURE_OR_TASK_NAME"
 
 _EPILOG = """\
 cache   reads and checks the logs, writes the token caches that training reads
 card    prints what a dataset holds and what is wrong with it
+guess   looks at files and writes a gin file for them: columns, times, filters
 show    prints one user's prompt as text, and the item that followed
 build   writes TFDS datasets, for trainers that read SeqIO tasks
 
 Missing caches are built first. MIXTURE_OR_TASK_NAME = "all" means every domain.
+
+Your own log, from its files to its card:
+
+  calrec data guess purchases.csv products.csv --output=mine.gin
+  calrec data card --gin_file=mine.gin
 
 A known dataset needs no gin file:
 
@@ -37,6 +45,8 @@ A known dataset needs no gin file:
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the verb on a command line and returns the exit status."""
   arguments = _parse(argv)
+  if arguments.action == "guess":
+    return _guess(arguments.datasets, arguments.output)
   configuration = named_datasets.configure(
     arguments.configuration, arguments.datasets, arguments.manual_dir
   )
@@ -72,12 +82,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = verb.parser("data", __doc__, _EPILOG)
-  parser.add_argument("action", choices=("build", "cache", "card", "show"))
+  parser.add_argument(
+    "action", choices=("build", "cache", "card", "guess", "show")
+  )
   parser.add_argument(
     "datasets",
     nargs="*",
     metavar="DATASET",
-    help=f"such as {named_datasets.EXAMPLES}; default: those of the gin files",
+    help=f"such as {named_datasets.EXAMPLES}; default: those of the gin files; "
+    "guess: files of a log",
   )
   parser.add_argument(
     "--manual_dir",
@@ -97,9 +110,30 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     help="show: longest prompt in tokens; the oldest items are dropped",
   )
   parser.add_argument(
+    "--output",
+    metavar="FILE",
+    help="guess: gin file to write, which must not exist; default: print it",
+  )
+  parser.add_argument(
     "--quiet", action="store_true", help="show results only, no progress"
   )
   return config.parse_arguments(parser, argv)
+
+
+def _guess(paths: Sequence[str], output: str | None) -> int:
+  """Prints or writes a gin file for the files of a log."""
+  if not paths:
+    raise InputError("calrec data guess needs the files of a log.")
+  text = guess.guess(paths)
+  if output is None:
+    print(text, end="")
+    return 0
+  path = pathlib.Path(output)
+  if path.exists():
+    raise InputError(f"--output={output}: the file exists. Name another one.")
+  atomic.write_text(path, text)
+  print(f"{path} is written. Read it, then: calrec data card --gin_file={path}")
+  return 0
 
 
 def _names(dataset: dataset_lib.Dataset) -> tuple[str, ...]:

@@ -1,97 +1,204 @@
-"""Any purchase log in CSV, JSON lines or Parquet, with mapped columns."""
-
-# pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute creates its functions at run time.)
+"""Any log of purchases: which files, which columns, which rows."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import gin
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from calrec_jax.data.logs import (
+  event_columns,
+  fill_down,
+  item_rows,
+  log_checks,
+  log_paths,
+  order_rows,
+  read_options,
+  tables,
+  times,
+  values,
+  where,
+)
 from calrec_jax.data.logs import events as events_lib
-from calrec_jax.data.logs import id_codes, tables
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import text as text_lib
-from calrec_jax.errors import InputError, check, one_of, refuse
+from calrec_jax.errors import (
+  InputError,
+  check,
+  nearest,
+  one_of,
+  optional,
+  refuse,
+)
 
 _REQUIRED: Any = gin.REQUIRED  # Gin rejects it when used.
-
-TIME_UNITS = ("s", "ms", "iso", "order")
-# Upper limit of each unit, in the year 5138: larger values have another unit.
-_LIMITS = {"s": 1e11, "ms": 1e14, "order": 2**53}
+_PATHS = ("interactions", "items", "orders", "folder")
+# The values that settings had before they were detected. Fingerprints write
+# them for None, so that the caches of earlier releases are still found.
+_EARLIER = {"time_unit": "s", "encoding": "utf-8"}
+_IN_EARLIER_FINGERPRINTS = (
+  *("user_column", "item_column", "item_id_column", "time_column", "time_unit"),
+  *("text_columns", "delimiter", "encoding"),
+)
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogFiles:
-  """A log of purchases in one or two files, and the names of its columns.
+  """A log of purchases in files, and the names of their columns.
+
+  A path is a file, a list of files, a pattern such as `events/*.parquet`, a
+  folder, also with partitions such as `date=2024-01-31`, a member of an archive
+  (`log.zip/ratings.csv`), or a URL such as `s3://bucket/log.parquet`. CSV,
+  JSON, Parquet and sequences are read, also compressed; None detects what
+  files do not say, and the card states what was chosen.
 
   Attributes:
-    interactions: File of the purchases, one per row.
-    items: File of the items, one per row; None if the rows of the purchases
+    interactions: Files of the purchases, one per row.
+    items: Files of the items, one per row; None if the rows of the purchases
       describe their items.
+    orders: Files of the orders, one per row, for purchases that name their
+      order instead of their user and time; None if they do not.
     folder: Folder of relative paths.
     user_column: Column of the user's id.
     item_column: Column of the item's id in the purchases.
     item_id_column: Column of the item's id in `items`; None is `item_column`.
+    order_id_column: Column of the order's id, in `orders` and the purchases.
     time_column: Column of the time; None takes the order of the rows.
-    time_unit: Unit of the time: "s" or "ms" since 1970, "iso" for ISO 8601
-      (UTC unless it has a zone), "order" for positions. Ignored for Parquet
-      columns of times.
+    time_unit: Unit of the time: "s", "ms", "us" or "ns" since 1970, "iso" for
+      ISO 8601 (UTC unless it has a zone), "date" for 20240131, "order" for
+      positions; None detects it.
+    time_format: Pattern of the time, as of Python's strptime: "%d.%m.%Y %H:%M".
+    order_column: Column of numbers that order purchases of the same time, such
+      as the lines of a basket.
+    event_column: Column of the kind of event, such as view or purchase, where
+      all kinds are to be in the history.
+    where: Condition on rows that count: `rating >= 4 and quantity > 0`, see
+      `where`.
+    target_where: Condition on events that are to be predicted, likewise; the
+      others are only in the history.
     text_columns: Source's column by field column, where they differ:
       `{"title": "product_name"}`.
-    delimiter: Character between fields of CSV files; None is a tab for .tsv
-      and a comma otherwise.
+    columns: Names of the columns of purchases in files without a header.
+    item_columns: Names of the columns of `items`, likewise.
+    order_columns: Names of the columns of `orders`, likewise.
+    fill_down: Columns whose empty values are those of the row above, as in
+      exports that write an order's user and time once.
+    format: "csv", "json", "parquet", "sequences" (a user and items per line) or
+      "xlsx".
+    delimiter: Text between the fields of CSV files.
+    quoting: "auto", "quoted" if quotes enclose fields, "none" if they are text.
+    quote: Character that encloses fields.
+    escape: Character before a quote that is text, such as a backslash; "" if
+      such quotes are doubled.
     encoding: Encoding of text files.
+    decimal: Decimal sign of prices and other numbers, "." or ",".
+    missing: Words that mean a missing value.
+    id_rules: Rules that spell ids alike in all files: some of "blanks",
+      "case", "decimals" (15.0 is 15) and "leading_zeros".
   """
 
   default_fields: ClassVar[tuple[text_lib.Field, ...]] = text_lib.DEFAULT_FIELDS
 
-  interactions: str = _REQUIRED
-  items: str | None = None
+  interactions: str | Sequence[str] = _REQUIRED
+  items: str | Sequence[str] | None = None
+  orders: str | Sequence[str] | None = None
   folder: str | None = None
   user_column: str = "user_id"
   item_column: str = "item_id"
   item_id_column: str | None = None
+  order_id_column: str = "order_id"
   time_column: str | None = "timestamp"
-  time_unit: str = "s"
+  time_unit: str | None = None
+  time_format: str | None = None
+  order_column: str | None = None
+  event_column: str | None = None
+  where: str | None = None
+  target_where: str | None = None
   text_columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  columns: Sequence[str] = ()
+  item_columns: Sequence[str] = ()
+  order_columns: Sequence[str] = ()
+  fill_down: Sequence[str] = ()
+  format: str | None = None
   delimiter: str | None = None
-  encoding: str = "utf-8"
+  quoting: str = "auto"
+  quote: str = '"'
+  escape: str | None = None
+  encoding: str | None = None
+  decimal: str | None = None
+  missing: Sequence[str] = read_options.MISSING
+  id_rules: Sequence[str] = ()
 
   def __post_init__(self) -> None:
     """Checks the settings."""
-    check(self, time_unit=one_of(*TIME_UNITS))
-    if self.delimiter is not None and len(self.delimiter) != 1:
-      refuse(self, "delimiter", "must be one character.")
+    check(
+      self,
+      time_unit=optional(one_of(*times.UNITS)),
+      format=optional(one_of(*read_options.FORMATS)),
+      quoting=one_of(*read_options.QUOTINGS),
+      decimal=optional(one_of(".", ",")),
+    )
+    for name in ("quote", "escape"):
+      value = getattr(self, name)
+      if value and (not isinstance(value, str) or len(value) != 1):
+        refuse(self, name, "must be one character.")
+    if not isinstance(self.text_columns, Mapping):
+      refuse(self, "text_columns", 'must be a dict: {"title": "name"}.')
+    for name in (
+      *("columns", "item_columns", "order_columns"),
+      *("fill_down", "missing", "id_rules"),
+    ):
+      value = getattr(self, name)
+      if isinstance(value, str) or not all(isinstance(v, str) for v in value):
+        refuse(self, name, 'must be a list of texts: ("one", "two").')
+    for rule in self.id_rules:
+      if rule not in values.RULES:
+        refuse(self, "id_rules", f"must be some of {', '.join(values.RULES)}.")
+    for name in ("where", "target_where"):
+      if getattr(self, name) is not None:
+        where.parse(getattr(self, name), f"LogFiles.{name}")
 
   @property
   def by_time(self) -> bool:
     """Whether events carry times rather than positions."""
     return self.time_column is not None and self.time_unit != "order"
 
-  def files(self) -> list[str]:
+  def paths(self, name: str = "interactions") -> list[log_paths.LogPath]:
+    """The files that a setting names: interactions, items or orders."""
+    value = getattr(self, name)
+    if value is None:
+      return []
+    return log_paths.expand(value, self.folder, binding=f"LogFiles.{name}")
+
+  def files(self) -> list[log_paths.LogPath]:
     """The files that are read."""
-    paths = [self.interactions] + ([self.items] if self.items else [])
-    folder = os.path.expanduser(self.folder or "")
-    return [os.path.join(folder, os.path.expanduser(path)) for path in paths]
+    return [
+      path
+      for name in ("interactions", "items", "orders")
+      for path in self.paths(name)
+    ]
 
   def fingerprint(self) -> dict[str, Any]:
-    """Everything the events depend on: the mapping, and the files' hashes."""
-    mapping = dataclasses.asdict(self) | {
-      "text_columns": dict(self.text_columns)
-    }
-    for path in ("interactions", "items", "folder"):
-      del mapping[path]
-    return mapping | {"inputs": [tables.sha256(path) for path in self.files()]}
+    """Everything the events depend on: the settings, and the files' hashes."""
+    settings = {}
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if field.name in _PATHS:
+        continue
+      if field.name in _EARLIER:
+        earlier = _EARLIER[field.name]
+        settings[field.name] = value or earlier
+        if value == earlier:  # Bound, which differs from detecting it.
+          settings[f"{field.name}_bound"] = True
+      elif field.name in _IN_EARLIER_FINGERPRINTS or value != field.default:
+        settings[field.name] = value
+    settings["text_columns"] = dict(self.text_columns)
+    return settings | {"inputs": [path.sha256() for path in self.files()]}
 
   def read(
     self, problems: problems_lib.Problems, columns: Sequence[str]
@@ -105,197 +212,157 @@ class LogFiles:
     Returns:
       Events in the order of the file, and the items.
     """
+    for column in self.text_columns:
+      if column not in columns:
+        raise InputError(
+          f"LogFiles.text_columns names {column!r}, which no field of "
+          f"Domain.fields reads; they read {', '.join(map(repr, columns))}."
+          + nearest(column, columns)
+        )
     names = {
       column: self.text_columns.get(column, column) for column in columns
     }
-    times = [self.time_column] if self.time_column else []
-    wanted = [self.user_column, self.item_column, *times]
-    interactions, *rest = self.files()
-    read = functools.partial(
-      tables.read,
-      problems=problems,
-      delimiter=self.delimiter,
-      encoding=self.encoding,
-    )
-    log = read(interactions, wanted if rest else [*wanted, *names.values()])
-    log.require(self.user_column, "LogFiles.user_column")
-    log.require(self.item_column, "LogFiles.item_column")
-    if rest:
-      id_column = self.item_id_column or self.item_column
-      table = read(rest[0], [id_column, *names.values()])
-      table.require(id_column, "LogFiles.item_id_column")
+    described, items = None, None
+    if self.items is not None:
+      items = self._read_items(names, problems)
+      described = pa.array(items.item_ids, pa.large_string())
     else:
-      id_column, table = self.item_column, log
-    items = _items(table, id_column, names, problems, own_file=bool(rest))
-    times, readable = self._times(log)
-    events = events_lib.join(
-      users=ids(log.columns[self.user_column]),
-      items=ids(log.columns[self.item_column]),
-      timestamps=times,
-      readable=readable,
-      catalogue=items.item_ids,
-      file=log.file,
-      lines=log.lines,
-      problems=problems,
-      by_time=self.by_time,
-      num_rows=log.num_rows,
+      rows = self._item_rows(self.item_column, names, problems)
+    events = event_columns.EventColumns(self._columns(), problems, described)
+    for block in self._blocks(problems, list(names.values())):
+      events.add(block.file, block.rows)
+      if items is None:
+        rows.add(block.file, block.rows, block.available)
+    found = events.finish()
+    if items is None:  # Both number items by their first appearance.
+      items = rows.finish()
+      self._require_texts(items)
+    items = dataclasses.replace(items, decimal=self.decimal)
+    log_checks.review(self, found, problems)
+    return found, items
+
+  def options(self, columns: Sequence[str] = ()) -> read_options.ReadOptions:
+    """The options of one kind of file, with the names of its columns."""
+    return read_options.ReadOptions(
+      columns=tuple(columns),
+      format=self.format,
+      delimiter=self.delimiter,
+      quoting=self.quoting,
+      quote=self.quote,
+      escape=self.escape,
+      encoding=self.encoding,
+      missing=tuple(self.missing),
     )
-    return events, items
 
-  def _times(self, log: tables.Table) -> tuple[np.ndarray, np.ndarray]:
-    num_rows = len(log.lines)
-    if self.time_column is None:
-      return np.arange(num_rows), np.ones(num_rows, bool)
-    values = log.require(self.time_column, "LogFiles.time_column")
-    unit = "ms" if self.time_column in log.milliseconds else self.time_unit
-    times, readable = timestamps(values, unit)
-    if num_rows and not readable.any():
-      raise InputError(
-        f"{log.file}:{log.lines[0]}: no time of the column "
-        f"{self.time_column!r} can be read as {unit!r}; the first is "
-        f"{values[0]!r}. Set LogFiles.time_unit to one of "
-        f"{', '.join(TIME_UNITS)}, or LogFiles.time_column."
+  def _columns(self) -> event_columns.Columns:
+    conditions = {
+      name: where.parse(text, f"LogFiles.{binding}") if text else None
+      for name, binding, text in (
+        ("where", "where", self.where),
+        ("targets", "target_where", self.target_where),
       )
-    return times, readable
+    }
+    return event_columns.Columns(
+      user=self.user_column,
+      item=self.item_column,
+      time=self.time_column,
+      time_unit=self.time_unit,
+      time_format=self.time_format,
+      order=self.order_column,
+      kind=self.event_column,
+      decimal=self.decimal,
+      missing=tuple(self.missing),
+      id_rules=tuple(self.id_rules),
+      **conditions,
+    )
 
+  def _bindings(self) -> dict[str, str]:
+    """The gin name by which each column of events is chosen."""
+    bindings = {}
+    for condition in self._columns().conditions():
+      bindings |= dict.fromkeys(condition.columns(), condition.binding)
+    for name in ("order", "event", "time", "item", "user"):
+      if column := getattr(self, f"{name}_column"):
+        bindings[column] = f"LogFiles.{name}_column"
+    return bindings
 
-def timestamps(
-  values: Sequence[Any], unit: str
-) -> tuple[np.ndarray, np.ndarray]:
-  """Raw times to unix milliseconds, or to positions for `order`.
+  def _blocks(
+    self, problems: problems_lib.Problems, texts: list[str]
+  ) -> Iterator[tables.Block]:
+    """The blocks of the purchases, with what their orders say of them."""
+    required = self._bindings() | dict.fromkeys(
+      self.fill_down, "LogFiles.fill_down"
+    )
+    optional_ = texts if self.items is None else []
+    read = functools.partial(
+      tables.blocks,
+      options=self.options(self.columns),
+      problems=problems,
+    )
+    if self.orders is None:
+      blocks = read(self.paths(), required, optional_)
+    else:
+      orders = order_rows.Orders(
+        tables.blocks(
+          self.paths("orders"),
+          {self.order_id_column: "LogFiles.order_id_column"},
+          [*required, *optional_],
+          options=self.options(self.order_columns),
+          problems=problems,
+        ),
+        self.order_id_column,
+        tuple(self.missing),
+        problems,
+      )
+      here = {
+        name: binding
+        for name, binding in required.items()
+        if name not in orders.columns
+      }
+      here[self.order_id_column] = "LogFiles.order_id_column"
+      blocks = orders.join(read(self.paths(), here, optional_))
+    if self.fill_down:
+      return fill_down.fill_down(blocks, self.fill_down, self.missing)
+    return blocks
 
-  Returns:
-    int64[n] times, and bool[n]: whether each could be read.
-  """
-  if unit == "iso":
-    numbers = _iso_times(values)
-    readable = ~np.isnan(numbers)
-  else:
-    numbers = _numbers(values)
-    with np.errstate(invalid="ignore"):
-      readable = np.abs(numbers) < _LIMITS[unit]
-      if unit == "order":
-        readable &= numbers == np.floor(numbers)
-  numbers = np.where(readable, numbers, 0) * (1000 if unit == "s" else 1)
-  return np.round(numbers).astype(np.int64), readable
+  def _item_rows(
+    self,
+    id_column: str,
+    names: Mapping[str, str],
+    problems: problems_lib.Problems,
+  ) -> item_rows.ItemRows:
+    return item_rows.ItemRows(
+      id_column,
+      names,
+      problems,
+      own_files=self.items is not None,
+      missing=tuple(self.missing),
+      id_rules=tuple(self.id_rules),
+    )
 
+  def _read_items(
+    self, names: Mapping[str, str], problems: problems_lib.Problems
+  ) -> events_lib.Items:
+    id_column = self.item_id_column or self.item_column
+    rows = self._item_rows(id_column, names, problems)
+    for block in tables.blocks(
+      self.paths("items"),
+      {id_column: "LogFiles.item_id_column"},
+      list(names.values()),
+      options=self.options(self.item_columns),
+      problems=problems,
+    ):
+      rows.add(block.file, block.rows, block.available)
+    items = rows.finish()
+    self._require_texts(items)
+    return items
 
-def ids(values: Sequence[Any]) -> pa.Array:
-  """Raw ids as strings without surrounding white space; null if missing."""
-  if isinstance(values, id_codes.Column):
-    array = values.values
-  else:
-    try:
-      array = pa.array(values, pa.string())
-    except (pa.ArrowTypeError, pa.ArrowInvalid):
-      array = pa.array([_id(value) for value in values], pa.string())
-  array = pc.utf8_trim_whitespace(array)
-  return pc.if_else(pc.equal(array, ""), pa.scalar(None, array.type), array)
-
-
-def _id(value: Any) -> str | None:
-  if isinstance(value, str):
-    return value
-  if isinstance(value, float):
-    # Integers become floats if a column also has missing values.
-    return str(int(value)) if value.is_integer() else None
-  if isinstance(value, int) and not isinstance(value, bool):
-    return str(value)
-  return None
-
-
-def _numbers(values: Sequence[Any]) -> np.ndarray:
-  try:
-    if isinstance(values, id_codes.Column):
-      return values.values.cast(pa.float64()).to_numpy()
-    return np.array(values).astype(np.float64)
-  except (TypeError, ValueError, OverflowError):  # Of PyArrow, too.
-    return np.array([_number(value) for value in values], np.float64)
-
-
-def _number(value: Any) -> float:
-  try:
-    return float("nan") if isinstance(value, bool) else float(value)
-  except (TypeError, ValueError, OverflowError):
-    return float("nan")
-
-
-def _iso_times(values: Sequence[Any]) -> np.ndarray:
-  """float64[n], milliseconds; each distinct text is parsed once."""
-  if not isinstance(values, id_codes.Column):
-    texts = [value if isinstance(value, str) else "" for value in values]
-    values = id_codes.Column(pa.array(texts, pa.large_string()))
-  encoded = values.values.dictionary_encode()
-  times = [_iso_milliseconds(text) for text in encoded.dictionary.to_pylist()]
-  return np.array(times, np.float64)[encoded.indices.to_numpy()]
-
-
-def _iso_milliseconds(text: str) -> float:
-  try:
-    return events_lib.milliseconds(text.strip())
-  except ValueError:
-    return float("nan")
-
-
-def _items(
-  table: tables.Table,
-  id_column: str,
-  names: Mapping[str, str],
-  problems: problems_lib.Problems,
-  *,
-  own_file: bool,
-) -> events_lib.Items:
-  """The distinct items of a table, each with its first description."""
-  item_ids = ids(table.columns[id_column])
-  missing = item_ids.is_null().to_numpy(zero_copy_only=False)
-  if own_file:  # Otherwise `events.join` counts the missing id.
-    problems.add_rows("missing_item", table.file, table.lines[missing])
-  raw = {
-    column: table.columns[name]
-    for column, name in names.items()
-    if name in table.columns
-  }
-  rows = np.flatnonzero(~missing)
-  encoded = item_ids.drop_null().dictionary_encode()  # By first appearance.
-  codes = encoded.indices.to_numpy()
-  first = np.empty(len(encoded.dictionary), np.int64)
-  first[codes[::-1]] = rows[::-1]
-  again = first[codes] != rows
-  rows, codes = rows[again], codes[again]
-  differs = np.zeros(len(rows), bool)
-  for values in raw.values():
-    differs |= _differs(values, rows, first[codes])
-  conflicting = rows[differs]
-  if not own_file:  # An item counts once, however often it is bought.
-    conflicting = conflicting[np.unique(codes[differs], return_index=True)[1]]
-  problems.add_rows("conflicting_item", table.file, table.lines[conflicting])
-  return events_lib.Items(
-    item_ids=encoded.dictionary.to_pylist(),
-    columns={column: _take(values, first) for column, values in raw.items()},
-    file=table.file,
-    lines=table.lines[first],
-    available=table.available,
-    num_rows=table.num_rows,
-  )
-
-
-def _take(values: Sequence[Any], rows: np.ndarray) -> list[Any]:
-  if isinstance(values, id_codes.Column):
-    return values.values.take(pa.array(rows)).to_pylist()
-  return [values[row] for row in rows]
-
-
-def _differs(
-  values: Sequence[Any], rows: np.ndarray, others: np.ndarray
-) -> np.ndarray:
-  """bool[n], whether the values at `rows` differ from those at `others`."""
-  if isinstance(values, id_codes.Column):
-    one, other = (values.values.take(pa.array(at)) for at in (rows, others))
-    return pc.not_equal(one, other).to_numpy(zero_copy_only=False)
-  pairs = zip(_take(values, rows), _take(values, others), strict=True)
-  return np.array([not _same(one, other) for one, other in pairs], bool)
-
-
-def _same(one: Any, other: Any) -> bool:
-  # A missing number is not equal to itself.
-  return one == other or (one != one and other != other)
+  def _require_texts(self, items: events_lib.Items) -> None:
+    for column, name in self.text_columns.items():
+      if name not in items.available:
+        raise InputError(
+          f"LogFiles.text_columns takes {column!r} from {name!r}, which "
+          f"{items.file} does not have. It has "
+          f"{', '.join(map(repr, items.available))}."
+          + nearest(name, items.available)
+        )

@@ -22,6 +22,9 @@ KINDS = {
   "missing_user": "no user id; skipped",
   "missing_item": "no item id; skipped",
   "bad_timestamp": "a time that cannot be read; skipped",
+  "missing_kind": "no kind of event; skipped",
+  "missing_order": "an order without an id; skipped",
+  "unknown_order": "a row whose order is not in LogFiles.orders; skipped",
   "unknown_item": "an event whose item is not in the catalogue; skipped",
   "duplicate_event": "the same user, item and time again; first one kept",
   "empty_text": "an item without any text; skipped with its events",
@@ -62,12 +65,16 @@ class Problems:
 
   Attributes:
     reading: How each file was read, as JSON: its format, dialect and counts.
+    excluded: Number of rows that each condition left out on purpose.
+    times: How times were read, in words.
   """
 
   def __init__(self) -> None:
     self._found: dict[str, dict[str, Any]] = {}
     self._notes: dict[Note, None] = {}
     self.reading: list[dict[str, Any]] = []
+    self.excluded: dict[str, int] = {}
+    self.times = ""
 
   def note(self, severity: Severity, message: str, remedy: str = "") -> None:
     """Adds a note; the same one twice counts once."""
@@ -76,6 +83,11 @@ class Problems:
   def notes(self) -> list[Note]:
     """The notes, worst first."""
     return sorted(self._notes, key=lambda note: SEVERITIES.index(note.severity))
+
+  def exclude(self, condition: str, count: int) -> None:
+    """Counts rows that a condition of the user's leaves out."""
+    if count:
+      self.excluded[condition] = self.excluded.get(condition, 0) + count
 
   def add(self, kind: str, first: str, count: int = 1) -> None:
     """Counts `count` rows of a kind; the first call's location is saved."""

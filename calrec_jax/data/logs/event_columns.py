@@ -1,0 +1,372 @@
+"""Rows of a log, block by block, to events.
+
+Each block leaves only numbers behind: the codes of its ids, its times, and for
+each comparison of a condition whether it holds. So memory grows by some 30
+bytes an event, however long the rows are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+
+from calrec_jax.data.logs import events as events_lib
+from calrec_jax.data.logs import id_codes, json_blocks, numbers, values
+from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.data.logs import times as times_lib
+from calrec_jax.data.logs import where as where_lib
+from calrec_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Columns:
+  """Where the values of events stand, and how they are written.
+
+  Attributes:
+    user: Column of the user's id.
+    item: Column of the item's id.
+    time: Column of the time; None takes the order of the rows.
+    time_unit: Unit of the time, see `times`; None detects it.
+    time_format: Pattern of the time, or None.
+    order: Column of numbers that order events of the same time, or None.
+    kind: Column of the kind of event, or None.
+    where: Condition that rows must satisfy to be events, or None.
+    targets: Condition that events must satisfy to be targets, or None.
+    decimal: Decimal sign of numbers; None decides it by the first block.
+    missing: Words that mean a missing value.
+    id_rules: Rules that spell ids alike, see `values.normalise`.
+  """
+
+  user: str
+  item: str
+  time: str | None
+  time_unit: str | None = None
+  time_format: str | None = None
+  order: str | None = None
+  kind: str | None = None
+  where: where_lib.Where | None = None
+  targets: where_lib.Where | None = None
+  decimal: str | None = None
+  missing: tuple[str, ...] = ()
+  id_rules: tuple[str, ...] = ()
+
+  def conditions(self) -> list[where_lib.Where]:
+    """The conditions that are set."""
+    return [each for each in (self.where, self.targets) if each is not None]
+
+  def wanted(self) -> list[str]:
+    """Names of all columns that are read."""
+    names = [self.user, self.item, self.time, self.order, self.kind]
+    for condition in self.conditions():
+      names += condition.columns()
+    return list(dict.fromkeys(name for name in names if name))
+
+
+class EventColumns:
+  """Collects the rows of a log, and makes events of them."""
+
+  def __init__(
+    self,
+    columns: Columns,
+    problems: problems_lib.Problems,
+    catalogue: pa.Array | None = None,
+  ) -> None:
+    """Starts without rows.
+
+    Args:
+      columns: Where the values stand.
+      problems: Counter of the rows that cannot be events.
+      catalogue: Ids of the known items; None if the rows describe their items,
+        which then are known by being there.
+    """
+    self._columns, self._problems = columns, problems
+    self._rows = _Rows()
+    self._users, self._items, self._kinds = _Ids(), _Ids(), _Ids()
+    self._num_known = None if catalogue is None else len(catalogue)
+    if catalogue is not None:
+      self._items.reserve(catalogue)
+    self._times = times_lib.TimeReader(columns.time_unit, columns.time_format)
+    self._first_time: str | None = None
+    self._order: list[np.ndarray] = []
+    self._decimals: dict[str, str] = {}
+    leaves = [leaf for c in columns.conditions() for leaf in c.comparisons()]
+    self._masks: dict[where_lib.Comparison, list[np.ndarray]] = {
+      leaf: [] for leaf in leaves if leaf.column != columns.time
+    }
+    self._time_leaves = {leaf for leaf in leaves if leaf.column == columns.time}
+    self._negative: list[np.ndarray] = []
+
+  def add(self, file: str, rows: json_blocks.Rows) -> None:
+    """Adds a block; values of a column that it lacks are missing.
+
+    Args:
+      file: Path of its file, for the locations of bad rows.
+      rows: The block.
+    """
+    columns, table = self._columns, rows.table
+
+    def column(name: str) -> pa.Array:
+      return _column(table, name)
+
+    def ids(name: str) -> pa.Array:
+      found = values.ids(column(name), columns.missing)
+      return values.normalise(found, columns.id_rules)
+
+    self._rows.add(file, rows)
+    self._users.add(ids(columns.user))
+    self._items.add(ids(columns.item))
+    if columns.kind:
+      self._kinds.add(values.ids(column(columns.kind), columns.missing))
+    if columns.time:
+      raw = column(columns.time)
+      self._times.add(raw)
+      if self._first_time is None and len(raw):
+        self._first_time = repr(raw[0].as_py())
+    if columns.order:
+      self._order.append(self._numbers(columns.order, column))
+    self._add_masks(table)
+
+  def _add_masks(self, table: pa.Table) -> None:
+    """Adds for which rows of a block the comparisons hold."""
+    for leaf, masks in self._masks.items():
+      masks.append(self._mask(leaf, _column(table, leaf.column)))
+    if self._columns.where is not None:
+      negative = np.zeros(table.num_rows, bool)
+      for leaf in self._columns.where.amounts():
+        if leaf.column != self._columns.time:
+          negative |= self._mask(leaf, _column(table, leaf.column))
+      self._negative.append(negative)
+
+  def _decimal(self, name: str, column: pa.Array) -> str:
+    """The decimal sign of a column, decided by its first block."""
+    if name not in self._decimals:
+      sign = self._columns.decimal or numbers.style(column) or "."
+      self._decimals[name] = sign
+    return self._decimals[name]
+
+  def _mask(self, leaf: where_lib.Comparison, column: pa.Array) -> np.ndarray:
+    sign = self._decimal(leaf.column, column)
+    return where_lib.mask(leaf, column, sign, self._columns.missing)
+
+  def _numbers(
+    self, name: str, column: Callable[[str], pa.Array]
+  ) -> np.ndarray:
+    """float64[n]; a row without a number comes after those with one."""
+    raw = column(name)
+    found, readable = numbers.parse(raw, self._decimal(name, raw))
+    return np.where(readable, found, np.inf)
+
+  def finish(self) -> events_lib.Events:
+    """Makes the events, in the order of the rows.
+
+    Returns:
+      The events; their items are rows of the catalogue, or numbered by their
+      first appearance.
+
+    Raises:
+      InputError: If no time of the log can be read.
+    """
+    columns, rows = self._columns, self._rows
+    rows.finish()
+    users, user_ids = self._users.finish()
+    items, item_ids = self._items.finish()
+    times, readable = self._finish_times(len(rows))
+    masks = {leaf: _joined(parts) for leaf, parts in self._masks.items()}
+    for leaf in self._time_leaves:
+      masks[leaf] = where_lib.time_mask(leaf, times, readable)
+    good = self._selected(masks, len(rows))
+    for kind, bad in self._bad(users, items, readable):
+      rows.count(self._problems, kind, good & bad)
+      good &= ~bad
+    kinds, kind_names = None, ()
+    if columns.kind:
+      codes, names = self._kinds.finish()
+      rows.count(self._problems, "missing_kind", good & (codes < 0))
+      good &= codes >= 0
+      kinds, kind_names = codes, tuple(names.to_pylist())
+    if self._num_known is not None:
+      self._note_spelling(items, item_ids, good & (items >= self._num_known))
+      unknown = good & (items >= self._num_known)
+      rows.count(self._problems, "unknown_item", unknown)
+      good &= ~unknown
+    chosen = np.flatnonzero(good)
+    if columns.order:
+      chosen = chosen[np.argsort(_joined(self._order)[chosen], kind="stable")]
+    users, retained = _renumbered(users[chosen])
+    events = events_lib.Events(
+      users=users,
+      items=items[chosen],
+      timestamps=times[chosen],
+      user_ids=id_codes.Column(user_ids.take(pa.array(retained))),
+      num_rows=rows.num_rows,
+      by_time=columns.time is not None and columns.time_unit != "order",
+    )
+    if kinds is not None:
+      events = dataclasses.replace(
+        events, kinds=kinds[chosen].astype(np.int8), kind_names=kind_names
+      )
+    if columns.targets is not None:
+      targets = columns.targets.holds(masks, len(rows))
+      events = dataclasses.replace(events, targets=targets[chosen])
+    return events
+
+  def _bad(
+    self, users: np.ndarray, items: np.ndarray, readable: np.ndarray
+  ) -> list[tuple[str, np.ndarray]]:
+    """The kinds of bad row with bool[n], the first of a row counts."""
+    return [
+      ("missing_user", users < 0),
+      ("missing_item", items < 0),
+      ("bad_timestamp", ~readable),
+    ]
+
+  def _finish_times(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """int64[n] milliseconds or positions, and bool[n] whether readable."""
+    columns = self._columns
+    if columns.time is None:
+      return np.arange(count), np.ones(count, bool)
+    found = self._times.finish()
+    for severity, message, remedy in found.notes:
+      self._problems.note(severity, f"{columns.time}: {message}", remedy)
+    if count and not found.readable.any():
+      unit = columns.time_format or columns.time_unit or "a time"
+      raise InputError(
+        f"{self._rows.location(0)}: no time of the column {columns.time!r} can "
+        f"be read as {unit!r}; the first is {self._first_time}. Set "
+        f"LogFiles.time_unit to one of {', '.join(times_lib.UNITS)}, "
+        "LogFiles.time_format to a pattern such as '%d.%m.%Y %H:%M', or "
+        "LogFiles.time_column."
+      )
+    self._problems.times = found.how
+    return found.values, found.readable
+
+  def _selected(
+    self, masks: dict[where_lib.Comparison, np.ndarray], count: int
+  ) -> np.ndarray:
+    """bool[n], the rows that `where` leaves; the others are counted."""
+    good = np.ones(count, bool)
+    where = self._columns.where
+    if where is None:
+      return good
+    negative = _joined(self._negative)
+    for clause in where.clauses:
+      fails = good & ~clause.holds(masks, count)
+      returned = int(np.count_nonzero(fails & negative))
+      self._problems.exclude(f"{clause.text}, negative: a return", returned)
+      excluded = int(np.count_nonzero(fails)) - returned
+      self._problems.exclude(clause.text, excluded)
+      good &= ~fails
+    if count and not good.any():
+      counts = ", ".join(
+        f"{text} ({rows:,})" for text, rows in self._problems.excluded.items()
+      )
+      raise InputError(
+        f"{where.binding} leaves none of {count:,} rows. Left out by {counts}."
+      )
+    return good
+
+  def _note_spelling(
+    self, items: np.ndarray, item_ids: pa.Array, unknown: np.ndarray
+  ) -> None:
+    """A note if unknown ids would be known in another spelling."""
+    codes = np.unique(items[unknown])
+    if not len(codes):
+      return
+    known = item_ids.slice(0, self._num_known)
+    found = values.spelling(item_ids.take(pa.array(codes)), known)
+    if found is not None:
+      one, other = found.example
+      rules = (*self._columns.id_rules, found.rule)
+      self._problems.note(
+        "wrong",
+        f"{found.count:,} of {len(codes):,} unknown item ids are in the "
+        f"catalogue in another spelling ({found.rule}): {one!r} here, "
+        f"{other!r} there",
+        f"LogFiles.id_rules = {rules!r}",
+      )
+
+
+class _Rows:
+  """The file and line of every row."""
+
+  def __init__(self) -> None:
+    self._files: list[str] = []
+    self._lines: list[np.ndarray] = []
+    self.num_rows = 0
+
+  def add(self, file: str, rows: json_blocks.Rows) -> None:
+    self._files.append(file)
+    self._lines.append(rows.lines)
+    self.num_rows += rows.num_rows
+
+  def finish(self) -> None:
+    self._starts = np.cumsum([0, *map(len, self._lines)])
+
+  def __len__(self) -> int:
+    return int(self._starts[-1])
+
+  def location(self, row: int) -> str:
+    block = int(np.searchsorted(self._starts, row, "right")) - 1
+    line = int(self._lines[block][row - self._starts[block]])
+    return problems_lib.location(self._files[block], line)
+
+  def count(
+    self, problems: problems_lib.Problems, kind: str, bad: np.ndarray
+  ) -> None:
+    if bad.any():
+      first = self.location(int(np.argmax(bad)))
+      problems.add(kind, first, int(np.count_nonzero(bad)))
+
+
+class _Ids:
+  """Ids of all blocks as codes by first appearance, -1 where missing."""
+
+  def __init__(self) -> None:
+    self._codes = id_codes.IdCodes()
+    self._reserved = 0
+    self._missing: list[np.ndarray] = []
+
+  def reserve(self, ids: pa.Array) -> None:
+    """Gives distinct ids the first codes."""
+    self._codes.add(ids)
+    self._reserved = len(ids)
+
+  def add(self, ids: pa.Array) -> None:
+    self._missing.append(ids.is_null().to_numpy(zero_copy_only=False))
+    self._codes.add(ids.drop_null())
+
+  def finish(self) -> tuple[np.ndarray, pa.LargeStringArray]:
+    """int32[n] codes, and the ids by code."""
+    found, ids = self._codes.finish()
+    missing = _joined(self._missing)
+    codes = np.full(len(missing), -1, np.int32)
+    codes[~missing] = found[self._reserved :]
+    return codes, ids
+
+
+def _renumbered(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Codes by first appearance in this order, int32, and the old code of each.
+
+  Rows that were dropped may leave codes that no row has any more.
+  """
+  first = np.full(int(codes.max(initial=-1)) + 1, -1, np.int64)
+  first[codes[::-1]] = np.arange(len(codes))[::-1]
+  old = np.flatnonzero(first >= 0)
+  old = old[np.argsort(first[old], kind="stable")]
+  new = np.empty(len(first), np.int32)
+  new[old] = np.arange(len(old), dtype=np.int32)
+  return new[codes], old
+
+
+def _column(table: pa.Table, name: str) -> pa.Array:
+  if name not in table.column_names:
+    return pa.nulls(table.num_rows, pa.large_string())
+  column = table[name]
+  return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+  return np.concatenate(parts) if parts else np.empty(0, bool)

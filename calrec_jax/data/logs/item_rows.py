@@ -1,0 +1,237 @@
+"""Descriptions of items, block by block, to one description per item.
+
+Each field of an item has the first value that is there: rows whose title is
+empty do not hide the title of a later row. An item's later rows that say
+something else are counted.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute creates its functions at run time.)
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from calrec_jax.data.logs import events as events_lib
+from calrec_jax.data.logs import id_codes, json_blocks, values
+from calrec_jax.data.logs import problems as problems_lib
+
+_ID, _ROW, _FILE, _LINE = "id", "row", "file", "line"
+# Names of the fields' columns are numbers, so that none is one of these.
+_COMPACT_ROWS = 1 << 20
+
+
+class ItemRows:
+  """Collects rows that describe items."""
+
+  def __init__(
+    self,
+    id_column: str,
+    names: Mapping[str, str],
+    problems: problems_lib.Problems,
+    *,
+    own_files: bool,
+    missing: tuple[str, ...] = (),
+    id_rules: tuple[str, ...] = (),
+  ) -> None:
+    """Starts without rows.
+
+    Args:
+      id_column: Column of the item's id.
+      names: Column of the files by item column, see `LogFiles.text_columns`.
+      problems: Counter of the rows that describe no item, or one again.
+      own_files: Whether the rows describe items only; otherwise they are
+        events, which describe the same item many times.
+      missing: Words that mean a missing value.
+      id_rules: Rules that spell ids alike, see `values.normalise`.
+    """
+    self._id_column, self._names, self._problems = id_column, names, problems
+    self._own_files = own_files
+    self._missing, self._id_rules = missing, id_rules
+    self._files: list[str] = []
+    self._tables: list[pa.Table] = []
+    self._waiting = self._num_rows = self._next_row = 0
+    self._present: dict[str, None] = {}
+    self._available: dict[str, None] = {}
+
+  def add(
+    self, file: str, rows: json_blocks.Rows, available: tuple[str, ...]
+  ) -> None:
+    """Adds a block.
+
+    Args:
+      file: Path of its file.
+      rows: The block, with the columns of the names that it has.
+      available: Names of all columns of its file.
+    """
+    table = rows.table
+    self._available |= dict.fromkeys(available)
+    if file not in self._files:
+      self._files.append(file)
+    count = len(rows.lines)
+    found = values.ids(_array(table, self._id_column), self._missing)
+    ids = values.normalise(found, self._id_rules)
+    columns: dict[str, pa.Array] = {
+      _ID: ids.cast(pa.large_string()),
+      _ROW: pa.array(np.arange(self._next_row, self._next_row + count)),
+      _FILE: pa.array(np.full(count, self._files.index(file), np.int32)),
+      _LINE: pa.array(rows.lines),
+    }
+    for number, (column, name) in enumerate(self._names.items()):
+      if name in table.column_names:
+        self._present[column] = None
+        columns[str(number)] = self._flat(_array(table, name))
+    self._num_rows += rows.num_rows
+    self._next_row += count
+    known = pa.table(columns).filter(ids.is_valid())
+    if self._own_files:
+      missing = ids.is_null().to_numpy(zero_copy_only=False)
+      self._problems.add_rows("missing_item", file, rows.lines[missing])
+    else:
+      known = _distinct([known])
+    self._tables.append(known)
+    self._waiting += len(known)
+    if not self._own_files and self._waiting > _COMPACT_ROWS:
+      self._tables = [_distinct(self._tables)]
+      self._waiting = -len(self._tables[0])  # Wait for as many new rows.
+
+  def _flat(self, column: pa.Array) -> pa.Array:
+    """A column whose values can be compared: lists and objects as text."""
+    if pa.types.is_nested(column.type):
+      return pa.array(values.texts(column, self._missing), pa.large_string())
+    if pa.types.is_dictionary(column.type):
+      return column.dictionary_decode()
+    return column
+
+  def finish(self) -> events_lib.Items:
+    """The distinct items, in the order of their first rows."""
+    table = _concatenated(self._tables)
+    if not self._own_files:
+      table = _distinct([table]).sort_by(_ROW)
+    encoded = _array(table, _ID).dictionary_encode()  # By first appearance.
+    codes = encoded.indices.to_numpy()
+    count = len(encoded.dictionary)
+    lines = _array(table, _LINE).to_numpy()
+    differs = np.zeros(len(table), bool)
+    chosen: dict[str, id_codes.Column] = {}
+    for number, column in enumerate(self._names):
+      if column in self._present:
+        raw = _array(table, str(number))
+        first, other = _first_values(raw, codes, count, self._missing)
+        differs |= other
+        chosen[column] = id_codes.Column(raw.take(first))
+    starts = np.full(count, -1, np.int64)
+    starts[codes[::-1]] = np.arange(len(codes))[::-1]
+    conflicting = np.flatnonzero(differs)
+    if not self._own_files:  # An item counts once, however often it is bought.
+      _, once = np.unique(codes[conflicting], return_index=True)
+      conflicting = conflicting[np.sort(once)]
+    if len(conflicting):
+      row = int(conflicting[0])
+      file = self._files[table[_FILE][row].as_py()]
+      first_place = problems_lib.location(file, int(lines[row]))
+      self._problems.add("conflicting_item", first_place, len(conflicting))
+    return events_lib.Items(
+      item_ids=encoded.dictionary.to_pylist(),
+      columns=dict(chosen),
+      file=self._files[0] if self._files else "",
+      lines=lines[starts],
+      available=tuple(self._available),
+      num_rows=self._num_rows,
+    )
+
+
+def _first_values(
+  column: pa.Array, codes: np.ndarray, count: int, missing: tuple[str, ...]
+) -> tuple[pa.Array, np.ndarray]:
+  """The row of each item's first value that is there, and who differs from it.
+
+  Args:
+    column: Values of a field, one per row.
+    codes: int32[n], the item of each row.
+    count: Number of items.
+    missing: Words that mean a missing value.
+
+  Returns:
+    int64[N] rows, null for items without a value, and bool[n]: whether a row's
+    value is there and is another one.
+  """
+  there = np.flatnonzero(_is_there(column, missing))
+  first = np.full(count, -1, np.int64)
+  first[codes[there[::-1]]] = there[::-1]
+  other = np.zeros(len(codes), bool)
+  mine, firsts = pa.array(there), pa.array(first[codes[there]])
+  unequal = pc.not_equal(column.take(mine), column.take(firsts))
+  other[there] = pc.fill_null(unequal, False).to_numpy(zero_copy_only=False)
+  return pa.array(first, mask=first < 0), other
+
+
+def _is_there(column: pa.Array, missing: tuple[str, ...]) -> np.ndarray:
+  """bool[n], which values are not missing."""
+  kind = column.type
+  there = column.is_valid()
+  if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    trimmed = pc.utf8_trim_whitespace(column)
+    words = pa.array(["", *missing], trimmed.type)
+    there = pc.and_(there, pc.invert(pc.is_in(trimmed, value_set=words)))
+  elif pa.types.is_floating(kind):
+    there = pc.and_(there, pc.invert(pc.is_nan(column)))
+  return pc.fill_null(there, False).to_numpy(zero_copy_only=False)
+
+
+def _distinct(tables: list[pa.Table]) -> pa.Table:
+  """The first of equal descriptions of an item."""
+  table = _concatenated(tables)
+  keys = [name for name in table.column_names if name not in (_ROW, _LINE)]
+  if len(table) < 2:
+    return table
+  found = table.group_by(keys).aggregate([(_ROW, "min"), (_LINE, "min")])
+  return found.rename_columns(
+    [name.removesuffix("_min") for name in found.column_names]
+  ).select(table.column_names)
+
+
+def _concatenated(tables: list[pa.Table]) -> pa.Table:
+  """Tables as one; a column of several types becomes text."""
+  if not tables:
+    return pa.table(
+      {
+        _ID: pa.array([], pa.large_string()),
+        _ROW: pa.array([], pa.int64()),
+        _FILE: pa.array([], pa.int32()),
+        _LINE: pa.array([], pa.int64()),
+      }
+    )
+  names = dict.fromkeys(name for table in tables for name in table.column_names)
+  for name in names:
+    kinds = {
+      t.schema.field(name).type for t in tables if name in t.schema.names
+    }
+    kinds -= {pa.null()}
+    if len(kinds) > 1:
+      tables = [_as_text(table, name) for table in tables]
+  return pa.concat_tables(tables, promote_options="default").combine_chunks()
+
+
+def _as_text(table: pa.Table, name: str) -> pa.Table:
+  if name not in table.column_names:
+    return table
+  texts = pa.array(values.texts(table[name]), pa.large_string())
+  return table.set_column(table.column_names.index(name), name, texts)
+
+
+def _array(table: pa.Table, name: str) -> pa.Array:
+  if name not in table.column_names:
+    return pa.nulls(table.num_rows, pa.large_string())
+  column = table[name].combine_chunks()
+  if isinstance(column, pa.ChunkedArray):  # It has no or several chunks.
+    column = (
+      pa.concat_arrays(column.chunks)
+      if column.chunks
+      else pa.array([], column.type)
+    )
+  return column

@@ -1,0 +1,144 @@
+"""Questions about a log that was read: columns that nothing reads, and more.
+
+Each becomes a note with the setting that answers it. None of them changes what
+was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from calrec_jax.data.logs import events as events_lib
+from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.data.logs import profile as profile_lib
+from calrec_jax.data.logs.profile import Profile
+
+_SHOWN = 4  # Values of a column in a note.
+
+
+def review(
+  profiles: Mapping[str, Profile],
+  used: set[str],
+  time_column: str | None,
+  problems: problems_lib.Problems,
+) -> None:
+  """Notes what a person should look at.
+
+  Args:
+    profiles: Columns of a sample of the purchases.
+    used: Names of the columns that some setting names.
+    time_column: Column of the time, or None.
+    problems: Where the notes are added.
+  """
+  unused = {
+    name: profile for name, profile in profiles.items() if name not in used
+  }
+  for name, profile in unused.items():
+    if kinds := profile.kinds():
+      _note_kinds(name, kinds, problems)
+    elif profile.is_rating():
+      _note_rating(name, profile, problems)
+    elif profile.is_quantity() and np.any(profile.numbers <= 0):
+      share = float(np.mean(profile.numbers <= 0))
+      problems.note(
+        "suspect",
+        f"the column {name!r} looks like quantities, and {share:.1%} of a "
+        "sample are not positive: returns count as purchases",
+        f"LogFiles.where = '{quoted(name)} > 0'",
+      )
+    if time_column is None and profile.time is not None:
+      _note_time(name, profile, problems)
+  for name in used & set(profiles):
+    if name.replace(".", "", 1).lstrip("-").isdigit():
+      problems.note(
+        "wrong",
+        f"a column is called {name!r}: the first row of the file is likely "
+        "data, not a header, and would be lost",
+        "LogFiles.columns = (…)  # the columns' names, in order",
+      )
+
+
+def _note_kinds(
+  name: str, kinds: list[tuple[str, int]], problems: problems_lib.Problems
+) -> None:
+  total = sum(count for _, count in kinds)
+  shown = ", ".join(
+    f"{value} {count / total:.1%}" for value, count in kinds[:_SHOWN]
+  )
+  problems.note(
+    "suspect",
+    f"the column {name!r} looks like kinds of event ({shown}), and is not "
+    "used: all kinds count as purchases",
+    purchase_condition(name, kinds),
+  )
+
+
+def purchase_condition(name: str, kinds: list[tuple[str, int]]) -> str:
+  """The binding that leaves only purchases of a column of kinds."""
+  values = [value for value, _ in kinds]
+  bought = [
+    value
+    for word in profile_lib.PURCHASES
+    for value in values
+    if word in value.lower()
+  ]
+  chosen = bought[0] if bought else values[-1]
+  return f"LogFiles.where = '{quoted(name)} == \"{chosen}\"'"
+
+
+def _note_rating(
+  name: str, profile: Profile, problems: problems_lib.Problems
+) -> None:
+  low, high = float(np.min(profile.numbers)), float(np.max(profile.numbers))
+  limit = _good_rating(profile)
+  share = float(np.mean(profile.numbers < limit))
+  problems.note(
+    "info",
+    f"the column {name!r} looks like ratings from {low:g} to {high:g}, and is "
+    f"not used: the {share:.1%} of a sample below {limit:g} count as purchases",
+    rating_condition(name, profile),
+  )
+
+
+def rating_condition(name: str, profile: Profile) -> str:
+  """The binding that leaves only good ratings."""
+  return f"LogFiles.where = '{quoted(name)} >= {_good_rating(profile):g}'"
+
+
+def _good_rating(profile: Profile) -> float:
+  """The lowest good rating: 4 of 1 to 5."""
+  low, high = float(np.min(profile.numbers)), float(np.max(profile.numbers))
+  return low + 0.75 * (high - low)
+
+
+def _note_time(
+  name: str, profile: Profile, problems: problems_lib.Problems
+) -> None:
+  problems.note(
+    "suspect",
+    f"LogFiles.time_column is None, but the column {name!r} looks like times "
+    f"({profile.time}); if the file is not sorted by time, oldest first, the "
+    "targets are the wrong purchases",
+    f'LogFiles.time_column = "{name}"',
+  )
+
+
+def note_order_of_rows(
+  events: events_lib.Events, problems: problems_lib.Problems
+) -> None:
+  """A reminder that nothing in the file tells the order of time."""
+  if not events.by_time and len(events):
+    problems.note(
+      "info",
+      "without times, a user's purchases are in the order of the rows: the "
+      "last row is taken as the newest. In a file with the newest first all "
+      "targets would be wrong",
+      'LogFiles.time_column = "…"',
+    )
+
+
+def quoted(name: str) -> str:
+  """A column's name as conditions write it."""
+  return name if name.isidentifier() else f"`{name}`"
