@@ -19,11 +19,13 @@ from calrec_jax.data.logs import events as events_lib
 _TEXT = arrow_columns.TEXT
 _NUMBER = r"^[+-]?([0-9]+[.,]?[0-9]*|[.,][0-9]+)([eE][+-]?[0-9]+)?$"
 _NARROW_BLANKS = "[\u00a0\u2007\u2009\u202f]"
+_FEW = 8
 _ISO = (pa.timestamp("us"), pa.timestamp("us", "UTC"))
 # MongoDB's dates, as JSON and as its shell writes them, and .NET's.
 _WRAPPED_DATE = (
   r'^(?:\{\s*"\$date"\s*:\s*(?:\{\s*"\$numberLong"\s*:\s*)?"?|ISODate\(\s*"'
-  r'|\\?/Date\()(?P<inside>[^"{}()]*?)(?:"?\s*\}?\s*\}|"\s*\)|\)\\?/)$'
+  r'|\\?/Date\()(?P<inside>[^"{}()]*?)'
+  r'(?:[+-][0-9]{4}\)\\?/|"?\s*\}?\s*\}|"\s*\)|\)\\?/)$'
 )
 _WRAPPED_NUMBER = r'^\{\s*"\$numberLong"\s*:\s*"?(?P<inside>-?[0-9]+)"?\s*\}$'
 
@@ -133,7 +135,7 @@ def _read_texts(
   missing: Sequence[str],
 ) -> None:
   """Reads a block of texts."""
-  if pattern is None and (_read_whole(block, texts, unit)):
+  if pattern is None and _read_whole(block, texts, unit):
     return
   texts = arrow_columns.trimmed(texts, missing)
   block.missing = texts.null_count
@@ -145,12 +147,13 @@ def _read_texts(
     return
   if unit != "iso":
     is_number = pc.match_substring_regex(texts, _NUMBER)
-    if orders or unit is not None:
-      block.numbers = _text_numbers(texts, is_number)
+    block.numbers = _text_numbers(texts, is_number)
     if unit is not None:
       return
-    texts = pc.if_else(is_number, pa.scalar(None, _TEXT), texts)
-  texts = pc.replace_substring_regex(texts, _NARROW_BLANKS, " ")
+    if is_number.true_count:
+      texts = pc.if_else(is_number, pa.scalar(None, _TEXT), texts)
+  if not pc.all(pc.string_is_ascii(texts)).as_py():
+    texts = pc.replace_substring_regex(texts, _NARROW_BLANKS, " ")
   if unit == "iso":
     orders = ()
   times, readable, by_order = time_layouts.read(texts, orders)
@@ -166,23 +169,30 @@ def _read_texts(
 def _read_whole(block: Block, texts: pa.Array, unit: str | None) -> bool:
   """Lets PyArrow read a whole block, as numbers or as ISO 8601."""
   if unit != "iso":
-    try:
-      block.numbers = _floats(texts)
+    numbers = _cast(texts, pa.float64())
+    if numbers is not None:
+      block.numbers = numbers.to_numpy(zero_copy_only=False)
       return True
-    except pa.ArrowInvalid:
-      pass
   for kind in _ISO if unit in (None, "iso") else ():
-    try:
-      microseconds = texts.cast(kind).cast(pa.int64())
-    except pa.ArrowInvalid:
+    microseconds = _cast(texts, kind)
+    if microseconds is None:
       continue
-    values = pc.fill_null(microseconds, 0).to_numpy()
+    values = pc.fill_null(microseconds.cast(pa.int64()), 0).to_numpy()
     # As Python's `datetime.timestamp() * 1000` would.
     times = np.round(values / 1e6 * 1000).astype(np.int64)
     block.sure = Read(times, arrow_columns.to_numpy(texts.is_valid()))
     block.iso = True
     return True
   return False
+
+
+def _cast(texts: pa.Array, kind: pa.DataType) -> pa.Array | None:
+  """A column in another type; None if any text does not fit."""
+  try:
+    texts.slice(0, _FEW).cast(kind)  # A failure takes long for each text.
+    return texts.cast(kind)
+  except pa.ArrowInvalid:
+    return None
 
 
 def _read_by_python(found: Read, texts: pa.Array) -> None:
@@ -231,10 +241,6 @@ def _dates(column: pa.Array) -> Read:
   column = arrow_columns.array(column, str)
   block = read(column, unit=None, pattern=None, orders=(), missing=())
   found = block.exact or block.texts("")
-  if arrow_columns.is_text(column.type) and block.numbers is None:
-    texts = arrow_columns.trimmed(column)
-    is_number = pc.match_substring_regex(texts, _NUMBER)
-    block.numbers = _text_numbers(texts, is_number)
   if block.numbers is not None:
     found = found.over(Read(*time_numbers.read(block.numbers, "ms")))
   return found

@@ -21,17 +21,17 @@ def shown(milliseconds: int) -> str:
 
 def on_values(times: np.ndarray) -> list[Note]:
   """Notes on readable times, int64[n] milliseconds."""
-  notes = []
   if len(times) < 2:
-    return notes
+    return []
   low, high = int(times.min()), int(times.max())
   span = f"from {shown(low)} to {shown(high)}"
   if low == high:
-    notes.append(Note("suspect", f"all times are the same, {shown(low)}"))
+    return [Note("suspect", f"all times are the same, {shown(low)}")]
   if -_DAY < low and high < _DAY:
     message = f"all times lie within a day of 1970, {span}; they look like"
     message += " positions or have another unit"
-    return [*notes, Note("wrong", message, 'LogFiles.time_unit = "order"')]
+    return [Note("wrong", message, 'LogFiles.time_unit = "order"')]
+  notes = []
   early = int(np.count_nonzero(times < _1990))
   if early:
     message = f"{early:,} of {len(times):,} times lie before 1990, {span}"
@@ -48,15 +48,14 @@ def on_unit(numbers: np.ndarray, unit: str) -> list[Note]:
   better = time_numbers.guess(numbers)
   if better in (unit, "order"):
     return []
-  share = time_numbers.plausible(numbers, unit) / len(numbers)
-  if share > 0.1:
+  if time_numbers.plausible(numbers, unit) > 0.1 * len(numbers):
     return []
-  spans = {u: _span(numbers, u) for u in (unit, better)}
+  names = time_numbers.NAMES
   return [
     Note(
       "wrong",
-      f"read as {time_numbers.NAMES[unit]}, the times lie {spans[unit]}; as "
-      f"{time_numbers.NAMES[better]}, they would lie {spans[better]}",
+      f"as {names[unit]}, the times lie {_span(numbers, unit)}; as "
+      f"{names[better]}, they would lie {_span(numbers, better)}",
       f'LogFiles.time_unit = "{better}"',
     )
   ]
@@ -83,7 +82,7 @@ def _span(numbers: np.ndarray, unit: str) -> str:
   times, readable = time_numbers.read(numbers, unit)
   times = times[readable]
   if not len(times):
-    return "nowhere, none is readable"
+    return "beyond all years"
   return f"from {shown(times.min())} to {shown(times.max())}"
 
 

@@ -118,29 +118,34 @@ class TimeReader:
   def finish(self) -> Times:
     """Returns the times of all blocks, in order."""
     exact = self._joined(lambda block: block.exact)
-    numbers = np.concatenate([np.empty(0), *map(_numbers, self._blocks)])
-    unit = self._unit
-    if unit in (None, "iso"):
-      unit = time_numbers.guess(numbers)
-    assert unit is not None
-    by_number = time_columns.Read(*time_numbers.read(numbers, unit))
+    numbers = self._numbers()
     order, texts = self._best_order()
-    if by_number.count() > texts.count() or self._unit not in (None, "iso"):
-      way, found = "number", by_number
-      how, binding = time_numbers.NAMES[unit], f'LogFiles.time_unit = "{unit}"'
-      notes = self._number_notes(numbers, unit)
-    else:
-      way, found, notes = order, texts, self._order_notes(order)
-      how, binding = self._text_way(order)
+    way, found, notes = order, texts, self._order_notes(order)
+    how, binding = self._text_way(order)
+    by_time = True
+    if len(numbers):
+      unit = self._unit
+      if unit is None or unit == "iso":
+        unit = time_numbers.guess(numbers)
+      by_number = time_columns.Read(*time_numbers.read(numbers, unit))
+      if by_number.count() > texts.count() or self._unit == unit:
+        way, found, by_time = "number", by_number, unit != "order"
+        notes = self._number_notes(numbers, unit)
+        how, binding = time_numbers.NAMES[unit], _unit(unit)
     if exact.count() > found.count():
-      how, binding, notes = "times of the file's own type", "", []
-    by_time = way != "number" or unit != "order" or exact.count() > 0
+      how, binding, by_time = "times of the file's own type", "", True
+      notes = []
     found = exact.over(found)
     if by_time and not any(note.severity == "wrong" for note in notes):
       notes += time_notes.on_values(found.times[found.readable])
-    if by_time:
       notes += self._unreadable_notes(found, way, how, numbers)
     return Times(found.times, found.readable, how, binding, by_time, notes)
+
+  def _numbers(self) -> np.ndarray:
+    """float64[n], not a number for texts; empty if all are."""
+    if all(block.numbers is None for block in self._blocks):
+      return np.empty(0)
+    return np.concatenate(list(map(_numbers, self._blocks)))
 
   def _joined(
     self, part: Callable[[time_columns.Block], time_columns.Read | None]
@@ -252,7 +257,7 @@ class TimeReader:
     if missing:
       message += f"; {missing:,} of them are empty"
     sample = self._unreadable.get(way)
-    if sample is None and way == "number":
+    if sample is None and len(numbers):
       rows = np.flatnonzero(~found.readable & ~np.isnan(numbers))
       sample = f"{numbers[rows[0]]:.17g}" if len(rows) else None
     remedy = ""
@@ -283,6 +288,10 @@ def timestamps(values: Any, unit: str) -> tuple[np.ndarray, np.ndarray]:
   reader.add(values)
   found = reader.finish()
   return found.values, found.readable
+
+
+def _unit(unit: str) -> str:
+  return f'LogFiles.time_unit = "{unit}"'
 
 
 def _bound(pattern: str) -> str:
