@@ -48,8 +48,7 @@ class LogFiles:
       columns of times.
     text_columns: Source's column by field column, where they differ:
       `{"title": "product_name"}`.
-    delimiter: Character between fields of CSV files; None is a tab for .tsv
-      and a comma otherwise.
+    delimiter: Text between fields of CSV files, of any length; None detects it.
     encoding: Encoding of text files.
   """
 
@@ -70,8 +69,8 @@ class LogFiles:
   def __post_init__(self) -> None:
     """Checks the settings."""
     check(self, time_unit=one_of(*TIME_UNITS))
-    if self.delimiter is not None and len(self.delimiter) != 1:
-      refuse(self, "delimiter", "must be one character.")
+    if self.delimiter == "":
+      refuse(self, "delimiter", "must be one character or several.")
 
   @property
   def by_time(self) -> bool:
