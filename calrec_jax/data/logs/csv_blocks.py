@@ -549,7 +549,7 @@ def _parse(part: _Part, layout: _Layout) -> _Parsed:
     table = table.slice(0, 0)
   if plain is not None:
     lines = np.flatnonzero(plain & ~block.blank) + block.first_line
-    blank = np.count_nonzero(plain & block.blank)
+    blank = int(np.count_nonzero(plain & block.blank))
     if len(lines) and layout.at:
       table = _plain_table(_joined(block, plain), layout)
   if part.lines and not layout.at:

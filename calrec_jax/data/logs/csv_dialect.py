@@ -84,7 +84,7 @@ def detect(sample: str, *, suffix: str, options: ReadOptions) -> Dialect:
       reason = "no delimiter splits all lines alike; this is the usual one"
   chosen = trials[-1]
   said_of_fields = reason or (
-    f"{chosen.share:.4g} of the first {len(lines):,} lines have "
+    f"{chosen.share:.1%} of the first {len(lines):,} lines have "
     f"{chosen.num_fields} fields"
   )
   return dataclasses.replace(

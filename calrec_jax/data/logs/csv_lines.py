@@ -31,6 +31,9 @@ _RUNS = re.compile(rb"[ \t]+")
 class Translation:
   """Text with a delimiter of one character, and escapes that mean something.
 
+  An escape counts before a quote even if quotes are text: writers that enclose
+  nothing escape quotes nevertheless.
+
   Attributes:
     delimiter: Delimiter of the translated text, one ASCII character.
   """
@@ -44,7 +47,7 @@ class Translation:
     self.delimiter = delimiter if whole else _SEPARATOR.decode()
     self._escapes = None
     if escape:
-      special = "".join({escape, self.delimiter, quote or ""}) + "\r\n"
+      special = "".join({escape, self.delimiter, quote or '"'}) + "\r\n"
       mark = re.escape(escape.encode())
       self._escapes = re.compile(
         b"(%b[%b])|%b" % (mark, re.escape(special.encode()), mark)
