@@ -18,6 +18,8 @@ from calrec_jax.errors import CalrecError
 
 KINDS = {
   "malformed_row": "not a row of this format; skipped",
+  "swallowed_rows": "lines in quotes that look like rows of their own; skipped",
+  "repeated_header": "the header again, between rows; skipped",
   "broken_encoding": "bytes that are not text in the file's encoding; skipped",
   "missing_user": "no user id; skipped",
   "missing_item": "no item id; skipped",

@@ -6,6 +6,7 @@ all is an error. `.gz` files are decompressed on the fly.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gzip
@@ -21,7 +22,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calrec_jax.data.logs import csv_blocks, id_codes, json_blocks
+from calrec_jax.data.logs import (
+  csv_blocks,
+  id_codes,
+  json_blocks,
+  read_options,
+)
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.errors import InputError, nearest
 from calrec_jax.storage import identity
@@ -82,8 +88,7 @@ def read(
       with .gz), or of a .parquet file.
     wanted: Names of the columns to read; absent ones are omitted.
     problems: Counter of malformed rows and broken encodings.
-    delimiter: Character between fields of CSV; None is a tab for .tsv, else a
-      comma.
+    delimiter: Text between fields of CSV; None detects it.
     encoding: Encoding of text files.
 
   Raises:
@@ -95,8 +100,6 @@ def read(
   wanted = list(dict.fromkeys(wanted))
   try:
     if kind == "csv":
-      if delimiter is None:
-        delimiter = "\t" if ".tsv" in pathlib.Path(path).suffixes else ","
       return _read_csv(path, wanted, problems, delimiter, encoding)
     if kind == "json":
       return _read_json(path, wanted, problems, encoding)
@@ -160,18 +163,24 @@ def _read_csv(
   path: str,
   wanted: list[str],
   problems: problems_lib.Problems,
-  delimiter: str,
+  delimiter: str | None,
   encoding: str,
 ) -> Table:
-  if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
-    encoding = "utf-8-sig"  # Also removes the byte order mark of some exports.
-  with (
-    _open(path) as raw,
-    io.TextIOWrapper(
-      raw, encoding=encoding, errors="surrogateescape", newline=""
-    ) as stream,
-  ):
-    reader = csv_blocks.Reader(path, stream, delimiter, problems)
+  suffixes = [s.lower() for s in pathlib.Path(path).suffixes if s != ".gz"]
+  with contextlib.ExitStack() as stack:
+    stream = stack.enter_context(_open(path))
+    if encoding.lower().replace("_", "-") not in ("utf-8", "utf8", "utf-8-sig"):
+      text = io.TextIOWrapper(
+        stream, encoding=encoding, errors="surrogateescape", newline=""
+      )
+      stream = stack.enter_context(text)
+    reader = csv_blocks.open_csv(
+      path,
+      stream,
+      problems,
+      suffix=suffixes[-1] if suffixes else "",
+      options=read_options.ReadOptions(delimiter=delimiter),
+    )
     header = reader.header
     repeated = [name for name in wanted if header.count(name) > 1]
     if repeated:
@@ -187,6 +196,7 @@ def _read_csv(
         chunks += rows.table[name].chunks
       lines.append(rows.lines)
       num_rows += rows.num_rows
+    problems.reading.append(reader.reading())
   return Table(
     file=path,
     columns={  # A column's chunks are freed before the next one is copied.

@@ -1,21 +1,25 @@
 """CSV files: what Python's reader alone would say, from blocks of any size."""
 
 import csv
-import gzip
 import io
+import re
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from calrec_jax.data.logs import csv_blocks, tables
+from calrec_jax.data.logs import csv_blocks, csv_header, csv_lines, csv_rows
 from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.data.logs.csv_header import Fitted
+from calrec_jax.data.logs.csv_rows import Dialect
+from calrec_jax.data.logs.read_options import ReadOptions
+from calrec_jax.errors import InputError
 
 WANTED = ("id", "title")
 
 
 def plain_rows(path, stream, delimiter, problems):
-  """(line, fields) of each row, None where it is malformed."""
+  """(line, fields, last line) of each row, None where it is malformed."""
   reader = csv.reader(stream, delimiter=delimiter, strict=True)
   while True:
     line = reader.line_num + 1
@@ -27,10 +31,10 @@ def plain_rows(path, stream, delimiter, problems):
       if "unexpected end" in str(error) or "field larger" in str(error):
         raise ValueError(f"{path}:{line}: ") from error
       location = problems_lib.location(path, line, reader.line_num)
-      problems.add("malformed_row", location)
+      problems.add("malformed_row", location, reader.line_num - line + 1)
       row = None
     if row != []:
-      yield line, row
+      yield line, row, reader.line_num
 
 
 def plain_read(path, data, delimiter, encoding):
@@ -40,15 +44,17 @@ def plain_read(path, data, delimiter, encoding):
     io.BytesIO(data), encoding, "surrogateescape", newline=""
   )
   rows = plain_rows(path, stream, delimiter, problems)
-  header = tuple(name.strip() for name in next(rows, (0, []))[1] or ())
+  header = tuple(name.strip() for name in next(rows, (0, [], 0))[1] or ())
   at = {name: header.index(name) for name in WANTED if name in header}
   if any(header.count(name) > 1 for name in at):
     raise ValueError(f"{path}:1: ")
   good, broken, num_rows = [], [], 0
-  for line, row in rows:
-    num_rows += 1
-    if row is not None and len(row) != len(header):
-      problems.add("malformed_row", problems_lib.location(path, line))
+  for line, row, last in rows:
+    bad = row is None or len(row) != len(header)
+    num_rows += last - line + 1 if bad else 1
+    if row is not None and bad:
+      location = problems_lib.location(path, line, last)
+      problems.add("malformed_row", location, last - line + 1)
     elif row is not None:
       text = "".join(row[i] for i in at.values())
       is_broken = any("\ud800" <= letter <= "\udfff" for letter in text)
@@ -65,19 +71,45 @@ def plain_read(path, data, delimiter, encoding):
   )
 
 
-def read(path, _, delimiter, encoding):
+def read(path, data, delimiter, encoding):
   """The same by the library."""
   problems = problems_lib.Problems()
-  table = tables.read(
-    path, WANTED, problems, delimiter=delimiter, encoding=encoding
+  stream = io.BytesIO(data)
+  if encoding != "utf-8-sig":
+    stream = io.TextIOWrapper(stream, encoding, "surrogateescape", newline="")
+  dialect = Dialect(delimiter, trusted=True)
+  reader = csv_blocks.Reader(path, stream, dialect, problems)
+  values, lines, num_rows = rows_of(reader, path, WANTED)
+  assert lines_add_up(reader, data.decode(encoding, "surrogateescape"))
+  return values, lines, reader.header, num_rows, problems.as_list()
+
+
+def rows_of(reader, path, wanted):
+  """Columns, lines and number of rows, lines of bad rows included."""
+  for name in wanted:
+    if reader.header.count(name) > 1:
+      raise ValueError(f"{path}:1: ")
+  present = [name for name in wanted if name in reader.header]
+  values, lines, num_rows = {name: [] for name in present}, [], 0
+  for rows in reader.rows(present):
+    for name in present:
+      values[name] += rows.table[name].to_pylist()
+    lines += rows.lines.tolist()
+    num_rows += rows.num_rows
+  return values, lines, num_rows
+
+
+def lines_add_up(reader, text):
+  """Whether each line of the file is counted, and once."""
+  lines = len(re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+$", text))
+  counted = (
+    reader.header_lines
+    + reader.blank_lines
+    + reader.rows_read
+    + reader.quoted_lines
+    + reader.bad_lines
   )
-  return (
-    {name: list(values) for name, values in table.columns.items()},
-    table.lines.tolist(),
-    table.available,
-    table.num_rows,
-    problems.as_list(),
-  )
+  return reader.num_lines == counted == lines
 
 
 def outcome(reader, *arguments):
@@ -188,48 +220,163 @@ def test_any_file_is_what_pythons_reader_says(
   if encoding == "utf-16":
     data = data.decode("utf-8", "ignore").encode("utf-16")
   data = data.replace(b",", delimiter.encode("latin-1"))
-  path = tmp_path / "log.csv.gz"
-  path.write_bytes(gzip.compress(data))
-  monkeypatch.setattr(csv_blocks, "_BLOCK_CHARACTERS", size)
+  path = tmp_path / "log.csv"
+  monkeypatch.setattr(csv_lines, "BLOCK_CHARACTERS", size)
+  monkeypatch.setattr(csv_header, "fit", lambda names, _: Fitted(names))
   arguments = str(path), data, delimiter, encoding
   assert outcome(read, *arguments) == outcome(plain_read, *arguments)
 
 
-@pytest.mark.parametrize("delimiter", ['"', "\n", "\r"])
-def test_what_cannot_part_fields_is_refused(tmp_path, delimiter):
-  path = tmp_path / "log.csv"
-  path.write_text("")
-  with pytest.raises(ValueError, match=r"LogFiles\.delimiter"):
-    read(str(path), None, delimiter, "utf-8")
+@pytest.mark.parametrize("delimiter", ['"', "\n", "\r", ""])
+def test_what_cannot_part_fields_is_refused(delimiter):
+  with pytest.raises(ValueError, match=r"x\.csv: LogFiles\.delimiter"):
+    auto(b"", delimiter=delimiter)
 
 
-def test_only_odd_rows_are_read_by_python(tmp_path, monkeypatch):
-  path = tmp_path / "log.csv"
+def test_only_odd_rows_are_read_by_python(monkeypatch):
   plain = b'1,"a ""quoted"", and a comma",x\n\n2,b,""\r\n'
-  path.write_bytes(b"id,title,note\n" + plain + b'3,5" nail,x\n' + plain)
+  data = b"id,title,note\n" + plain + b'3,5" nail,x\n' + plain
   read_by_python = []
   reader = csv.reader
 
   def spy(lines, **options):
     for row in reader(lines, **options):
-      read_by_python.append(row[0])
+      if isinstance(lines, csv_lines.Lines):  # The others are looked at.
+        read_by_python.append(row[0])
       yield row
 
   monkeypatch.setattr(csv, "reader", spy)
-  columns, lines, *_ = read(str(path), None, ",", "utf-8")
+  columns, lines, *_ = read("log.csv", data, ",", "utf-8")
   assert read_by_python == ["id", "3"]
   assert columns["id"] == ["1", "2", "3", "1", "2"]
   assert lines == [2, 4, 5, 6, 8]
 
 
 @pytest.mark.parametrize("quote", ["", '"'])
-def test_a_field_beyond_pythons_limit_is_an_error(tmp_path, monkeypatch, quote):
-  monkeypatch.setattr(csv_blocks, "_MAX_FIELD", 100)
+def test_a_field_beyond_pythons_limit_is_an_error(monkeypatch, quote):
+  monkeypatch.setattr(csv_rows, "MAX_FIELD", 100)
   before = csv.field_size_limit(100)
   try:
-    path = tmp_path / "log.csv"
-    path.write_text(f"id,title\n1,a\n2,{quote}{'x' * 101}{quote}\n")
+    data = f"id,title\n1,a\n2,{quote}{'x' * 101}{quote}\n".encode()
     with pytest.raises(ValueError, match=r"log\.csv:3: "):
-      read(str(path), None, ",", "utf-8")
+      read("log.csv", data, ",", "utf-8")
   finally:
     csv.field_size_limit(before)
+
+
+def auto(data, suffix=".csv", columns=(), **options):
+  """Reader, rows and problems of a file whose dialect is detected."""
+  problems = problems_lib.Problems()
+  options = ReadOptions(columns=columns, **options)
+  stream = io.BytesIO(data.encode() if isinstance(data, str) else data)
+  reader = csv_blocks.open_csv(
+    f"x{suffix}", stream, problems, suffix=suffix, options=options
+  )
+  names = [name for name in reader.header if reader.header.count(name) == 1]
+  columns = {name: [] for name in names}
+  for rows in reader.rows(names):
+    for name in names:
+      columns[name] += rows.table[name].to_pylist()
+  rows = list(map(list, zip(*columns.values(), strict=True)))
+  text = data if isinstance(data, str) else data.decode("utf-8", "replace")
+  assert lines_add_up(reader, text.removeprefix("\ufeff"))
+  counted = {row["kind"]: row["count"] for row in problems.as_list()}
+  assert sum(counted.values()) == reader.bad_lines
+  return reader, rows, counted, problems.notes()
+
+
+# Texts that begin and end with a letter, so that a row is not prose.
+WORDS = st.text("ab,;|\t\"'\\\n .é", max_size=8).map(lambda s: f"t{s}x")
+SIMPLE = st.text("abxyz0189 é.'", min_size=1, max_size=6).map(
+  lambda s: f"t{s}x"
+)
+
+
+def tables_of(words):
+  return st.integers(2, 4).flatmap(
+    lambda size: st.lists(
+      st.lists(words, min_size=size, max_size=size), min_size=5, max_size=12
+    )
+  )
+
+
+DIALECTS = st.fixed_dictionaries(
+  {
+    "delimiter": st.sampled_from(",;\t|"),
+    "lineterminator": st.sampled_from(["\n", "\r\n"]),
+  }
+) | st.fixed_dictionaries(
+  {
+    "delimiter": st.sampled_from(",;\t|"),
+    "lineterminator": st.sampled_from(["\n", "\r\n"]),
+    "doublequote": st.booleans(),
+    "escapechar": st.just("\\"),
+  }
+)
+QUOTINGS = st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL, csv.QUOTE_NONE])
+
+
+def written(table, quoting, dialect):
+  stream = io.StringIO(newline="")
+  dialect = {"escapechar": "\\"} | dialect if quoting == 3 else dialect
+  header = [f"c{i}" for i in range(len(table[0]))]
+  csv.writer(stream, quoting=quoting, **dialect).writerows([header, *table])
+  return stream.getvalue()
+
+
+def bound(quoting, dialect):
+  """The dialect as a user binds it."""
+  escape = "\\" if quoting == csv.QUOTE_NONE else dialect.get("escapechar", "")
+  return {
+    "delimiter": dialect["delimiter"],
+    "quoting": "none" if quoting == csv.QUOTE_NONE else "quoted",
+    "escape": escape,
+  }
+
+
+@settings(max_examples=300, deadline=None)
+@given(tables_of(WORDS), QUOTINGS, DIALECTS)
+def test_a_table_comes_back_in_the_dialect_that_is_bound(
+  table, quoting, dialect
+):
+  text = written(table, quoting, dialect)
+  reader, rows, counted, _ = auto(text, **bound(quoting, dialect))
+  assert rows == table
+  assert not counted
+  assert reader.rows_read == len(table)
+
+
+@settings(max_examples=300, deadline=None)
+@given(tables_of(SIMPLE), QUOTINGS, DIALECTS, st.sampled_from([".csv", ""]))
+def test_a_simple_table_comes_back_undeclared(table, quoting, dialect, suffix):
+  _, rows, counted, _ = auto(written(table, quoting, dialect), suffix)
+  assert rows == table
+  assert not counted
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+  tables_of(SIMPLE),
+  QUOTINGS,
+  DIALECTS,
+  st.lists(st.integers(0, 10_000), min_size=1, max_size=6),
+  st.booleans(),
+)
+def test_bare_quotes_lose_no_line(table, quoting, dialect, places, say):
+  text = written(table, quoting, dialect)
+  head = text.index("\n") + 1
+  for place in places:
+    place = head + place % (len(text) - head)
+    text = text[:place] + '"' + text[place:]
+  options = {"delimiter": dialect["delimiter"]} if say else {}
+  try:
+    _, rows, _, _ = auto(text, **options)  # It adds up the lines.
+  except InputError as error:
+    refusal = str(error)
+  else:
+    refusal, rows = "LogFiles.quoting", rows
+  assert "LogFiles.quoting" in refusal
+  others = [dialect["delimiter"].join(row) for row in table]
+  for value in (value for row in rows for value in row):
+    _, *inner = value.replace('"', "").splitlines()
+    assert not set(inner) & set(others), value
