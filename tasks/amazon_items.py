@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from calrec_jax.data.logs import events as events_lib
-from calrec_jax.data.logs import id_codes, row_stream
+from calrec_jax.data.logs import id_codes, python_literals, row_stream
 from calrec_jax.data.logs import problems as problems_lib
-from calrec_tasks import amazon_releases, amazon_reviews, python_literals
+from calrec_tasks import amazon_releases, amazon_reviews
 
 COLUMNS = ("title", "category", "brand", "price")
 

@@ -1,25 +1,21 @@
-"""Text files as a stream of blocks of whole lines, gzip or plain.
+"""Text files as a stream of blocks of whole lines, compressed or plain.
 
-A file of any size is read in pieces of a few megabytes. Its first bytes, not
-its name, tell whether it is gzip. A truncated file is an error that says where;
-it is never mistaken for a complete one.
+A file of any size is read in pieces of a few megabytes. A truncated file is an
+error that says where; it is never mistaken for a complete one.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
+from calrec_jax.data.logs import containers
 from calrec_jax.errors import InputError
 
 BLOCK_BYTES = 4 << 20
 # A longer line is damage rather than a row, such as a hole of zeros.
 MAX_LINE_BYTES = 64 << 20
 
-_GZIP = b"\x1f\x8b"
-_GZIP_WBITS = 31  # Makes zlib check gzip's header and checksum.
-_PACKED_BYTES = 1 << 18
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -58,66 +54,61 @@ def read(
       longer than `MAX_LINE_BYTES`; the message names the line.
     OSError: If the file cannot be read.
   """
-  line, rest = 1, b""
   with open(path, "rb") as raw:
-    pieces = _pieces(raw, block_bytes)
+    method = containers.kind(raw.read(containers.HEAD_BYTES))
+    raw.seek(0)
     reported = 0
-    while True:
-      try:
-        piece = next(pieces, b"")
-      except (EOFError, zlib.error) as error:
-        raise InputError(
-          f"{path}:{line}: the compressed data are damaged or end too early, "
-          f"in this line or soon after it ({error}). Fetch the file again."
-        ) from error
-      at = raw.tell()
-      on_bytes(at - reported)
-      reported = at
-      if line == 1 and not rest:
-        piece = piece.removeprefix(_BYTE_ORDER_MARK)
-      end = piece.rfind(b"\n") + 1
-      if end or not piece:
-        data = rest + piece[:end]
-        if data:
-          yield Block(data, line)
-          line += data.count(b"\n")
-        if not piece:
-          return
-        rest = piece[end:]
-      else:
-        rest += piece
-      if len(rest) > MAX_LINE_BYTES:
-        raise InputError(
-          f"{path}:{line}: this line is longer than {MAX_LINE_BYTES:,} bytes; "
-          "the file is damaged or does not hold one row per line."
-        )
+
+    def pieces() -> Iterator[bytes]:
+      nonlocal reported
+      for piece in containers.pieces(raw, method, block_bytes):
+        at = raw.tell()
+        on_bytes(at - reported)
+        reported = at
+        yield piece
+      on_bytes(raw.tell() - reported)
+
+    yield from of_pieces(pieces(), path)
 
 
-def _pieces(raw: IO[bytes], size: int) -> Iterator[bytes]:
-  """A file in pieces of at most `size` bytes, decompressed if it is gzip.
+def of_pieces(pieces: Iterator[bytes], path: str) -> Iterator[Block]:
+  """Cuts text into blocks of whole lines.
 
-  Python's gzip reads 32 KiB at a time and computes the checksum in Python, but
-  decompression is the bottleneck of a parallel reader.
+  Args:
+    pieces: The text in order; one that raises ValueError is damaged.
+    path: Path of the file, for messages.
+
+  Yields:
+    The blocks, without a byte order mark.
+
+  Raises:
+    InputError: As `read`.
   """
-  magic = raw.read(len(_GZIP))
-  raw.seek(0)
-  if magic != _GZIP:
-    while piece := raw.read(size):
-      yield piece
-    return
-  unpack = None
-  packed = b""
-  while packed or (packed := raw.read(_PACKED_BYTES)):
-    if unpack is None:  # The next member; zeros may precede it.
-      packed = packed.lstrip(b"\0")
-      if not packed:
+  line, rest = 1, b""
+  while True:
+    try:
+      piece = next(pieces, b"")
+    except InputError:
+      raise
+    except ValueError as error:
+      raise containers.damaged(path, line, error) from error
+    if line == 1 and not rest:
+      if piece == _BYTE_ORDER_MARK:
         continue
-      unpack = zlib.decompressobj(wbits=_GZIP_WBITS)
-    piece = unpack.decompress(packed, size)
-    packed = unpack.unconsumed_tail
-    if piece:
-      yield piece
-    if unpack.eof:
-      packed, unpack = unpack.unused_data, None
-  if unpack is not None:
-    raise EOFError("the end of the compressed data is missing")
+      piece = piece.removeprefix(_BYTE_ORDER_MARK)
+    end = piece.rfind(b"\n") + 1
+    if end or not piece:
+      data = rest + piece[:end]
+      if data:
+        yield Block(data, line)
+        line += data.count(b"\n")
+      if not piece:
+        return
+      rest = piece[end:]
+    else:
+      rest += piece
+    if len(rest) > MAX_LINE_BYTES:
+      raise InputError(
+        f"{path}:{line}: this line is longer than {MAX_LINE_BYTES:,} bytes; "
+        "the file is damaged or does not hold one row per line."
+      )

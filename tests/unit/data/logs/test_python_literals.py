@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calrec_tasks import python_literals
+from calrec_jax.data.logs import python_literals
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.text(max_size=20)
 VALUES = PLAIN | st.floats(0, 1e9) | st.lists(st.lists(PLAIN, max_size=3))
