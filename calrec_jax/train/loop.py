@@ -272,8 +272,8 @@ class _Loop:
       self.name,
       self.step,
       stage.steps,
-      complete=self.complete or self.saved,
-      validated=self.complete,
+      self.complete or self.saved,
+      self.complete,
     )
     try:
       if self.fresh:
@@ -286,7 +286,7 @@ class _Loop:
       saved = f"saved checkpoint at step {self.step}"
       if self.step == 0:
         saved = "no step was completed, so nothing had to be saved"
-      raise Preempted(f"Preempted: {saved}") from None
+      raise Preempted(f"{self.guard.word}: {saved}") from None
     finally:
       self.profiler.close()
       self.log.close()
@@ -343,6 +343,9 @@ class _Loop:
         self._save()
     if not validates:
       return False
+    if self.saved:  # On disk, whatever happens in the validation.
+      with self.meter.paused(), self.timeline.during(goodput.CHECKPOINTS):
+        self.checkpoints.wait()
     validated = self._validate()
     improved = counts and self.early_stopping.update(validated, self.step)
     over = self.early_stopping.is_over
