@@ -20,6 +20,10 @@ class InputError(CalrecError, ValueError):
   """A setting, flag or input file that cannot be used."""
 
 
+class ConfigurationError(CalrecError, ValueError):
+  """A configuration that cannot mean what its author intended."""
+
+
 class DivergedError(CalrecError, ValueError):
   """A model whose losses, vectors or scores are no longer finite."""
 

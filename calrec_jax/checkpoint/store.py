@@ -10,9 +10,11 @@ and `train/checkpointing.py`, which saves while a stage trains, call Orbax.
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import pathlib
 import re
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +32,7 @@ from calrec_jax.storage import atomic
 # Orbax logs every save and read; the progress bar says what matters.
 logging.getLogger("absl").setLevel(logging.ERROR)
 
+METRICS = "metrics"  # The item of a checkpoint whose step was validated.
 _STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
 # Size of a compressed chunk of an array: held twice while it is written.
 _CHUNK_BYTES = 64 * 2**20
@@ -200,9 +203,20 @@ def write_params(
 def read_json(checkpoint: pathlib.Path, item: str) -> dict[str, Any]:
   """A JSON item of a checkpoint: `feed`, `lineage`, `vocabulary`, ..."""
   # Orbax names the file of the metrics differently.
-  handler = ocp.JsonCheckpointHandler("metrics" if item == "metrics" else None)
+  handler = ocp.JsonCheckpointHandler(METRICS if item == METRICS else None)
   with ocp.Checkpointer(handler) as checkpointer:
     return checkpointer.restore(checkpoint / item)
+
+
+def add_json(
+  checkpoint: pathlib.Path, item: str, value: Mapping[str, Any]
+) -> None:
+  """Adds a JSON item to a complete checkpoint, or replaces it; atomically."""
+  path = checkpoint / item
+  shutil.rmtree(path, ignore_errors=True)
+  with atomic.new_folder(path) as partial:
+    name = METRICS if item == METRICS else "metadata"
+    (partial / name).write_text(json.dumps(dict(value)), "utf-8")
 
 
 def flatten(tree: Any) -> dict[str, Any]:

@@ -21,7 +21,8 @@ bit-exactly. Missing datasets and token caches are built first.
   calrec train --gin_file=recipes/quickstart.gin --gin.target/TRAIN_STEPS=50
 
 On SIGTERM, which announces a preemption, it finishes the current step, saves,
-and exits with status {PREEMPTED_STATUS}. A later SIGTERM kills it.
+and exits with status {PREEMPTED_STATUS}. A later SIGTERM kills it. Ctrl-C does
+the same, with status {verb.INTERRUPTED_STATUS}; a second one stops at once.
 
 Processes of one job, on one host or several, each run this command with
 CALREC_COORDINATOR=HOST:PORT, CALREC_NUM_PROCESSES and CALREC_PROCESS_ID, or
@@ -57,5 +58,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"calrec train: {preempted}; rerun the same command to resume.",
         file=sys.stderr,
       )
-      return PREEMPTED_STATUS
+      return verb.INTERRUPTED_STATUS if guard.interrupted else PREEMPTED_STATUS
   return 0

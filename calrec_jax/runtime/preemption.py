@@ -1,5 +1,7 @@
 """Preemption: SIGTERM, which clouds and Slurm send before they stop a machine.
 
+Ctrl-C (SIGINT) does the same, but for its exit status.
+
 A preempted stage finishes its step, saves, and ends with `PREEMPTED_STATUS`;
 rerun, it resumes bit-exactly. Processes of one job stop after the same step,
 whichever of them was signalled: JAX's preemption service agrees on it. Tested
@@ -24,6 +26,12 @@ PREEMPTED_STATUS = 83
 # A scheduler may signal a whole group of processes, in which a script signals
 # its child again: that is one preemption.
 SAME_SIGNAL_SECONDS = 2.0
+# A second Ctrl-C is somebody who does not want to wait.
+_SAME_INTERRUPT_SECONDS = 0.2
+_INTERRUPTED = (
+  "\nInterrupted: saving at the end of this step. Ctrl-C again stops at once, "
+  "without saving.\n"
+)
 
 
 class Preempted(BaseException):
@@ -35,7 +43,11 @@ class Preempted(BaseException):
 
 
 class PreemptionGuard:
-  """Knows whether the run is preempted, and when it may stop; see `watch`."""
+  """Knows whether the run is preempted, and when it may stop; see `watch`.
+
+  Attributes:
+    interrupted: Whether it was by Ctrl-C.
+  """
 
   def __init__(self, shared: bool):
     """Starts without a signal; `shared` if several processes must agree."""
@@ -43,6 +55,12 @@ class PreemptionGuard:
     self._signalled_at: float | None = None
     self._deferred = False
     self._queries = 0
+    self.interrupted = False
+
+  @property
+  def word(self) -> str:
+    """What happened, as a message begins."""
+    return "Interrupted" if self.interrupted else "Preempted"
 
   def preempted(self) -> bool:
     """Whether to save and stop now; queried after every step.
@@ -92,30 +110,41 @@ class PreemptionGuard:
     """Handles a signal: the first preempts, a later one kills."""
     del frame
     now = time.monotonic()
+    same = SAME_SIGNAL_SECONDS
+    if number == signal.SIGINT:
+      same = _SAME_INTERRUPT_SECONDS
     if self._signalled_at is None:
       self._signalled_at = now
+      self.interrupted = number == signal.SIGINT
       if not self._deferred:
         self._raise_if_signalled()
-    elif now - self._signalled_at > SAME_SIGNAL_SECONDS:
+      if self.interrupted:
+        os.write(2, _INTERRUPTED.encode())  # `print` may not be entered twice.
+    elif now - self._signalled_at > same:
       signal.signal(number, signal.SIG_DFL)
       os.kill(os.getpid(), number)
 
   def _raise_if_signalled(self) -> None:
     if self._signalled_at is not None:
-      raise Preempted("Preempted: nothing had to be saved")
+      raise Preempted(f"{self.word}: nothing had to be saved")
 
 
 @contextlib.contextmanager
 def watch() -> Iterator[PreemptionGuard]:
-  """Handles SIGTERM as preemption; a later one kills. SIGINT is unchanged."""
+  """Handles SIGTERM and Ctrl-C as preemption; a later one kills.
+
+  Ctrl-C is unchanged where several processes must agree.
+  """
   # With several processes JAX has installed a handler of its own.
   shared = jax.distributed.is_initialized()
   guard = PreemptionGuard(shared)
   if shared or threading.current_thread() is not threading.main_thread():
     yield guard
     return
-  before = signal.signal(signal.SIGTERM, guard.on_signal)
+  numbers = (signal.SIGTERM, signal.SIGINT)
+  before = [signal.signal(number, guard.on_signal) for number in numbers]
   try:
     yield guard
   finally:
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in zip(numbers, before, strict=True):
+      signal.signal(number, handler)

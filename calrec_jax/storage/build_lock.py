@@ -23,7 +23,7 @@ from calrec_jax.errors import CalrecError
 # Errors of a full disk. TensorFlow and ArrayRecord raise their own types, with
 # the error in the text.
 _FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL)
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL)
 
 
 class DiskFullError(CalrecError, OSError):
@@ -91,7 +91,7 @@ def _lock(file: IO[str], name: str, say: Callable[[str], None]) -> bool:
     say(f"{name}: another process is building it; waiting")
     fcntl.flock(file, fcntl.LOCK_EX)
   except OSError as error:
-    if error.errno not in _NO_LOCKS:
+    if error.errno not in NO_LOCKS:
       raise
     return False
   return True

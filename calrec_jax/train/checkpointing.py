@@ -3,6 +3,10 @@
 A checkpoint holds the items of `calrec_jax.checkpoint.store` and, if
 validations may end the stage, `early_stopping/`. Saving is asynchronous.
 
+Where a step is validated too, its checkpoint is saved before, so that a failure
+in the validation loses no step, and gets `early_stopping/` and `metrics/`
+after it; one without them is validated when the stage resumes.
+
 A preempted stage saves separately, in `<stage>/preempted/checkpoint_<step>/`:
 that checkpoint replaces no other one and is no candidate for the best. It also
 holds `unreported/`: the sums that the next row of the log needs.
@@ -16,15 +20,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import gin
+import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from calrec_jax.checkpoint import store
 from calrec_jax.checkpoint.store import (
   CheckpointError,
   restore_arguments,
   steps,
 )
 from calrec_jax.errors import at_least, check
+from calrec_jax.runtime import distributed
 from calrec_jax.train.state import TrainState
 
 EARLY_STOPPING = "early_stopping"
@@ -145,6 +152,36 @@ class Checkpoints:
       metrics=dict(metrics) if metrics else None,
     )
 
+  def add_validation(
+    self,
+    step: int,
+    metrics: Mapping[str, float],
+    early_stopping: Mapping[str, Any] | None,
+  ) -> None:
+    """Adds what a validation found to the checkpoint that was saved before it.
+
+    Checkpoints that are retained no longer are removed.
+
+    Args:
+      step: Step of the checkpoint, which may still be in the process of saving.
+      metrics: Metrics of the validation; the last thing that is written.
+      early_stopping: State of early stopping after it, if there is any.
+    """
+    self.wait()
+    if jax.process_index() == 0:
+      checkpoint = self.folder / f"checkpoint_{step}"
+      if early_stopping is not None:
+        store.add_json(checkpoint, EARLY_STOPPING, early_stopping)
+      if self.policy.best_metric:
+        store.add_json(checkpoint, store.METRICS, metrics)
+    distributed.together("the validation is in the checkpoint")
+    self._manager.reload()
+    steps = sorted(self._manager.all_steps())
+    retained = {*steps[-self.policy.keep :], self.best_step()}
+    for old in steps:
+      if old not in retained:
+        self._manager.delete(old)
+
   def restore(
     self, step: int, abstract: TrainState, shardings: TrainState
   ) -> tuple[TrainState, dict[str, Any]]:
@@ -191,8 +228,14 @@ def preempted(folder: pathlib.Path) -> Checkpoints:
   return Checkpoints(folder / PREEMPTED, policy)
 
 
-def newest(folder: pathlib.Path) -> pathlib.Path | None:
+def newest(
+  folder: pathlib.Path, before: int | None = None
+) -> pathlib.Path | None:
   """The checkpoint from which a stage in `folder` resumes, if there is one.
+
+  Args:
+    folder: Folder of the stage.
+    before: Step, exclusive, of which only earlier ones count; None counts all.
 
   At the same step the one of `preempted` is older: it was saved before what
   follows the step, such as its validation.
@@ -201,6 +244,7 @@ def newest(folder: pathlib.Path) -> pathlib.Path | None:
   found += [
     (step, False, folder / PREEMPTED) for step in steps(folder / PREEMPTED)
   ]
+  found = [each for each in found if before is None or each[0] < before]
   if not found:
     return None
   step, _, parent = max(found)

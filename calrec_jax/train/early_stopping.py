@@ -11,6 +11,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+_STATE = ("best", "best_step", "waited", "counted_step")
+
 
 @dataclasses.dataclass
 class EarlyStopping:
@@ -24,6 +26,7 @@ class EarlyStopping:
     best: Rank of the best validation; None before the first one.
     best_step: Step of the best validation.
     waited: Number of validations since the best one.
+    counted_step: Step of the last validation; None before the first one.
   """
 
   patience: int | None
@@ -31,11 +34,18 @@ class EarlyStopping:
   best: float | None = None
   best_step: int | None = None
   waited: int = 0
+  counted_step: int | None = None
 
   def update(self, metrics: Mapping[str, float], step: int) -> bool:
-    """Counts a validation; returns whether it is the best so far."""
+    """Counts a validation; returns whether it is the best so far.
+
+    One that is repeated, since the stage was killed after it, counts once.
+    """
     if self.patience is None:
       return False
+    if step == self.counted_step:
+      return step == self.best_step
+    self.counted_step = step
     rank = self.rank(metrics)
     if self.best is None or rank > self.best:
       self.best, self.best_step, self.waited = rank, step, 0
@@ -52,9 +62,9 @@ class EarlyStopping:
     """The state for a checkpoint, as JSON; None without patience."""
     if self.patience is None:
       return None
-    return {k: getattr(self, k) for k in ("best", "best_step", "waited")}
+    return {name: getattr(self, name) for name in _STATE}
 
   def resume(self, state: Mapping[str, Any]) -> None:
     """Restores the state of a checkpoint."""
-    self.best, self.best_step = state["best"], state["best_step"]
-    self.waited = state["waited"]
+    for name in _STATE:  # Earlier checkpoints have no `counted_step`.
+      setattr(self, name, state.get(name))

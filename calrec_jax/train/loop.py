@@ -5,11 +5,12 @@ Reads top to bottom in the order in which things happen.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ import jax
 from calrec_jax import config
 from calrec_jax.checkpoint import initial_parameters, stage_folder, store
 from calrec_jax.checkpoint.initial_parameters import ParameterSource
+from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.feed.feed import OpenFeed
 from calrec_jax.errors import DivergedError
 from calrec_jax.models import lora as loras
@@ -28,7 +30,7 @@ from calrec_jax.runtime import (
   placement,
 )
 from calrec_jax.runtime.preemption import Preempted, PreemptionGuard
-from calrec_jax.storage import atomic, identity, lineage
+from calrec_jax.storage import atomic, identity, lineage, run_lock
 from calrec_jax.train import (
   checkpointing,
   goodput,
@@ -41,7 +43,7 @@ from calrec_jax.train import state as states
 from calrec_jax.train.early_stopping import EarlyStopping
 from calrec_jax.train.meter import Meter
 from calrec_jax.train.stages import Stage
-from calrec_jax.train.validation import Validator
+from calrec_jax.train.validation import SPLIT, Validator
 
 
 def run_stage(
@@ -83,22 +85,57 @@ def run_stage(
     training=stages.describe_training(stage, decoder_config, feed.settings()),
     configuration=config.text(),
   )
-  done = stage_folder.handover(folder)
-  if done is not None or checkpointing.newest(folder) is not None:
-    # A run of another configuration is not this one, finished or not, and Orbax
-    # must not clean up in its folder.
-    lineage.refuse_changes(stage_folder.lineage_of(folder), record, folder)
-  if done is not None:
-    print(f"{name}: finished before; {done['checkpoint']} of {folder}")
-    return
-  with partitioning.activate(mesh, partitioning.logical_axis_rules()):
-    loop = _Loop(
-      stage, name, folder, feed, decoder_config, mesh, record, guard, timeline
+  with _alone(folder):
+    done = stage_folder.handover(folder)
+    if done is not None or checkpointing.newest(folder) is not None:
+      # A run of another configuration is not this one, finished or not, and
+      # Orbax must not clean up in its folder.
+      lineage.refuse_changes(stage_folder.lineage_of(folder), record, folder)
+    if done is not None and (folder / done["checkpoint"]).is_dir():
+      print(f"{name}: finished before; {done['checkpoint']} of {folder}")
+      return
+    if done is not None:
+      print(
+        f"{name}: finished before, but {done['checkpoint']} is missing in "
+        f"{folder}; training again"
+      )
+    stage = _without_validation(stage, name, caches)
+    with partitioning.activate(mesh, partitioning.logical_axis_rules()):
+      loop = _Loop(
+        stage, name, folder, feed, decoder_config, mesh, record, guard, timeline
+      )
+      loop.start(source)
+      with guard.deferred():
+        loop.run()
+        loop.finish()
+
+
+def _alone(folder: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+  """The folder's lock, which the first process of a job holds for all."""
+  if jax.process_index():
+    return contextlib.nullcontext()
+  return run_lock.held(folder)
+
+
+def _without_validation(
+  stage: Stage, name: str, caches: Sequence[TokenCache]
+) -> Stage:
+  """The stage as it is, or if no user can be validated, without choices."""
+  if any(cache.num_documents(SPLIT) for cache in caches):
+    return stage
+  if jax.process_index() == 0:
+    ends = ""
+    if stage.validation.patience is not None:
+      ends = "early stopping is off, and "
+    print(
+      f"{name}: no user has enough events to validate; training without: "
+      f"{ends}the last checkpoint is handed over"
     )
-    loop.start(source)
-    with guard.deferred():
-      loop.run()
-      loop.finish()
+  return dataclasses.replace(
+    stage,
+    checkpoints=dataclasses.replace(stage.checkpoints, best_metric=""),
+    validation=dataclasses.replace(stage.validation, patience=None),
+  )
 
 
 class _Loop:
@@ -152,9 +189,10 @@ class _Loop:
     self.meter = Meter(self.decoder_config, stage.tuning)
     newest = checkpointing.newest(self.folder)
     self.fresh = newest is None
-    # Whether all that follows the last step (rows, validation, checkpoint) is
-    # done; it is not after a preemption, nor at a fresh start.
-    self.complete = False
+    # Whether all that follows the last step (rows, checkpoint, validation) is
+    # done; it is not after a preemption, nor at a fresh start. Of a run that
+    # ended in a validation, all but that is.
+    self.complete = self.saved = False
     if newest is not None:
       self._restore(newest)
       origin = f"resumes from step {self.step}"
@@ -172,20 +210,32 @@ class _Loop:
       self._note("start")
 
   def _restore(self, checkpoint: pathlib.Path) -> None:
-    self.complete = checkpoint.parent == self.folder
+    self.saved = checkpoint.parent == self.folder
     opened = self.checkpoints
-    if not self.complete:
+    if not self.saved:
       opened = checkpointing.preempted(self.folder)
     step = store.step_of(checkpoint)
     self.state, feed_state = opened.restore(step, self.abstract, self.shardings)
     self.step = self.feed.resume(feed_state)
+    self.complete = self.saved and self._is_validated(checkpoint)
     if self.early_stopping.patience is not None:
       self.early_stopping.resume(
         store.read_json(checkpoint, checkpointing.EARLY_STOPPING)
       )
-    if not self.complete:
+    if not self.saved:
       self.meter.resume(store.read_json(checkpoint, checkpointing.UNREPORTED))
       opened.close()
+
+  def _is_validated(self, checkpoint: pathlib.Path) -> bool:
+    """Whether the checkpoint's step needs no validation, or has had it."""
+    if self.stage.checkpoints.best_metric:
+      return (checkpoint / store.METRICS).is_dir()
+    if self.step == 0 or not self._validates():
+      return True
+    rows = telemetry.read_rows(self.folder / telemetry.METRICS_FILE)
+    return any(
+      row["step"] == self.step and row["split"] == "validation" for row in rows
+    )
 
   def _take_params(self, source: ParameterSource) -> None:
     # Only LoRA's new parameters are needed; two copies of a large model would
@@ -218,7 +268,12 @@ class _Loop:
       donate_argnums=0,
     )
     self.log = telemetry.StageLog(
-      self.folder, self.name, self.step, stage.steps, self.complete
+      self.folder,
+      self.name,
+      self.step,
+      stage.steps,
+      self.complete or self.saved,
+      self.complete,
     )
     try:
       if self.fresh:
@@ -231,7 +286,7 @@ class _Loop:
       saved = f"saved checkpoint at step {self.step}"
       if self.step == 0:
         saved = "no step was completed, so nothing had to be saved"
-      raise Preempted(f"Preempted: {saved}") from None
+      raise Preempted(f"{self.guard.word}: {saved}") from None
     finally:
       self.profiler.close()
       self.log.close()
@@ -244,7 +299,7 @@ class _Loop:
         self.state, metrics = step_fn(
           self.state, placement.from_local_rows(batch, self.mesh)
         )
-      self.step = step + 1
+      self.step, self.saved = step + 1, False
       self.meter.add(metrics)
       if self.step == first:
         self.timeline.now(goodput.STEPS)
@@ -259,7 +314,7 @@ class _Loop:
 
   def _after_start(self) -> None:
     """Validates step 0: the initial parameters may be the best ones."""
-    if not self.stage.validation.at_start:
+    if not self.stage.validation.at_start or not self.validator.users:
       return
     validated = self._validate()
     self.early_stopping.update(validated, self.step)
@@ -267,26 +322,39 @@ class _Loop:
       self._save(validated)
 
   def _after_step(self) -> bool:
-    """Reports, validates and saves if due; returns whether to end.
+    """Reports, saves and validates if due; returns whether to end.
+
+    What is due is saved before it is validated: a validation that fails loses
+    no step. An improvement between checkpoints is known only after it.
 
     Raises:
-      Preempted: in the validation; then nothing is saved.
+      Preempted: in the validation.
     """
     stage = self.stage
-    saves, validates = (
-      self._due(part.period) for part in (stage.checkpoints, stage.validation)
-    )
+    saves, counts = self._due(stage.checkpoints.period), self._validates()
+    validates = counts or (saves and self._chooses())
     # A row ends where a checkpoint may be saved: later rows must not depend on
     # whether the run was stopped there.
-    may_save = saves or (validates and stage.validation.patience is not None)
-    if self._due(stage.log_period) or may_save:
-      self._report()
-    validated, improved = None, False
-    if validates:
-      validated = self._validate()
-      improved = self.early_stopping.update(validated, self.step)
+    may_save = saves or (counts and stage.validation.patience is not None)
+    if not self.saved:
+      if self._due(stage.log_period) or may_save:
+        self._report()
+      if saves:
+        self._save()
+    if not validates:
+      return False
+    if self.saved:  # On disk, whatever happens in the validation.
+      with self.meter.paused(), self.timeline.during(goodput.CHECKPOINTS):
+        self.checkpoints.wait()
+    validated = self._validate()
+    improved = counts and self.early_stopping.update(validated, self.step)
     over = self.early_stopping.is_over
-    if saves or improved or over:
+    if self.saved:
+      with self.meter.paused(), self.timeline.during(goodput.CHECKPOINTS):
+        self.checkpoints.add_validation(
+          self.step, validated, self.early_stopping.state()
+        )
+    elif improved or over:
       self._save(validated)
     return over
 
@@ -310,34 +378,97 @@ class _Loop:
     # The next stage starts from what the first process wrote here.
     distributed.together("the stage is handed over")
 
+  def _validates(self) -> bool:
+    return self.validator.users > 0 and self._due(self.stage.validation.period)
+
+  def _chooses(self) -> bool:
+    """Whether every checkpoint needs the metrics of a validation."""
+    return self.stage.checkpoints.best_metric != ""
+
   def _due(self, period: int) -> bool:
     return self.step % period == 0 or self.step == self.stage.steps
 
   def _report(self) -> None:
     values = self.meter.read()
     if not math.isfinite(values["loss"]):
-      raise DivergedError(
-        f"{self.name}: the loss is {values['loss']} at step {self.step}. "
-        "Lower LEARNING_RATE, or look at the rows of metrics.jsonl "
-        f"before it; {self.folder} holds the last good checkpoint."
-      )
+      raise DivergedError(self._diverged(f"the loss is {values['loss']}"))
     self.log.write(self.step, "train", values)
 
+  def _diverged(self, what: str) -> str:
+    """What is wrong, and how to go on from where it was not yet."""
+    with self.timeline.during(goodput.CHECKPOINTS):
+      self.checkpoints.wait()
+    good, existing = self._last_good(), checkpointing.newest(self.folder)
+    if good is None:
+      remedy = (
+        "No checkpoint was saved before it: start again with a lower one."
+        if existing is None
+        else f"No good checkpoint was saved before it, as {existing.name} was "
+        "followed by no finite loss: start again with a lower one and another "
+        "MODEL_DIR."
+      )
+    else:
+      # This MODEL_DIR refuses another rate, which makes it another run.
+      flags = [
+        f"--gin.MODEL_DIR=\"'{self.folder.parent}_lower_rate'\"",
+        f"--gin.INITIAL_CHECKPOINT_PATH=\"'{good}'\"",
+        "--gin.LEARNING_RATE=...",
+      ]
+      if self.name != stage_folder.SINGLE_STAGE:
+        flags.insert(0, f"--stage={self.name}")
+      remedy = (
+        f"The last good checkpoint is {good}: go on from it with a lower one "
+        f"by {' '.join(flags)}"
+      )
+    return (
+      f"{self.name}: {what} at step {self.step}: LEARNING_RATE may be too high "
+      f"(see the rows before it in {self.folder / telemetry.METRICS_FILE}). "
+      f"{remedy}"
+    )
+
+  def _last_good(self) -> pathlib.Path | None:
+    """The newest checkpoint whose parameters have given a finite loss."""
+    last = max(
+      (
+        row["step"] - (row["split"] == "train")  # Measured before its update.
+        for row in telemetry.read_rows(self.folder / telemetry.METRICS_FILE)
+        if math.isfinite(row["loss"])
+      ),
+      default=-1,
+    )
+    return checkpointing.newest(self.folder, before=last + 1)
+
   def _validate(self) -> dict[str, float]:
-    with (
-      self.meter.paused(),
-      self.timeline.during(goodput.VALIDATION),
-      self.guard.interruptible(),
-    ):
-      values = self.validator(self.state.params)
+    try:
+      with (
+        self.meter.paused(),
+        self.timeline.during(goodput.VALIDATION),
+        self.guard.interruptible(),
+      ):
+        values = self.validator(self.state.params)
+    except DivergedError as error:
+      message = f"{str(error).rstrip('.')}; so it is"
+      raise DivergedError(self._diverged(message)) from error
+    except Exception as error:
+      self._save_on_failure(error)
+      raise
     self.log.write(self.step, "validation", values)
     return values
 
-  def _save(self, validated: dict[str, float] | None) -> None:
-    if self.stage.checkpoints.best_metric and validated is None:
-      validated = self._validate()
+  def _save_on_failure(self, error: Exception) -> None:
+    """Saves a step whose validation failed, and says so in the error."""
+    if jax.process_count() > 1 or self.step == 0:
+      return  # Saving is joint work, and the others may not have failed.
+    self._save_on_preemption()
+    error.add_note(
+      f"The validation of step {self.step} failed after its checkpoint was "
+      f"saved in {self.folder}; rerun the same command to resume."
+    )
+
+  def _save(self, validated: dict[str, float] | None = None) -> None:
     with self.meter.paused(), self.timeline.during(goodput.CHECKPOINTS):
       self.checkpoints.save(self.state, metrics=validated, **self._records())
+    self.saved = True
     self._note("saved")
 
   def _save_on_preemption(self) -> None:
@@ -347,8 +478,8 @@ class _Loop:
     """
     self.timeline.now(goodput.CHECKPOINTS)
     self.checkpoints.close()
-    if self.step == 0:
-      return  # The next run starts afresh.
+    if self.step == 0 or self.saved:
+      return  # The next run starts afresh, or from what is saved.
     opened = checkpointing.preempted(self.folder)
     if opened.latest_step() != self.step:  # Else preempted again at once.
       unreported = self.meter.state()

@@ -95,7 +95,7 @@ def constant(value: float) -> optax.Schedule:
 
 @gin.configurable
 def adamw(
-  learning_rate: optax.Schedule,
+  learning_rate: optax.ScalarOrSchedule,
   b1: float = 0.9,
   b2: float = 0.98,
   eps: float = 1e-8,
@@ -105,7 +105,7 @@ def adamw(
   """AdamW after a clip of the global gradient norm.
 
   Args:
-    learning_rate: Schedule over steps.
+    learning_rate: Schedule over steps, or a constant.
     b1: Decay of the first moment.
     b2: Decay of the second moment.
     eps: Constant added to the root of the second moment.

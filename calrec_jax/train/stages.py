@@ -122,6 +122,14 @@ class Stage:
           'Feed.split = "validation" trains on the validation targets, so that '
           f"nothing can be chosen by them. Bind {binding}."
         )
+    if not self.validation.metrics and policy == CheckpointPolicy(
+      period=policy.period, keep=policy.keep
+    ):
+      # Nobody chose a metric, and only losses are measured.
+      policy = dataclasses.replace(
+        policy, best_metric="loss", best_is_highest=False
+      )
+      object.__setattr__(self, "checkpoints", policy)
     known = (*self.validation.metrics, *self.objective.METRICS)
     if policy.best_metric and policy.best_metric not in known:
       refuse(

@@ -37,6 +37,7 @@ class StageLog:
     step: int,
     steps: int,
     complete: bool = True,
+    validated: bool = True,
   ):
     """Opens the writers after `step` of `steps`.
 
@@ -45,13 +46,14 @@ class StageLog:
       name: Name of the stage.
       step: Number of completed steps.
       steps: Number of steps of the whole stage.
-      complete: Whether the rows of `step` itself were written.
+      complete: Whether the row of training at `step` itself was written.
+      validated: Whether the row of its validation was, if there is one.
     """
     self._reports = jax.process_index() == 0
     self._writers = []
     if self._reports:
       self._writers = [
-        MetricsLog(folder / METRICS_FILE, step, complete),
+        MetricsLog(folder / METRICS_FILE, step, complete, validated),
         TensorBoardLog(folder / "tensorboard", step if complete else step - 1),
       ]
     self._bar = tqdm.tqdm(
@@ -112,11 +114,28 @@ class MetricsLog:
   truncated last line, which the next opening drops.
   """
 
-  def __init__(self, path: pathlib.Path, step: int, complete: bool = True):
-    """Opens the log after `step`, or before it if it is not `complete`."""
+  def __init__(
+    self,
+    path: pathlib.Path,
+    step: int,
+    complete: bool = True,
+    validated: bool = True,
+  ):
+    """Opens the log after `step`, without the rows that will be written again.
+
+    Args:
+      path: File of the rows.
+      step: Number of completed steps.
+      complete: Whether the row of training at `step` itself is retained.
+      validated: Whether the row of its validation is.
+    """
     self._path = path
-    last = step if complete else step - 1
-    rows = [row for row in read_rows(path) if row["step"] <= last]
+    retained = {"train": complete, "validation": complete and validated}
+    rows = [
+      row
+      for row in read_rows(path)
+      if row["step"] < step or (row["step"] == step and retained[row["split"]])
+    ]
     atomic.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     self._file = path.open("a")
 

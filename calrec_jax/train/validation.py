@@ -40,7 +40,7 @@ from calrec_jax.recommend.protocol import Recommender
 from calrec_jax.runtime import placement
 from calrec_jax.train import train_step
 
-_SPLIT = "validation"
+SPLIT = "validation"
 
 
 @gin.configurable
@@ -92,7 +92,12 @@ class Validation:
 
 
 class Validator:
-  """Validates parameters on the users of every domain of a stage."""
+  """Validates parameters on the users of every domain of a stage.
+
+  Attributes:
+    users: Number of users that could be validated; without any there is nothing
+      to call.
+  """
 
   def __init__(
     self,
@@ -103,6 +108,7 @@ class Validator:
     mesh: jax.sharding.Mesh,
   ):
     self._settings, self._feed, self._mesh = settings, feed, mesh
+    self.users = sum(cache.num_documents(SPLIT) for cache in feed.caches)
     self._decoder, self._objective = decoder, objective
     self._step = jax.jit(train_step.make_eval_step(decoder, objective))
 
@@ -110,14 +116,15 @@ class Validator:
     """Losses in nats and ranking metrics as fractions, over all domains."""
     sums = self._losses(params)
     for cache in self._feed.caches if self._settings.metrics else ():
-      _merge(sums, self._ranking(params, cache))
+      if cache.num_documents(SPLIT):
+        _merge(sums, self._ranking(params, cache))
     means = {name: value.host_mean() for name, value in sums.items()}
     means["loss"] = float(self._objective.total(means))
     return means
 
   def _losses(self, params: Any) -> dict[str, WeightedSum]:
     batches = self._feed.eval_batches(
-      _SPLIT, self._settings.users, self._settings.seed
+      SPLIT, self._settings.users, self._settings.seed
     )
     sums: dict[str, WeightedSum] = {}
     for batch in batches:
@@ -127,7 +134,7 @@ class Validator:
 
   def _ranking(self, params: Any, cache: TokenCache) -> dict[str, WeightedSum]:
     settings = self._settings
-    users = cache.histories(_SPLIT, settings.users, settings.seed)
+    users = cache.histories(SPLIT, settings.users, settings.seed)
     names = tuple(settings.metrics)
     horizon = ranking_metrics.horizon_of(names)
     recommender = self._recommender(params, cache)

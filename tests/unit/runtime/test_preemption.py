@@ -75,3 +75,23 @@ def test_a_later_one_kills_and_in_the_end_all_is_as_before(monkeypatch):
     assert killed == [signal.SIGTERM]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
   assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_second_ctrl_c_stops_at_once(monkeypatch, capfd):
+  before = signal.getsignal(signal.SIGINT)
+  now, killed = [100.0], []
+  monkeypatch.setattr(preemption.time, "monotonic", lambda: now[0])
+  with preemption.watch() as guard:
+    with pytest.raises(preemption.Preempted, match="Interrupted"):
+      with guard.deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert guard.preempted()
+    assert guard.interrupted
+    assert "Ctrl-C again stops at once" in capfd.readouterr().err
+    monkeypatch.setattr(
+      preemption.os, "kill", lambda _, number: killed.append(number)
+    )
+    now[0] += 0.5
+    guard.on_signal(signal.SIGINT, None)
+    assert killed == [signal.SIGINT]
+  assert signal.getsignal(signal.SIGINT) == before

@@ -16,62 +16,35 @@ import contextlib
 import dataclasses
 import importlib
 import inspect
-import io
 import os
 import pathlib
 import re
+import shlex
 import sys
+import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import gin
 from gin import config as gin_config
 
-from calrec_jax.errors import CalrecError, nearest
+from calrec_jax.config import binding_types, files
+from calrec_jax.config.binding_types import is_macro
+from calrec_jax.errors import ConfigurationError, nearest
 
-# Earlier names of modules with configurables, which gin files of users and
-# `config.gin` of earlier runs import.
-_MOVED = {
-  "data.domain": "data.domain.domain",
-  "data.feed": "data.feed.feed",
-  "data.log_files": "data.logs.log_files",
-  "data.pretrained_vocabulary": "data.vocabulary.pretrained",
-  "data.prompt": "data.domain.prompt",
-  "data.vocabulary": "data.vocabulary.trained",
-  "evaluate.intervals": "metrics.intervals",
-  "evaluate.job": "storage.blocks",
-  "evaluation": "evaluate.evaluation",
-  "item_models": "recommend.dense.sasrec_checkpoint",
-  "optimizers": "train.optimizers",
-  "partitioning": "runtime.partitioning",
-  "profiling": "train.profiling",
-  "recommend.bm25": "recommend.baselines.bm25",
-  "recommend.constrained": "recommend.constrain.constrained",
-  "recommend.dense": "recommend.dense.dense",
-  "recommend.fuse": "recommend.fuse.fuse",
-  "recommend.ground": "recommend.generate.ground",
-  "recommend.rerank": "recommend.constrain.rerank",
-  "recommend.sampling": "recommend.generate.sampling",
-  "recommend.sasrec": "recommend.dense.sasrec",
-  "recommend.sequential_rules": "recommend.baselines.sequential_rules",
-  "recommenders": "recommend.registry",
-  "saving": "train.checkpointing",
-  "stages": "train.stages",
-  "tuning": "models.tuning",
-  "validation": "train.validation",
-}
-_IMPORT = re.compile(r"^import calrec_jax\.([\w.]+)", flags=re.MULTILINE)
 _MACRO = "gin.macro"
 _RENAMED = {"MAX_ITEMS": "MAX_HISTORY"}  # Macros by their earlier names.
+_GIN_ERRORS = (
+  *(ValueError, OSError, SyntaxError, ImportError, TypeError),
+  tokenize.TokenError,
+)
+# Words of other languages.
+_WORDS = {"true": "True", "false": "False", "none": "None", "null": "None"}
 _GIN_FLAG = re.compile(r"--gin\.([^=]+)=(.*)", flags=re.DOTALL)
 _UNKNOWN = re.compile(r"No configurable matching (?:reference )?'@?([\w./]+)")
 _NO_PARAMETER = re.compile(
   r"Configurable '([^']+)' doesn't have a parameter named '([^']+)'"
 )
-
-
-class ConfigurationError(CalrecError, ValueError):
-  """A configuration that cannot mean what its author intended."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,18 +78,19 @@ class Configuration:
         scope, with the nearest valid one.
     """
     gin.clear_config()
-    _look_for_files_in((*self.search_paths, *gin_folders()))
+    files.look_in((*self.search_paths, *gin_folders()))
     try:
       gin.parse_config_files_and_bindings(
         list(self.files), [], finalize_config=False
       )
       read_by_files = _read_macros()
-      gin.parse_config_files_and_bindings(
-        [], list(self.bindings), finalize_config=False
-      )
-    except (ValueError, OSError, SyntaxError, ImportError) as error:
+      for binding in self.bindings:
+        _parse_flag(binding)
+    except ConfigurationError:
+      raise
+    except _GIN_ERRORS as error:
       raise ConfigurationError(_explain(error, self)) from error
-    stages = (*self.stages, *macro("STAGES", ()))
+    stages = (*self.stages, *_names_of_stages())
     flags = {binding.partition("=")[0].strip() for binding in self.bindings}
     _refuse_unread_macros(self.macros, stages, read_by_files, flags)
     _refuse_unentered_scopes(stages)
@@ -128,6 +102,7 @@ class Configuration:
     if stage is not None or not stages:
       # Before a stage is chosen, macros that only stages bind are unbound.
       gin.finalize()
+    binding_types.check(_bound_by)
 
   @contextlib.contextmanager
   def stage(self, stage: str | None) -> Iterator[None]:
@@ -216,7 +191,7 @@ def macro(name: str, default: Any = gin.REQUIRED) -> Any:
   """The value of a macro of the applied configuration."""
   try:
     value = gin.query_parameter(f"{name}/{_MACRO}.value")
-    while _is_macro(value):  # One macro may be bound to another.
+    while is_macro(value):  # One macro may be bound to another.
       value = gin.query_parameter(f"{'/'.join(value.scopes)}/{_MACRO}.value")
   except ValueError:
     value = default
@@ -233,7 +208,7 @@ def plain_value(value: Any) -> Any:
   Returns:
     The value of a macro; the text of a reference, such as "@adamw()".
   """
-  if _is_macro(value):
+  if is_macro(value):
     value = macro("/".join(value.scopes))
   if isinstance(value, gin_config.ConfigurableReference):
     return repr(value)
@@ -278,29 +253,100 @@ def explained() -> Iterator[None]:
     ) from error
 
 
-def _is_macro(value: Any) -> bool:
-  return (
-    isinstance(value, gin_config.ConfigurableReference)
-    and value.selector == _MACRO
-  )
+def beside(path: str) -> str | None:
+  """Where a relative path exists beside a gin file that was read.
+
+  Paths are relative to the working directory, so this is only for the message
+  about a file that is not there.
+
+  Args:
+    path: Path that a setting gives.
+
+  Returns:
+    The absolute path; None if there is none, or if the working directory is
+    that folder.
+  """
+  if os.path.isabs(path):
+    return None
+  for folder in files.folders_read():
+    if folder != pathlib.Path.cwd() and (folder / path).exists():
+      return str(folder / path)
+  return None
 
 
-def _look_for_files_in(folders: Iterable[str | pathlib.Path]) -> None:
-  # gin would search Python packages too, which raises a TypeError if the
-  # working directory has a folder of the same name, such as "runs" or "data".
-  readers: list[Any] = gin_config._FILE_READERS
-  readers[:] = [(_open_file, os.path.isfile)]
-  gin_config._LOCATION_PREFIXES[:] = ["", *map(str, folders)]
+def looked_for(path: str) -> str:
+  """Where a path that does not exist was looked for, for a message.
 
-
-def _open_file(path: str) -> io.StringIO:
-  """A gin file as text, with the current names of moved modules."""
-  text = pathlib.Path(path).read_text(encoding="utf-8")
-  return io.StringIO(
-    _IMPORT.sub(
-      lambda found: f"import calrec_jax.{_MOVED.get(found[1], found[1])}", text
+  Returns:
+    " (looked for FOLDER/path)", and where a gin file has it beside it.
+  """
+  absolute = os.path.abspath(os.path.expanduser(path))
+  hint = f" (looked for {absolute})" if absolute != path else ""
+  found = beside(path)
+  if found is not None:
+    hint += (
+      f". Paths are relative to the working directory, and {found} exists "
+      "beside the gin file: give that, or change to its folder"
     )
-  )
+  return hint
+
+
+def _parse_flag(binding: str) -> None:
+  """Adds a binding of the command line."""
+  try:
+    gin.parse_config([binding])
+  except (SyntaxError, tokenize.TokenError) as error:
+    name, _, value = map(str.strip, binding.partition("="))
+    fault = f"--gin.{name}={value}: the value is no gin value"
+    raise ConfigurationError(_unquoted(fault, value, f"--gin.{name}=")) from (
+      error
+    )
+
+
+def _unquoted(fault: str, value: str, before: str) -> str:
+  """What to write for a value that gin cannot read, such as bare text."""
+  if not value:
+    return f"{fault}. Give one after the equals sign."
+  if value.lower() in _WORDS:
+    return f"{fault}. Write {before}{_WORDS[value.lower()]}"
+  if value[0] in "([{":
+    return (
+      f"{fault}. Check its brackets; texts need quotes inside, as in "
+      f"{before}\"('a', 'b')\""
+    )
+  text = value.strip("\"'")
+  right = f'{before}"{text!r}"'
+  if set(text) & set("'\"$`\\!"):
+    right = shlex.quote(f"{before}{text!r}")
+  return f"{fault}. A text needs quotes inside; write {right}"
+
+
+def _names_of_stages() -> tuple[str, ...]:
+  names = macro("STAGES", ())
+  if not isinstance(names, list | tuple) or not all(
+    isinstance(name, str) for name in names
+  ):
+    raise ConfigurationError(
+      f"STAGES = {names!r}: must be names of stages, such as "
+      '("joint", "target"); of one stage ("train",).'
+    )
+  return tuple(names)
+
+
+def _bound_by(value: Any) -> tuple[str | None, Any]:
+  """The last macro that a value is read from, and what is bound to it.
+
+  Raises:
+    LookupError: If that macro is unbound as yet.
+  """
+  name = None
+  while is_macro(value):
+    name = "/".join(value.scopes)
+    bound = gin_config._CONFIG.get((name, _MACRO))
+    if bound is None:
+      raise LookupError(name)
+    value = bound["value"]
+  return name, value
 
 
 def _keys() -> list[tuple[str, str]]:
@@ -313,7 +359,7 @@ def _references() -> Iterator[gin_config.ConfigurableReference]:
 
 
 def _read_macros() -> set[str]:
-  return {"/".join(found.scopes) for found in _references() if _is_macro(found)}
+  return {"/".join(found.scopes) for found in _references() if is_macro(found)}
 
 
 def _refuse_unread_macros(
@@ -381,6 +427,18 @@ def _refuse_unentered_scopes(stages: Sequence[str]) -> None:
 
 def _explain(error: Exception, configuration: Configuration) -> str:
   message = str(error)
+  if isinstance(error, SyntaxError) and error.filename:
+    where = f"{error.filename}:{error.lineno}"
+    line = (error.text or "").strip()
+    _, equals, value = map(str.strip, line.partition("="))
+    if set(line) & set("“”‘’„"):
+      return f"{where}: {line}: write straight quotes, \" or '."
+    if equals and re.fullmatch(r"[\w./~:-]+", value):
+      name = line.partition("=")[0].strip()
+      right = _WORDS.get(value.lower(), f'"{value}"')
+      return f"{where}: {line}: a text needs quotes; write {name} = {right}"
+    fault = error.msg.splitlines()[-1].strip()
+    return f"{where}: {line}: gin cannot read this line: {fault}"
   if match := _UNKNOWN.search(message):
     names = [name.split(".")[-1] for name, _ in gin_config._REGISTRY.items()]
     return message + nearest(match[1].split(".")[-1], names)
