@@ -35,6 +35,7 @@ class TokenCache:
     fingerprint: Hash (sha256) of everything that determines a training batch:
       items, users, prompt, vocabulary. The card is not part of it.
     prompt: Pieces that every sequence is joined from.
+    kinds: Kinds of event, or None if the domain has one kind only.
     card: Description of the dataset.
   """
 
@@ -46,9 +47,12 @@ class TokenCache:
     self.name: str = manifest["name"]
     self.fingerprint: str = manifest["fingerprint"]
     fields = json.loads((path / "prompt.json").read_text("utf-8"))
-    for piece in ("prefix", "first", "next"):
-      fields[piece] = tuple(fields[piece])
-    self.prompt = records.PromptTokens(**fields)
+    self.prompt = records.PromptTokens.from_json(fields)
+    self.kinds: records.EventKinds | None = None
+    if "kinds" in manifest:
+      self.kinds = records.EventKinds(
+        *(tuple(manifest["kinds"][name]) for name in ("names", "targets"))
+      )
     card = (path / "card.json").read_text("utf-8")
     self.card: dict[str, Any] = json.loads(card)
 
@@ -89,6 +93,13 @@ class TokenCache:
     """Hash that is equal for caches with the same vocabulary."""
     return self._manifest["vocabulary"]
 
+  @property
+  def targets_differ(self) -> bool:
+    """Whether only some of the events may be targets."""
+    return any(
+      f"{split}.targets.npy" in self._manifest["files"] for split in self.splits
+    )
+
   def num_documents(self, split: str) -> int:
     """Number of users of a split.
 
@@ -123,6 +134,67 @@ class TokenCache:
     self._split(split)
     return self._array(f"{split}.lengths"), self._array(f"{split}.offsets")
 
+  def event_marks(self, split: str, mark: str) -> np.ndarray | None:
+    """The kind of every event, or whether it may be a target.
+
+    Args:
+      split: Name of the split, as of `event_lengths`, with the same order.
+      mark: Column out of `files.MARKS`: "kinds" (int8) or "targets" (bool).
+
+    Returns:
+      [E], or None if the domain does not distinguish its events.
+    """
+    parts = []
+    for name, rows in self._parts(split):
+      if f"{name}.{mark}.npy" not in self._manifest["files"]:
+        if self._split(name)["events"]:
+          return None
+        continue
+      values = self._array(f"{name}.{mark}")
+      if rows is not None:
+        offsets = self._array(f"{name}.offsets")
+        values = values[ranges(offsets[rows], offsets[rows + 1])]
+      parts.append(values)
+    return np.concatenate(parts) if parts else None
+
+  def _parts(self, split: str) -> Iterator[tuple[str, np.ndarray | None]]:
+    """The splits that are joined, with the rows taken; None takes all."""
+    if joined_splits.SIGN in split:
+      yield from self._joined(split)
+    else:
+      yield split, None
+
+  def items_of(self, document: DocumentRecord) -> np.ndarray:
+    """A document's items, with the kind of each where the domain has kinds."""
+    if document.kinds is None and document.targets is None:
+      return document.items
+    return self.history_items(document.items, document.kinds, document.targets)
+
+  def history_items(
+    self,
+    items: np.ndarray,
+    kinds: np.ndarray | None = None,
+    targets: np.ndarray | None = None,
+  ) -> np.ndarray:
+    """A history that recommenders of this domain read.
+
+    Args:
+      items: int32[n], catalogue rows, oldest first.
+      kinds: int8[n], codes of `kinds`; None takes all for the kind that is
+        asked for, where the domain has kinds.
+      targets: bool[n], which events may be targets; None decides by kinds.
+    """
+    if self.kinds is None:
+      return records.EventItems(items, None, targets)
+    if kinds is None:
+      kinds = np.full(len(items), self.kinds.query, np.int8)
+    if targets is None:
+      names = [self.kinds.names[kind] for kind in kinds]
+      targets = np.isin(names, self.kinds.targets)
+    # Of several kinds of target, one may follow another of the same item.
+    settled = targets & (len(self.kinds.targets) == 1)
+    return records.EventItems(items, kinds, settled)
+
   def histories(
     self, split: str, limit: int | None = None, seed: int | None = None
   ) -> list[records.History]:
@@ -137,15 +209,30 @@ class TokenCache:
     indices = self.sample(split, limit, seed)
     return [
       records.History(
-        user.user_id, user.items[:-1], int(user.items[-1]), user.timestamps
+        user.user_id,
+        self.items_of(user)[:-1],
+        int(user.items[-1]),
+        user.timestamps,
       )
       for user in self._streamed(split, indices)
     ]
 
-  def purchases(self, split: str) -> records.Purchases:
-    """All events of a split, user by user."""
+  def purchases(
+    self, split: str, *, every_kind: bool = False
+  ) -> records.Purchases:
+    """The events of a split that may be targets, user by user.
+
+    Args:
+      split: Name of the split.
+      every_kind: Whether other events, such as views, are included.
+    """
     users = range(self.num_documents(split))
-    parts = [document.items for document in self._streamed(split, users)]
+    parts = [
+      user.items
+      if every_kind or user.targets is None
+      else user.items[user.targets]
+      for user in self._streamed(split, users)
+    ]
     offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
     items = np.concatenate([np.zeros(0, np.int32), *parts])
     return records.Purchases(items, offsets)
@@ -272,8 +359,14 @@ class TokenCache:
 def _decode_document(record: bytes) -> DocumentRecord:
   fields = msgpack.unpackb(record)
   times = fields.get("timestamps")
+  marks = {
+    mark: np.frombuffer(fields[mark], dtype)
+    for mark, dtype in files.MARKS.items()
+    if mark in fields
+  }
   return DocumentRecord(
     fields["user_id"],
     np.frombuffer(fields["items"], "<i4"),
     None if times is None else np.frombuffer(times, "<i8"),
+    **marks,
   )
