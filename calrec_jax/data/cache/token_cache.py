@@ -36,6 +36,7 @@ class TokenCache:
       items, users, prompt, vocabulary. The card is not part of it.
     prompt: Pieces that every sequence is joined from.
     kinds: Kinds of event, or None if the domain has one kind only.
+    targets_differ: Whether only some of the events may be targets.
     card: Description of the dataset.
   """
 
@@ -53,6 +54,9 @@ class TokenCache:
       self.kinds = records.EventKinds(
         *(tuple(manifest["kinds"][name]) for name in ("names", "targets"))
       )
+    self.targets_differ = any(
+      f"{split}.targets.npy" in manifest["files"] for split in self.splits
+    )
     card = (path / "card.json").read_text("utf-8")
     self.card: dict[str, Any] = json.loads(card)
 
@@ -92,13 +96,6 @@ class TokenCache:
   def vocabulary_fingerprint(self) -> str:
     """Hash that is equal for caches with the same vocabulary."""
     return self._manifest["vocabulary"]
-
-  @property
-  def targets_differ(self) -> bool:
-    """Whether only some of the events may be targets."""
-    return any(
-      f"{split}.targets.npy" in self._manifest["files"] for split in self.splits
-    )
 
   def num_documents(self, split: str) -> int:
     """Number of users of a split.
@@ -165,35 +162,36 @@ class TokenCache:
       yield split, None
 
   def items_of(self, document: DocumentRecord) -> np.ndarray:
-    """A document's items, with the kind of each where the domain has kinds."""
-    if document.kinds is None and document.targets is None:
-      return document.items
-    return self.history_items(document.items, document.kinds, document.targets)
+    """A document's items, `records.EventItems` where events have kinds."""
+    items, kinds, targets = document.items, document.kinds, document.targets
+    if targets is None and kinds is None:
+      return items
+    settled = np.ones(len(items), bool) if targets is None else targets
+    # One kind of target may follow another of the same item.
+    one_kind = self.kinds is None or len(self.kinds.targets) == 1
+    return records.EventItems(items, kinds, settled & one_kind)
 
-  def history_items(
-    self,
-    items: np.ndarray,
-    kinds: np.ndarray | None = None,
-    targets: np.ndarray | None = None,
+  def plain_history(
+    self, items: np.ndarray, kinds: Sequence[str] | None = None
   ) -> np.ndarray:
-    """A history that recommenders of this domain read.
+    """A history of this domain that does not come from its log.
 
     Args:
       items: int32[n], catalogue rows, oldest first.
-      kinds: int8[n], codes of `kinds`; None takes all for the kind that is
-        asked for, where the domain has kinds.
-      targets: bool[n], which events may be targets; None decides by kinds.
+      kinds: Names of the kinds of its events; by default all are of the kind
+        that is asked for, such as purchases.
+
+    Raises:
+      KeyError: If a kind is not one of the domain.
     """
     if self.kinds is None:
-      return records.EventItems(items, None, targets)
-    if kinds is None:
-      kinds = np.full(len(items), self.kinds.query, np.int8)
-    if targets is None:
-      names = [self.kinds.names[kind] for kind in kinds]
-      targets = np.isin(names, self.kinds.targets)
-    # Of several kinds of target, one may follow another of the same item.
-    settled = targets & (len(self.kinds.targets) == 1)
-    return records.EventItems(items, kinds, settled)
+      return items
+    codes = np.full(len(items), self.kinds.query, np.int8)
+    if kinds is not None:
+      codes = self.kinds.codes(kinds)
+    names = np.array(self.kinds.names)[codes]
+    targets = np.isin(names, self.kinds.targets)
+    return self.items_of(DocumentRecord("", items, None, codes, targets))
 
   def histories(
     self, split: str, limit: int | None = None, seed: int | None = None
