@@ -41,7 +41,7 @@ def of_log(cache: TokenCache, users: Sequence[str] | None) -> list[Request]:
   """
   everybody = np.arange(cache.num_documents(KNOWN))
   documents = cache.documents(KNOWN, everybody)
-  known = {document.user_id: document.items for document in documents}
+  known = {document.user_id: cache.items_of(document) for document in documents}
   for user in users or ():
     if user not in known:
       raise InputError(
@@ -85,7 +85,8 @@ def read_histories(
     found = [rows[item] for item in items if item in rows]
     if not found:
       raise InputError(f"{path}:{number}: user {user!r} has no known item.")
-    requests.append(Request(user, np.array(found, np.int32)))
+    items = cache.plain_history(np.array(found, np.int32))
+    requests.append(Request(user, items))
   if skipped:
     print(f"{path}: {skipped:,} unknown items left out", file=sys.stderr)
   if not requests:

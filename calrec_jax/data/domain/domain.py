@@ -107,7 +107,19 @@ class Prepared:
       items=self.events.items[events],
       timestamps=self.events.timestamps[events],
       events=events,
+      kinds=_rows(self.events.kinds, events),
+      targets=_rows(self.events.targets, events),
     )
+
+  @property
+  def kinds(self) -> records.EventKinds | None:
+    """The kinds of event, or None if the log has no column of them."""
+    events = self.events
+    if events.kinds is None:
+      return None
+    codes = np.unique(events.kinds[events.target_mask()]).tolist()
+    names = events.kind_names
+    return records.EventKinds(names, tuple(names[code] for code in codes))
 
   def train_items(self) -> np.ndarray:
     """Catalogue rows with at least one training event."""
@@ -119,6 +131,13 @@ class Prepared:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Domain:
   """One catalogue and one set of users.
+
+  A log may have several kinds of event, such as views, carts and purchases, of
+  which only some may be targets. The others are history: they are read,
+  filtered and sorted with the rest, but never asked for. Then consecutive
+  repeats are of the same item and kind; `min_count` counts events of every
+  kind, and a user needs one event that may be a target besides; a split takes
+  its targets from these events, and fractions of events are fractions of them.
 
   Attributes:
     name: Lower-case name; also the name of the SeqIO task.
@@ -222,11 +241,17 @@ class Domain:
       problems.refuse(self.name)
     steps.append(_count("validate", events))
     self._refuse_empty(events, problems, "the input has no usable event")
+    if not events.target_mask().any():
+      raise InputError(
+        f"Domain {self.name!r} has nothing to ask for: none of its "
+        f"{len(events):,} usable events may be a target. Check "
+        "LogFiles.target_where."
+      )
 
     events = events_lib.sort(events)
     keys = id_codes.strings(texts).dictionary_encode().indices.to_numpy()
-    same_item = events_lib.repeats(events, events.items)
-    same_text = events_lib.repeats(events, keys[events.items])
+    same_item = events_lib.repeats(events, events.items, same_kind=True)
+    same_text = events_lib.repeats(events, keys[events.items], same_kind=True)
     fractions = {
       "tied_times": _fraction(events_lib.repeats(events, events.timestamps)),
       "consecutive_repeats": _fraction(same_item),
@@ -241,12 +266,13 @@ class Domain:
     self._refuse_empty(
       events, problems, f"Domain.min_count = {self.min_count} leaves nothing"
     )
+    events = _with_used_kinds(events)
     retained, renumbered = np.unique(events.items, return_inverse=True)
     rows: list[int] = retained.tolist()
     events = dataclasses.replace(events, items=renumbered.astype(np.int32))
     # The k-core can make two purchases of an item consecutive again.
     fractions["consecutive_repeats_left"] = _fraction(
-      events_lib.repeats(events, events.items)
+      events_lib.repeats(events, events.items, same_kind=True)
     )
     fractions["twin_texts"] = 1 - len(np.unique(keys[retained])) / len(rows)
     documents, boundaries = self._split(events)
@@ -366,14 +392,32 @@ def _with_text(
   return events.take(good)
 
 
+def _with_used_kinds(events: events_lib.Events) -> events_lib.Events:
+  """The events with the names of those kinds only that are left."""
+  if events.kinds is None:
+    return events
+  used, kinds = np.unique(events.kinds, return_inverse=True)
+  names = tuple(events.kind_names[code] for code in used)
+  return dataclasses.replace(
+    events, kinds=kinds.astype(np.int8), kind_names=names
+  )
+
+
+def _rows(column: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+  return None if column is None else column[rows]
+
+
 def _fraction(mask: np.ndarray) -> float:
   return float(np.mean(mask)) if len(mask) else 0.0
 
 
 def _count(step: str, events: events_lib.Events) -> dict[str, Any]:
-  return {
+  count = {
     "step": step,
     "users": int(np.count_nonzero(np.bincount(events.users))),
     "items": int(np.count_nonzero(np.bincount(events.items))),
     "events": len(events),
   }
+  if events.targets is not None:
+    count["targets"] = int(np.sum(events.targets))
+  return count
