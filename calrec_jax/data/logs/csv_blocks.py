@@ -136,7 +136,12 @@ class Reader:
     """Number of lines that were read; of the file, once all rows are."""
     return self._lines.number - 1
 
-  def reading(self) -> dict[str, Any]:
+  @property
+  def available(self) -> tuple[str, ...]:
+    """Names of the columns."""
+    return self.header
+
+  def describe(self) -> dict[str, Any]:
     """How the file was read, as JSON, once all rows are."""
     dialect = self.dialect
     return {

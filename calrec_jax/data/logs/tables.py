@@ -1,292 +1,301 @@
-"""CSV, JSON lines and Parquet files as columns with line numbers.
+"""Files of any format as blocks of named columns.
 
-Lines that are not rows are counted and skipped; a file that cannot be read at
-all is an error. `.gz` files are decompressed on the fly.
+One place decides which columns a file must have, adds the columns that its
+folders name, and records how each file was read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import gzip
-import io
-import json
-import os
-import pathlib
-import zlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from calrec_jax.data.logs import (
   csv_blocks,
+  csv_header,
   id_codes,
   json_blocks,
+  log_paths,
+  log_source,
   read_options,
 )
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.errors import InputError, nearest
-from calrec_jax.storage import identity
 
-_TEXT = pa.large_string()
-_UNPACKED_BYTES = 1 << 18
-_FORMATS = (
-  dict.fromkeys((".csv", ".tsv", ".txt"), "csv")
-  | dict.fromkeys((".jsonl", ".json", ".ndjson"), "json")
-  | {".parquet": "parquet"}
-)
+
+class Block(NamedTuple):
+  """Some rows of one file.
+
+  Attributes:
+    file: Path of the file.
+    rows: The rows, with the requested columns that there are.
+    available: Names of all columns of the file, as far as they are known.
+  """
+
+  file: str
+  rows: json_blocks.Rows
+  available: tuple[str, ...]
+
+
+class Sample(NamedTuple):
+  """The first rows of a file.
+
+  Attributes:
+    table: All columns.
+    how: How the file was read, in words.
+    headless: Whether the first row looks like data rather than names.
+    sequences: Whether the file holds sequences of items.
+  """
+
+  table: pa.Table
+  how: str
+  headless: bool
+  sequences: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Table:
-  """Some columns of one file.
+  """Some columns of one file, whole.
 
   Attributes:
     file: Path of the file.
-    columns: Values by column name, None where missing; those of a CSV file stay
-      in Arrow.
+    columns: Values by column name.
     lines: int64[n], the line where each row starts; its number in Parquet.
     available: Names of all columns of the file.
-    milliseconds: Names of time columns, converted to unix milliseconds.
     num_rows: Number of rows in the file, unreadable ones included.
   """
 
   file: str
-  columns: dict[str, Sequence[Any]]
+  columns: dict[str, id_codes.Column]
   lines: np.ndarray
   available: tuple[str, ...]
   num_rows: int
-  milliseconds: frozenset[str] = frozenset()
 
-  def require(self, column: str, binding: str) -> Sequence[Any]:
-    """Values of a column that must exist; `binding` is the gin name for it."""
-    if column not in self.available:
-      raise InputError(
-        f"{self.file} has no column {column!r} ({binding}). It has "
-        f"{', '.join(map(repr, self.available)) or 'no columns'}."
-        + nearest(column, self.available)
-      )
-    return self.columns[column]
+
+def blocks(
+  paths: Sequence[log_paths.LogPath],
+  required: Mapping[str, str],
+  wanted: Sequence[str] = (),
+  *,
+  options: read_options.ReadOptions,
+  problems: problems_lib.Problems,
+) -> Iterator[Block]:
+  """Reads some columns of files, one file after another.
+
+  Args:
+    paths: The files.
+    required: Gin binding by name, of the columns that each file must have.
+    wanted: Names of further columns, which a file may lack.
+    options: How the files are written.
+    problems: Counter of bad rows; receives how each file was read.
+
+  Raises:
+    InputError: If a file cannot be read or lacks a required column.
+  """
+  for path in paths:
+    with _opened(path, options, problems) as source:
+      yield from _of_one(path, source, required, wanted)
+      problems.reading.append(_reading(path, source))
 
 
 def read(
   path: str,
   wanted: Sequence[str],
   problems: problems_lib.Problems,
-  *,
-  delimiter: str | None = None,
-  encoding: str = "utf-8",
+  options: read_options.ReadOptions | None = None,
 ) -> Table:
-  """Reads some columns of a file; its suffix determines the format.
+  """Reads some columns of one file whole; absent ones are left out."""
+  [file] = log_paths.expand(path, None)
+  parts = list(
+    blocks(
+      [file],
+      {},
+      wanted,
+      options=options or read_options.ReadOptions(),
+      problems=problems,
+    )
+  )
+  tables = [part.rows.table for part in parts]
+  whole = pa.concat_tables(tables, promote_options="permissive")
+  lines = [part.rows.lines for part in parts]
+  return Table(
+    file=file.path,
+    columns={
+      name: id_codes.Column(whole[name]) for name in whole.column_names
+    },
+    lines=np.concatenate([np.empty(0, np.int64), *lines]),
+    available=parts[-1].available if parts else (),
+    num_rows=sum(part.rows.num_rows for part in parts),
+  )
+
+
+def sample(
+  path: log_paths.LogPath, options: read_options.ReadOptions, count: int
+) -> Sample:
+  """Reads about the first rows of a file, with all columns.
 
   Args:
-    path: Path of a .csv, .tsv, .txt, .jsonl, .json or .ndjson file (each also
-      with .gz), or of a .parquet file.
-    wanted: Names of the columns to read; absent ones are omitted.
-    problems: Counter of malformed rows and broken encodings.
-    delimiter: Text between fields of CSV; None detects it.
-    encoding: Encoding of text files.
-
-  Raises:
-    InputError: If the suffix is unknown or the file cannot be read.
-    FileNotFoundError: If there is no such file.
+    path: The file.
+    options: How it is written.
+    count: Number of rows that suffice.
   """
-  _require_file(path)
-  kind = _format(path)
-  wanted = list(dict.fromkeys(wanted))
-  try:
-    if kind == "csv":
-      return _read_csv(path, wanted, problems, delimiter, encoding)
-    if kind == "json":
-      return _read_json(path, wanted, problems, encoding)
-    return _read_parquet(path, wanted)
-  except (
-    EOFError,
-    gzip.BadGzipFile,
-    zlib.error,
-    pa.ArrowInvalid,
-    UnicodeError,
-  ) as error:
-    raise InputError(
-      f"{path} is damaged or is not what its suffix says: {error}"
-    ) from error
-  except LookupError as error:
-    raise InputError(f"LogFiles.encoding: {error}") from error
-
-
-def sha256(path: str) -> str:
-  """Hash of a file's bytes, computed once while the file stays the same."""
-  _require_file(path)
-  status = os.stat(path)
-  return _sha256(os.path.realpath(path), status.st_size, status.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=256)
-def _sha256(path: str, size: int, modified_ns: int) -> str:
-  del size, modified_ns  # Part of the key only.
-  return identity.file_sha256(path)
-
-
-def _require_file(path: str) -> None:
-  if not os.path.isfile(path):
-    raise FileNotFoundError(
-      f"There is no file {path}. Set LogFiles.interactions, LogFiles.items and "
-      "LogFiles.folder, or the folder of the domain's source."
-    )
-
-
-def _format(path: str) -> str:
-  suffixes = [suffix.lower() for suffix in pathlib.Path(path).suffixes]
-  if suffixes and suffixes[-1] == ".gz":
-    suffixes.pop()
-  kind = _FORMATS.get(suffixes[-1] if suffixes else "")
-  if kind is None:
-    raise InputError(
-      f"{path}: the suffix tells the format; it must be one of "
-      f"{', '.join(_FORMATS)}, and all but .parquet may end in .gz."
-    )
-  return kind
-
-
-def _open(path: str) -> Any:
-  if not path.endswith(".gz"):
-    return open(path, "rb")
-  # `gzip` decompresses only as much as is requested, so request more.
-  return io.BufferedReader(gzip.open(path, "rb"), _UNPACKED_BYTES)
-
-
-def _read_csv(
-  path: str,
-  wanted: list[str],
-  problems: problems_lib.Problems,
-  delimiter: str | None,
-  encoding: str,
-) -> Table:
-  suffixes = [s.lower() for s in pathlib.Path(path).suffixes if s != ".gz"]
-  with contextlib.ExitStack() as stack:
-    stream = stack.enter_context(_open(path))
-    if encoding.lower().replace("_", "-") not in ("utf-8", "utf8", "utf-8-sig"):
-      text = io.TextIOWrapper(
-        stream, encoding=encoding, errors="surrogateescape", newline=""
+  problems = problems_lib.Problems()
+  with _opened(path, options, problems) as source:
+    names = tuple(dict.fromkeys([*filter(None, source.available)]))
+    tables, rows = [], 0
+    for block in _of_one(path, source, {}, names):
+      tables.append(block.rows.table)
+      rows += len(block.rows.lines)
+      if rows >= count:
+        break
+    described = source.describe()
+    kind = described.get("format")
+    return Sample(
+      table=pa.concat_tables(tables, promote_options="permissive").slice(
+        0, count
       )
-      stream = stack.enter_context(text)
-    reader = csv_blocks.open_csv(
-      path,
-      stream,
-      problems,
-      suffix=suffixes[-1] if suffixes else "",
-      options=read_options.ReadOptions(delimiter=delimiter),
+      if tables
+      else pa.table({}),
+      how=in_words(described),
+      headless=kind == "csv"
+      and not options.columns
+      and csv_header.looks_like_data(source.available),
+      sequences=kind == "sequences",
     )
-    header = reader.header
-    repeated = [name for name in wanted if header.count(name) > 1]
+
+
+def in_words(reading: Mapping[str, Any]) -> str:
+  """How a file was read, such as "csv, utf-8, delimiter ';'"."""
+  words = [str(reading.get("format", ""))]
+  words += [str(reading[k]) for k in ("compression", "encoding") if k in reading]
+  if "delimiter" in reading:
+    words.append(f"delimiter {reading['delimiter']!r}")
+    words.append(
+      f"quotes {reading['quote']}" if reading.get("quote") else "no quotes"
+    )
+    if reading.get("escape"):
+      words.append(f"escaped by {reading['escape']}")
+  if "layout" in reading:
+    words.append(str(reading["layout"]))
+  return ", ".join(filter(None, words))
+
+
+@contextlib.contextmanager
+def _opened(
+  path: log_paths.LogPath,
+  options: read_options.ReadOptions,
+  problems: problems_lib.Problems,
+) -> Iterator[log_source.LogSource]:
+  try:
+    with log_source.open_file(
+      path, options, problems, csv_source=_csv_source
+    ) as source:
+      yield source
+  except (EOFError, pa.ArrowInvalid, UnicodeError) as error:
+    raise InputError(
+      f"{path.path} is damaged or is not what its suffix says: {error}"
+    ) from error
+
+
+def _csv_source(
+  path: log_paths.LogPath,
+  stream: Any,
+  options: read_options.ReadOptions,
+  problems: problems_lib.Problems,
+) -> log_source.LogSource:
+  return csv_blocks.open_csv(
+    path.path, stream, problems, suffix=path.suffix, options=options
+  )
+
+
+def _of_one(
+  path: log_paths.LogPath,
+  source: log_source.LogSource,
+  required: Mapping[str, str],
+  wanted: Sequence[str],
+) -> Iterator[Block]:
+  """The blocks of one opened file."""
+  names = list(dict.fromkeys([*required, *wanted]))
+  partitions = [name for name in names if name in path.partitions]
+  names = [name for name in names if name not in path.partitions]
+  known = source.describe().get("format") != "json"
+  if known:  # JSON shows its columns only as it is read.
+    _require(path, source, {n: b for n, b in required.items() if n in names})
+    repeated = [n for n in names if source.available.count(n) > 1]
     if repeated:
       raise InputError(
-        f"{path}:1: two columns are called {repeated[0]!r}. Rename one."
+        f"{path.path}:1: two columns are called {repeated[0]!r}. Rename one."
       )
-    present = [name for name in wanted if name in header]
-    values: dict[str, list[pa.Array]] = {name: [] for name in present}
-    lines = [np.empty(0, np.int64)]
-    num_rows = 0
-    for rows in reader.rows(present):
-      for name, chunks in values.items():
-        chunks += rows.table[name].chunks
-      lines.append(rows.lines)
-      num_rows += rows.num_rows
-    problems.reading.append(reader.reading())
-  return Table(
-    file=path,
-    columns={  # A column's chunks are freed before the next one is copied.
-      name: id_codes.Column(pa.chunked_array(values.pop(name), _TEXT))
-      for name in present
-    },
-    lines=np.concatenate(lines),
-    available=header,
-    num_rows=num_rows,
+  stored = {name: _stored(name, source.available) for name in names}
+  asked = [real for real in stored.values() if not known or _has(source, real)]
+  for rows in source.rows(list(dict.fromkeys(asked))):
+    table = rows.table
+    columns = {
+      name: table[real]
+      for name, real in stored.items()
+      if real in table.column_names
+    }
+    for name in partitions:
+      value = path.partitions[name]
+      columns[name] = pa.array([value] * len(rows.lines), pa.large_string())
+    if columns:
+      table = pa.table(columns)
+    available = (*source.available, *path.partitions)
+    yield Block(path.path, rows._replace(table=table), available)
+  if not known:
+    _require(path, source, {n: b for n, b in required.items() if n in names})
+
+
+def _has(source: log_source.LogSource, name: str) -> bool:
+  return name in source.available or _is_inside(name, source.available)
+
+
+def _is_inside(name: str, available: Sequence[str]) -> bool:
+  """Whether a name leads into a struct or list, such as `user.id`."""
+  return any(
+    name.startswith((f"{each}.", f"{each}[]")) for each in available if each
   )
 
 
-def _read_json(
-  path: str, wanted: list[str], problems: problems_lib.Problems, encoding: str
-) -> Table:
-  lines: list[int] = []
-  columns: dict[str, list[Any]] = {name: [] for name in wanted}
-  available: dict[str, None] = {}
-  num_rows = 0
-  with _open(path) as stream:
-    for line, raw in enumerate(stream, start=1):
-      if line == 1:
-        raw = raw.removeprefix(b"\xef\xbb\xbf")
-        if raw.lstrip().startswith((b"[", b"{'")):
-          raise InputError(_not_json_lines(path, raw))
-      if raw.isspace() or not raw:
-        continue
-      num_rows += 1
-      row, kind = _json_row(raw, wanted, encoding)
-      available.update(dict.fromkeys(row))
-      if kind is not None:
-        problems.add(kind, problems_lib.location(path, line))
-        continue
-      lines.append(line)
-      for name, values in columns.items():
-        values.append(row.get(name))
-  return Table(
-    file=path,
-    columns={name: columns[name] for name in wanted if name in available},
-    lines=np.array(lines, np.int64),
-    available=tuple(available),
-    num_rows=num_rows,
-  )
+def _stored(name: str, available: Sequence[str]) -> str:
+  """The name of a column in the file, which may have had its type there."""
+  plain = name.partition(":")[0]
+  return plain if name not in available and plain in available else name
 
 
-def _json_row(
-  raw: bytes, wanted: list[str], encoding: str
-) -> tuple[dict[str, Any], str | None]:
-  """A line as an object, and what is wrong with it or None."""
-  try:
-    row = json.loads(raw.decode(encoding))
-  except UnicodeDecodeError:
-    return {}, "broken_encoding"
-  except (ValueError, RecursionError):
-    row = None
-  if not isinstance(row, dict):
-    return {}, "malformed_row"
-  whole = json_blocks.encodes([row.get(name) for name in wanted])
-  return row, None if whole else "broken_encoding"
-
-
-def _not_json_lines(path: str, raw: bytes) -> str:
-  if raw.lstrip().startswith(b"["):
-    return (
-      f"{path}:1: this is one JSON array. Write one object per line "
-      "(jq -c '.[]')."
+def _require(
+  path: log_paths.LogPath,
+  source: log_source.LogSource,
+  required: Mapping[str, str],
+) -> None:
+  available = source.available
+  for name, binding in required.items():
+    if _has(source, _stored(name, available)):
+      continue
+    described = source.describe()
+    hint = nearest(name, available)
+    if described.get("format") == "csv":
+      if csv_header.looks_like_data(available):
+        hint += (
+          " Its first row looks like data: without a header, name the columns "
+          "by LogFiles.columns (LogFiles.item_columns for the items), in order."
+        )
+      elif len(available) == 1:
+        hint += " Is LogFiles.delimiter right?"
+    elif described.get("format") == "json" and not available:
+      hint += " It holds no objects with names."
+    raise InputError(
+      f"{path.path} has no column {name!r} ({binding}). It has "
+      f"{', '.join(map(repr, available)) or 'no columns'} "
+      f"({in_words(described)}).{hint}"
     )
-  return (
-    f"{path}:1: these are Python literals with single quotes, not JSON. "
-    "Convert them, e.g. with ast.literal_eval and json.dumps."
-  )
 
 
-def _read_parquet(path: str, wanted: list[str]) -> Table:
-  available = pq.read_schema(path).names
-  present = [name for name in wanted if name in available]
-  table = pq.read_table(path, columns=present)
-  columns, milliseconds = {}, set()
-  for name in present:
-    column = table[name]
-    if pa.types.is_temporal(column.type):
-      column = column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())
-      milliseconds.add(name)
-    columns[name] = column.to_pylist()
-  num_rows = pq.read_metadata(path).num_rows
-  return Table(
-    file=path,
-    columns=columns,
-    lines=np.arange(1, num_rows + 1),
-    available=tuple(available),
-    num_rows=num_rows,
-    milliseconds=frozenset(milliseconds),
-  )
+def _reading(
+  path: log_paths.LogPath, source: log_source.LogSource
+) -> dict[str, Any]:
+  return {"file": path.path, "lines": source.num_lines} | source.describe()
