@@ -18,6 +18,7 @@ import msgpack
 import numpy as np
 
 from calrec_jax.data import records
+from calrec_jax.data.cache import everybody as everybody_lib
 from calrec_jax.data.cache import files, joined_splits
 from calrec_jax.data.cache.files import CacheError, DocumentRecord
 from calrec_jax.data.domain.splits import ranges
@@ -143,7 +144,18 @@ class TokenCache:
     ]
 
   def purchases(self, split: str) -> records.Purchases:
-    """All events of a split, user by user."""
+    """All events of a split, or of `everybody`, user by user.
+
+    Raises:
+      CacheError: If the events of everybody have not been written.
+    """
+    if split == everybody_lib.NAME:
+      if self.everybody is None:
+        raise CacheError(
+          f"{self.path} has no usable {everybody_lib.FILE}; "
+          "`building.attach_everybody` writes it."
+        )
+      return self.everybody.purchases()
     users = range(self.num_documents(split))
     parts = [document.items for document in self._streamed(split, users)]
     offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
@@ -192,6 +204,11 @@ class TokenCache:
       train_counts=self._array("catalogue.train_counts"),
       train_recent=self._array("catalogue.train_recent"),
     )
+
+  @functools.cached_property
+  def everybody(self) -> everybody_lib.Everybody | None:
+    """All events of all users; None in a cache that lacks them."""
+    return everybody_lib.read(self.path, self.fingerprint)
 
   def item(self, row: int) -> tuple[str, str]:
     """Id and text of one item, without reading the whole catalogue."""

@@ -82,6 +82,8 @@ class Prepared:
     steps: Number of users, items and events after every step.
     fractions: Fractions of tied times, of repeats and of identical texts.
     problems: Bad rows by kind.
+    everybody: Sorted events of all users, before the k-core; items outside the
+      catalogue are -1.
   """
 
   name: str
@@ -95,6 +97,7 @@ class Prepared:
   steps: list[dict[str, Any]]
   fractions: dict[str, float]
   problems: problems_lib.Problems
+  everybody: events_lib.Events
 
   def columns(self, split: str) -> records.DocumentColumns:
     """The documents of a split with all their events."""
@@ -236,6 +239,7 @@ class Domain:
       by_id = self.dedup == "consecutive_id"
       events = events.take(~(same_item if by_id else same_text))
     steps.append(_count("consecutive repeats", events))
+    whole = events
     events, passes = events_lib.k_core(events, self.min_count)
     steps.append(_count("k-core", events) | {"passes": passes})
     self._refuse_empty(
@@ -244,6 +248,8 @@ class Domain:
     retained, renumbered = np.unique(events.items, return_inverse=True)
     rows: list[int] = retained.tolist()
     events = dataclasses.replace(events, items=renumbered.astype(np.int32))
+    catalogue_rows = np.full(len(texts), -1, np.int32)
+    catalogue_rows[retained] = np.arange(len(rows))
     # The k-core can make two purchases of an item consecutive again.
     fractions["consecutive_repeats_left"] = _fraction(
       events_lib.repeats(events, events.items)
@@ -268,6 +274,9 @@ class Domain:
       steps=steps,
       fractions=fractions,
       problems=problems,
+      everybody=dataclasses.replace(
+        whole, items=catalogue_rows[whole.items]
+      ),
     )
 
   def _present(
