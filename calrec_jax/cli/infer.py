@@ -119,6 +119,7 @@ def _answer(arguments: argparse.Namespace, name: str) -> None:
     caches = stages.open_caches(stage)
     answers = answering.run(
       job,
+      dataset=stage.dataset,
       caches=caches,
       decoder=stages.decoder_for(stage, caches),
       folder=stages.folder(stage, name),
@@ -126,6 +127,8 @@ def _answer(arguments: argparse.Namespace, name: str) -> None:
       mesh=mesh,
     )
   for line in answers:
-    print(f"user {line['user_id']}, by {line['recommender']}")
+    reason = f" ({line['reason']})" if line["reason"] else ""
+    print(f"user {line['user_id'] or '?'}, by {line['recommender']}{reason}")
     for rank, item in enumerate(line["items"], start=1):
-      print(f"  {rank:>2}  {item['score']:.4f}  {item['text']}")
+      shown = f"{item['score']:.4f}  {item['item_id']}  {item['text']}"
+      print(f"  {rank:>2}  {shown}")

@@ -154,14 +154,10 @@ def write(
     {_ABOUT: json.dumps(about).encode()}
   )
   with atomic.replacing(pathlib.Path(folder) / FILE) as part:
-    pq.write_table(
-      table, part, compression="zstd", write_page_checksum=True
-    )
+    pq.write_table(table, part, compression="zstd", write_page_checksum=True)
 
 
-def read(
-  folder: str | os.PathLike[str], fingerprint: str
-) -> Everybody | None:
+def read(folder: str | os.PathLike[str], fingerprint: str) -> Everybody | None:
   """Reads the file; None if there is none that belongs to the cache.
 
   Args:
@@ -181,9 +177,9 @@ def read(
 
     return Everybody(
       user_ids=whole["user_id"].to_pylist(),
-      offsets=np.concatenate(
-        [[0], np.cumsum(_lengths(whole["items"]))]
-      ).astype(np.int64),
+      offsets=np.concatenate([[0], np.cumsum(_lengths(whole["items"]))]).astype(
+        np.int64
+      ),
       items=values("items"),
       timestamps=values("timestamps"),
       kinds=values("kinds") if "kinds" in whole else None,

@@ -274,9 +274,7 @@ class Domain:
       steps=steps,
       fractions=fractions,
       problems=problems,
-      everybody=dataclasses.replace(
-        whole, items=catalogue_rows[whole.items]
-      ),
+      everybody=dataclasses.replace(whole, items=catalogue_rows[whole.items]),
     )
 
   def _present(
