@@ -15,7 +15,12 @@ from typing import Any
 import jax
 
 from calrec_jax import config
-from calrec_jax.checkpoint import initial_parameters, stage_folder, store
+from calrec_jax.checkpoint import (
+  initial_parameters,
+  run_folder,
+  stage_folder,
+  store,
+)
 from calrec_jax.checkpoint.initial_parameters import ParameterSource
 from calrec_jax.data.feed.feed import OpenFeed
 from calrec_jax.errors import DivergedError
@@ -61,6 +66,8 @@ def run_stage(
   timeline = goodput.Timeline()
   folder = stages.folder(stage, name)
   compile_cache.keep(pathlib.Path(stage.dataset.folder))
+  parent = stages.parent_path(stage, name, stage_names)
+  stage = stages.with_vocabulary_of(stage, parent)
   with distributed.first_before_others("caches are built"):
     caches = stages.documents_of(stage, stages.open_caches(stage))
   source = stages.find_source(stage, name, stage_names)
@@ -378,7 +385,7 @@ class _Loop:
       self.feed.caches[0].vocabulary().files, self.folder / "vocabulary"
     )
     lineage.write_json(self.folder / "lineage.json", self.record)
-    atomic.write_text(self.folder / "config.gin", config.text())
+    run_folder.write_config(self.folder, config.text())
     atomic.write_text(self.folder / "model-info.txt", self.table + "\n")
 
   def _introduce(self, origin: str) -> None:
