@@ -6,10 +6,13 @@ import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from calrec_jax import config
 from calrec_jax.cli import named_datasets, verb
 from calrec_jax.data import building
 from calrec_jax.data import dataset as dataset_lib
+from calrec_jax.data.cache.files import DocumentRecord
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.domain import card as card_lib
 from calrec_jax.data.domain import splits
@@ -152,9 +155,13 @@ def _describe_user(
       f"{opened.name} has no user {user_id!r} in its {split} split (--user)."
     )
   catalogue = opened.catalogue
-  history, target = document.items[:-1], int(document.items[-1])
+  stop = _last_target(document)
+  history, target = document.items[:stop], int(document.items[stop])
   tokens = tokenization.prompt_tokens(
-    opened.prompt, [catalogue.tokens(row) for row in history], max_tokens
+    opened.prompt,
+    [catalogue.tokens(row) for row in history],
+    max_tokens,
+    kinds=None if document.kinds is None else document.kinds[:stop],
   )
   answer = catalogue.tokens(target)
   decode = opened.vocabulary().decode
@@ -170,3 +177,10 @@ followed by item {catalogue.item_ids[target]} (catalogue row {target}, \
 {len(answer)} tokens, bought {catalogue.train_counts[target]:,} times in \
 training)
 {answer_text}"""
+
+
+def _last_target(document: DocumentRecord) -> int:
+  """Index of the last event that may be a target; else of the last event."""
+  if document.targets is None or not document.targets.any():
+    return len(document.items) - 1
+  return int(np.flatnonzero(document.targets)[-1])

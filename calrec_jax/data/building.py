@@ -111,8 +111,8 @@ class Building:
 
   def _write_cache(self, domain: domain_lib.Domain, path: str) -> None:
     vocabulary = self.vocabulary()
-    prompt = self.dataset.prompt.tokenise(vocabulary)
     prepared = self.prepare(domain)
+    prompt = self.dataset.prompt.tokenise(vocabulary, prepared.kinds)
     with (
       self.step(f"{domain.name}: token cache"),
       build_lock.room(path, _cache_bytes(prepared)),
@@ -139,6 +139,7 @@ class Building:
           leakage_checks=checking.passed(),
         ),
         name=domain.name,
+        kinds=prepared.kinds,
       )
       fingerprint = TokenCache.open(path).fingerprint
       self.everybody(domain, path, fingerprint)
@@ -174,7 +175,16 @@ class Building:
     what, count = f"write {prepared.name} {split}", len(documents)
     for user_id, start, stop in self._bar(rows, what, "documents", count):
       yield files.DocumentRecord(
-        user_id, documents.items[start:stop], documents.timestamps[start:stop]
+        user_id,
+        *(
+          None if column is None else column[start:stop]
+          for column in (
+            documents.items,
+            documents.timestamps,
+            documents.kinds,
+            documents.targets,
+          )
+        ),
       )
 
   def vocabulary(self) -> vocabulary_files.Vocabulary:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import NamedTuple
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -24,6 +25,11 @@ class PromptTokens:
     prefix: Tokens of the sentence before a history.
     first: Tokens before the first item.
     next: Tokens before every later item, and at the end of every prompt.
+    first_of_kind: Where a domain has several kinds of event, tokens before the
+      first item, by its kind; `first` is then that of the kind that is asked
+      for.
+    next_of_kind: Likewise before every later item; the end of a prompt is
+      always `next`.
   """
 
   begin: int | None
@@ -31,6 +37,110 @@ class PromptTokens:
   prefix: tuple[int, ...]
   first: tuple[int, ...]
   next: tuple[int, ...]
+  first_of_kind: tuple[tuple[int, ...], ...] = ()
+  next_of_kind: tuple[tuple[int, ...], ...] = ()
+
+  def as_json(self) -> dict[str, Any]:
+    """The pieces, JSON-compatible; without kinds of event as ever."""
+    fields = dataclasses.asdict(self)
+    if not self.next_of_kind:
+      del fields["first_of_kind"], fields["next_of_kind"]
+    return fields
+
+  @classmethod
+  def from_json(cls, fields: Mapping[str, Any]) -> PromptTokens:
+    """The inverse of `as_json`."""
+
+    def plain(value: Any) -> Any:
+      return tuple(map(plain, value)) if isinstance(value, list) else value
+
+    return cls(**{name: plain(value) for name, value in fields.items()})
+
+  def largest(self) -> int:
+    """The largest token of all pieces."""
+    pieces = (self.prefix, self.first, self.next)
+    pieces = (*pieces, *self.first_of_kind, *self.next_of_kind)
+    return max((self.begin or 0, *itertools.chain.from_iterable(pieces)))
+
+
+@dataclasses.dataclass(frozen=True)
+class EventKinds:
+  """The kinds of event of a domain, and which of them are asked for.
+
+  Attributes:
+    names: Names of the kinds, such as `("view", "cart", "purchase")`; the codes
+      of events are rows of it.
+    targets: Names of the kinds that targets have, in the order of `names`.
+  """
+
+  names: tuple[str, ...]
+  targets: tuple[str, ...]
+
+  @property
+  def query(self) -> int:
+    """Code of the kind that prompts ask for: the last kind of a target."""
+    return self.names.index(self.targets[-1])
+
+  def codes(self, names: Sequence[str]) -> np.ndarray:
+    """Codes of the kinds of some events, int8[n].
+
+    Raises:
+      KeyError: If one is not a kind of the domain.
+    """
+    known = {name: code for code, name in enumerate(self.names)}
+    return np.array([known[name] for name in names], np.int8)
+
+
+class EventItems(np.ndarray):
+  """The items of a history, int32[n], with what is known of each event.
+
+  An array of catalogue rows for all that reads items only. Slices, masks and
+  index arrays retain the columns; other operations give an array without them,
+  which `prompts.PromptWriter` refuses where kinds decide the prompt.
+
+  Attributes:
+    kinds: int8[n], kind of each event, or None if a domain has one kind only.
+    settled: bool[n], whether the next target cannot be an event's item if the
+      event is the last of the history, see `candidates`.
+  """
+
+  kinds: np.ndarray | None
+  settled: np.ndarray | None
+
+  def __new__(
+    cls,
+    items: np.ndarray,
+    kinds: np.ndarray | None = None,
+    settled: np.ndarray | None = None,
+  ) -> EventItems:
+    """Joins the columns of a history."""
+    rows = np.asarray(items, np.int32).view(cls)
+    rows.kinds, rows.settled = kinds, settled
+    return rows
+
+  def __array_finalize__(self, source: Any) -> None:
+    """Starts every derived array without columns."""
+    self.kinds = self.settled = None
+
+  def __getitem__(self, key: Any) -> Any:
+    """Rows of the history with their columns, or a single item."""
+    found = super().__getitem__(key)
+    if isinstance(found, EventItems) and found.ndim == 1:
+      for name in ("kinds", "settled"):
+        column = getattr(self, name)
+        setattr(found, name, None if column is None else column[key])
+    return found
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    return EventItems, (np.asarray(self), self.kinds, self.settled)
+
+
+def event_items(items: np.ndarray) -> np.ndarray:
+  """A history as int32 rows of its own, with the columns that it has."""
+  rows = np.array(items, np.int32)
+  if not isinstance(items, EventItems):
+    return rows
+  return EventItems(rows, items.kinds, items.settled)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,9 +152,10 @@ class Catalogue:
     texts: Cleaned texts of the items, by row.
     values: int32, token ids of all items, concatenated.
     offsets: int64[N + 1], item i has `values[offsets[i]:offsets[i + 1]]`.
-    train_counts: int64[N], training events of each item.
+    train_counts: int64[N], training events of each item, of those that may be
+      targets.
     train_recent: float64[N], the same with a weight of 1/n for a user's n-th
-      last event: how often the item was bought recently.
+      last such event: how often the item was bought recently.
   """
 
   item_ids: tuple[str, ...]
@@ -91,7 +202,8 @@ class History:
 
   Attributes:
     user_id: Id of the user in the source.
-    items: int32[n], catalogue rows, oldest first.
+    items: int32[n], catalogue rows, oldest first; `EventItems` where the
+      domain has several kinds of event.
     target: Catalogue row of the item to predict.
     timestamps: int64[n + 1] of the history and the target, or None.
   """
@@ -112,6 +224,8 @@ class DocumentColumns:
     items: int32[E], catalogue rows, each document's oldest first.
     timestamps: int64[E], unix milliseconds or positions.
     events: int64[E], rows of the domain's sorted events.
+    kinds: int8[E], codes of `EventKinds`, or None if events have one kind.
+    targets: bool[E], which events may be targets, or None if all may.
   """
 
   user_ids: Sequence[str]
@@ -119,6 +233,8 @@ class DocumentColumns:
   items: np.ndarray
   timestamps: np.ndarray
   events: np.ndarray
+  kinds: np.ndarray | None = None
+  targets: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.user_ids)

@@ -112,12 +112,12 @@ def run(
     [domain] = dataset.select(cache.name)
     requested = histories.read(
       pathlib.Path(job.histories),
-      cache.catalogue,
+      cache,
       job.skip_unknown,
       histories.Columns.of_source(domain.source),
     )
   else:
-    requested = requests.of_log(everybody, job.users)
+    requested = requests.of_log(cache, job.users)
   model = None
   if registry.needs_model([job.recommender]):
     model = open_model(job.checkpoint or folder, caches[0], decoder, mesh)
@@ -297,8 +297,10 @@ def _identity(
   """Everything that decides the saved answers."""
   digest = hashlib.sha256()
   for request in requested:
-    said = f"{request.user_id}\0{request.items.tolist()}\0{request.reason}\n"
-    digest.update(said.encode())
+    kinds = getattr(request.items, "kinds", None)
+    said = [request.user_id, request.items.tolist(), request.reason]
+    said.append(None if kinds is None else kinds.tolist())
+    digest.update(f"{said}\n".encode())
   return {
     **origin,
     "answering": VERSION,

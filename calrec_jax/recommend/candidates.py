@@ -10,8 +10,15 @@ import numpy as np
 from jaxtyping import Int
 
 RULES = ("all", "not_last", "not_seen")
-"""All items of the catalogue, all but the user's last item, all but what is in
-the user's history."""
+"""All items of the catalogue; all but a last item that cannot be the next; all
+but what is in the user's history, whatever its kind of event.
+
+`not_last` excludes the item of a user's last event: consecutive repeats are
+removed, so it is never the next target. That holds for an event that may be a
+target itself. The item that was viewed last is often the one that is bought, so
+after an event of another kind nothing is excluded, nor where targets are of
+several kinds: a purchase may follow the cart.
+"""
 DEFAULT = "not_last"
 MACRO = "CANDIDATES"
 
@@ -24,7 +31,8 @@ def exclusions(
   """Rows that a rule takes out of each user's candidates.
 
   Args:
-    histories: Catalogue rows of each of B users, oldest first.
+    histories: Catalogue rows of each of B users, oldest first;
+      `records.EventItems` where events have kinds.
     rule: Name out of `RULES`.
 
   Returns:
@@ -33,7 +41,7 @@ def exclusions(
   if rule == "all":
     out = [np.empty(0, np.int32) for _ in histories]
   elif rule == "not_last":
-    out = [np.asarray(history[-1:], np.int32) for history in histories]
+    out = [_settled(history[-1:]) for history in histories]
   else:
     out = [np.unique(history).astype(np.int32) for history in histories]
   width = max(map(len, out), default=0)
@@ -41,3 +49,10 @@ def exclusions(
   for user, rows in enumerate(out):
     filled[user, : len(rows)] = rows
   return filled
+
+
+def _settled(last: np.ndarray) -> np.ndarray:
+  """The last item, int32[1], if it cannot be the next target."""
+  settled = getattr(last, "settled", None)
+  rows = np.asarray(last, np.int32)
+  return rows if settled is None else rows[settled]

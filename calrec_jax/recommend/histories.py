@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.logs import log_files, tables
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs.tables import Table
-from calrec_jax.data.records import Catalogue
 from calrec_jax.errors import InputError
 from calrec_jax.recommend.requests import NO_KNOWN_ITEM, Request, nobody
 
@@ -85,7 +85,7 @@ class _Located(problems_lib.Problems):
 
 def read(
   path: pathlib.Path,
-  catalogue: Catalogue,
+  cache: TokenCache,
   skip_unknown: bool,
   columns: Columns,
 ) -> list[Request]:
@@ -93,7 +93,7 @@ def read(
 
   Args:
     path: CSV, JSON lines or Parquet file; see `tables.read`.
-    catalogue: Items of the domain.
+    cache: Token cache of the domain.
     skip_unknown: Whether items outside the catalogue are left out without
       saying so in the answers.
     columns: How the domain's own log is written.
@@ -108,7 +108,7 @@ def read(
     _present(table, _LISTS),
     _present(table, (columns.item, *_ITEMS)),
   )
-  reader = _Reader(path, catalogue, skip_unknown)
+  reader = _Reader(path, cache, skip_unknown)
   if not len(table.lines) and not problems.places:
     raise InputError(f"{path} holds no history. {_EXAMPLE}")
   if len(table.lines) and (users is None or not (lists or items)):
@@ -163,9 +163,10 @@ class _Reader:
   """Histories of one file as requests."""
 
   def __init__(
-    self, path: pathlib.Path, catalogue: Catalogue, skip_unknown: bool
+    self, path: pathlib.Path, cache: TokenCache, skip_unknown: bool
   ) -> None:
-    self._path, self._rows = path, catalogue.rows
+    self._path, self._cache = path, cache
+    self._rows = cache.catalogue.rows
     self._skip_unknown = skip_unknown
 
   def of_list(self, line: int, user: str | None, values: Any) -> Request:
@@ -238,7 +239,8 @@ class _Reader:
         f"{UNKNOWN_ITEMS}: {place}: the catalogue does not hold "
         f"{unknown[0]!r}; {len(unknown)} of {len(ids)} left out"
       )
-    return Request(user, np.array(known, np.int32), reason)
+    items = self._cache.plain_history(np.array(known, np.int32))
+    return Request(user, items, reason)
 
 
 def _times(table: Table, columns: Columns) -> tuple[np.ndarray, np.ndarray]:

@@ -85,21 +85,28 @@ class PromptWriter:
   def user(self, history: np.ndarray) -> np.ndarray:
     """The prompt of a user, int32[P], ending before the next item.
 
+    Args:
+      history: int32[n] catalogue rows, oldest first; `records.EventItems` where
+        the prompt distinguishes kinds of event.
+
     Raises:
       InputError: if `PromptLimits.max_tokens` is too short for the last item.
+      ValueError: if the prompt distinguishes kinds and the history has none.
     """
     newest = self.limits.max_items
     rows = history if newest is None else history[-newest:]
-    tokens = [self._catalogue.tokens(int(row)) for row in rows]
+    kinds = getattr(rows, "kinds", None)
+    tokens = [self._catalogue.tokens(row) for row in rows.tolist()]
     if self.limits.usual_tokens is not None:
       with contextlib.suppress(tokenization.PromptTooLong):
         return tokenization.prompt_tokens(
-          self._prompt, tokens, self.limits.usual_tokens
+          self._prompt, tokens, self.limits.usual_tokens, kinds=kinds
         )
       tokens = tokens[-1:]
+      kinds = None if kinds is None else kinds[-1:]
     try:
       return tokenization.prompt_tokens(
-        self._prompt, tokens, self.limits.max_tokens
+        self._prompt, tokens, self.limits.max_tokens, kinds=kinds
       )
     except tokenization.PromptTooLong as error:
       raise InputError(f"PromptLimits.max_tokens: {error}") from error

@@ -18,17 +18,21 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
+from calrec_jax.data.records import event_items
 from calrec_jax.errors import DivergedError, InputError
 from calrec_jax.metrics.ranking import Ranking
 from calrec_jax.recommend import candidates
 from calrec_jax.recommend.candidates import DEFAULT, EMPTY
+
+_NO_ITEMS = np.zeros(0, np.int32)
 
 
 class Request(NamedTuple):
   """A checked request for recommendations.
 
   Attributes:
-    histories: int32[n] catalogue rows of each of B users, oldest first.
+    histories: int32[n] catalogue rows of each of B users, oldest first;
+      `records.EventItems` where events have kinds.
     depth: Length of each list, at least 1.
     excluded: int32[B, E] rows that are no candidates, by candidate rule, in
       the order of the request; right-padded with -1.
@@ -308,7 +312,7 @@ def check_request(
         f"History {user} holds row {rows[outside][0]}, but the catalogue has "
         f"rows 0..{num_items - 1}. Was it made with another catalogue?"
       )
-    checked.append(rows.astype(np.int32))
+    checked.append(event_items(history) if rows.size else _NO_ITEMS)
   excluded = {rule: candidates.exclusions(checked, rule) for rule in rules}
   return Request(checked, depth, excluded)
 

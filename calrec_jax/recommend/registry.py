@@ -107,6 +107,8 @@ class RecommenderFactory:
     catalogue = self._cache.catalogue
     size, texts = len(catalogue), catalogue.texts
     read = functools.partial(self._purchases, counted)
+    # Without kinds of event both are the same, which is read once.
+    every = {"every_kind": True} if self._cache.targets_differ else {}
     train = counted == "train"  # Its purchases are counted in the catalogue.
     makers: dict[str, Callable[[], Recommender]] = {
       "generate": lambda: generate.GenerateAndGround(
@@ -135,7 +137,7 @@ class RecommenderFactory:
       "bm25_last_item": lambda: baselines.BM25History(
         texts, self._index, last_items=1
       ),
-      "sequential_rules": lambda: RuleRanking(*read(), size),
+      "sequential_rules": lambda: RuleRanking(*read(**every), size),
     }
     return makers[name]()
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from calrec_jax.data.cache import everybody as everybody_lib
 from calrec_jax.data.cache.everybody import Everybody
+from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.errors import nearest
 
 KNOWN = everybody_lib.NAME
@@ -41,21 +42,24 @@ class Request(NamedTuple):
   reason: str | None = None
 
 
-def of_log(everybody: Everybody, users: Sequence[str] | None) -> list[Request]:
+def of_log(cache: TokenCache, users: Sequence[str] | None) -> list[Request]:
   """Requests of users of the log, from all that is known of them.
 
   Args:
-    everybody: All users of the log.
+    cache: Token cache of the domain, with `everybody`.
     users: Ids of users; None for all. One that the log does not have gets a
       request without a history, and a warning that names the nearest.
   """
+  everybody = cache.everybody
+  if everybody is None:
+    raise ValueError(f"{cache.path}: everybody is not attached.")
   if users is None:
-    return [_of_row(everybody, row) for row in range(len(everybody))]
+    return [_of_row(cache, everybody, row) for row in range(len(everybody))]
   requests = []
   for user in users:
     row = everybody.rows.get(user)
     if row is not None:
-      requests.append(_of_row(everybody, row))
+      requests.append(_of_row(cache, everybody, row))
       continue
     print(
       f"--user={user}: not in the log.{nearest(user, everybody.rows)}",
@@ -70,8 +74,8 @@ def nobody(user_id: str | None, reason: str) -> Request:
   return Request(user_id, np.zeros(0, np.int32), reason)
 
 
-def _of_row(everybody: Everybody, row: int) -> Request:
-  items = everybody.history(row)
+def _of_row(cache: TokenCache, everybody: Everybody, row: int) -> Request:
+  items = cache.items_of(everybody.document(row))
   others = int(everybody.other_events[row])
   events = int(everybody.offsets[row + 1] - everybody.offsets[row]) + others
   reason = None

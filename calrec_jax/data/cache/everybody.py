@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from calrec_jax.data import records
+from calrec_jax.data.cache.files import MARKS, DocumentRecord
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.logs import id_codes
 from calrec_jax.storage import atomic
@@ -44,7 +45,8 @@ class Everybody:
     offsets: int64[U + 1]; user u has the events `offsets[u]:offsets[u + 1]`.
     items: int32[E], catalogue rows, each user's oldest first.
     timestamps: int64[E], unix milliseconds or positions.
-    kinds: int8[E], kinds of the events as in `events.Events`, or None.
+    kinds: int8[E], codes of `records.EventKinds`, or None.
+    targets: bool[E], which events may be targets, or None if all may.
     other_events: int64[U], events on items outside the catalogue.
     core_events: int64[U], events that the k-core retains.
     min_count: Smallest number of events of a user in the k-core.
@@ -56,6 +58,7 @@ class Everybody:
   items: np.ndarray
   timestamps: np.ndarray
   kinds: np.ndarray | None
+  targets: np.ndarray | None
   other_events: np.ndarray
   core_events: np.ndarray
   min_count: int
@@ -69,17 +72,27 @@ class Everybody:
     """The row of each user."""
     return {user_id: row for row, user_id in enumerate(self.user_ids)}
 
-  def history(self, user: int) -> np.ndarray:
-    """The newest items of a user, int32[n], oldest first."""
+  def document(self, user: int) -> DocumentRecord:
+    """The newest events of a user, as many as in the longest document."""
     start, stop = int(self.offsets[user]), int(self.offsets[user + 1])
     if self.max_history is not None:
-      # As long as the longest document: a history and its target.
       start = max(start, stop - self.max_history - 1)
-    return self.items[start:stop]
+    columns = (self.items, self.timestamps, self.kinds, self.targets)
+    return DocumentRecord(
+      self.user_ids[user],
+      *(None if column is None else column[start:stop] for column in columns),
+    )
 
-  def purchases(self) -> records.Purchases:
-    """All events, user by user."""
-    return records.Purchases(self.items, self.offsets)
+  def purchases(self, *, every_kind: bool = False) -> records.Purchases:
+    """All events that may be targets, user by user.
+
+    Args:
+      every_kind: Whether other events, such as views, are included.
+    """
+    if every_kind or self.targets is None:
+      return records.Purchases(self.items, self.offsets)
+    before = np.concatenate([[0], np.cumsum(self.targets)])
+    return records.Purchases(self.items[self.targets], before[self.offsets])
 
   @functools.cached_property
   def sha256(self) -> str:
@@ -87,7 +100,7 @@ class Everybody:
     digest = hashlib.sha256()
     for user_id in self.user_ids:
       digest.update(f"{user_id}\0".encode())
-    for column in (self.offsets, self.items, self.kinds):
+    for column in (self.offsets, self.items, self.kinds, self.targets):
       if column is not None:
         digest.update(np.ascontiguousarray(column).tobytes())
     return digest.hexdigest()
@@ -113,6 +126,7 @@ def collect(
     items=events.items.astype(np.int32),  # Sorted by user.
     timestamps=events.timestamps.astype(np.int64),
     kinds=None if events.kinds is None else events.kinds.astype(np.int8),
+    targets=events.targets,
     other_events=count(prepared.everybody.users[~known]),
     core_events=count(prepared.events.users),
     min_count=domain.min_count,
@@ -142,8 +156,9 @@ def write(
     "other_events": pa.array(everybody.other_events),
     "core_events": pa.array(everybody.core_events),
   }
-  if everybody.kinds is not None:
-    columns["kinds"] = lists(everybody.kinds)
+  for mark in MARKS:
+    if (marks := getattr(everybody, mark)) is not None:
+      columns[mark] = lists(marks)
   about = {
     "schema": _SCHEMA,
     "fingerprint": fingerprint,
@@ -182,7 +197,7 @@ def read(folder: str | os.PathLike[str], fingerprint: str) -> Everybody | None:
       ),
       items=values("items"),
       timestamps=values("timestamps"),
-      kinds=values("kinds") if "kinds" in whole else None,
+      **{mark: values(mark) if mark in whole else None for mark in MARKS},
       other_events=whole["other_events"].to_numpy(),
       core_events=whole["core_events"].to_numpy(),
       min_count=about["min_count"],

@@ -11,6 +11,8 @@ A cache is a folder that is written once, atomically, and never changed:
     SPLIT.arrayrecord           user id, items and timestamps (msgpack)
     SPLIT.lengths.npy           tokens of every event, user after user
     SPLIT.offsets.npy           start of each user's events in it
+    SPLIT.kinds.npy             kind of every event   } only where a domain has
+    SPLIT.targets.npy           which may be targets  } several kinds of event
     prompt.json  card.json  vocabulary/
     COMPLETED                   the manifest: schema, counts, sizes, hashes
 
@@ -38,6 +40,8 @@ SCHEMA = 2
 # Version of what training reads: raised when the same files give other bytes.
 CONTENT_SCHEMA = 1
 MANIFEST = "COMPLETED"
+MARKS = {"kinds": np.dtype(np.int8), "targets": np.dtype(bool)}
+"""Columns that the events of some domains have, see `DocumentRecord`."""
 
 # Readahead would fetch neighbours that a shuffled plan does not read.
 _READER_OPTIONS = "readahead_buffer_size:0"
@@ -56,11 +60,21 @@ class CatalogueRecord(NamedTuple):
 
 
 class DocumentRecord(NamedTuple):
-  """One user: catalogue rows, oldest first, and their times or None."""
+  """One user: catalogue rows, oldest first, and what is known of each event.
+
+  Attributes:
+    user_id: Id of the user in the source.
+    items: int32[n], catalogue rows, oldest first.
+    timestamps: int64[n], times or positions, or None.
+    kinds: int8[n], codes of `EventKinds`, or None if events have one kind.
+    targets: bool[n], which events may be targets, or None if all may.
+  """
 
   user_id: str
   items: np.ndarray
   timestamps: np.ndarray | None
+  kinds: np.ndarray | None = None
+  targets: np.ndarray | None = None
 
 
 class Records:

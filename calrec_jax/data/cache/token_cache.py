@@ -36,6 +36,8 @@ class TokenCache:
     fingerprint: Hash (sha256) of everything that determines a training batch:
       items, users, prompt, vocabulary. The card is not part of it.
     prompt: Pieces that every sequence is joined from.
+    kinds: Kinds of event, or None if the domain has one kind only.
+    targets_differ: Whether only some of the events may be targets.
     card: Description of the dataset.
   """
 
@@ -47,9 +49,15 @@ class TokenCache:
     self.name: str = manifest["name"]
     self.fingerprint: str = manifest["fingerprint"]
     fields = json.loads((path / "prompt.json").read_text("utf-8"))
-    for piece in ("prefix", "first", "next"):
-      fields[piece] = tuple(fields[piece])
-    self.prompt = records.PromptTokens(**fields)
+    self.prompt = records.PromptTokens.from_json(fields)
+    self.kinds: records.EventKinds | None = None
+    if "kinds" in manifest:
+      self.kinds = records.EventKinds(
+        *(tuple(manifest["kinds"][name]) for name in ("names", "targets"))
+      )
+    self.targets_differ = any(
+      f"{split}.targets.npy" in manifest["files"] for split in self.splits
+    )
     card = (path / "card.json").read_text("utf-8")
     self.card: dict[str, Any] = json.loads(card)
 
@@ -124,6 +132,68 @@ class TokenCache:
     self._split(split)
     return self._array(f"{split}.lengths"), self._array(f"{split}.offsets")
 
+  def event_marks(self, split: str, mark: str) -> np.ndarray | None:
+    """The kind of every event, or whether it may be a target.
+
+    Args:
+      split: Name of the split, as of `event_lengths`, with the same order.
+      mark: Column out of `files.MARKS`: "kinds" (int8) or "targets" (bool).
+
+    Returns:
+      [E], or None if the domain does not distinguish its events.
+    """
+    parts = []
+    for name, rows in self._parts(split):
+      if f"{name}.{mark}.npy" not in self._manifest["files"]:
+        if self._split(name)["events"]:
+          return None
+        continue
+      values = self._array(f"{name}.{mark}")
+      if rows is not None:
+        offsets = self._array(f"{name}.offsets")
+        values = values[ranges(offsets[rows], offsets[rows + 1])]
+      parts.append(values)
+    return np.concatenate(parts) if parts else None
+
+  def _parts(self, split: str) -> Iterator[tuple[str, np.ndarray | None]]:
+    """The splits that are joined, with the rows taken; None takes all."""
+    if joined_splits.SIGN in split:
+      yield from self._joined(split)
+    else:
+      yield split, None
+
+  def items_of(self, document: DocumentRecord) -> np.ndarray:
+    """A document's items, `records.EventItems` where events have kinds."""
+    items, kinds, targets = document.items, document.kinds, document.targets
+    if targets is None and kinds is None:
+      return items
+    settled = np.ones(len(items), bool) if targets is None else targets
+    # One kind of target may follow another of the same item.
+    one_kind = self.kinds is None or len(self.kinds.targets) == 1
+    return records.EventItems(items, kinds, settled & one_kind)
+
+  def plain_history(
+    self, items: np.ndarray, kinds: Sequence[str] | None = None
+  ) -> np.ndarray:
+    """A history of this domain that does not come from its log.
+
+    Args:
+      items: int32[n], catalogue rows, oldest first.
+      kinds: Names of the kinds of its events; by default all are of the kind
+        that is asked for, such as purchases.
+
+    Raises:
+      KeyError: If a kind is not one of the domain.
+    """
+    if self.kinds is None:
+      return items
+    codes = np.full(len(items), self.kinds.query, np.int8)
+    if kinds is not None:
+      codes = self.kinds.codes(kinds)
+    names = np.array(self.kinds.names)[codes]
+    targets = np.isin(names, self.kinds.targets)
+    return self.items_of(DocumentRecord("", items, None, codes, targets))
+
   def histories(
     self, split: str, limit: int | None = None, seed: int | None = None
   ) -> list[records.History]:
@@ -138,13 +208,22 @@ class TokenCache:
     indices = self.sample(split, limit, seed)
     return [
       records.History(
-        user.user_id, user.items[:-1], int(user.items[-1]), user.timestamps
+        user.user_id,
+        self.items_of(user)[:-1],
+        int(user.items[-1]),
+        user.timestamps,
       )
       for user in self._streamed(split, indices)
     ]
 
-  def purchases(self, split: str) -> records.Purchases:
-    """All events of a split, or of `everybody`, user by user.
+  def purchases(
+    self, split: str, *, every_kind: bool = False
+  ) -> records.Purchases:
+    """The events that may be targets, user by user.
+
+    Args:
+      split: Name of the split, or of `everybody`.
+      every_kind: Whether other events, such as views, are included.
 
     Raises:
       CacheError: If the events of everybody have not been written.
@@ -155,9 +234,14 @@ class TokenCache:
           f"{self.path} has no usable {everybody_lib.FILE}; "
           "`building.attach_everybody` writes it."
         )
-      return self.everybody.purchases()
+      return self.everybody.purchases(every_kind=every_kind)
     users = range(self.num_documents(split))
-    parts = [document.items for document in self._streamed(split, users)]
+    parts = [
+      user.items
+      if every_kind or user.targets is None
+      else user.items[user.targets]
+      for user in self._streamed(split, users)
+    ]
     offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
     items = np.concatenate([np.zeros(0, np.int32), *parts])
     return records.Purchases(items, offsets)
@@ -289,8 +373,14 @@ class TokenCache:
 def _decode_document(record: bytes) -> DocumentRecord:
   fields = msgpack.unpackb(record)
   times = fields.get("timestamps")
+  marks = {
+    mark: np.frombuffer(fields[mark], dtype)
+    for mark, dtype in files.MARKS.items()
+    if mark in fields
+  }
   return DocumentRecord(
     fields["user_id"],
     np.frombuffer(fields["items"], "<i4"),
     None if times is None else np.frombuffer(times, "<i8"),
+    **marks,
   )

@@ -48,6 +48,7 @@ def write_cache(
   card: Callable[[], Mapping[str, Any]] = dict,
   *,
   name: str | None = None,
+  kinds: records.EventKinds | None = None,
 ) -> pathlib.Path:
   """Writes a cache; it appears under `path` complete or not at all.
 
@@ -62,6 +63,7 @@ def write_cache(
     card: Function that describes the dataset, called after all documents have
       been written.
     name: Name of the domain; by default `path`'s name up to the last hyphen.
+    kinds: Kinds of event, where documents have them.
 
   Returns:
     The folder.
@@ -81,6 +83,8 @@ def write_cache(
       folder, catalogue_records, documents, prompt, vocabulary_files, card
     )
     manifest["name"] = name or path.name.rpartition("-")[0] or path.name
+    if kinds is not None:
+      manifest["kinds"] = dataclasses.asdict(kinds)
     _write_json(folder / cache_files.MANIFEST, manifest)
     try:
       cache_files.check(path)
@@ -98,7 +102,7 @@ def _write_parts(
   card: Callable[[], Mapping[str, Any]],
 ) -> dict[str, Any]:
   """Writes everything but the manifest, and returns the manifest."""
-  _write_json(folder / "prompt.json", dataclasses.asdict(prompt))
+  _write_json(folder / "prompt.json", prompt.as_json())
   vocabulary = folder / "vocabulary"
   vocabulary.mkdir()
   for file in vocabulary_files:
@@ -114,7 +118,6 @@ def _write_parts(
   np.save(folder / "catalogue.train_counts.npy", counts.events)
   np.save(folder / "catalogue.train_recent.npy", counts.recent)
   tokens = np.load(folder / "catalogue.tokens.npy", mmap_mode="r")
-  pieces = (prompt.begin or 0, *prompt.prefix, *prompt.first, *prompt.next)
   files = {
     str(file.relative_to(folder)): {
       "bytes": file.stat().st_size,
@@ -133,13 +136,13 @@ def _write_parts(
         "schema": cache_files.CONTENT_SCHEMA,
         "catalogue": content,
         "splits": contents,
-        "prompt": dataclasses.asdict(prompt),
+        "prompt": prompt.as_json(),
         "vocabulary": vocabulary_hash,
       }
     ),
     "vocabulary": vocabulary_hash,
     "items": len(lengths),
-    "largest_token": int(max(int(tokens.max()), *pieces)),
+    "largest_token": max(int(tokens.max()), prompt.largest()),
     "splits": splits,
     "files": files,
   }
@@ -227,10 +230,17 @@ class _TrainCounts:
     self.events = np.zeros(num_items, np.int64)
     self.recent = np.zeros(num_items, np.float64)
 
-  def add(self, items: np.ndarray, users: Sequence[np.ndarray]) -> None:
-    """Counts events; `items` are those of `users`, one after another."""
+  def add(self, users: Sequence[DocumentRecord]) -> None:
+    """Counts the events of users that may be targets."""
+    bought = [
+      np.asarray(
+        user.items if user.targets is None else user.items[user.targets]
+      )
+      for user in users
+    ]
+    items = np.concatenate(bought)
     np.add.at(self.events, items, 1)
-    ages = np.concatenate([np.arange(len(user), 0, -1) for user in users])
+    ages = np.concatenate([np.arange(len(user), 0, -1) for user in bought])
     np.add.at(self.recent, items, 1.0 / ages)
 
 
@@ -242,6 +252,7 @@ def _write_split(
   train_counts: _TrainCounts,
 ) -> tuple[dict[str, int], str]:
   lengths, offsets = array.array("i"), array.array("q", [0])
+  marks: dict[str, list[np.ndarray]] = {name: [] for name in cache_files.MARKS}
   with _record_writer(folder / f"{split}.arrayrecord") as write:
     for block in _blocks(users):
       columns = [np.asarray(user.items, np.int32) for user in block]
@@ -252,16 +263,24 @@ def _write_split(
         if user.timestamps is not None:
           times = np.asarray(user.timestamps, np.int64)
           record["timestamps"] = times.tobytes()
+        for mark, dtype in cache_files.MARKS.items():
+          if (values := getattr(user, mark)) is not None:
+            values = np.asarray(values, dtype)
+            record[mark] = values.tobytes()
+            marks[mark].append(values)
         write(record)
       ends = np.cumsum([len(column) for column in columns]) + len(lengths)
       offsets.extend(ends.tolist())
       lengths.frombytes(item_lengths[items].astype(np.int32).tobytes())
       if split == "train":
-        train_counts.add(items, columns)
+        train_counts.add(block)
     digest = write.digest
   tokens = np.frombuffer(lengths, np.int32)
   np.save(folder / f"{split}.lengths.npy", tokens)
   np.save(folder / f"{split}.offsets.npy", np.frombuffer(offsets, np.int64))
+  for mark, parts in marks.items():
+    if parts:
+      np.save(folder / f"{split}.{mark}.npy", np.concatenate(parts))
   counts = {
     "documents": len(offsets) - 1,
     "events": len(lengths),
@@ -285,6 +304,16 @@ def _check_users(
         f"user {user.user_id!r} of {split} has {len(items)} items and "
         f"{len(user.timestamps)} timestamps"
       )
+    for mark in cache_files.MARKS:
+      values = getattr(user, mark)
+      if (values is None) != (getattr(users[0], mark) is None) or (
+        values is not None and len(values) != len(items)
+      ):
+        raise CacheError(
+          f"user {user.user_id!r} of {split} has {len(items)} items and "
+          f"{'no' if values is None else len(values)} {mark}; all users must "
+          "have one per item, or none"
+        )
   whole = np.concatenate(columns)
   outside = (whole < 0) | (whole >= num_items)
   if outside.any():

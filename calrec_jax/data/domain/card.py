@@ -40,6 +40,7 @@ def build_card(
   """
   lengths = np.array([len(tokens) for tokens in item_tokens])
   events = prepared.events
+  kinds = _kinds(prepared)
   return {
     "schema": SCHEMA,
     "domain": domain.name,
@@ -63,6 +64,7 @@ def build_card(
       for path in domain.source.files()
     ],
     "steps": prepared.steps,
+    **({"kinds": kinds} if kinds else {}),
     "problems": prepared.problems.as_list(),
     "shares": _rounded(prepared.fractions | _repeat_targets(prepared)),
     "missing_fields": _rounded(prepared.missing),
@@ -105,6 +107,7 @@ def render(card: Mapping[str, Any]) -> str:
     f"  {'step':<22}{'users':>10}{'items':>10}{'events':>12}",
     *map(_step_line, card["steps"]),
     "",
+    *_kind_lines(card.get("kinds", {})),
     *_comparison_lines(card),
     "  bad rows" if card["problems"] else "  no bad rows",
     *map(problems_lib.line, card["problems"]),
@@ -160,6 +163,17 @@ def _step_line(step: Mapping[str, Any]) -> str:
   return f"  {step['step']:<22}{cells}  {notes}".rstrip()
 
 
+def _kind_lines(kinds: Mapping[str, Mapping[str, int]]) -> list[str]:
+  """Lines of a card about its kinds of event; none without kinds."""
+  if not kinds:
+    return []
+  rows = [
+    f"  {name:<22}{count['events']:>32,}{count['targets']:>12,}"
+    for name, count in kinds.items()
+  ]
+  return [f"  {'kind of event':<22}{'events':>32}{'targets':>12}", *rows, ""]
+
+
 def _length_line(name: str, summary: Mapping[str, float]) -> str:
   return (
     f"  {name.replace('_', ' '):<18} mean {summary['mean']:g}, median "
@@ -187,6 +201,7 @@ _LENGTHS = (
   "events_per_user",
 )
 _NOTES = {
+  "targets": "that may be targets",
   "documents": "documents",
   "passes": "passes",
   "item_rows": "rows of items",
@@ -199,6 +214,12 @@ _FRACTIONS = {
   "twin_texts": "of items share their text with an earlier one",
   "validation_targets_repeated": "of validation targets are in their history",
   "test_targets_repeated": "of test targets are in their history",
+  "validation_targets_just_seen": (
+    "of validation targets are the item of the event before, of another kind"
+  ),
+  "test_targets_just_seen": (
+    "of test targets are the item of the event before, of another kind"
+  ),
   "test_targets_cold": "of test targets have no training event",
 }
 
@@ -216,10 +237,47 @@ def _repeat_targets(prepared: domain_lib.Prepared) -> dict[str, float]:
     fractions[f"{split}_targets_repeated"] = (
       float(np.mean(hits)) if hits else 0.0
     )
+    if prepared.events.targets is not None:
+      fractions[f"{split}_targets_just_seen"] = _just_seen(prepared, part)
   test = items[prepared.documents["test"].stops - 1]
   cold = ~np.isin(test, prepared.train_items())
   fractions["test_targets_cold"] = float(np.mean(cold)) if len(cold) else 0.0
   return fractions
+
+
+def _just_seen(prepared: domain_lib.Prepared, part: splits.Documents) -> float:
+  """Fraction of targets whose item the event before has, of another kind.
+
+  Such as the view of a product right before its purchase: no leak, but it
+  makes many a target easy.
+  """
+  events = prepared.events
+  at = part.stops - 1
+  at = at[at > part.starts]
+  if not len(at):
+    return 0.0
+  seen = events.items[at] == events.items[at - 1]
+  for column in (events.kinds, events.targets):
+    if column is not None:
+      return float(np.sum(seen & (column[at] != column[at - 1])) / len(part))
+  return 0.0
+
+
+def _kinds(prepared: domain_lib.Prepared) -> dict[str, dict[str, int]]:
+  """Numbers of events and of possible targets by kind; {} without targets."""
+  events, targets = prepared.events, prepared.events.target_mask()
+  if events.kinds is None:
+    if events.targets is None:
+      return {}
+    counts = {"events": len(events), "targets": int(np.sum(targets))}
+    return {"all events": counts}
+  return {
+    name: {
+      "events": int(np.sum(events.kinds == code)),
+      "targets": int(np.sum(targets[events.kinds == code])),
+    }
+    for code, name in enumerate(events.kind_names)
+  }
 
 
 def _period(prepared: domain_lib.Prepared) -> dict[str, str]:
@@ -265,6 +323,9 @@ def _outputs(
     content.update((part.stops - part.starts).astype("<i8").tobytes())
     content.update(events.items[rows].astype("<i4").tobytes())
     content.update(events.timestamps[rows].astype("<i8").tobytes())
+    for column in (events.kinds, events.targets):
+      if column is not None:
+        content.update(column[rows].tobytes())
     hashes[split] = content.hexdigest()
   return hashes
 

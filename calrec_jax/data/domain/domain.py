@@ -110,7 +110,19 @@ class Prepared:
       items=self.events.items[events],
       timestamps=self.events.timestamps[events],
       events=events,
+      kinds=_rows(self.events.kinds, events),
+      targets=_rows(self.events.targets, events),
     )
+
+  @property
+  def kinds(self) -> records.EventKinds | None:
+    """The kinds of event, or None if the log has no column of them."""
+    events = self.events
+    if events.kinds is None:
+      return None
+    codes = np.unique(events.kinds[events.target_mask()]).tolist()
+    names = events.kind_names
+    return records.EventKinds(names, tuple(names[code] for code in codes))
 
   def train_items(self) -> np.ndarray:
     """Catalogue rows with at least one training event."""
@@ -122,6 +134,13 @@ class Prepared:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Domain:
   """One catalogue and one set of users.
+
+  A log may have several kinds of event, such as views, carts and purchases, of
+  which only some may be targets. The others are history: they are read,
+  filtered and sorted with the rest, but never asked for. Then consecutive
+  repeats are of the same item and kind; `min_count` counts events of every
+  kind, and a user needs one event that may be a target besides; a split takes
+  its targets from these events, and fractions of events are fractions of them.
 
   Attributes:
     name: Lower-case name; also the name of the SeqIO task.
@@ -225,11 +244,17 @@ class Domain:
       problems.refuse(self.name)
     steps.append(_count("validate", events))
     self._refuse_empty(events, problems, "the input has no usable event")
+    if not events.target_mask().any():
+      raise InputError(
+        f"Domain {self.name!r} has nothing to ask for: none of its "
+        f"{len(events):,} usable events may be a target. Check "
+        "LogFiles.target_where."
+      )
 
     events = events_lib.sort(events)
     keys = id_codes.strings(texts).dictionary_encode().indices.to_numpy()
-    same_item = events_lib.repeats(events, events.items)
-    same_text = events_lib.repeats(events, keys[events.items])
+    same_item = events_lib.repeats(events, events.items, same_kind=True)
+    same_text = events_lib.repeats(events, keys[events.items], same_kind=True)
     fractions = {
       "tied_times": _fraction(events_lib.repeats(events, events.timestamps)),
       "consecutive_repeats": _fraction(same_item),
@@ -245,6 +270,7 @@ class Domain:
     self._refuse_empty(
       events, problems, f"Domain.min_count = {self.min_count} leaves nothing"
     )
+    events = _with_used_kinds(events)
     retained, renumbered = np.unique(events.items, return_inverse=True)
     rows: list[int] = retained.tolist()
     events = dataclasses.replace(events, items=renumbered.astype(np.int32))
@@ -252,7 +278,7 @@ class Domain:
     catalogue_rows[retained] = np.arange(len(rows))
     # The k-core can make two purchases of an item consecutive again.
     fractions["consecutive_repeats_left"] = _fraction(
-      events_lib.repeats(events, events.items)
+      events_lib.repeats(events, events.items, same_kind=True)
     )
     fractions["twin_texts"] = 1 - len(np.unique(keys[retained])) / len(rows)
     documents, boundaries = self._split(events)
@@ -274,7 +300,7 @@ class Domain:
       steps=steps,
       fractions=fractions,
       problems=problems,
-      everybody=dataclasses.replace(whole, items=catalogue_rows[whole.items]),
+      everybody=_in_terms_of(events, whole, catalogue_rows),
     )
 
   def _present(
@@ -373,14 +399,65 @@ def _with_text(
   return events.take(good)
 
 
+def _with_used_kinds(events: events_lib.Events) -> events_lib.Events:
+  """The events with the names of those kinds only that are left."""
+  if events.kinds is None:
+    return events
+  used, kinds = np.unique(events.kinds, return_inverse=True)
+  names = tuple(events.kind_names[code] for code in used)
+  return dataclasses.replace(
+    events, kinds=kinds.astype(np.int8), kind_names=names
+  )
+
+
+def _in_terms_of(
+  core: events_lib.Events, whole: events_lib.Events, rows: np.ndarray
+) -> events_lib.Events:
+  """All events with the catalogue rows and the kinds of the k-core's.
+
+  Args:
+    core: Events of the k-core.
+    whole: Events of all users.
+    rows: int32[N], catalogue row of each item of the source, or -1.
+
+  Returns:
+    The events; items are -1 outside the catalogue, and where an event is of a
+    kind that the k-core does not have.
+  """
+  items = rows[whole.items]
+  if whole.kinds is None:
+    return dataclasses.replace(whole, items=items)
+  codes = np.array(
+    [
+      core.kind_names.index(name) if name in core.kind_names else -1
+      for name in whole.kind_names
+    ],
+    np.int8,
+  )
+  kinds = codes[whole.kinds]
+  return dataclasses.replace(
+    whole,
+    items=np.where(kinds < 0, np.int32(-1), items),
+    kinds=kinds,
+    kind_names=core.kind_names,
+  )
+
+
+def _rows(column: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+  return None if column is None else column[rows]
+
+
 def _fraction(mask: np.ndarray) -> float:
   return float(np.mean(mask)) if len(mask) else 0.0
 
 
 def _count(step: str, events: events_lib.Events) -> dict[str, Any]:
-  return {
+  count = {
     "step": step,
     "users": int(np.count_nonzero(np.bincount(events.users))),
     "items": int(np.count_nonzero(np.bincount(events.items))),
     "events": len(events),
   }
+  if events.targets is not None:
+    count["targets"] = int(np.sum(events.targets))
+  return count

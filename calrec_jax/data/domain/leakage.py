@@ -30,6 +30,9 @@ CHECKS = (
   "all training events are before the target of their user",
   "training ends before validation begins, and validation before the test",
 )
+CHECKS_OF_KINDS = (
+  "every event has its kind, and every target is one that may be a target",
+)
 
 
 class LeakageError(CalrecError, RuntimeError):
@@ -62,7 +65,10 @@ class Check:
         "leakage; add every split before its result is used."
       )
     by_day = self._prepared.boundaries is not None
-    return list(CHECKS if by_day else CHECKS[:-1])
+    checks = CHECKS if by_day else CHECKS[:-1]
+    if self._prepared.events.targets is not None:
+      checks += CHECKS_OF_KINDS
+    return list(checks)
 
   def add(self, split: str, documents: records.DocumentColumns) -> None:
     """Checks the documents of a split.
@@ -84,7 +90,8 @@ class Check:
         f"is not before its user's {later} target",
       )
     if self._prepared.boundaries is not None:
-      _check_days(columns, self._prepared.boundaries)
+      may_be_target = self._prepared.events.target_mask()[columns.events]
+      _check_days(columns, self._prepared.boundaries, may_be_target)
     if split != "train":
       self._later[split] = _Targets(self._prepared, columns, owners)
     self._passed.add(split)
@@ -111,6 +118,18 @@ class Check:
       (log.items[columns.events] != columns.items)
       | (log.timestamps[columns.events] != columns.times),
       "is not what the log has",
+    )
+    for own, logged in (
+      (columns.kinds, log.kinds),
+      (columns.targets, log.targets),
+    ):
+      if logged is not None:
+        columns.refuse(
+          logged[columns.events] != own, "is not of the kind that the log has"
+        )
+    columns.refuse(
+      columns.is_target & ~log.target_mask()[columns.events],
+      "is a target, but not of a kind that may be one",
     )
     back = np.zeros(len(columns.events), bool)
     back[1:] = (columns.documents[1:] == columns.documents[:-1]) & (
@@ -140,6 +159,7 @@ class _Columns:
     self.user_ids = documents.user_ids
     self.events, self.items = documents.events, documents.items
     self.times = documents.timestamps
+    self.kinds, self.targets = documents.kinds, documents.targets
     lengths = np.diff(documents.offsets)
     self.documents = np.repeat(np.arange(len(documents)), lengths)
     sizes = {len(c) for c in (self.events, self.items, self.times)}
@@ -180,8 +200,18 @@ class _Targets:
     self.by_user[owners[columns.documents[columns.is_target]]] = rows
 
 
-def _check_days(columns: _Columns, days: splits.Boundaries) -> None:
-  """Checks that a split stays within its period."""
+def _check_days(
+  columns: _Columns, days: splits.Boundaries, may_be_target: np.ndarray
+) -> None:
+  """Checks that a split stays within its period.
+
+  Args:
+    columns: Documents of the split.
+    days: First days of validation and of the test.
+    may_be_target: bool[E], events that may be targets: in a history they must
+      precede the period. Others, such as views, may lie between the day when
+      it begins and the target.
+  """
   if columns.split == "train":
     columns.refuse(
       columns.times >= days.validation_start,
@@ -194,5 +224,5 @@ def _check_days(columns: _Columns, days: splits.Boundaries) -> None:
   began = columns.times >= low
   outside = columns.is_target & (~began | (columns.times >= high))
   columns.refuse(outside, f"is a target outside the {columns.split} period")
-  after = ~columns.is_target & began
+  after = ~columns.is_target & began & may_be_target
   columns.refuse(after, f"is in a history after {columns.split} began")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
@@ -10,6 +11,28 @@ import gin
 from calrec_jax.data import records
 from calrec_jax.data.vocabulary import files
 from calrec_jax.errors import InputError, refuse
+
+VERBS = {
+  **dict.fromkeys(("view", "pageview", "detail", "detail_view"), "viewed"),
+  **dict.fromkeys(("click", "clicks"), "clicked"),
+  **dict.fromkeys(
+    ("cart", "addtocart", "add_to_cart", "carts"), "added to the cart"
+  ),
+  **dict.fromkeys(
+    ("removefromcart", "remove_from_cart"), "removed from the cart"
+  ),
+  **dict.fromkeys(
+    ("wishlist", "add_to_wishlist", "favorite", "favourite", "fav"),
+    "added to the wish list",
+  ),
+  **dict.fromkeys(
+    ("purchase", "buy", "bought", "order", "orders", "transaction", "sale"),
+    "bought",
+  ),
+}
+"""What a user did with an item in an event of a well-known kind."""
+_VERB = "{verb}"
+_OF_KINDS = ("kinds", "first_of_kind", "next_of_kind")
 
 
 @gin.configurable
@@ -27,28 +50,80 @@ class Prompt:
     next: Text before every later item, and at the end of a prompt.
     end: Text after every item; it must be one token, and no item may contain
       it.
+    kinds: Where a domain has several kinds of event, the verb of each kind,
+      such as `{"view": "viewed", "purchase": "bought"}`. Kinds that are not
+      named have one of `VERBS`, or else "with the event 'NAME'".
+    first_of_kind: Then the text before a first item, with `{verb}` in it.
+    next_of_kind: Likewise before every later item. A prompt ends with that of
+      the kind that may be a target; of several, with the last one's.
   """
 
   prefix: str = "This is the summary of a user's purchase history. "
   first: str = "The first item bought is as follows. "
   next: str = "The next item bought is as follows. "
   end: str = "\n"
+  kinds: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  first_of_kind: str = "The first item {verb} is as follows. "
+  next_of_kind: str = "The next item {verb} is as follows. "
 
   def __post_init__(self) -> None:
     """Checks the settings."""
+    if not isinstance(self.kinds, Mapping) or not all(
+      isinstance(text, str) for pair in self.kinds.items() for text in pair
+    ):
+      refuse(
+        self,
+        "kinds",
+        "must map the names of kinds of event to verbs, such as "
+        "{'view': 'viewed', 'purchase': 'bought'}.",
+      )
+    for name in ("first_of_kind", "next_of_kind"):
+      if _VERB not in getattr(self, name):
+        refuse(self, name, f"must contain {_VERB}, or kinds look the same.")
     if not self.end:
       refuse(self, "end", "is empty; decoding would never stop.")
 
-  def pieces(self) -> tuple[str, ...]:
-    """All non-empty strings of the prompt, the end marker last."""
-    return tuple(filter(None, (self.prefix, self.first, self.next, self.end)))
+  def pieces(self, kinds: Sequence[str] = ()) -> tuple[str, ...]:
+    """All non-empty strings of the prompt, the end marker last.
+
+    Args:
+      kinds: Names of the kinds of event.
+    """
+    texts = (self.prefix, self.first, self.next)
+    for kind in kinds:
+      texts += self.of_kind(kind)
+    return tuple(filter(None, (*texts, self.end)))
+
+  def of_kind(self, kind: str) -> tuple[str, str]:
+    """The texts before a first and a later item of an event of this kind."""
+    known = VERBS.get(kind.strip().lower(), f"with the event {kind!r}")
+    verb = self.kinds.get(kind, known)
+    return (
+      self.first_of_kind.replace(_VERB, verb),
+      self.next_of_kind.replace(_VERB, verb),
+    )
 
   def fingerprint(self) -> dict[str, Any]:
     """Everything the tokens depend on; JSON-compatible."""
-    return dataclasses.asdict(self)
+    settings = dataclasses.asdict(self)
+    for field in dataclasses.fields(self):
+      # Added later: prompts without them have the fingerprint of before.
+      if field.name in _OF_KINDS and settings[field.name] == (
+        {} if field.name == "kinds" else field.default
+      ):
+        del settings[field.name]
+    return settings
 
-  def tokenise(self, vocabulary: files.Vocabulary) -> records.PromptTokens:
+  def tokenise(
+    self,
+    vocabulary: files.Vocabulary,
+    kinds: records.EventKinds | None = None,
+  ) -> records.PromptTokens:
     """The prompt's pieces as tokens.
+
+    Args:
+      vocabulary: Vocabulary of the tokens.
+      kinds: Kinds of event of the domain; None if it has one kind only.
 
     Raises:
       InputError: If the end marker is not exactly one token.
@@ -59,10 +134,23 @@ class Prompt:
         f"Prompt.end = {self.end!r} is {len(end)} tokens in this vocabulary; "
         "it must be one. Choose a text that the vocabulary knows as one piece."
       )
-    return records.PromptTokens(
+    plain = records.PromptTokens(
       begin=vocabulary.begin,
       end=end[0],
       prefix=tuple(vocabulary.encode(self.prefix)),
       first=tuple(vocabulary.encode(self.first)),
       next=tuple(vocabulary.encode(self.next)),
+    )
+    if kinds is None:
+      return plain
+    firsts, nexts = (
+      tuple(tuple(vocabulary.encode(text)) for text in texts)
+      for texts in zip(*map(self.of_kind, kinds.names), strict=True)
+    )
+    return dataclasses.replace(
+      plain,
+      first=firsts[kinds.query],
+      next=nexts[kinds.query],
+      first_of_kind=firsts,
+      next_of_kind=nexts,
     )

@@ -2,7 +2,9 @@
 
 A document is a range of one user's events: in `train` the training events, in
 `validation` and `test` a history with the target as its last event. Ranges
-cannot mix users, and `leakage` checks the rest.
+cannot mix users, and `leakage` checks the rest. Where only some events may be
+targets, such as purchases among views, the others are history and never the
+last event of an evaluated document.
 """
 
 from __future__ import annotations
@@ -54,18 +56,23 @@ class Boundaries:
 
 
 def leave_one_out(events: events_lib.Events) -> dict[str, Documents]:
-  """Each user's last event is the test, the one before is validation.
+  """Each user's last target is the test, the one before is validation.
 
-  Users with fewer than three events are not evaluated; all their sorted events
-  are for training.
+  A history is everything before its target, whatever its kind, and training
+  ends before the validation target. Users with fewer than three events that may
+  be targets are not evaluated; all their sorted events are for training.
   """
   first, stop, users = _users(events)
-  evaluated = stop - first >= 3
-  train_stop = np.where(evaluated, stop - 2, stop)
+  rows, earlier = _targets(events)
+  last = earlier[stop] - 1  # Index in `rows` of each user's last target.
+  evaluated = earlier[stop] - earlier[first] >= 3
+  validation = rows[np.where(evaluated, last - 1, 0)]
+  test = rows[np.where(evaluated, last, 0)]
+  train_stop = np.where(evaluated, validation, stop)
   return {
     "train": Documents(users, first, train_stop),
-    "validation": Documents(users, first, stop - 1).take(evaluated),
-    "test": Documents(users, first, stop).take(evaluated),
+    "validation": Documents(users, first, validation + 1).take(evaluated),
+    "test": Documents(users, first, test + 1).take(evaluated),
   }
 
 
@@ -74,9 +81,11 @@ def global_temporal(
 ) -> dict[str, Documents]:
   """Training before a day, validation before a later day, test from then on.
 
-  The target is each user's first event of the period, so that the history ends
-  where the period begins. A user without an event before the period, or
-  without one in it, is not evaluated in it.
+  The target is each user's first event of the period that may be one. The
+  history is everything before it: it ends where the period begins, but for
+  events of other kinds, such as views, between that day and the target. A user
+  without an event before the target, or without a target in the period, is not
+  evaluated in it.
 
   Args:
     events: Sorted events.
@@ -88,8 +97,10 @@ def global_temporal(
     _first_at_or_after(events, first, stop, day)
     for day in (boundaries.validation_start, boundaries.test_start)
   )
+  rows, earlier = _targets(events)
 
-  def document(target: np.ndarray, before: int | None) -> Documents:
+  def document(at_or_after: np.ndarray, before: int | None) -> Documents:
+    target = rows[earlier[at_or_after]]  # Possibly another user's.
     has_target = target < stop
     at = np.where(has_target, target, 0)
     keep = has_target & (target > first)
@@ -119,8 +130,9 @@ def boundaries(
     validation_start: First day of validation as ISO 8601 text or unix
       milliseconds; None finds it by the fraction.
     test_start: First day of the test, likewise.
-    validation_fraction: Fraction of events between the two days.
-    test_fraction: Fraction of events from the second day on.
+    validation_fraction: Fraction of the events that may be targets between
+      the two days.
+    test_fraction: Fraction of them from the second day on.
 
   Raises:
     InputError: If the log has positions instead of times, or the days are out
@@ -138,7 +150,7 @@ def boundaries(
   ):
     if not 0 < fraction < 0.5:
       raise InputError(f"Domain.{name} is {fraction}; it must be in (0, 0.5).")
-  times = np.sort(events.timestamps)
+  times = np.sort(events.timestamps[events.target_mask()])
 
   def start(given: str | int | None, name: str, fraction: float) -> int:
     if given is not None:
@@ -206,6 +218,19 @@ def _users(
   """First event, index after the last event, and row of every user."""
   offsets = events_lib.starts(events.users)
   return offsets[:-1], offsets[1:], events.users[offsets[:-1]]
+
+
+def _targets(
+  events: events_lib.Events,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Rows that may be targets, and how many of them precede each row.
+
+  Returns:
+    int64[T + 1], the rows and the number of all events; int64[E + 1].
+  """
+  mask = events.target_mask()
+  rows = np.append(np.flatnonzero(mask), len(events))
+  return rows, np.concatenate([[0], np.cumsum(mask)])
 
 
 def _first_at_or_after(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from calrec_jax.data.cache.files import DocumentRecord
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.feed import tokenization
 from calrec_jax.data.feed.batch import Batch
@@ -51,39 +52,45 @@ class Assembler:
       cursor = tokenization.Cursor()
       for domain, user, start, first_target, stop in documents.to_tuples():
         cache = self._caches[domain]
-        items = histories[domain, user][start:stop]
+        user_record = histories[domain, user]
+        items = user_record.items[start:stop]
         values, at = cache.item_tokens
-        targets = cache.text_rows[items[first_target - start :]]
+        targets = np.arange(first_target - start, stop - start)
+        if user_record.targets is not None:
+          targets = targets[user_record.targets[first_target:stop]]
+        kinds = user_record.kinds
         cursor = tokenization.write_document(
           batch,
           row,
           cursor,
           cache.prompt,
           [values[at[item] : at[item + 1]] for item in items.tolist()],
-          first_target=first_target - start,
-          slot_items=self._item_offsets[domain] + targets,
+          targets=targets.tolist(),
+          slot_items=self._item_offsets[domain]
+          + cache.text_rows[items[targets]],
           slot_user=user_offsets[domain] + user,
           item_segments=self._item_segments,
+          kinds=None if kinds is None else kinds[start:stop],
         )
     return batch
 
   def _read(
     self, split: str, rows: Sequence[Documents]
-  ) -> dict[tuple[int, int], np.ndarray]:
-    """Items by (domain, user), in one read per domain."""
+  ) -> dict[tuple[int, int], DocumentRecord]:
+    """Documents by (domain, user), in one read per domain."""
     users: list[set[int]] = [set() for _ in self._caches]
     for documents in rows:
       for domain, user, *_ in documents.to_tuples():
         users[domain].add(user)
-    items = {}
+    found = {}
     for domain, cache in enumerate(self._caches):
       wanted = sorted(users[domain])
       if not wanted:
         continue
       records = cache.documents(split, wanted)
       for user, record in zip(wanted, records, strict=True):
-        items[domain, user] = record.items
-    return items
+        found[domain, user] = record
+    return found
 
 
 def _offsets(counts: Iterable[int]) -> list[int]:

@@ -60,7 +60,8 @@ class Feed:
     context: Number of items that later windows of a long history repeat as
       context before their first target. They take at most half of the row.
     targets: Which events are targets: "all" but a user's first, or only the
-      "last".
+      "last". Of a domain with several kinds of event, all that may be targets,
+      or the last of these; the others are history.
     split: Split whose events are trained on. "validation" adds the events that
       "train" holds out for validation, and no user is omitted: for a final fit,
       after all choices have been made.
@@ -143,8 +144,8 @@ class FeedStats:
     steps_per_epoch: Steps of the first epoch; others differ by a few.
     users_per_epoch: Users that an epoch takes from each domain.
     passes_per_epoch: Passes over the users of each domain per epoch.
-    users_without_target: Users of each domain with a single event, which give
-      no training document.
+    users_without_target: Users of each domain with a single event, or without
+      one that may be a target, who give no training document.
     documents: Number of documents in the first epoch.
     fill: Fraction of the tokens that are not padding.
     targets_per_row: Mean number of targets per row, empty rows included.
@@ -274,7 +275,7 @@ class OpenFeed:
     steps = -(-epoch.num_rows // self.feed.rows)
     rows = steps * self.feed.rows
     documents = epoch.documents
-    targets = int((documents.stop - documents.first_target).sum())
+    targets = int(documents.slots.sum())
     names = [cache.name for cache in self.caches]
     quotas, users = self._plan.quotas, self._plan.num_users
     return FeedStats(
@@ -297,9 +298,8 @@ class OpenFeed:
   @functools.cached_property
   def _plan(self) -> plan.Plan:
     feed = self.feed
-    lengths = [cache.event_lengths(feed.documents) for cache in self.caches]
     return plan.Plan(
-      [Histories(*arrays) for arrays in lengths],
+      [_histories(cache, feed.documents) for cache in self.caches],
       self._costs,
       plan.Settings(
         rows=feed.rows,
@@ -347,7 +347,7 @@ class OpenFeed:
     """Refuses events too long for a row, before the first step."""
     for cache, costs in zip(self.caches, self._costs, strict=True):
       misfit = windows.first_misfit(
-        Histories(*cache.event_lengths(split)),
+        _histories(cache, split),
         self.feed.limits,
         costs,
         last_only=last_only,
@@ -375,12 +375,21 @@ class OpenFeed:
     parts = []
     for domain, cache in enumerate(self.caches):
       users = cache.sample(split, limit, seed)
-      histories = Histories(*cache.event_lengths(split)).take(users)
+      histories = _histories(cache, split).take(users)
       cut = windows.cut_last(histories, self.feed.limits, self._costs[domain])
       parts.append(plan.as_documents(domain, users, cut))
     columns = zip(*parts, strict=True)
     documents = plan.Documents(*(np.concatenate(part) for part in columns))
     return plan.packed(documents, self.feed.limits)
+
+
+def _histories(cache: TokenCache, split: str) -> Histories:
+  """Tokens, possible targets and kinds of every event of a split."""
+  lengths, offsets = cache.event_lengths(split)
+  targets, kinds = (
+    cache.event_marks(split, mark) for mark in ("targets", "kinds")
+  )
+  return Histories(lengths, offsets, targets, kinds)
 
 
 def _out_of_shared_memory(numbered: tuple[int, Batch]) -> tuple[int, Batch]:

@@ -58,6 +58,7 @@ class Documents(NamedTuple):
     stop: Index after the last item.
     tokens: Tokens of the document.
     visit: Pass over the domain's users that it belongs to.
+    slots: Number of targets.
   """
 
   domain: np.ndarray
@@ -67,6 +68,7 @@ class Documents(NamedTuple):
   stop: np.ndarray
   tokens: np.ndarray
   visit: np.ndarray
+  slots: np.ndarray
 
   def take(self, order: np.ndarray | slice) -> Documents:
     """A selection of the documents, in the given order."""
@@ -120,11 +122,18 @@ class Plan:
     self._histories = tuple(histories)
     self._costs = tuple(costs)
     self._settings = settings
-    self._users = [np.flatnonzero(np.diff(at.offsets) > 1) for at in histories]
+    self._users = [np.flatnonzero(at.num_targets()) for at in histories]
     self.num_users = tuple(len(users) for users in self._users)
     if not all(self.num_users):
       empty = self.num_users.index(0)
-      raise InputError(f"Domain {empty} has no user with two events.")
+      raise InputError(
+        f"Domain {empty} has no user with two events"
+        + (
+          "."
+          if histories[empty].targets is None
+          else ", the second of which may be a target (LogFiles.target_where)."
+        )
+      )
     self.quotas = self._choose_quotas()
     self._lock = threading.RLock()
     self._first_steps = [0]  # Of epochs self._base, self._base + 1, ...
@@ -223,7 +232,8 @@ class Plan:
 
   def _mean_tokens(self, domain: int) -> float:
     """Approximate mean tokens per user of a domain."""
-    lengths, offsets = self._histories[domain]
+    histories = self._histories[domain]
+    lengths, offsets = histories.lengths, histories.offsets
     events = len(lengths) / (len(offsets) - 1)
     cost = self._costs[domain]
     limits, copies = self._settings.limits, 2
@@ -248,6 +258,7 @@ def as_documents(
     cut.stop,
     cut.tokens,
     visit * same,
+    cut.slots,
   )
 
 
@@ -263,7 +274,7 @@ def packed(
   """
   rows, num_rows = packing.pack(
     documents.tokens,
-    documents.stop - documents.first_target,
+    documents.slots,
     row_tokens=limits.row_tokens,
     row_slots=limits.row_slots,
   )

@@ -77,6 +77,12 @@ class Events:
   def __len__(self) -> int:
     return len(self.users)
 
+  def target_mask(self) -> np.ndarray:
+    """bool[E], which events may be targets."""
+    if self.targets is None:
+      return np.ones(len(self), bool)
+    return self.targets
+
   def take(self, rows: np.ndarray) -> Events:
     """The events at `rows`, indices or a mask, in that order."""
     return dataclasses.replace(
@@ -175,21 +181,32 @@ def sort(events: Events) -> Events:
   return events.take(by_time[by_user])
 
 
-def repeats(events: Events, values: np.ndarray) -> np.ndarray:
+def repeats(
+  events: Events, values: np.ndarray, *, same_kind: bool = False
+) -> np.ndarray:
   """bool[E], whether an event has the value of its user's previous event.
 
   Args:
     events: Sorted events.
     values: [E], one value per event, such as its item or time.
+    same_kind: Whether both must be of one kind, and both targets or neither:
+      a purchase does not repeat the view before it.
   """
   same = np.zeros(len(events), bool)
-  users = events.users
-  same[1:] = (users[1:] == users[:-1]) & (values[1:] == values[:-1])
+  columns = [events.users, values]
+  if same_kind:
+    columns += [c for c in (events.kinds, events.targets) if c is not None]
+  same[1:] = np.logical_and.reduce([c[1:] == c[:-1] for c in columns])
   return same
 
 
 def k_core(events: Events, min_count: int) -> tuple[Events, int]:
   """Drops users and items with few events, repeatedly, until none is left.
+
+  Events of every kind count. Where only some may be targets, a user without
+  any is dropped too: there is nothing to learn or to evaluate. An item that
+  nobody bought stays if it was seen often enough, as history and as a
+  candidate.
 
   Args:
     events: Events in any order.
@@ -205,6 +222,9 @@ def k_core(events: Events, min_count: int) -> tuple[Events, int]:
     keep = (users[events.users] >= min_count) & (
       items[events.items] >= min_count
     )
+    if events.targets is not None:
+      bought = np.bincount(events.users, events.targets)
+      keep &= bought[events.users] > 0
     if keep.all():
       break
     events = events.take(keep)

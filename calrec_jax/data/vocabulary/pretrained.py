@@ -105,7 +105,9 @@ class PretrainedVocabulary:
       seen = pruning.Seen(model)
       seen.add(prompt.pieces())
       for domain in self.reads(domains):
-        seen.add(prepare(domain, seen).texts)
+        prepared = prepare(domain, seen)
+        seen.add(prepared.texts)
+        seen.add(prompt.pieces(prepared.events.kind_names))
       rules = _rules(full)
       used = seen.used() if begin is None else np.append(seen.used(), begin)
       row_map = pruning.choose(rules, used)

@@ -122,11 +122,15 @@ class TrainedSentencePiece:
     """Trains on the texts of items with training events, and writes it."""
     texts: dict[str, None] = {}
     read = self.reads(domains)
+    kinds: dict[str, None] = {}
     for domain in read:
       prepared = prepare(domain, None)
+      kinds.update(dict.fromkeys(prepared.events.kind_names))
       rows: list[int] = prepared.train_items().tolist()
       texts.update(dict.fromkeys(prepared.texts[row] for row in rows))
-    model = self.train(self._sample(list(texts)), symbols(prompt, read))
+    model = self.train(
+      self._sample(list(texts)), symbols(prompt, read, tuple(kinds))
+    )
     return files.write(folder, model, begin=BEGIN)
 
   def _sample(self, texts: list[str]) -> list[str]:
@@ -265,11 +269,19 @@ class RunVocabulary:
 
 
 def symbols(
-  prompt: prompt_lib.Prompt, domains: Sequence[domain_lib.Domain]
+  prompt: prompt_lib.Prompt,
+  domains: Sequence[domain_lib.Domain],
+  kinds: Sequence[str] = (),
 ) -> list[str]:
-  """Texts that become one token each: the prompt's parts and the labels."""
+  """Texts that become one token each: the prompt's parts and the labels.
+
+  Args:
+    prompt: Sentences around the items.
+    domains: Domains whose fields have labels.
+    kinds: Names of the domains' kinds of event.
+  """
   labels = []
   for domain in domains:
     first, *others = domain.chosen_fields()
     labels += [f"{first.label}:", *(f". {other.label}:" for other in others)]
-  return list(dict.fromkeys((*prompt.pieces(), *labels)))
+  return list(dict.fromkeys((*prompt.pieces(kinds), *labels)))

@@ -40,7 +40,11 @@ def counted(split, read):
     train_recent=TRAINED.recent(size),
   )
   cache = toys.stand_in(
-    TokenCache, catalogue=catalogue, purchases=read, name="shop"
+    TokenCache,
+    catalogue=catalogue,
+    purchases=read,
+    targets_differ=False,
+    name="shop",
   )
   factory = registry.RecommenderFactory(
     cache, None, PromptLimits(max_tokens=64), toys.mesh(), counted=split

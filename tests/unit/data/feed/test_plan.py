@@ -43,7 +43,7 @@ def _targets_by_pass(documents):
   """How often each (domain, pass, user, event) is a target."""
   counts = collections.Counter()
   columns = (column.tolist() for column in documents)
-  for domain, user, _, first, stop, _, visit in zip(*columns, strict=True):
+  for domain, user, _, first, stop, _, visit, _ in zip(*columns, strict=True):
     for event in range(first, stop):
       counts[domain, visit, user, event] += 1
   return counts

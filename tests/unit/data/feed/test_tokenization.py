@@ -40,7 +40,7 @@ def _written(prompt, items, first_target, tokens=128, slots=8):
     tokenization.Cursor(),
     prompt,
     items,
-    first_target=first_target,
+    targets=range(first_target, len(items)),
     slot_items=np.arange(100, 100 + len(items) - first_target),
     slot_user=9,
   )

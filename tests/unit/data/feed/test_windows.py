@@ -35,7 +35,8 @@ def _histories(lengths):
 
 
 def _rows(cut):
-  columns = (column.tolist() for column in cut)
+  assert cut.slots.tolist() == (cut.stop - cut.first_target).tolist()
+  columns = (column.tolist() for column in cut[:5])
   return list(zip(*columns, strict=True))
 
 
