@@ -72,7 +72,9 @@ def run_stage(
     caches = stages.documents_of(stage, stages.open_caches(stage))
   source = stages.find_source(stage, name, stage_names)
   feed = dataclasses.replace(
-    stage.feed, shard_index=jax.process_index(), shard_count=jax.process_count()
+    stages.feed_after(stage, source),
+    shard_index=jax.process_index(),
+    shard_count=jax.process_count(),
   ).open(caches)
   decoder_config = stages.decoder_for(stage, caches)
   mesh = partitioning.make_mesh(stage.mesh)

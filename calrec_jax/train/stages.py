@@ -307,6 +307,16 @@ def find_source(
   return initial_parameters.CheckpointSource(before / record["checkpoint"])
 
 
+def feed_after(
+  stage: Stage, source: initial_parameters.ParameterSource | None
+) -> Feed:
+  """The stage's feed, with what is new to its source; see `Feed.after`."""
+  record = None
+  if isinstance(source, initial_parameters.CheckpointSource):
+    record = store.read_json(source.checkpoint, "lineage")
+  return stage.feed.after(record, str(source or "scratch"))
+
+
 def describe_training(
   stage: Stage, decoder: ModelConfig, feed_settings: Mapping[str, Any]
 ) -> dict[str, Any]:

@@ -132,6 +132,18 @@ class TokenCache:
     self._split(split)
     return self._array(f"{split}.lengths"), self._array(f"{split}.offsets")
 
+  def event_times(self, split: str) -> np.ndarray | None:
+    """The time of every event, int64[E], in the order of `event_lengths`.
+
+    None if the documents have no times.
+    """
+    users = range(self.num_documents(split))
+    parts = [document.timestamps for document in self._streamed(split, users)]
+    times = [part for part in parts if part is not None]
+    if len(times) < len(parts):
+      return None
+    return np.concatenate([np.zeros(0, np.int64), *times])
+
   def event_marks(self, split: str, mark: str) -> np.ndarray | None:
     """The kind of every event, or whether it may be a target.
 
