@@ -1,9 +1,9 @@
 """Which events are new to a model that trains on: `Feed.since`.
 
 A model of yesterday was trained on the log of yesterday. Trained further on the
-log of today, only what is new is a target; all before it is history. New is what
-lies on or after a day, or what the checkpoint was not trained on: events after
-the newest one of its log, and those that its split had held out.
+log of today, only what is new is a target; all before it is history. New is
+what lies on or after a day, or what the checkpoint was not trained on: events
+after the newest one of its log, and those that its split had held out.
 Tested by `tests/unit/data/feed/test_since.py`.
 """
 
