@@ -256,8 +256,17 @@ def require_vocabulary(
       "'sasrec'; leave out the recommenders of language models."
     )
   if stored and stored["sha256"] != vocabulary.sha256:
-    remedy = "Use the dataset it was trained with."
-    if stored["kept"] is not None:
+    remedy = (
+      "Use the dataset it was trained with, or its vocabulary: "
+      "Dataset.vocabulary = @SentencePieceFile() with SentencePieceFile.path, "
+      f"such as {checkpoint.parent}/vocabulary/sentencepiece.model."
+    )
+    if reads_items:
+      remedy = (
+        "A model of item ids has a row for each item that it was trained on; "
+        "train it anew, from scratch, on a log with other items."
+      )
+    elif stored["kept"] is not None:
       remedy = (
         f"`calrec checkpoint convert {checkpoint} FOLDER --to=huggingface` "
         "writes it with its full vocabulary, which can be pruned anew."

@@ -27,7 +27,7 @@ from orbax.checkpoint import type_handlers
 
 from calrec_jax.checkpoint import stage_folder
 from calrec_jax.errors import CalrecError
-from calrec_jax.storage import atomic
+from calrec_jax.storage import atomic, identity
 
 # Orbax logs every save and read; the progress bar says what matters.
 logging.getLogger("absl").setLevel(logging.ERROR)
@@ -47,12 +47,15 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
 
   Args:
     path: Path of such a folder, or of a stage's folder, which means the
-      checkpoint that the next stage starts from or, without one, the newest.
+      checkpoint that the next stage starts from or, without one, the newest. A
+      run's folder, its MODEL_DIR, means its last finished stage.
   """
   folder = pathlib.Path(path).absolute()
-  if _STEP_FOLDER.fullmatch(folder.name) and folder.is_dir():
+  if is_checkpoint(folder):
     return folder
   found = steps(folder)
+  if not found and (last := last_stage(folder)) is not None:
+    folder, found = last, steps(last)
   if not found:
     below = sorted(
       f"{folder.name}/{c.name}" for c in folder.glob("*") if steps(c)
@@ -60,11 +63,52 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
     hint = f" It holds stages: {', '.join(below)}." if below else ""
     raise CheckpointError(
       f"{folder} holds no checkpoint_<step> folder.{hint} Give a checkpoint, "
-      "or the folder of a stage."
+      "or the folder of a stage or of a run."
     )
   chosen = stage_folder.handover(folder)
   return folder / (
     chosen["checkpoint"] if chosen else f"checkpoint_{found[-1]}"
+  )
+
+
+def is_checkpoint(folder: pathlib.Path) -> bool:
+  """Whether a path is that of a `checkpoint_<step>` folder."""
+  return bool(_STEP_FOLDER.fullmatch(folder.name)) and folder.is_dir()
+
+
+def last_stage(run: pathlib.Path) -> pathlib.Path | None:
+  """The folder of a run's last finished stage.
+
+  Args:
+    run: Folder of the run, with a folder for each stage.
+
+  Returns:
+    The finished stage that no other one started from, of several the one that
+    finished last. Without a finished stage, the only one with checkpoints; None
+    if there is none, or several.
+  """
+  if not run.is_dir():
+    return None
+  begun = [child for child in sorted(run.iterdir()) if steps(child)]
+  records = {child: stage_folder.handover(child) for child in begun}
+  finished = {child: record for child, record in records.items() if record}
+  if not finished:
+    return begun[0] if len(begun) == 1 else None
+  parents = {
+    ((stage_folder.lineage_of(child) or {}).get("parent") or {}).get(
+      "lineage_sha256"
+    )
+    for child in finished
+  }
+  last = [
+    child
+    for child, record in finished.items()
+    if identity.digest(read_json(child / record["checkpoint"], "lineage"))
+    not in parents
+  ]
+  return max(
+    last or finished,
+    key=lambda child: (child / stage_folder.HANDOVER).stat().st_mtime_ns,
   )
 
 

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 
 from calrec_jax import config
-from calrec_jax.cli import verb
+from calrec_jax.cli import of_run, verb
 from calrec_jax.evaluate import (
   RunSide,
   Shard,
@@ -46,12 +46,20 @@ to be compared:
 For runs with several seeds, their means are compared:
 
   calrec eval --compare runs/a0/eval/shop,runs/a1/eval/shop runs/b/eval/shop
+
+A run needs no gin file. Yesterday's model and today's on the log of today:
+
+  calrec eval --run=runs/yesterday --gin.INTERACTIONS="'today.csv'" \\
+    --gin.EVAL_OUTPUT_DIR="'compared/yesterday'"
+  calrec eval --run=runs/today --gin.EVAL_OUTPUT_DIR="'compared/today'"
+  calrec eval --compare compared/today/shop compared/yesterday/shop
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the verb on a command line and returns the exit status."""
   parser = verb.parser("eval", __doc__, _EPILOG)
+  of_run.add_flag(parser)
   parser.add_argument(
     "--stage", metavar="NAME", help="evaluate this stage, not the last one"
   )
@@ -75,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.error("--output belongs to --compare; see EVAL_OUTPUT_DIR.")
   if arguments.compare:
     return _compare(arguments)
+  of_run.open_run(arguments)
   shard = Shard.parse(arguments.shard) if arguments.shard else None
   configuration = arguments.configuration
   configuration.apply()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 
 from calrec_jax import config
-from calrec_jax.cli import verb
+from calrec_jax.cli import of_run, verb
 from calrec_jax.recommend import answering, candidates
 from calrec_jax.recommend.candidates import DEFAULT, RULES
 from calrec_jax.runtime import distributed, partitioning
@@ -18,14 +18,20 @@ from calrec_jax.train.stages import Stage
 
 _EPILOG = """\
 Without --user and --histories every user of the log gets recommendations, from
-the whole history; count-based baselines count the whole log.
-A file of histories holds one JSON object per line:
+all purchases; count-based baselines count the whole log. Whoever cannot get an
+answer from purchases of their own gets what is bought most, and `reason` says
+why. A trained run needs no gin file, also for a log that has grown:
 
-  {"user_id": "anna", "items": ["sku-1", "sku-7"]}       (oldest first)
+  calrec infer --run=runs/own_log --output=recommendations.parquet
+  calrec infer --run=runs/own_log --gin.INTERACTIONS="'today.csv'" --user=anna
 
-  calrec infer --gin_file=recipes/quickstart.gin --user=1 --top_k=5
-  calrec infer --gin_file=recipes/quickstart.gin \\
-    --histories=new.jsonl --output=recommendations.parquet
+A file of histories is read like a log. It holds a history in each row, the
+oldest item first, or one event, with the log's names of columns or these:
+
+  {"user_id": "anna", "items": ["sku-1", "sku-7"]}               JSON lines
+  user_id,item_id,timestamp                                      CSV
+
+  calrec infer --run=runs/own_log --histories=new.csv --top_k=5
 
 With --output the work is saved block by block (Job.block_users) next to the
 file until it is complete: an interrupted job resumes when it is rerun with the
@@ -37,6 +43,7 @@ same flags. Two processes, or two machines that share the folder, use
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the verb on a command line and returns the exit status."""
   arguments = _parse(argv)
+  of_run.open_run(arguments)
   configuration = arguments.configuration
   configuration.apply()
   name = stages.chosen(arguments.stage)[-1]
@@ -50,11 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = verb.parser("infer", __doc__, _EPILOG)
+  of_run.add_flag(parser)
   requests = parser.add_mutually_exclusive_group()
   requests.add_argument(
     "--user", action="append", help="id of a user of the log (repeatable)"
   )
-  requests.add_argument("--histories", help="JSON lines of new histories")
+  requests.add_argument(
+    "--histories", help="new histories: JSON lines, CSV or Parquet"
+  )
   parser.add_argument("--domain", help="for a stage of several domains")
   parser.add_argument("--stage", help="the stage whose model recommends")
   parser.add_argument("--checkpoint", help="another checkpoint or stage folder")
@@ -87,7 +97,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument(
     "--skip_unknown",
     action="store_true",
-    help="drop and count items that are missing in the catalogue",
+    help="leave out items that are missing in the catalogue without a reason",
   )
   arguments = config.parse_arguments(parser, argv)
   if arguments.top_k < 1:
@@ -99,6 +109,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _answer(arguments: argparse.Namespace, name: str) -> None:
   stage = Stage()
+  folder = stages.folder(stage, name)
+  stage = stages.with_vocabulary_of(stage, arguments.checkpoint or folder)
   job = answering.Inference(
     recommender=arguments.recommender,
     top_k=arguments.top_k,
@@ -119,13 +131,16 @@ def _answer(arguments: argparse.Namespace, name: str) -> None:
     caches = stages.open_caches(stage)
     answers = answering.run(
       job,
+      dataset=stage.dataset,
       caches=caches,
       decoder=stages.decoder_for(stage, caches),
-      folder=stages.folder(stage, name),
+      folder=folder,
       feed=stage.feed,
       mesh=mesh,
     )
   for line in answers:
-    print(f"user {line['user_id']}, by {line['recommender']}")
+    reason = f" ({line['reason']})" if line["reason"] else ""
+    print(f"user {line['user_id'] or '?'}, by {line['recommender']}{reason}")
     for rank, item in enumerate(line["items"], start=1):
-      print(f"  {rank:>2}  {item['score']:.4f}  {item['text']}")
+      shown = f"{item['score']:.4f}  {item['item_id']}  {item['text']}"
+      print(f"  {rank:>2}  {shown}")

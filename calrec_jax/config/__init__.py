@@ -22,7 +22,7 @@ import re
 import shlex
 import sys
 import tokenize
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -234,6 +234,31 @@ def bindings_of(module: str) -> dict[str, Any]:
   return bound
 
 
+def bound_values(parameters: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+  """What is bound for some parameters in any scope, by the name to bind.
+
+  Args:
+    parameters: Names of parameters, by configurable.
+
+  Returns:
+    The values, by `SCOPE/Name.parameter`, or by the macro that holds one.
+  """
+  macros: set[str] = set()
+  bound: dict[str, Any] = {}
+  for (scope, selector), values in gin_config._CONFIG.items():
+    owner = selector.rpartition(".")[2]
+    for parameter in parameters.get(owner, ()):
+      value = values.get(parameter)
+      if _is_macro(value):
+        macros.add(_last_macro(value))
+      elif value is not None:
+        bound[f"{scope}/{owner}.{parameter}".lstrip("/")] = value
+  for scope, selector in _keys():
+    if selector == _MACRO and scope.rpartition("/")[2] in macros:
+      bound[scope] = gin_config._CONFIG[scope, selector]["value"]
+  return bound
+
+
 def text() -> str:
   """The applied configuration as gin text, which gin can read back."""
   return gin.config_str(max_line_length=100)
@@ -251,6 +276,22 @@ def explained() -> Iterator[None]:
       f"{str(error).splitlines()[0]} Set the value in a gin file or on the "
       "command line with --gin.NAME=VALUE."
     ) from error
+
+
+def _last_macro(value: Any) -> str:
+  """The name of the macro that holds the value of a reference to one."""
+  name = "/".join(value.scopes)
+  with contextlib.suppress(ValueError):
+    while _is_macro(value := gin.query_parameter(f"{name}/{_MACRO}.value")):
+      name = "/".join(value.scopes)
+  return name
+
+
+def _is_macro(value: Any) -> bool:
+  return (
+    isinstance(value, gin_config.ConfigurableReference)
+    and value.selector == _MACRO
+  )
 
 
 def beside(path: str) -> str | None:

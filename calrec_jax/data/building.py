@@ -18,7 +18,9 @@ import numpy as np
 import tqdm
 
 from calrec_jax.data import dataset as dataset_lib
+from calrec_jax.data.cache import everybody as everybody_lib
 from calrec_jax.data.cache import files, writer
+from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.domain import card, leakage, splits
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.logs import text as text_lib
@@ -54,6 +56,25 @@ def build(
   return {
     domain.name: dataset.cache_dir(domain) for domain in dataset.select(*names)
   }
+
+
+def attach_everybody(
+  dataset: dataset_lib.Dataset, cache: TokenCache, *, progress: bool = True
+) -> None:
+  """Gives a cache all events of all users, see `everybody`.
+
+  A cache of an earlier version lacks them. Then the log is read again, once: a
+  folder that cannot be written to gets them in memory.
+
+  Args:
+    dataset: Dataset whose cache it is.
+    cache: Token cache of one of its domains.
+    progress: Whether progress is shown.
+  """
+  if cache.everybody is None:
+    [domain] = dataset.select(cache.name)
+    work = Building(dataset, progress=progress)
+    cache.everybody = work.everybody(domain, cache.path, cache.fingerprint)
 
 
 class Building:
@@ -120,6 +141,28 @@ class Building:
         name=domain.name,
         kinds=prepared.kinds,
       )
+      fingerprint = TokenCache.open(path).fingerprint
+      self.everybody(domain, path, fingerprint)
+
+  def everybody(
+    self,
+    domain: domain_lib.Domain,
+    path: str | os.PathLike[str],
+    fingerprint: str,
+  ) -> everybody_lib.Everybody:
+    """All events of all users, which are also written next to a cache.
+
+    Args:
+      domain: Domain of the cache.
+      path: Folder of the cache.
+      fingerprint: Fingerprint of the cache.
+    """
+    found = everybody_lib.collect(domain, self.prepare(domain))
+    try:
+      everybody_lib.write(path, found, fingerprint)
+    except OSError as error:
+      self.say(f"{path}: {everybody_lib.FILE} is not saved: {error}")
+    return found
 
   def _documents(
     self, prepared: domain_lib.Prepared, split: str, checking: leakage.Check

@@ -21,6 +21,7 @@ from calrec_jax.data.domain import card as card_lib
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import prompt as prompt_lib
 from calrec_jax.data.logs import log_files
+from calrec_jax.data.vocabulary import files as vocabulary_files
 from calrec_jax.data.vocabulary import trained as vocabulary_lib
 from calrec_jax.errors import InputError, nearest
 from calrec_jax.storage import identity
@@ -125,6 +126,21 @@ class Dataset:
     """Folder of the vocabulary, which may not exist yet."""
     fingerprint = self.vocabulary.fingerprint(self.domains, self.prompt)
     return os.path.join(self.folder, "vocabularies", fingerprint[:_DIGITS])
+
+  def made_vocabulary(self, *names: str) -> str | None:
+    """Hash of the vocabulary's model where it exists already, else None.
+
+    Args:
+      names: Names of mixtures and tasks, in whose caches it is looked for too.
+    """
+    folders = [
+      os.path.join(self.cache_dir(domain), "vocabulary")
+      for domain in self.select(*names)
+    ]
+    for folder in (self.vocabulary_dir(), *folders):
+      if os.path.isdir(folder):
+        return vocabulary_files.load(folder).sha256
+    return None
 
   def fingerprint(self, domain: domain_lib.Domain) -> str:
     """Hash of everything the token cache of a domain depends on."""

@@ -51,6 +51,7 @@ def run_evaluation(
     return telemetry.read_rows(path)
 
   folder = stages.folder(stage, name)
+  stage = stages.with_vocabulary_of(stage, evaluation.checkpoint or folder)
   compile_cache.keep(pathlib.Path(stage.dataset.folder))
   shard = shard or Shard(*distributed.processes())
   # Processes share nothing but files, so each has a mesh of its own devices.

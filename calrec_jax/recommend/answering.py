@@ -11,18 +11,28 @@ import functools
 import hashlib
 import pathlib
 import shutil
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import tqdm
 
+from calrec_jax.data import building
 from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.data.dataset import Dataset
 from calrec_jax.data.feed.feed import Feed
+from calrec_jax.data.feed.tokenization import PromptTooLong
 from calrec_jax.data.records import Catalogue
 from calrec_jax.errors import InputError, nearest
 from calrec_jax.models.families import ModelConfig
-from calrec_jax.recommend import output, provenance, registry, requests
+from calrec_jax.recommend import (
+  histories,
+  output,
+  provenance,
+  registry,
+  requests,
+)
 from calrec_jax.recommend.prompts import prompt_limits
 from calrec_jax.recommend.protocol import Recommender
 from calrec_jax.recommend.requests import KNOWN, Request
@@ -30,8 +40,9 @@ from calrec_jax.recommend.trained_model import open_model
 from calrec_jax.storage import atomic
 from calrec_jax.storage.blocks import BlockStore, Job, Shard
 
-VERSION = 1  # Raise it when the same lists give other answers.
+VERSION = 2  # Raise it when the same lists give other answers.
 _BATCH_USERS = 256
+_FALLBACK = "popularity"  # Answers users of whom no known purchase is there.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,8 +54,9 @@ class Inference:
     top_k: Number of recommendations per user.
     rule: Candidate rule, see `candidates.RULES`.
     users: Ids of users of the log; None for all, unless histories are given.
-    histories: File of JSON lines with new histories, or None.
-    skip_unknown: Whether items outside the catalogue are skipped.
+    histories: File of new histories, see `histories.read`, or None.
+    skip_unknown: Whether items outside the catalogue are skipped without a
+      reason in the answer.
     domain: Name of the domain; None where the stage has only one.
     checkpoint: Folder of a checkpoint or stage; None for the stage itself.
     output: A .jsonl or .parquet file; None returns the answers.
@@ -70,6 +82,7 @@ class Inference:
 def run(
   job: Inference,
   *,
+  dataset: Dataset,
   caches: Sequence[TokenCache],
   decoder: ModelConfig,
   folder: pathlib.Path,
@@ -80,6 +93,8 @@ def run(
 
   Args:
     job: What is requested.
+    dataset: Dataset of the stage, whose log is read again where a cache lacks
+      everybody's events.
     caches: Token caches of the stage's domains.
     decoder: Shape of the stage's model.
     folder: Folder of the stage.
@@ -90,9 +105,16 @@ def run(
     The answers, see `output`; none where they were written to a file.
   """
   cache = _domain(caches, job.domain)
+  building.attach_everybody(dataset, cache)
+  everybody = cache.everybody
+  assert everybody is not None
   if job.histories:
-    requested = requests.read_histories(
-      pathlib.Path(job.histories), cache, job.skip_unknown
+    [domain] = dataset.select(cache.name)
+    requested = histories.read(
+      pathlib.Path(job.histories),
+      cache,
+      job.skip_unknown,
+      histories.Columns.of_source(domain.source),
     )
   else:
     requested = requests.of_log(cache, job.users)
@@ -103,32 +125,98 @@ def run(
   factory = registry.RecommenderFactory(
     cache, model, limits, mesh, counted=KNOWN, shard=job.shard
   )
-  [recommender] = factory.make([job.recommender])
+  recommender, popularity = factory.make([job.recommender, _FALLBACK])
+  answering = _Answering(job, recommender, popularity, cache.catalogue)
   if job.output is None:
     with _bar(recommender, requested) as bar:
-      return _answers(job, recommender, cache.catalogue, requested, bar)
+      answers = answering.answers(requested, bar)
+    _say_reasons(answering, requested)
+    return answers
   origin = {
     "counted": KNOWN,
+    "everybody": everybody.sha256,
     **provenance.of_answers(cache, model, limits, mesh),
   }
-  _write(job, recommender, cache.catalogue, requested, origin)
+  _write(answering, requested, origin)
+  _say_reasons(answering, requested)
   return []
 
 
-def _answers(
-  job: Inference,
-  recommender: Recommender,
-  catalogue: Catalogue,
-  requested: Sequence[Request],
-  bar: tqdm.tqdm,
-) -> list[dict[str, Any]]:
-  """An answer for each request, in their order."""
-  answers = []
-  for start in range(0, len(requested), _BATCH_USERS):
-    part = requested[start : start + _BATCH_USERS]
+def _say_reasons(answering: _Answering, requested: Sequence[Request]) -> None:
+  """Counts the answers that say why they are not ordinary ones."""
+  reasons = [request.reason for request in requested if request.reason]
+  if said := requests.summary([*reasons, *answering.reasons], len(requested)):
+    print(said, file=sys.stderr)
+
+
+class _Answering:
+  """Answers everybody: those without a history by popularity.
+
+  Attributes:
+    job: What is requested.
+    recommender: Recommender of those with a history.
+    reasons: Reasons that the work itself found, not the requests.
+  """
+
+  def __init__(
+    self,
+    job: Inference,
+    recommender: Recommender,
+    fallback: Recommender,
+    catalogue: Catalogue,
+  ):
+    self.job, self.recommender = job, recommender
+    self.reasons: list[str] = []
+    self._fallback, self._catalogue = fallback, catalogue
+    if recommender.answers_empty:
+      self._fallback = recommender
+
+  def answers(
+    self, requested: Sequence[Request], bar: tqdm.tqdm
+  ) -> list[dict[str, Any]]:
+    """An answer for each request, in their order."""
+    found: dict[int, dict[str, Any]] = {}
+    for recommender, rows in (
+      (self.recommender, [n for n, r in enumerate(requested) if len(r.items)]),
+      (
+        self._fallback,
+        [n for n, r in enumerate(requested) if not len(r.items)],
+      ),
+    ):
+      for start in range(0, len(rows), _BATCH_USERS):
+        part = rows[start : start + _BATCH_USERS]
+        listed = self._listed(recommender, [requested[row] for row in part])
+        found.update(zip(part, listed, strict=True))
+        bar.update(len(part))
+    return [found[row] for row in range(len(requested))]
+
+  def _listed(
+    self, recommender: Recommender, part: Sequence[Request]
+  ) -> list[dict[str, Any]]:
+    """The answers of one call, without those whose prompt is too long."""
+    try:
+      return self._ranked(recommender, part)
+    except InputError as error:
+      if not isinstance(error.__cause__, PromptTooLong):
+        raise
+      if len(part) > 1:
+        return [self._listed(recommender, [one])[0] for one in part]
+      reason = f"prompt too long: {error}"
+      self.reasons.append(reason)
+      return self._ranked(
+        self._fallback, [requests.nobody(part[0].user_id, reason)]
+      )
+
+  def _ranked(
+    self, recommender: Recommender, part: Sequence[Request]
+  ) -> list[dict[str, Any]]:
+    rule, catalogue = self.job.rule, self._catalogue
     ranking = recommender.recommend(
-      [request.items for request in part], depth=job.top_k, rules=(job.rule,)
-    )[job.rule]
+      [request.items for request in part],
+      depth=self.job.top_k,
+      rules=(rule,),
+    )[rule]
+    answers = []
     for request, rows, scores in zip(
       part, ranking.items, ranking.scores, strict=True
     ):
@@ -141,20 +229,28 @@ def _answers(
         for row, score in zip(rows, scores, strict=True)
         if row >= 0
       ]
-      named = {"user_id": request.user_id, "recommender": recommender.name}
-      answers.append({**named, "items": items})
-    bar.update(len(part))
-  return answers
+      reason = request.reason
+      if not items and reason is None:
+        reason = f"no candidate: the rule {rule!r} leaves none"
+        self.reasons.append(reason)
+      answers.append(
+        {
+          "user_id": request.user_id,
+          "recommender": recommender.name,
+          "reason": reason,
+          "items": items,
+        }
+      )
+    return answers
 
 
 def _write(
-  job: Inference,
-  recommender: Recommender,
-  catalogue: Catalogue,
+  answering: _Answering,
   requested: Sequence[Request],
   origin: dict[str, Any],
 ) -> None:
   """Answers block by block, and joins the blocks when all are there."""
+  job, recommender = answering.job, answering.recommender
   path = pathlib.Path(str(job.output))
   blocks = Job().blocks(len(requested))
   folder = path.with_name(f".{path.name}.parts")
@@ -173,9 +269,7 @@ def _write(
       bar.refresh()
 
     for block in store.unfinished(job.shard, show):
-      answers = _answers(
-        job, recommender, catalogue, requested[blocks[block]], bar
-      )
+      answers = answering.answers(requested[blocks[block]], bar)
       write = functools.partial(output.write, answers, suffix=path.suffix)
       store.write(block, write)
   if job.shard.index:
@@ -203,7 +297,10 @@ def _identity(
   """Everything that decides the saved answers."""
   digest = hashlib.sha256()
   for request in requested:
-    digest.update(f"{request.user_id}\0{request.items.tolist()}\n".encode())
+    kinds = getattr(request.items, "kinds", None)
+    said = [request.user_id, request.items.tolist(), request.reason]
+    said.append(None if kinds is None else kinds.tolist())
+    digest.update(f"{said}\n".encode())
   return {
     **origin,
     "answering": VERSION,

@@ -1,8 +1,10 @@
 """Files of recommendations: JSON lines and Parquet, in parts and whole.
 
-An answer is `{"user_id", "recommender", "items": [{"item_id", "score",
-"text"}]}`, items best first. JSON lines hold one per line, Parquet one row per
-item with its `rank` from 1.
+An answer is `{"user_id", "recommender", "reason", "items": [{"item_id",
+"score", "text"}]}`, items best first. `reason` says why it is not an answer
+from all that the user bought, and is null if it is. JSON lines hold one answer
+per line, Parquet one row per item with its `rank` from 1; an answer without an
+item is a row of nulls.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ _SCHEMA = pa.schema(
     ("item_id", pa.string()),
     ("score", pa.float32()),
     ("text", pa.string()),
+    ("reason", pa.string()),
   ]
 )
 
@@ -44,11 +47,13 @@ def write(answers: Sequence[dict[str, Any]], path: str, suffix: str) -> None:
     lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in answers)
     pathlib.Path(path).write_text("".join(lines), "utf-8")
     return
-  keys = ("user_id", "recommender")
+  keys = ("user_id", "recommender", "reason")
   rows = [
     {**{key: line[key] for key in keys}, "rank": rank, **item}
     for line in answers
-    for rank, item in enumerate(line["items"], start=1)
+    for rank, item in (
+      enumerate(line["items"], start=1) if line["items"] else [(None, {})]
+    )
   ]
   pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), path)
 

@@ -99,11 +99,19 @@ def refuse_changes(
     {key: before[key] for key in parts}, {key: now[key] for key in parts}
   )
   if changed:
+    go_on = ""
+    if changes({"data": before["data"]}, {"data": now["data"]}):
+      go_on = (
+        "\nThe log has changed. To go on from this model on the log of today, "
+        f"train into a new MODEL_DIR with INITIAL_CHECKPOINT_PATH = "
+        f"{str(folder)!r} (stages/continue.gin)."
+      )
     raise LineageError(
       f"{folder} holds a run that was started with a different "
       "configuration:\n  "
       + "\n  ".join(changed)
       + "\nGive another MODEL_DIR, undo the change, or remove the folder."
+      + go_on
     )
 
 

@@ -16,7 +16,12 @@ from typing import Any
 import jax
 
 from calrec_jax import config
-from calrec_jax.checkpoint import initial_parameters, stage_folder, store
+from calrec_jax.checkpoint import (
+  initial_parameters,
+  run_folder,
+  stage_folder,
+  store,
+)
 from calrec_jax.checkpoint.initial_parameters import ParameterSource
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.feed.feed import OpenFeed
@@ -63,11 +68,15 @@ def run_stage(
   timeline = goodput.Timeline()
   folder = stages.folder(stage, name)
   compile_cache.keep(pathlib.Path(stage.dataset.folder))
+  parent = stages.parent_path(stage, name, stage_names)
+  stage = stages.with_vocabulary_of(stage, parent)
   with distributed.first_before_others("caches are built"):
     caches = stages.documents_of(stage, stages.open_caches(stage))
   source = stages.find_source(stage, name, stage_names)
   feed = dataclasses.replace(
-    stage.feed, shard_index=jax.process_index(), shard_count=jax.process_count()
+    stages.feed_after(stage, source),
+    shard_index=jax.process_index(),
+    shard_count=jax.process_count(),
   ).open(caches)
   decoder_config = stages.decoder_for(stage, caches)
   mesh = partitioning.make_mesh(stage.mesh)
@@ -509,7 +518,7 @@ class _Loop:
       self.feed.caches[0].vocabulary().files, self.folder / "vocabulary"
     )
     lineage.write_json(self.folder / "lineage.json", self.record)
-    atomic.write_text(self.folder / "config.gin", config.text())
+    run_folder.write_config(self.folder, config.text())
     atomic.write_text(self.folder / "model-info.txt", self.table + "\n")
 
   def _introduce(self, origin: str) -> None:

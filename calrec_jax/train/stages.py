@@ -9,20 +9,29 @@ its last checkpoint.
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
+import jax
 import optax
 
 from calrec_jax import config
-from calrec_jax.checkpoint import initial_parameters, stage_folder, store
+from calrec_jax.checkpoint import (
+  initial_parameters,
+  run_folder,
+  stage_folder,
+  store,
+)
 from calrec_jax.data import building
 from calrec_jax.data.cache.item_ids import by_item_ids
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.dataset import Dataset
 from calrec_jax.data.feed.feed import Feed
+from calrec_jax.data.vocabulary.trained import TrainedSentencePiece
 from calrec_jax.errors import InputError, at_least, check, nearest, refuse
 from calrec_jax.models.families import ModelConfig, family_of
 from calrec_jax.models.sasrec import SASRecConfig
@@ -61,7 +70,8 @@ class Stage:
       a batch is split into to save memory, with the losses and gradients of the
       whole batch; see `calrec_jax.train.accumulation`.
     initial_checkpoint: INITIAL_CHECKPOINT_PATH, parameters to start from: a
-      `checkpoint_<step>` folder or a stage's, a t5x checkpoint in Orbax's
+      `checkpoint_<step>` folder, a stage's or a run's, whose vocabulary is then
+      used for a `TrainedSentencePiece`; a t5x checkpoint in Orbax's
       format, a Hugging Face folder, a GGUF file, or the name of a packaged
       model. None starts from the previous stage, the first stage from scratch.
     use_cached: USE_CACHED_TASKS; True refuses to build a missing token cache.
@@ -207,6 +217,45 @@ def folder(stage: Stage, name: str) -> pathlib.Path:
   return pathlib.Path(stage.model_dir).expanduser().absolute() / name
 
 
+def with_vocabulary_of(
+  stage: Stage, path: str | os.PathLike[str] | None
+) -> Stage:
+  """The stage with the vocabulary that a trained model's rows belong to.
+
+  A `TrainedSentencePiece` is trained anew whenever the log has changed, and its
+  ids then mean other texts than those of the model. So the one that is stored
+  with the model is used, unless it is the same.
+
+  Args:
+    stage: Settings of the stage.
+    path: Folder of a run, stage or checkpoint; None for no model.
+  """
+  dataset = stage.dataset
+  if path is None or not isinstance(dataset.vocabulary, TrainedSentencePiece):
+    return stage
+  own = run_folder.vocabulary_of(path)
+  if own is None or dataset.made_vocabulary(stage.task) == own.stored.sha256:
+    return stage
+  if jax.process_index() == 0:
+    print(
+      f"vocabulary: the trained model's own, of {pathlib.Path(own.path).parent}"
+      f" ({own.stored.size:,} tokens)",
+      file=sys.stderr,
+    )
+  dataset = dataclasses.replace(dataset, vocabulary=own)
+  return dataclasses.replace(stage, dataset=dataset)
+
+
+def parent_path(
+  stage: Stage, name: str, stage_names: tuple[str, ...]
+) -> str | os.PathLike[str] | None:
+  """What a stage starts from: a path or a name; None is from scratch."""
+  position = stage_names.index(name)
+  if stage.initial_checkpoint or position == 0:
+    return stage.initial_checkpoint
+  return folder(stage, stage_names[position - 1])
+
+
 def open_caches(stage: Stage, progress: bool = True) -> list[TokenCache]:
   """The stage's token caches, built if they are missing."""
   missing = stage.dataset.missing(stage.task)
@@ -264,6 +313,16 @@ def find_source(
       "INITIAL_CHECKPOINT_PATH."
     )
   return initial_parameters.CheckpointSource(before / record["checkpoint"])
+
+
+def feed_after(
+  stage: Stage, source: initial_parameters.ParameterSource | None
+) -> Feed:
+  """The stage's feed, with what is new to its source; see `Feed.after`."""
+  record = None
+  if isinstance(source, initial_parameters.CheckpointSource):
+    record = store.read_json(source.checkpoint, "lineage")
+  return stage.feed.after(record, str(source or "scratch"))
 
 
 def describe_training(

@@ -18,6 +18,7 @@ import msgpack
 import numpy as np
 
 from calrec_jax.data import records
+from calrec_jax.data.cache import everybody as everybody_lib
 from calrec_jax.data.cache import files, joined_splits
 from calrec_jax.data.cache.files import CacheError, DocumentRecord
 from calrec_jax.data.domain.splits import ranges
@@ -131,6 +132,18 @@ class TokenCache:
     self._split(split)
     return self._array(f"{split}.lengths"), self._array(f"{split}.offsets")
 
+  def event_times(self, split: str) -> np.ndarray | None:
+    """The time of every event, int64[E], in the order of `event_lengths`.
+
+    None if the documents have no times.
+    """
+    users = range(self.num_documents(split))
+    parts = [document.timestamps for document in self._streamed(split, users)]
+    times = [part for part in parts if part is not None]
+    if len(times) < len(parts):
+      return None
+    return np.concatenate([np.zeros(0, np.int64), *times])
+
   def event_marks(self, split: str, mark: str) -> np.ndarray | None:
     """The kind of every event, or whether it may be a target.
 
@@ -218,12 +231,22 @@ class TokenCache:
   def purchases(
     self, split: str, *, every_kind: bool = False
   ) -> records.Purchases:
-    """The events of a split that may be targets, user by user.
+    """The events that may be targets, user by user.
 
     Args:
-      split: Name of the split.
+      split: Name of the split, or of `everybody`.
       every_kind: Whether other events, such as views, are included.
+
+    Raises:
+      CacheError: If the events of everybody have not been written.
     """
+    if split == everybody_lib.NAME:
+      if self.everybody is None:
+        raise CacheError(
+          f"{self.path} has no usable {everybody_lib.FILE}; "
+          "`building.attach_everybody` writes it."
+        )
+      return self.everybody.purchases(every_kind=every_kind)
     users = range(self.num_documents(split))
     parts = [
       user.items
@@ -277,6 +300,11 @@ class TokenCache:
       train_counts=self._array("catalogue.train_counts"),
       train_recent=self._array("catalogue.train_recent"),
     )
+
+  @functools.cached_property
+  def everybody(self) -> everybody_lib.Everybody | None:
+    """All events of all users; None in a cache that lacks them."""
+    return everybody_lib.read(self.path, self.fingerprint)
 
   def item(self, row: int) -> tuple[str, str]:
     """Id and text of one item, without reading the whole catalogue."""

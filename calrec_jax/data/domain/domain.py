@@ -82,6 +82,8 @@ class Prepared:
     steps: Number of users, items and events after every step.
     fractions: Fractions of tied times, of repeats and of identical texts.
     problems: Bad rows by kind.
+    everybody: Sorted events of all users, before the k-core; items outside the
+      catalogue are -1.
   """
 
   name: str
@@ -95,6 +97,7 @@ class Prepared:
   steps: list[dict[str, Any]]
   fractions: dict[str, float]
   problems: problems_lib.Problems
+  everybody: events_lib.Events
 
   def columns(self, split: str) -> records.DocumentColumns:
     """The documents of a split with all their events."""
@@ -261,6 +264,7 @@ class Domain:
       by_id = self.dedup == "consecutive_id"
       events = events.take(~(same_item if by_id else same_text))
     steps.append(_count("consecutive repeats", events))
+    whole = events
     events, passes = events_lib.k_core(events, self.min_count)
     steps.append(_count("k-core", events) | {"passes": passes})
     self._refuse_empty(
@@ -270,6 +274,8 @@ class Domain:
     retained, renumbered = np.unique(events.items, return_inverse=True)
     rows: list[int] = retained.tolist()
     events = dataclasses.replace(events, items=renumbered.astype(np.int32))
+    catalogue_rows = np.full(len(texts), -1, np.int32)
+    catalogue_rows[retained] = np.arange(len(rows))
     # The k-core can make two purchases of an item consecutive again.
     fractions["consecutive_repeats_left"] = _fraction(
       events_lib.repeats(events, events.items, same_kind=True)
@@ -294,6 +300,7 @@ class Domain:
       steps=steps,
       fractions=fractions,
       problems=problems,
+      everybody=_in_terms_of(events, whole, catalogue_rows),
     )
 
   def _present(
@@ -400,6 +407,39 @@ def _with_used_kinds(events: events_lib.Events) -> events_lib.Events:
   names = tuple(events.kind_names[code] for code in used)
   return dataclasses.replace(
     events, kinds=kinds.astype(np.int8), kind_names=names
+  )
+
+
+def _in_terms_of(
+  core: events_lib.Events, whole: events_lib.Events, rows: np.ndarray
+) -> events_lib.Events:
+  """All events with the catalogue rows and the kinds of the k-core's.
+
+  Args:
+    core: Events of the k-core.
+    whole: Events of all users.
+    rows: int32[N], catalogue row of each item of the source, or -1.
+
+  Returns:
+    The events; items are -1 outside the catalogue, and where an event is of a
+    kind that the k-core does not have.
+  """
+  items = rows[whole.items]
+  if whole.kinds is None:
+    return dataclasses.replace(whole, items=items)
+  codes = np.array(
+    [
+      core.kind_names.index(name) if name in core.kind_names else -1
+      for name in whole.kind_names
+    ],
+    np.int8,
+  )
+  kinds = codes[whole.kinds]
+  return dataclasses.replace(
+    whole,
+    items=np.where(kinds < 0, np.int32(-1), items),
+    kinds=kinds,
+    kind_names=core.kind_names,
   )
 
 

@@ -20,8 +20,11 @@ import numpy as np
 from absl import flags
 
 from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.data.domain import splits
 from calrec_jax.data.feed import assembly, plan, tokenization, windows
+from calrec_jax.data.feed import since as since_lib
 from calrec_jax.data.feed.batch import Batch
+from calrec_jax.data.feed.since import Since
 from calrec_jax.data.feed.windows import Histories
 from calrec_jax.errors import (
   InputError,
@@ -41,7 +44,7 @@ _REQUIRED: Any = gin.REQUIRED
 _NOT_IN_FINGERPRINT = ("workers", "shard_index", "shard_count")
 # Settings added later, with the values that change nothing: these are omitted
 # from fingerprints, so that older runs still resume.
-_ADDED_LATER = {"split": "train", "item_segments": True}
+_ADDED_LATER = {"split": "train", "item_segments": True, "since": None}
 _PREFETCH_BATCHES = 4
 _PREFETCH_THREADS = 2
 
@@ -65,6 +68,9 @@ class Feed:
     split: Split whose events are trained on. "validation" adds the events that
       "train" holds out for validation, and no user is omitted: for a final fit,
       after all choices have been made.
+    since: Day from which on events are targets, as ISO 8601 text or unix
+      milliseconds; earlier ones are history. "checkpoint" is what the stage's
+      initial checkpoint was not trained on yet. None is all.
     item_segments: Whether each target also has a segment of its own, for the
       item tower. False if the objective has no towers.
     seed: Seed of the order of users, the windows and the order of rows.
@@ -84,6 +90,7 @@ class Feed:
   context: int = 8
   targets: Literal["all", "last"] = "all"
   split: Literal["train", "validation"] = "train"
+  since: str | int | Since | None = None
   item_segments: bool = True
   seed: int = 0
   mixing_exponent: float = 0.3
@@ -110,6 +117,11 @@ class Feed:
       split=one_of("train", "validation"),
       mixing_exponent=within("[0, 1]"),
     )
+    if (
+      isinstance(self.since, (str, int)) and self.since != since_lib.CHECKPOINT
+    ):
+      # As what it means, so that two ways to write a day are one.
+      object.__setattr__(self, "since", since_lib.on_or_after(self.since))
     if self.rows % self.shard_count:
       refuse(
         self, "rows", f"must be a multiple of shard_count = {self.shard_count}."
@@ -118,6 +130,28 @@ class Feed:
   def open(self, caches: Sequence[TokenCache]) -> OpenFeed:
     """Opens the feed on the caches of a mixture, in the given order."""
     return OpenFeed(self, caches)
+
+  def after(self, record: Mapping[str, Any] | None, source: str) -> Feed:
+    """The feed of a stage, with what is new to its initial checkpoint.
+
+    Args:
+      record: Lineage of that checkpoint; None if it starts from another source.
+      source: Name of the source.
+
+    Raises:
+      InputError: If `since` is "checkpoint" and there is none that says what it
+        was trained on.
+    """
+    if self.since != since_lib.CHECKPOINT:
+      return self
+    if record is None:
+      refuse(
+        self,
+        "since",
+        f"the stage starts from {source}, which has not been trained here. Set "
+        "INITIAL_CHECKPOINT_PATH, or bind a day.",
+      )
+    return dataclasses.replace(self, since=since_lib.after(record))
 
   @property
   def documents(self) -> str:
@@ -298,8 +332,19 @@ class OpenFeed:
   @functools.cached_property
   def _plan(self) -> plan.Plan:
     feed = self.feed
+    histories = [
+      _histories(cache, feed.documents, feed.since) for cache in self.caches
+    ]
+    for cache, found in zip(self.caches, histories, strict=True):
+      if feed.since is not None and not found.num_targets().any():
+        raise InputError(
+          f"Nothing in the {feed.documents} split of {cache.name} is new "
+          f"(Feed.since): {_described(feed.since, cache.name)}. Is this the "
+          "log of today (INTERACTIONS)? A leave-one-out split holds out each "
+          "user's last two events."
+        )
     return plan.Plan(
-      [_histories(cache, feed.documents) for cache in self.caches],
+      histories,
       self._costs,
       plan.Settings(
         rows=feed.rows,
@@ -383,13 +428,27 @@ class OpenFeed:
     return plan.packed(documents, self.feed.limits)
 
 
-def _histories(cache: TokenCache, split: str) -> Histories:
+def _histories(
+  cache: TokenCache, split: str, new: str | int | Since | None = None
+) -> Histories:
   """Tokens, possible targets and kinds of every event of a split."""
   lengths, offsets = cache.event_lengths(split)
   targets, kinds = (
     cache.event_marks(split, mark) for mark in ("targets", "kinds")
   )
+  if isinstance(new, Since):
+    targets = new.new_events(cache, split, targets)
   return Histories(lengths, offsets, targets, kinds)
+
+
+def _described(since: str | int | Since, name: str) -> str:
+  trained = since.of(name) if isinstance(since, Since) else None
+  if trained is None:
+    return f"{since}"
+  held_out = f", of which {trained.held_out} were held out" * bool(
+    trained.held_out
+  )
+  return f"events before {splits.day(trained.before)} are known{held_out}"
 
 
 def _out_of_shared_memory(numbered: tuple[int, Batch]) -> tuple[int, Batch]:

@@ -60,6 +60,7 @@ class Events:
     kind_names: Names of the kinds of event, such as `("view", "purchase")`.
     targets: bool[E], which events may be targets (`LogFiles.target_where`);
       None if all may.
+    idle_users: Ids of the users of the source none of whose rows is an event.
   """
 
   users: np.ndarray
@@ -71,6 +72,7 @@ class Events:
   kinds: np.ndarray | None = None
   kind_names: tuple[str, ...] = ()
   targets: np.ndarray | None = None
+  idle_users: Sequence[str] = ()
 
   def __len__(self) -> int:
     return len(self.users)
@@ -146,7 +148,19 @@ def join(
     user_ids=encoded.dictionary.to_pylist(),
     num_rows=len(users) if num_rows is None else num_rows,
     by_time=by_time,
+    idle_users=_idle_users(users, good, encoded.dictionary),
   )
+
+
+def _idle_users(
+  users: pa.StringArray, good: np.ndarray, active: pa.StringArray
+) -> list[str]:
+  """Ids that only rows without an event name, by first appearance."""
+  if good.all():
+    return []
+  others = users.filter(pa.array(~good)).drop_null().unique()
+  idle = pc.invert(pc.is_in(others, value_set=active))
+  return others.filter(idle).to_pylist()
 
 
 def milliseconds(text: str) -> float:

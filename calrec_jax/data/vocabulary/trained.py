@@ -7,6 +7,7 @@ vocabulary in `files`. None of this needs TensorFlow.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import os
 import pathlib
@@ -225,6 +226,46 @@ class SentencePieceFile:
     model = pathlib.Path(self.path).expanduser().read_bytes()
     begin = sentencepiece_model.SentencePieceModel(model).begin
     return model, begin if self.begin else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunVocabulary:
+  """The vocabulary that a run was trained with, out of its folder.
+
+  A log that has grown would give another `TrainedSentencePiece`, whose ids mean
+  other texts than the rows of the trained model. With this one new words become
+  pieces or bytes.
+
+  Attributes:
+    path: Folder of the vocabulary in that of a stage.
+  """
+
+  path: str
+
+  @functools.cached_property
+  def stored(self) -> files.Vocabulary:
+    """The vocabulary in the folder."""
+    return files.load(self.path)
+
+  def fingerprint(
+    self, domains: Sequence[domain_lib.Domain], prompt: prompt_lib.Prompt
+  ) -> str:
+    """Hash of the model, as of a `SentencePieceFile`."""
+    begin = self.stored.begin is not None
+    given = SentencePieceFile(path=self.stored.model_file, begin=begin)
+    return given.fingerprint(domains, prompt)
+
+  def make(
+    self,
+    folder: str,
+    domains: Sequence[domain_lib.Domain],
+    prompt: prompt_lib.Prompt,
+    prepare: Prepare,
+  ) -> files.Vocabulary:
+    """Writes a copy."""
+    del domains, prompt, prepare
+    model = pathlib.Path(self.stored.model_file).read_bytes()
+    return files.write(folder, model, self.stored.begin)
 
 
 def symbols(
