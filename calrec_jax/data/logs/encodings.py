@@ -187,9 +187,11 @@ def text(stream: IO[bytes], encoding: Encoding) -> io.TextIOWrapper:
     encoding: Their encoding.
   """
   _skip_mark(stream, encoding)
-  return io.TextIOWrapper(
+  wrapped = io.TextIOWrapper(
     stream, encoding=encoding.name, errors=_ESCAPES, newline=""
   )
+  wrapped._CHUNK_SIZE = _PIECE  # It would read 8 KiB at a time.
+  return wrapped
 
 
 def utf8(stream: IO[bytes], encoding: Encoding) -> IO[bytes]:

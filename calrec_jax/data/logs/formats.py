@@ -104,9 +104,7 @@ def of_bytes(head: bytes, path: str) -> str | None:
   if _PICKLED.match(head):
     raise InputError(f"{path}: {_PICKLE}.")
   if head[_TAR_AT : _TAR_AT + len(_TAR)] == _TAR:
-    raise InputError(
-      f"{path} is a tar archive, which is not read. {_ARCHIVE}."
-    )
+    raise InputError(f"{path} is a tar archive, which is not read. {_ARCHIVE}.")
   if _PAGE.match(head):
     raise InputError(
       f"{path} holds a web page or XML, not a table. If you downloaded it, "
@@ -132,7 +130,9 @@ def of_text(head: str, suffix: str) -> str:
 def _is_header(text: str) -> bool:
   """Whether a text that is called JSON begins like a CSV file."""
   line = text.partition("\n")[0]
-  return bool(re.fullmatch(r"\"?[\w .:\-\"]+(?:[,;\t|]\"?[\w .:\-\"]+)+\r?", line))
+  return bool(
+    re.fullmatch(r"\"?[\w .:\-\"]+(?:[,;\t|]\"?[\w .:\-\"]+)+\r?", line)
+  )
 
 
 def _begins_as_json(text: str) -> bool:

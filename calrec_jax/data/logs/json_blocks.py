@@ -144,6 +144,28 @@ def _whole(
   data: bytes, count: int, schemas: Sequence[pa.Schema]
 ) -> pa.Table | None:
   """The rows if every line is a row of one of the schemas, else None."""
+  for schema in schemas:
+    table = whole(data, count, schema)
+    if table is None:
+      continue
+    try:
+      table = table.select(schemas[0].names).cast(schemas[0])
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+      continue
+    # PyArrow retains nulls in lists, which `coerce` omits.
+    odd = any(_has_null_parts(column) for column in table.columns)
+    return None if odd else table
+  return None
+
+
+def whole(data: bytes, count: int, schema: pa.Schema) -> pa.Table | None:
+  """The rows of some lines if each is a row of a schema, else None.
+
+  Args:
+    data: Lines, none of them blank.
+    count: Number of the lines.
+    schema: Requested columns and their types.
+  """
   if b"\r" in data:  # In JSON itself it can only be white space.
     data = data.replace(b"\r\n", b"\n")
   # PyArrow also takes several objects in a line, and one over several lines.
@@ -155,26 +177,20 @@ def _whole(
     or data.count(b"}\n{") != count - 1
   ):
     return None
-  for schema in schemas:
-    try:
-      table = pa_json.read_json(
-        io.BytesIO(data),
-        read_options=pa_json.ReadOptions(
-          use_threads=False, block_size=len(data) + 1
-        ),
-        parse_options=pa_json.ParseOptions(
-          explicit_schema=schema, unexpected_field_behavior="ignore"
-        ),
-      )
-      table.validate(full=True)  # PyArrow does not look at the encoding.
-      table = table.select(schemas[0].names).cast(schemas[0])
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-      continue
-    if table.num_rows == count:
-      # PyArrow retains nulls in lists, which `coerce` omits.
-      odd = any(_has_null_parts(column) for column in table.columns)
-      return None if odd else table
-  return None
+  try:
+    table = pa_json.read_json(
+      io.BytesIO(data),
+      read_options=pa_json.ReadOptions(
+        use_threads=False, block_size=len(data) + 1
+      ),
+      parse_options=pa_json.ParseOptions(
+        explicit_schema=schema, unexpected_field_behavior="ignore"
+      ),
+    )
+    table.validate(full=True)  # PyArrow does not look at the encoding.
+  except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+    return None
+  return table if table.num_rows == count else None
 
 
 def _has_null_parts(column: pa.ChunkedArray) -> bool:

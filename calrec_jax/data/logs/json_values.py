@@ -73,7 +73,7 @@ def column(values: Sequence[Any]) -> pa.Array:
   present = [value for value in values if value is not None]
   if all(isinstance(value, dict) for value in present):
     return _structs(values, present)
-  return pa.array(list(map(text, values)), pa.large_string())
+  return pa.array(list(map(text, values)), pa.string())
 
 
 def _is_exact(values: Sequence[Any]) -> bool:
@@ -91,8 +91,8 @@ def _lists(values: Sequence[Any]) -> pa.Array:
   parts = column([part for value in lists if value for part in value])
   offsets = np.concatenate([[0], np.cumsum(lengths)])
   missing = np.array([value is None for value in lists], bool)
-  return pa.LargeListArray.from_arrays(
-    pa.array(offsets, pa.int64()), parts, mask=pa.array(missing)
+  return pa.ListArray.from_arrays(
+    pa.array(offsets, pa.int32()), parts, mask=pa.array(missing)
   )
 
 

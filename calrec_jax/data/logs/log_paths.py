@@ -176,7 +176,9 @@ def expand(paths: str | Sequence[str], folder: str | None) -> list[LogPath]:
     found += _of_one(os.fspath(path), folder)
   seen: set[tuple[str, ...]] = set()
   for file in found:
-    real = file.stored if _URL.match(file.stored) else os.path.realpath(file.stored)
+    real = (
+      file.stored if _URL.match(file.stored) else os.path.realpath(file.stored)
+    )
     key = (real, file.member or "", file.sheet or "")
     if key in seen:
       raise InputError(
@@ -274,15 +276,13 @@ def _inside(store: _Store, full: str) -> list[LogPath]:
     kept = [
       name
       for name in names
-      if _is_data(name) and (pattern.fullmatch(name) or name.startswith(
-        inner.rstrip("/") + "/"
-      ))
+      if _is_data(name)
+      and (pattern.fullmatch(name) or name.startswith(inner.rstrip("/") + "/"))
     ]
     if not kept:
       raise FileNotFoundError(
         f"{outer} has no member {inner}; it holds "
-        f"{_listed(list(filter(_is_data, names)))}."
-        + nearest(inner, names)
+        f"{_listed(list(filter(_is_data, names)))}." + nearest(inner, names)
       )
     return [_member(file, name) for name in sorted(kept, key=_natural)]
   return []
@@ -438,7 +438,9 @@ class _Remote(_Store):
     self._protocol = url.partition("://")[0]
 
   def _url(self, name: str) -> str:
-    return name if _URL.match(name) else f"{self._protocol}://{name.lstrip('/')}"
+    return (
+      name if _URL.match(name) else f"{self._protocol}://{name.lstrip('/')}"
+    )
 
   def is_file(self, path: str) -> bool:
     return self._system.isfile(path)

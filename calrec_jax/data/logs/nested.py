@@ -33,9 +33,7 @@ def steps(name: str, keys: Iterable[str]) -> Steps:
   if name in keys:
     return (name,)
   known = [
-    key
-    for key in keys
-    if name.startswith((f"{key}.", f"{key}{EACH}")) and key
+    key for key in keys if name.startswith((f"{key}.", f"{key}{EACH}")) and key
   ]
   first = max(known, key=len, default="")
   found = [first] if first else []
@@ -144,13 +142,9 @@ def flatten(
   else:
     for inner_columns, inner_rows in deeper:
       if inner_rows is not None:  # Lists in parallel lists have no order.
-        inner_columns = {
-          name: pa.nulls(len(rows)) for name in inner_columns
-        }
+        inner_columns = {name: pa.nulls(len(rows)) for name in inner_columns}
       found |= inner_columns
-  found |= {
-    name: array.take(pa.array(rows)) for name, array in plain.items()
-  }
+  found |= {name: array.take(pa.array(rows)) for name, array in plain.items()}
   uneven = np.union1d(np.flatnonzero(~even), everywhere)
   return Flat({name: found[name] for name in wanted}, rows, uneven)
 
@@ -176,8 +170,10 @@ def _field(
 def _combined(array: pa.ChunkedArray) -> pa.Array:
   combined = array.combine_chunks()
   if isinstance(combined, pa.ChunkedArray):  # It has none, or too much text.
-    combined = pa.concat_arrays(combined.chunks) if combined.num_chunks else (
-      pa.array([], array.type)
+    combined = (
+      pa.concat_arrays(combined.chunks)
+      if combined.num_chunks
+      else (pa.array([], array.type))
     )
   return combined
 

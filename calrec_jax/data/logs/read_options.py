@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-FORMATS = ("csv", "json", "parquet", "sequences", "xlsx")
+FORMATS = ("csv", "json", "parquet", "sequences", "xlsx", "orc", "arrow")
 QUOTINGS = ("auto", "quoted", "none")
 MISSING = ("", "NULL", "\\N", "NaN", "nan", "None", "<NA>")
 
