@@ -17,7 +17,7 @@ from calrec_jax.data import dataset as dataset_lib
 from calrec_jax.data.domain import card
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.logs import events as events_lib
-from calrec_jax.data.logs import id_codes, tables
+from calrec_jax.data.logs import id_codes, log_paths
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import text as text_lib
 from calrec_jax.errors import InputError
@@ -78,11 +78,15 @@ class AmazonReviews:
     reviews = self._file(core or release.reviews_urls)
     return [reviews, self._file(release.items_urls)]
 
+  def inputs(self) -> list[dict[str, Any]]:
+    """The files as JSON, see `Source.inputs`."""
+    return log_paths.inputs(map(log_paths.local, self.files()))
+
   def fingerprint(self) -> dict[str, Any]:
     """Everything that the events depend on."""
     return {
       "release": self.release,
-      "inputs": [tables.sha256(path) for path in self.files()],
+      "inputs": [each["sha256"] for each in self.inputs()],
     }
 
   def read(

@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.logs import events as events_lib
+from calrec_jax.data.logs import log_paths
 from calrec_jax.data.logs import problems as problems_lib
-from calrec_jax.data.logs import tables
 from calrec_jax.data.logs import text as text_lib
 from calrec_jax.errors import InputError, MissingPackageError
 
@@ -70,11 +70,15 @@ class CompleteJourney:
       for name in ("transactions.parquet", "products.parquet")
     ]
 
+  def inputs(self) -> list[dict[str, Any]]:
+    """The files as JSON, see `Source.inputs`."""
+    return log_paths.inputs(map(log_paths.local, self.files()))
+
   def fingerprint(self) -> dict[str, Any]:
     """Everything that the events depend on."""
     return {
       "department": domain_lib.slug(self.department),
-      "inputs": [tables.sha256(path) for path in self.files()],
+      "inputs": [each["sha256"] for each in self.inputs()],
     }
 
   def read(

@@ -192,7 +192,7 @@ def _without_macros(value: Any, resolve: Resolve) -> Any:
   return value
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _hints(configurable: Callable[..., Any]) -> dict[str, Any]:
   """Annotations by parameter, as far as they can be resolved."""
   function = configurable

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from calrec_jax.data.cache.token_cache import TokenCache
-from calrec_jax.data.logs import log_files, tables
+from calrec_jax.data.logs import id_codes, log_files, read_options, tables
 from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.data.logs import times as times_lib
+from calrec_jax.data.logs import values as values_lib
 from calrec_jax.data.logs.tables import Table
 from calrec_jax.errors import InputError
 from calrec_jax.recommend.requests import NO_KNOWN_ITEM, Request, nobody
@@ -38,16 +40,16 @@ class Columns(NamedTuple):
     item: Name of the column of items.
     time: Name of the column of times, or None.
     time_unit: Unit of times, as of `LogFiles`.
-    delimiter: Character between fields of CSV, or None.
-    encoding: Encoding of text files.
+    time_format: Pattern of times, or None.
+    options: How files are written.
   """
 
   user: str = "user_id"
   item: str = "item_id"
   time: str | None = "timestamp"
-  time_unit: str = "s"
-  delimiter: str | None = None
-  encoding: str = "utf-8"
+  time_unit: str | None = None
+  time_format: str | None = None
+  options: read_options.ReadOptions = read_options.ReadOptions()
 
   @classmethod
   def of_source(cls, source: Any) -> Columns:
@@ -59,8 +61,8 @@ class Columns(NamedTuple):
       source.item_column,
       source.time_column,
       source.time_unit,
-      source.delimiter,
-      source.encoding,
+      source.time_format,
+      read_options.ReadOptions(missing=tuple(source.missing)),
     )
 
 
@@ -142,21 +144,15 @@ def _read_table(
   wanted = [columns.user, *_USERS, *_LISTS, columns.item, *_ITEMS, *_TIMES]
   if columns.time:
     wanted.append(columns.time)
-  return tables.read(
-    str(path),
-    wanted,
-    problems,
-    delimiter=columns.delimiter,
-    encoding=columns.encoding,
-  )
+  return tables.read(str(path), wanted, problems, columns.options)
 
 
 def _present(table: Table, names: Sequence[str]) -> str | None:
   return next((name for name in names if name in table.available), None)
 
 
-def _ids(values: Sequence[Any]) -> list[str | None]:
-  return log_files.ids(values).to_pylist()
+def _ids(values: id_codes.Column) -> list[str | None]:
+  return values_lib.ids(values.values).to_pylist()
 
 
 class _Reader:
@@ -250,15 +246,16 @@ def _times(table: Table, columns: Columns) -> tuple[np.ndarray, np.ndarray]:
   rows = len(table.lines)
   if name is None:
     return np.arange(rows), np.ones(rows, bool)
-  unit = "ms" if name in table.milliseconds else columns.time_unit
-  times, readable = log_files.timestamps(table.columns[name], unit)
-  if not readable.any():
+  reader = times_lib.TimeReader(columns.time_unit, columns.time_format)
+  reader.add(table.columns[name].values)
+  found = reader.finish()
+  if not found.readable.any():
     raise InputError(
-      f"{table.file}: no time of the column {name!r} can be read as {unit!r}, "
-      f"the unit of the log; the first is {table.columns[name][0]!r}. Leave "
-      "the column out if the rows are in order."
+      f"{table.file}: no time of the column {name!r} can be read as those of "
+      f"the log; the first is {table.columns[name][0]!r}. Leave the column out "
+      "if the rows are in order."
     )
-  return times, readable
+  return found.values, found.readable
 
 
 def _item_id(value: Any) -> str | None:

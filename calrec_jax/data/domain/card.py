@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -55,14 +56,11 @@ def build_card(
       "max_history": domain.max_history,
       "strict": domain.strict,
     },
-    "inputs": [
-      {
-        "file": os.path.basename(path),
-        "bytes": os.path.getsize(path),
-        "sha256": tables.sha256(path),
-      }
-      for path in domain.source.files()
-    ],
+    "inputs": domain.source.inputs(),
+    "reading": prepared.problems.reading,
+    "times": prepared.problems.times,
+    "notes": [note._asdict() for note in prepared.problems.notes()],
+    "excluded": prepared.problems.excluded,
     "steps": prepared.steps,
     **({"kinds": kinds} if kinds else {}),
     "problems": prepared.problems.as_list(),
@@ -104,11 +102,13 @@ def render(card: Mapping[str, Any]) -> str:
     f"{card['domain']}  (fingerprint {card['fingerprint'][:12]})",
     f"  an item: {card['example']}",
     "",
+    *_first_lines(card),
     f"  {'step':<22}{'users':>10}{'items':>10}{'events':>12}",
     *map(_step_line, card["steps"]),
     "",
     *_kind_lines(card.get("kinds", {})),
     *_comparison_lines(card),
+    *_excluded_lines(card.get("excluded", {})),
     "  bad rows" if card["problems"] else "  no bad rows",
     *map(problems_lib.line, card["problems"]),
     "",
@@ -127,7 +127,8 @@ def render(card: Mapping[str, Any]) -> str:
     f"  {vocabulary_line(vocabulary)}, sha256 {vocabulary['sha256'][:12]}",
     f"  leakage: {len(card['leakage']['checks'])} checks passed",
     "",
-    *(f"  in   {row['sha256'][:12]}  {row['file']}" for row in card["inputs"]),
+    *_reading_lines(card),
+    *_input_lines(card["inputs"]),
     *(
       f"  out  {sha256[:12]}  {name}"
       for name, sha256 in card["outputs"].items()
@@ -163,6 +164,80 @@ def _step_line(step: Mapping[str, Any]) -> str:
   return f"  {step['step']:<22}{cells}  {notes}".rstrip()
 
 
+def _first_lines(card: Mapping[str, Any]) -> list[str]:
+  """What a person should look at first: notes, worst first, and bad rows."""
+  if "notes" not in card:
+    return [
+      "  look at this first",
+      "    info     this cache was made by an earlier release, which read logs",
+      "             with fewer checks; remove its folder to read them again",
+      "",
+    ]
+  lines = []
+  for note in card["notes"]:
+    lines += textwrap.wrap(
+      note["message"],
+      _WIDTH,
+      initial_indent=f"    {note['severity']:<9}",
+      subsequent_indent=" " * 13,
+    )
+    if note["remedy"]:
+      lines.append(f"{'':13}-> {note['remedy']}")
+  rows = card["steps"][0].get("events", 0)
+  bad = sum(each["count"] for each in card["problems"])
+  if rows and bad > _MANY * rows:
+    lines.insert(
+      0,
+      f"    {'wrong':<9}{bad:,} bad rows or values beside {rows:,} rows; see "
+      "the table below",
+    )
+  return ["  look at this first", *lines, ""] if lines else []
+
+
+def _excluded_lines(excluded: Mapping[str, int]) -> list[str]:
+  """The rows that conditions of the user's left out."""
+  if not excluded:
+    return []
+  width = max(map(len, excluded))
+  lines = [
+    f"    {count:>9,}  {text:<{width}}" for text, count in excluded.items()
+  ]
+  return ["  rows left out by LogFiles.where", *map(str.rstrip, lines), ""]
+
+
+def _reading_lines(card: Mapping[str, Any]) -> list[str]:
+  """How each file was read, and what its lines were."""
+  readings = card.get("reading", ())
+  lines = []
+  for row in readings[:_MANY_FILES]:
+    lines.append(
+      f"  read {os.path.basename(row['file'])}: {tables.in_words(row)}"
+    )
+    counts = [f"{row['lines']:,} lines"]
+    for name, words in _LINES.items():
+      if row.get(name):
+        counts.append(f"{row[name]:,} {words}")
+    lines.append(f"       {', '.join(counts)}")
+  if len(readings) > _MANY_FILES:
+    total = sum(row["lines"] for row in readings[_MANY_FILES:])
+    lines.append(
+      f"  read {len(readings) - _MANY_FILES:,} more files of {total:,} lines"
+    )
+  if card.get("times"):
+    lines.append(f"  times from {card['times']}")
+  return [*lines, ""] if lines else []
+
+
+def _input_lines(inputs: Sequence[Mapping[str, Any]]) -> list[str]:
+  lines = [
+    f"  in   {row['sha256'][:12]}  {row['file']}"
+    for row in inputs[:_MANY_FILES]
+  ]
+  if len(inputs) > _MANY_FILES:
+    lines.append(f"  in   {len(inputs) - _MANY_FILES:,} more files")
+  return lines
+
+
 def _kind_lines(kinds: Mapping[str, Mapping[str, int]]) -> list[str]:
   """Lines of a card about its kinds of event; none without kinds."""
   if not kinds:
@@ -194,6 +269,16 @@ def _period_lines(period: Mapping[str, str]) -> list[str]:
   return lines
 
 
+_LINES = {
+  "header_lines": "of the header",
+  "blank_lines": "blank",
+  "rows": "rows",
+  "quoted_lines": "inside quoted fields",
+  "bad_lines": "bad",
+}
+_WIDTH = 88  # Characters of a line with a note.
+_MANY = 0.01  # Fraction of bad rows that is worth a note.
+_MANY_FILES = 12
 _LENGTHS = (
   "tokens_per_item",
   "tokens_per_event",

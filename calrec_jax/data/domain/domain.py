@@ -51,8 +51,8 @@ class Source(Protocol):
 
   default_fields: ClassVar[tuple[text_lib.Field, ...]]
 
-  def files(self) -> list[str]:
-    """The files that are read."""
+  def inputs(self) -> list[dict[str, Any]]:
+    """The files that are read, as JSON: `file`, `bytes` and `sha256`."""
     ...
 
   def fingerprint(self) -> dict[str, Any]:

@@ -14,7 +14,13 @@ import numpy as np
 import pyarrow as pa
 
 from calrec_jax.data.logs import events as events_lib
-from calrec_jax.data.logs import id_codes, json_blocks, numbers, values
+from calrec_jax.data.logs import (
+  id_codes,
+  id_rules,
+  json_blocks,
+  numbers,
+  values,
+)
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import times as times_lib
 from calrec_jax.data.logs import where as where_lib
@@ -37,7 +43,7 @@ class Columns:
     targets: Condition that events must satisfy to be targets, or None.
     decimal: Decimal sign of numbers; None decides it by the first block.
     missing: Words that mean a missing value.
-    id_rules: Rules that spell ids alike, see `values.normalise`.
+    id_rules: Rules that spell ids alike, see `id_rules`.
   """
 
   user: str
@@ -113,7 +119,7 @@ class EventColumns:
 
     def ids(name: str) -> pa.Array:
       found = values.ids(column(name), columns.missing)
-      return values.normalise(found, columns.id_rules)
+      return id_rules.normalise(found, columns.id_rules)
 
     self._rows.add(file, rows)
     self._users.add(ids(columns.user))
@@ -202,7 +208,7 @@ class EventColumns:
       timestamps=times[chosen],
       user_ids=id_codes.Column(user_ids.take(pa.array(retained))),
       num_rows=rows.num_rows,
-      by_time=columns.time is not None and columns.time_unit != "order",
+      by_time=self._by_time,
     )
     if kinds is not None:
       events = dataclasses.replace(
@@ -226,11 +232,12 @@ class EventColumns:
   def _finish_times(self, count: int) -> tuple[np.ndarray, np.ndarray]:
     """int64[n] milliseconds or positions, and bool[n] whether readable."""
     columns = self._columns
+    self._by_time = columns.time is not None
     if columns.time is None:
       return np.arange(count), np.ones(count, bool)
     found = self._times.finish()
     for severity, message, remedy in found.notes:
-      self._problems.note(severity, f"{columns.time}: {message}", remedy)
+      self._problems.note(severity, message, remedy)
     if count and not found.readable.any():
       unit = columns.time_format or columns.time_unit or "a time"
       raise InputError(
@@ -240,7 +247,8 @@ class EventColumns:
         "LogFiles.time_format to a pattern such as '%d.%m.%Y %H:%M', or "
         "LogFiles.time_column."
       )
-    self._problems.times = found.how
+    self._problems.times = f"{columns.time}: {found.how}"
+    self._by_time = found.by_time
     return found.values, found.readable
 
   def _selected(
@@ -276,16 +284,14 @@ class EventColumns:
     if not len(codes):
       return
     known = item_ids.slice(0, self._num_known)
-    found = values.spelling(item_ids.take(pa.array(codes)), known)
+    found = id_rules.spelling(item_ids.take(pa.array(codes)), known)
     if found is not None:
-      one, other = found.example
-      rules = (*self._columns.id_rules, found.rule)
+      here, there = found.example
       self._problems.note(
         "wrong",
-        f"{found.count:,} of {len(codes):,} unknown item ids are in the "
-        f"catalogue in another spelling ({found.rule}): {one!r} here, "
-        f"{other!r} there",
-        f"LogFiles.id_rules = {rules!r}",
+        f"{found.matched:,} of {found.unknown:,} unknown item ids are in the "
+        f"catalogue in another spelling: {here!r} here, {there!r} there",
+        found.binding,
       )
 
 

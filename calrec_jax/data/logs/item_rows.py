@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from calrec_jax.data.logs import events as events_lib
-from calrec_jax.data.logs import id_codes, json_blocks, values
+from calrec_jax.data.logs import id_codes, id_rules, json_blocks, values
 from calrec_jax.data.logs import problems as problems_lib
 
 _ID, _ROW, _FILE, _LINE = "id", "row", "file", "line"
@@ -47,7 +47,7 @@ class ItemRows:
       own_files: Whether the rows describe items only; otherwise they are
         events, which describe the same item many times.
       missing: Words that mean a missing value.
-      id_rules: Rules that spell ids alike, see `values.normalise`.
+      id_rules: Rules that spell ids alike, see `id_rules`.
     """
     self._id_column, self._names, self._problems = id_column, names, problems
     self._own_files = own_files
@@ -74,7 +74,7 @@ class ItemRows:
       self._files.append(file)
     count = len(rows.lines)
     found = values.ids(_array(table, self._id_column), self._missing)
-    ids = values.normalise(found, self._id_rules)
+    ids = id_rules.normalise(found, self._id_rules)
     columns: dict[str, pa.Array] = {
       _ID: ids.cast(pa.large_string()),
       _ROW: pa.array(np.arange(self._next_row, self._next_row + count)),

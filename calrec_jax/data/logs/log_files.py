@@ -13,14 +13,15 @@ import pyarrow as pa
 from calrec_jax.data.logs import (
   event_columns,
   fill_down,
+  id_rules,
   item_rows,
   log_checks,
   log_paths,
   order_rows,
+  profile,
   read_options,
   tables,
   times,
-  values,
   where,
 )
 from calrec_jax.data.logs import events as events_lib
@@ -36,6 +37,7 @@ from calrec_jax.errors import (
 )
 
 _REQUIRED: Any = gin.REQUIRED  # Gin rejects it when used.
+_SAMPLE_ROWS = 10_000
 _PATHS = ("interactions", "items", "orders", "folder")
 # The values that settings had before they were detected. Fingerprints write
 # them for None, so that the caches of earlier releases are still found.
@@ -156,9 +158,7 @@ class LogFiles:
       value = getattr(self, name)
       if isinstance(value, str) or not all(isinstance(v, str) for v in value):
         refuse(self, name, 'must be a list of texts: ("one", "two").')
-    for rule in self.id_rules:
-      if rule not in values.RULES:
-        refuse(self, "id_rules", f"must be some of {', '.join(values.RULES)}.")
+    id_rules.check_rules(self.id_rules)
     for name in ("where", "target_where"):
       if getattr(self, name) is not None:
         where.parse(getattr(self, name), f"LogFiles.{name}")
@@ -173,7 +173,7 @@ class LogFiles:
     value = getattr(self, name)
     if value is None:
       return []
-    return log_paths.expand(value, self.folder, binding=f"LogFiles.{name}")
+    return log_paths.expand(value, self.folder)
 
   def files(self) -> list[log_paths.LogPath]:
     """The files that are read."""
@@ -182,6 +182,10 @@ class LogFiles:
       for name in ("interactions", "items", "orders")
       for path in self.paths(name)
     ]
+
+  def inputs(self) -> list[dict[str, Any]]:
+    """The files as JSON, see `Source.inputs`."""
+    return log_paths.inputs(self.files())
 
   def fingerprint(self) -> dict[str, Any]:
     """Everything the events depend on: the settings, and the files' hashes."""
@@ -238,8 +242,24 @@ class LogFiles:
       items = rows.finish()
       self._require_texts(items)
     items = dataclasses.replace(items, decimal=self.decimal)
-    log_checks.review(self, found, problems)
+    self._review(found, problems)
     return found, items
+
+  def _review(
+    self, events: events_lib.Events, problems: problems_lib.Problems
+  ) -> None:
+    """Adds notes on what a sample of the purchases shows."""
+    log_checks.note_order_of_rows(events, problems)
+    path = self.paths()[0]
+    if self.format == "sequences":
+      return
+    sample = tables.sample(path, self.options(self.columns), _SAMPLE_ROWS)
+    log_checks.review(
+      profile.profiles(sample.table, tuple(self.missing)),
+      {*self._bindings(), *self.text_columns.values(), self.order_id_column},
+      self.time_column,
+      problems,
+    )
 
   def options(self, columns: Sequence[str] = ()) -> read_options.ReadOptions:
     """The options of one kind of file, with the names of its columns."""

@@ -128,6 +128,29 @@ class LogPath:
     return identity.digest([stored, *parts]) if parts else stored
 
 
+def inputs(files: Iterable[LogPath]) -> list[dict[str, Any]]:
+  """Files as JSON for a card: `file`, `bytes` and `sha256`."""
+  return [
+    {
+      "file": posixpath.basename(file.path),
+      "bytes": file.size,
+      "sha256": file.sha256(),
+    }
+    for file in files
+  ]
+
+
+def local(path: str) -> LogPath:
+  """A file of this machine.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+  """
+  if not os.path.isfile(path):
+    raise FileNotFoundError(_not_found(_Store(), path))
+  return LogPath(path, path)
+
+
 @functools.lru_cache(maxsize=4096)
 def _sha256(path: str, size: int, modified_ns: int) -> str:
   del size, modified_ns  # Part of the key only.

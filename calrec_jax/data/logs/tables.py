@@ -124,9 +124,7 @@ def read(
   lines = [part.rows.lines for part in parts]
   return Table(
     file=file.path,
-    columns={
-      name: id_codes.Column(whole[name]) for name in whole.column_names
-    },
+    columns={name: id_codes.Column(whole[name]) for name in whole.column_names},
     lines=np.concatenate([np.empty(0, np.int64), *lines]),
     available=parts[-1].available if parts else (),
     num_rows=sum(part.rows.num_rows for part in parts),
@@ -171,7 +169,9 @@ def sample(
 def in_words(reading: Mapping[str, Any]) -> str:
   """How a file was read, such as "csv, utf-8, delimiter ';'"."""
   words = [str(reading.get("format", ""))]
-  words += [str(reading[k]) for k in ("compression", "encoding") if k in reading]
+  words += [
+    str(reading[k]) for k in ("compression", "encoding") if k in reading
+  ]
   if "delimiter" in reading:
     words.append(f"delimiter {reading['delimiter']!r}")
     words.append(

@@ -20,7 +20,7 @@ import sentencepiece
 
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import prompt as prompt_lib
-from calrec_jax.data.logs import tables
+from calrec_jax.data.logs import log_paths
 from calrec_jax.data.logs import text as text_lib
 from calrec_jax.data.vocabulary import files
 from calrec_jax.data.vocabulary import sentencepiece as sentencepiece_model
@@ -205,7 +205,7 @@ class SentencePieceFile:
   ) -> str:
     """Hash of the model; independent of domains and prompt."""
     del domains, prompt
-    sha256 = tables.sha256(os.path.expanduser(self.path))
+    sha256 = log_paths.local(os.path.expanduser(self.path)).sha256()
     return identity.fingerprint(
       {"schema": files.SCHEMA, "sha256": sha256, "begin": self.begin}
     )
