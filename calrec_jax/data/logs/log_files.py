@@ -20,13 +20,13 @@ from calrec_jax.data.logs import events as events_lib
 from calrec_jax.data.logs import id_codes, tables
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import text as text_lib
+from calrec_jax.data.logs import times as times_lib
+from calrec_jax.data.logs.values import ids
 from calrec_jax.errors import InputError, check, one_of, refuse
 
 _REQUIRED: Any = gin.REQUIRED  # Gin rejects it when used.
 
-TIME_UNITS = ("s", "ms", "iso", "order")
-# Upper limit of each unit, in the year 5138: larger values have another unit.
-_LIMITS = {"s": 1e11, "ms": 1e14, "order": 2**53}
+TIME_UNITS = times_lib.UNITS
 
 
 @gin.configurable
@@ -129,8 +129,8 @@ class LogFiles:
     items = _items(table, id_column, names, problems, own_file=bool(rest))
     times, readable = self._times(log)
     events = events_lib.join(
-      users=ids(log.columns[self.user_column]),
-      items=ids(log.columns[self.item_column]),
+      users=ids(log.columns[self.user_column], ()),
+      items=ids(log.columns[self.item_column], ()),
       timestamps=times,
       readable=readable,
       catalogue=items.item_ids,
@@ -148,7 +148,7 @@ class LogFiles:
       return np.arange(num_rows), np.ones(num_rows, bool)
     values = log.require(self.time_column, "LogFiles.time_column")
     unit = "ms" if self.time_column in log.milliseconds else self.time_unit
-    times, readable = timestamps(values, unit)
+    times, readable = times_lib.timestamps(values, unit)
     if num_rows and not readable.any():
       raise InputError(
         f"{log.file}:{log.lines[0]}: no time of the column "
@@ -157,84 +157,6 @@ class LogFiles:
         f"{', '.join(TIME_UNITS)}, or LogFiles.time_column."
       )
     return times, readable
-
-
-def timestamps(
-  values: Sequence[Any], unit: str
-) -> tuple[np.ndarray, np.ndarray]:
-  """Raw times to unix milliseconds, or to positions for `order`.
-
-  Returns:
-    int64[n] times, and bool[n]: whether each could be read.
-  """
-  if unit == "iso":
-    numbers = _iso_times(values)
-    readable = ~np.isnan(numbers)
-  else:
-    numbers = _numbers(values)
-    with np.errstate(invalid="ignore"):
-      readable = np.abs(numbers) < _LIMITS[unit]
-      if unit == "order":
-        readable &= numbers == np.floor(numbers)
-  numbers = np.where(readable, numbers, 0) * (1000 if unit == "s" else 1)
-  return np.round(numbers).astype(np.int64), readable
-
-
-def ids(values: Sequence[Any]) -> pa.Array:
-  """Raw ids as strings without surrounding white space; null if missing."""
-  if isinstance(values, id_codes.Column):
-    array = values.values
-  else:
-    try:
-      array = pa.array(values, pa.string())
-    except (pa.ArrowTypeError, pa.ArrowInvalid):
-      array = pa.array([_id(value) for value in values], pa.string())
-  array = pc.utf8_trim_whitespace(array)
-  return pc.if_else(pc.equal(array, ""), pa.scalar(None, array.type), array)
-
-
-def _id(value: Any) -> str | None:
-  if isinstance(value, str):
-    return value
-  if isinstance(value, float):
-    # Integers become floats if a column also has missing values.
-    return str(int(value)) if value.is_integer() else None
-  if isinstance(value, int) and not isinstance(value, bool):
-    return str(value)
-  return None
-
-
-def _numbers(values: Sequence[Any]) -> np.ndarray:
-  try:
-    if isinstance(values, id_codes.Column):
-      return values.values.cast(pa.float64()).to_numpy()
-    return np.array(values).astype(np.float64)
-  except (TypeError, ValueError, OverflowError):  # Of PyArrow, too.
-    return np.array([_number(value) for value in values], np.float64)
-
-
-def _number(value: Any) -> float:
-  try:
-    return float("nan") if isinstance(value, bool) else float(value)
-  except (TypeError, ValueError, OverflowError):
-    return float("nan")
-
-
-def _iso_times(values: Sequence[Any]) -> np.ndarray:
-  """float64[n], milliseconds; each distinct text is parsed once."""
-  if not isinstance(values, id_codes.Column):
-    texts = [value if isinstance(value, str) else "" for value in values]
-    values = id_codes.Column(pa.array(texts, pa.large_string()))
-  encoded = values.values.dictionary_encode()
-  times = [_iso_milliseconds(text) for text in encoded.dictionary.to_pylist()]
-  return np.array(times, np.float64)[encoded.indices.to_numpy()]
-
-
-def _iso_milliseconds(text: str) -> float:
-  try:
-    return events_lib.milliseconds(text.strip())
-  except ValueError:
-    return float("nan")
 
 
 def _items(
@@ -246,7 +168,7 @@ def _items(
   own_file: bool,
 ) -> events_lib.Items:
   """The distinct items of a table, each with its first description."""
-  item_ids = ids(table.columns[id_column])
+  item_ids = ids(table.columns[id_column], ())
   missing = item_ids.is_null().to_numpy(zero_copy_only=False)
   if own_file:  # Otherwise `events.join` counts the missing id.
     problems.add_rows("missing_item", table.file, table.lines[missing])

@@ -27,7 +27,7 @@ def on_values(times: np.ndarray) -> list[Note]:
   span = f"from {shown(low)} to {shown(high)}"
   if low == high:
     return [Note("suspect", f"all times are the same, {shown(low)}")]
-  if -_DAY < low and high < _DAY:
+  if low > -_DAY and high < _DAY:
     message = f"all times lie within a day of 1970, {span}; they look like"
     message += " positions or have another unit"
     return [Note("wrong", message, 'LogFiles.time_unit = "order"')]
