@@ -82,15 +82,19 @@ class _Parser(html.parser.HTMLParser):
     self.parts: list[str] = []
     self._ended = ended
 
-  def handle_starttag(self, tag: str, attrs: object) -> None:
+  def handle_starttag(
+    self, tag: str, attrs: list[tuple[str, str | None]]
+  ) -> None:
     raw = self.get_starttag_text() or ""
-    self.parts.append(self._replaced(tag, raw, bare=not attrs))
+    self.parts.append(raw if self._is_text(tag, raw, attrs) else _blank(tag))
 
-  def handle_startendtag(self, tag: str, attrs: object) -> None:
+  def handle_startendtag(
+    self, tag: str, attrs: list[tuple[str, str | None]]
+  ) -> None:
     self.handle_starttag(tag, attrs)
 
   def handle_endtag(self, tag: str) -> None:
-    self.parts.append(self._replaced(tag, f"</{tag}>", bare=False))
+    self.parts.append(_blank(tag) if tag in _TAGS else f"</{tag}>")
 
   def handle_data(self, data: str) -> None:
     self.parts.append(data)
@@ -98,12 +102,17 @@ class _Parser(html.parser.HTMLParser):
   def unknown_decl(self, data: str) -> None:
     self.parts.append(data.removeprefix("CDATA["))
 
-  def _replaced(self, tag: str, raw: str, *, bare: bool) -> str:
-    """What stands for a tag; the tag itself if it is none of HTML."""
+  def _is_text(
+    self, tag: str, raw: str, attrs: list[tuple[str, str | None]]
+  ) -> bool:
+    """Whether a tag is none of HTML, `List<A>` or `a<b and c>d`."""
     if tag not in _TAGS:
-      return raw
-    # `List<A>` is a type, unless a link ends.
+      return True
+    if attrs:
+      return tag not in _BREAKING and all(value is None for _, value in attrs)
     name = raw[1:-1]
-    if bare and len(name) == 1 and name.isupper() and name not in self._ended:
-      return raw
-    return " " if tag in _BREAKING else ""
+    return len(name) == 1 and name.isupper() and name not in self._ended
+
+
+def _blank(tag: str) -> str:
+  return " " if tag in _BREAKING else ""

@@ -34,20 +34,19 @@ _NAMES = (
 )
 # Every sign of Unicode's category Sc, also with letters before: US$, R$.
 _SIGNS = "[A-Z]{0,3}[$¢£¤¥֏؋৲৳৻૱௹฿៛\u20a0-\u20cf﷼﹩＄￠￡￥￦]"
-_CURRENCY = "|".join(
-  [
-    _SIGNS,
-    *(rf"(?:{word})(?![^\W\d_])\.?" for word in f"{_CODES} {_NAMES}".split()),
-  ]
-)
+_WORDS = "|".join(f"{_CODES} {_NAMES}".split())
+_CURRENCY = rf"(?:{_SIGNS}|(?:{_WORDS})(?![^\W\d_])\.?)"
 _GROUPS = "[ .,'\u2019\u00a0\u2007\u2009\u202f]"
 _BLANK = "[ \u00a0\u2007\u2009\u202f]"
 _MINUS = "[-\u2212]"
 # A number, whatever its signs mean; `5,-` and `5.--` have no cents.
-_CORE = rf"(?P<core>\d+(?:{_GROUPS}\d+)*|[.,]\d+)(?P<none>[.,][-\u2013\u2014]{{1,2}})?"
+_CORE = (
+  rf"(?P<core>\d+(?:{_GROUPS}\d+)*|[.,]\d+)"
+  r"(?P<none>[.,][-\u2013\u2014]{1,2})?"
+)
 _NUMBER = re.compile(
-  rf"(?P<open>\()?(?P<minus>{_MINUS})?{_BLANK}*(?:{_CURRENCY})?{_BLANK}*"
-  rf"(?P<minus2>{_MINUS})?{_CORE}{_BLANK}*(?:{_CURRENCY})?(?P<close>\))?"
+  rf"(?P<open>\()?(?P<minus>{_MINUS})?{_BLANK}*{_CURRENCY}?{_BLANK}*"
+  rf"(?P<minus2>{_MINUS})?{_CORE}{_BLANK}*{_CURRENCY}?(?P<close>\))?"
 )
 _RANGE = re.compile(r"(?<=[\w.,\u20a0-\u20cf$£¥-])\s*[-\u2013\u2014]\s*(?=\S)")
 _EXPONENT = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)[eE][+-]?\d+")
