@@ -364,9 +364,10 @@ def _texts(
   columns = []
   for field in fields:
     values = items.columns[field.column]
-    column, unreadable = text_lib.column_texts(field, values, tokenizer)
-    columns.append(column)
-    problems.add_rows("unreadable_price", items.file, items.lines[unreadable])
+    column = text_lib.column_texts(field, values, tokenizer)
+    columns.append(column.texts)
+    unreadable = items.lines[column.unreadable]
+    problems.add_rows("unreadable_price", items.file, unreadable)
   texts = [
     text_lib.item_text(fields, values) if any(values) else ""
     for values in zip(*columns, strict=True)

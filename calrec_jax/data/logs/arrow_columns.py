@@ -65,6 +65,14 @@ def is_binary(kind: pa.DataType) -> bool:
   )
 
 
+def is_number(kind: pa.DataType) -> bool:
+  """Whether a type holds numbers; booleans are none."""
+  types = pa.types
+  return (
+    types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
+  )
+
+
 def decoded(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
   """Bytes as UTF-8 text; null, and True in bool[n], where they are not."""
   broken = np.zeros(len(column), bool)

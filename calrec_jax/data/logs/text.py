@@ -8,24 +8,19 @@ item.
 from __future__ import annotations
 
 import dataclasses
-import html
+import decimal as decimals
 import math
-import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from calrec_jax.data.logs import long_words, numbers
+from calrec_jax.data.logs import values as values_lib
+from calrec_jax.data.logs.clean_text import clean, value_text
 from calrec_jax.errors import InputError, at_least, check, optional
 
 UNKNOWN = "Unknown"
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-# Soft hyphen, zero-width space, direction marks, joiners, byte order mark.
-# Zero-width (non-)joiners stay: scripts and emoji are spelled with them.
-_INVISIBLE = re.compile(
-  "[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff]"
-)
-_AMOUNT = r"[$€£]?\s*(\d[\d,]*(?:\.\d+)?|\.\d+)"
-_PRICE = re.compile(rf"{_AMOUNT}(?:\s*-\s*{_AMOUNT})?")
+_NUMBERS = (int, float, decimals.Decimal)
 
 
 class Tokenizer(Protocol):
@@ -85,44 +80,17 @@ def as_field(value: Field | str | Sequence[Any]) -> Field:
     ) from error
 
 
-def clean(text: str) -> str:
-  """Text without HTML entities, control characters and extra white space.
-
-  Entities are decoded once: `&amp;lt;` becomes `&lt;`.
-  """
-  if "&" in text:
-    text = html.unescape(text)
-  if not text.isprintable():
-    text = _CONTROL.sub(" ", _INVISIBLE.sub("", text))
-  return " ".join(text.split())
-
-
-def value_text(value: Any) -> str:
-  """A raw value as clean text; empty if missing.
-
-  Nested lists are joined by commas, each value once; integers are written
-  without decimals and other numbers with two, like prices.
-  """
-  if value is None or isinstance(value, bool):
-    return "" if value is None else str(value)
-  if isinstance(value, str):
-    return clean(value)
-  if isinstance(value, int):
-    return str(value)
-  if isinstance(value, float):
-    return f"{value:.2f}" if math.isfinite(value) else ""
-  if isinstance(value, dict):
-    return ", ".join(_distinct(value.values()))
-  if isinstance(value, Iterable):
-    return ", ".join(_distinct(value))
-  return clean(str(value))
-
-
-def price_text(value: Any) -> str | None:
+def price_text(value: Any, decimal: str = ".") -> str | None:
   """A price as `2.99` or `2.99 - 5.99`; empty if missing, None if unreadable.
 
   Shops' exports hold numbers, `$1,299.00`, ranges, and pieces of web pages.
+
+  Args:
+    value: Raw value.
+    decimal: Sign that begins the decimals of texts, "." or ",".
   """
+  if isinstance(value, decimals.Decimal):
+    value = float(value)
   if isinstance(value, (int, float)) and not isinstance(value, bool):
     if math.isnan(value):
       return ""
@@ -130,11 +98,8 @@ def price_text(value: Any) -> str | None:
   text = value_text(value)
   if not text:
     return ""
-  match = _PRICE.fullmatch(text)
-  if match is None:
-    return None
-  amounts = [float(x.replace(",", "")) for x in match.groups() if x]
-  if not all(map(math.isfinite, amounts)):  # Hundreds of digits.
+  amounts = numbers.amounts(text, decimal)
+  if amounts is None or min(amounts) < 0:
     return None
   return " - ".join(f"{amount:.2f}" for amount in amounts)
 
@@ -143,7 +108,7 @@ def cut(text: str, field: Field, tokenizer: Tokenizer | None = None) -> str:
   """A text truncated to its field's limits on words and tokens."""
   if field.max_words is not None:
     words = text.split(" ", field.max_words)
-    text = " ".join(words[: field.max_words])
+    text = long_words.cut(" ".join(words[: field.max_words]), field.max_words)
   if field.max_tokens is not None and tokenizer is not None:
     ids = tokenizer.encode(" " + text)  # As it follows its label.
     if len(ids) > field.max_tokens:
@@ -164,29 +129,52 @@ def item_text(fields: Sequence[Field], values: Sequence[str]) -> str:
   return " ".join(sentences)
 
 
+class ColumnTexts(NamedTuple):
+  """The texts of one field.
+
+  Attributes:
+    texts: Text of each item; empty if missing.
+    unreadable: Rows of unreadable prices.
+    decimal: Sign that begins the decimals of prices; None if they have none.
+    evidence: What the prices say on it.
+  """
+
+  texts: list[str]
+  unreadable: list[int]
+  decimal: str | None = None
+  evidence: numbers.Evidence = numbers.Evidence()
+
+
 def column_texts(
-  field: Field, values: Sequence[Any], tokenizer: Tokenizer | None
-) -> tuple[list[str], list[int]]:
-  """The cleaned and truncated text of one field per item; empty if missing.
+  field: Field,
+  values: Sequence[Any],
+  tokenizer: Tokenizer | None,
+  *,
+  missing: Sequence[str] = (),
+  decimal: str | None = None,
+) -> ColumnTexts:
+  """The cleaned and truncated text of one field per item.
 
   Args:
     field: Field of the texts.
-    values: Raw values, one per item.
+    values: Raw values, one per item, in Arrow or not.
     tokenizer: Tokenizer that truncates by tokens; None applies no such limit.
-
-  Returns:
-    The texts, and the rows of unreadable prices.
+    missing: Words that mean a missing value.
+    decimal: Sign that begins the decimals of prices; None finds it.
   """
-  texts, unreadable = [], []
-  for row, value in enumerate(values):
-    is_price = field.column == "price"
-    text = price_text(value) if is_price else value_text(value)
-    if text is None:
-      unreadable.append(row)
-    texts.append(cut(text, field, tokenizer) if text else "")
-  return texts, unreadable
-
-
-def _distinct(values: Iterable[Any]) -> list[str]:
-  texts = [value_text(value) for value in values]
-  return list(dict.fromkeys(text for text in texts if text))
+  if field.column != "price":
+    texts = values_lib.texts(values, missing)
+    return ColumnTexts([cut(t, field, tokenizer) for t in texts], [])
+  values = [
+    value if isinstance(value, _NUMBERS) else value_text(value)
+    for value in values_lib.present(values, missing)
+  ]
+  evidence = numbers.evidence([v for v in values if isinstance(v, str)])
+  decimal = decimal or evidence.decimal
+  prices = [price_text(value, decimal or ".") for value in values]
+  return ColumnTexts(
+    [cut(price, field, tokenizer) if price else "" for price in prices],
+    [row for row, price in enumerate(prices) if price is None],
+    decimal,
+    evidence,
+  )

@@ -118,7 +118,7 @@ def read(
     block.exact = _moments(column)
   elif arrow_columns.is_text(kind):
     _read_texts(block, column, unit, pattern, orders, missing)
-  elif _is_number(kind):
+  elif arrow_columns.is_number(kind):
     if pattern is not None:
       _read_texts(block, _digits(column), unit, pattern, orders, missing)
     elif unit != "iso":
@@ -145,25 +145,29 @@ def _read_texts(
   texts = _unwrapped(block, texts)
   if _read_whole(block, texts, unit):
     return
-  if unit != "iso":
+  if unit == "iso":
+    orders = ()
+  else:
     is_number = pc.match_substring_regex(texts, _NUMBER)
     block.numbers = _text_numbers(texts, is_number)
     if unit is not None:
       return
-    if is_number.true_count:
-      texts = pc.if_else(is_number, pa.scalar(None, _TEXT), texts)
+    texts = pc.if_else(is_number, pa.scalar(None, _TEXT), texts)
+  _read_layouts(block, texts, orders)
+  if unit == "iso" and block.sure is not None:
+    _read_by_python(block.sure, texts)
+
+
+def _read_layouts(block: Block, texts: pa.Array, orders: Sequence[str]) -> None:
+  """Reads the texts of a block that have one of the common layouts."""
   if not pc.all(pc.string_is_ascii(texts)).as_py():
     texts = pc.replace_substring_regex(texts, _NARROW_BLANKS, " ")
-  if unit == "iso":
-    orders = ()
   times, readable, by_order = time_layouts.read(texts, orders)
   block.sure = Read(times, readable)
   block.by_order = {name: Read(*found) for name, found in by_order.items()}
   if by_order:
     noon = pc.match_substring_regex(texts.slice(0, 1000), "(?i)[ap]m$")
     block.noon = bool(pc.any(noon).as_py())
-  if unit == "iso":
-    _read_by_python(block.sure, texts)
 
 
 def _read_whole(block: Block, texts: pa.Array, unit: str | None) -> bool:
@@ -254,13 +258,6 @@ def _part(column: pa.Array, name: str) -> pa.Array:
 
 def _is_moment(kind: pa.DataType) -> bool:
   return pa.types.is_timestamp(kind) or pa.types.is_date(kind)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-  types = pa.types
-  return (
-    types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
-  )
 
 
 def _moments(column: pa.Array) -> Read:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -216,17 +216,22 @@ def _milliseconds(
   fraction = zeros
   if "f" in roles:
     fraction = np.round(part("f") * 10.0 ** (3 - width("f"))).astype(np.int64)
-  east = part("z")
-  if "o" in roles:
-    offset = part("zh") * 60 + part("zm")
-    if "zz" in roles:
-      offset = part("zz") // 100 * 60 + part("zz") % 100
-    good &= offset <= 24 * 60
-    east = east + np.where(part("o") == ord("-"), -offset, offset)
+  east, is_zone = _east(part, roles)
   days, is_date = civil_days(year, month, day)
-  good &= is_date & (hour < 24) & (minute < 60) & (second < 60)
+  good &= is_date & is_zone & (hour < 24) & (minute < 60) & (second < 60)
   minutes = days * 1440 + hour * 60 + minute - east
   return minutes * _MINUTE + second * 1000 + fraction, good
+
+
+def _east(
+  part: Callable[[str], np.ndarray], roles: Collection[str]
+) -> tuple[np.ndarray, np.ndarray]:
+  """int64[r] minutes east of Greenwich, and bool[r]: whether they can be."""
+  offset = part("zh") * 60 + part("zm")
+  if "zz" in roles:
+    offset = part("zz") // 100 * 60 + part("zz") % 100
+  east = np.where(part("o") == ord("-"), -offset, offset)
+  return part("z") + east, offset < 24 * 60
 
 
 def _pairs(number: np.ndarray, count: int) -> list[np.ndarray]:

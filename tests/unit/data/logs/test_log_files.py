@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from calrec_jax.data.logs import log_files, tables
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs.id_codes import Column
-from calrec_jax.data.logs.log_files import LogFiles, ids, timestamps
+from calrec_jax.data.logs.log_files import LogFiles
 
 COLUMNS = ("title", "category", "brand", "price")
 
@@ -163,48 +163,6 @@ def test_parquet_times_need_no_unit(tmp_path):
   assert kinds == {"missing_user": (1, "log.parquet:2")}
 
 
-@pytest.mark.parametrize(
-  ("unit", "values", "expected"),
-  [
-    ("s", ["1503273600", 1503273600, "1503273600.25"], [0, 0, 250]),
-    ("ms", ["1503273600000", 1503273600001], [0, 1]),
-    ("iso", ["2017-08-21", "2017-08-21T00:00:00.500Z"], [0, 500]),
-  ],
-)
-def test_times_are_milliseconds(unit, values, expected):
-  times, readable = timestamps(values, unit)
-  assert readable.all()
-  assert (times - 1_503_273_600_000).tolist() == expected
-
-
-@pytest.mark.parametrize("unit", ["s", "ms", "order", "iso"])
-@given(
-  st.lists(
-    st.text("0123456789.eE+-_ \tnaifx", max_size=6)
-    | st.integers(-(2**60), 2**60).map(str)
-    | st.floats().map(repr)
-    | st.datetimes().map(str),
-    max_size=8,
-  )
-)
-def test_times_in_arrow_are_those_of_python(unit, values):
-  column = Column(pa.array(values, pa.large_string()))
-  expected = [timestamps([value], unit) for value in values]
-  times, readable = timestamps(column, unit)
-  assert times.tolist() == [int(time[0]) for time, _ in expected]
-  assert readable.tolist() == [bool(good[0]) for _, good in expected]
-
-
-def test_milliseconds_given_as_seconds_are_not_believed():
-  assert not timestamps([1_503_273_600_000], "s")[1].any()
-
-
-def test_positions_are_whole_numbers():
-  times, readable = timestamps(["1", 2, "2.5", None, True, "x"], "order")
-  assert readable.tolist() == [True, True, False, False, False, False]
-  assert times[:2].tolist() == [1, 2]
-
-
 def test_a_wrong_unit_names_the_binding(log, tmp_path):
   (tmp_path / "log.csv").write_text(
     "user_id,item_id,timestamp\nu,a,2024-01-01\n"
@@ -220,17 +178,6 @@ def test_without_a_time_column_the_rows_are_in_order(tmp_path):
   )
   assert events.timestamps.tolist() == [0, 1]
   assert not events.by_time
-
-
-def test_ids_keep_leading_zeros_and_lose_blanks():
-  assert ids([" 007 ", "", "  ", None]).to_pylist() == ["007", None, None, None]
-  assert ids([7, 7.0, "7", 7.5, True]).to_pylist() == [
-    "7",
-    "7",
-    "7",
-    None,
-    None,
-  ]
 
 
 def test_the_fingerprint_follows_content_and_mapping_not_place(log, tmp_path):

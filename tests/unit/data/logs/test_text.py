@@ -116,11 +116,11 @@ def test_a_cut_inside_a_character_leaves_no_replacement_character():
 
 
 def test_unreadable_prices_are_reported_by_row():
-  texts, unreadable = text.column_texts(
+  column = text.column_texts(
     text.Field("Price", "price"), ["$5", "see page", None], None
   )
-  assert texts == ["5.00", "", ""]
-  assert unreadable == [1]
+  assert column.texts == ["5.00", "", ""]
+  assert column.unreadable == [1]
 
 
 def test_fields_from_gin():
