@@ -1,8 +1,8 @@
 """JSON files of any layout as columns.
 
 Plain lines of objects are parsed by PyArrow, whole blocks at a time, in the
-types of the first rows. Blocks that it rejects are halved down to the odd rows,
-which Python reads; so are other layouts.
+types of the first rows. Pieces of a block with odd rows, and other layouts, are
+read by Python.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -38,7 +38,7 @@ from calrec_jax.errors import InputError
 
 _SAMPLE_BYTES = 4 << 20
 _BATCH = 8192
-_FEW = 32  # Rows that Python reads faster than halving finds the odd one.
+_FEW, _PIECES = 32, 16  # Rows of a piece of a block, and number of pieces.
 _MAX_SCHEMAS = 4
 _SAID = {
   "lines": "a row per line",
@@ -439,7 +439,7 @@ class _Lines:
     step = max(len(texts) // 200, 1)
     sample = [row for text in texts[::step] if (row := _row(text)) is not None]
     self._learn(sample)
-    parts = self._halved(texts, lines)
+    parts = list(self._pieces(texts, lines))
     tops = {
       key: json_values.joined([part[key] for part, *_ in parts])
       for key in parts[0][0]
@@ -451,23 +451,26 @@ class _Lines:
     malformed = np.sort(np.concatenate([rows.malformed, malformed]))
     return rows._replace(malformed=malformed, broken=broken)
 
-  def _halved(self, texts: list[bytes], lines: np.ndarray) -> list[Any]:
+  def _pieces(self, texts: list[bytes], lines: np.ndarray) -> Iterator[Any]:
+    """The rows of a block that PyArrow rejects as a whole, piece by piece.
+
+    Further halving would read the block once more for each halving, which takes
+    longer than Python if there are many odd rows.
+    """
     nothing = np.empty(0, np.int64)
-    if len(texts) > _FEW and self._schemas:
-      tops = self._whole(b"\n".join(texts), len(texts))
+    size = max(len(texts) // _PIECES + 1, _FEW)
+    for start in range(0, max(len(texts), 1), size):
+      piece, at = texts[start : start + size], lines[start : start + size]
+      tops = self._whole(b"\n".join(piece), len(piece))
       if tops is not None:
-        return [(tops, lines, nothing, nothing)]
-      half = len(texts) // 2
-      return [
-        *self._halved(texts[:half], lines[:half]),
-        *self._halved(texts[half:], lines[half:]),
-      ]
-    rows = list(map(_row, texts))
-    good = np.array([row is not None for row in rows], bool)
-    values = [row for row in rows if row is not None]
-    self.seen.update(*values)
-    tops, kept, broken = _tops(values, lines[good], self._ways)
-    return [(tops, kept, lines[~good], broken)]
+        yield tops, at, nothing, nothing
+        continue
+      rows = list(map(_row, piece))
+      good = np.array([row is not None for row in rows], bool)
+      values = [row for row in rows if row is not None]
+      self.seen.update(*values)
+      tops, kept, broken = _tops(values, at[good], self._ways)
+      yield tops, kept, at[~good], broken
 
   def _whole(self, data: bytes, count: int) -> dict[str, pa.Array] | None:
     """Top columns, if every line is a row of one of the schemas."""

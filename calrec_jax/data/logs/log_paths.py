@@ -342,11 +342,12 @@ def _of_folder(store: _Store, folder: str) -> list[str]:
     )
   kept = [name for name in below if store.size(name) != 0]
   kinds: dict[str, int] = {}
-  for name in kept:
+  for name in sorted(kept):
     kinds[suffix(name)] = kinds.get(suffix(name), 0) + 1
   if len(kinds) > 1:
     counted = ", ".join(
-      f"{count} {kind or 'without suffix'}" for kind, count in kinds.items()
+      f"{count} {kind or 'without suffix'}"
+      for kind, count in sorted(kinds.items())
     )
     most = max(kinds, key=lambda kind: kinds[kind])
     raise InputError(
