@@ -147,9 +147,15 @@ class Examples:
       "texts": [self._texts[item] for item in items.tolist()],
       "timestamps": self._timestamps[events],
       "events": events,
-      **{
-        # An item of the catalogue is a target without a history.
-        name: column[events] if len(events) else np.array([name == "is_target"])
-        for name, column in self._marks.items()
-      },
+      **(
+        {name: column[events] for name, column in self._marks.items()}
+        if len(events)
+        else self._of_catalogue()
+      ),
+    }
+
+  def _of_catalogue(self) -> dict[str, np.ndarray]:
+    """An item of the catalogue is a target without a history."""
+    return {
+      name: np.array([name == "is_target"], np.int32) for name in self._marks
     }

@@ -198,6 +198,7 @@ def join_prompt(
       opening = tf.constant(head + prompt.first, tf.int32)
     else:
       after, opening = _of_kinds(prompt, head, kinds)
+      after = after.with_row_splits_dtype(history.row_splits.dtype)
     described = tf.concat([history, after], axis=1).flat_values
     inputs = tf.concat([opening, described], axis=0)
     return {**example, "inputs": inputs, "targets": target}
