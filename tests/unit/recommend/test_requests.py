@@ -2,37 +2,66 @@
 
 import pytest
 
-from calrec_jax.recommend.requests import of_log
-from tests.fixtures import synthetic_caches
+from calrec_jax.recommend import requests
+from tests.fixtures import small_logs
+from tests.unit.data.cache.test_everybody import CORE, LATE, OTHERS, TEMPORAL
 
-HISTORIES = ((0, 1, 2), (3, 4), (5, 6, 0, 1), (2,))
+ALL = "abcabcabc"
 
 
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-  return synthetic_caches.write(
+@pytest.fixture(scope="module", params=["leave_one_out", "global_temporal"])
+def shop(request, tmp_path_factory):
+  temporal = request.param == "global_temporal"
+  return small_logs.build(
     tmp_path_factory.mktemp("shop"),
-    histories=HISTORIES,
-    validated=(0, 2),
-    tested=(0,),
+    [*CORE, *LATE, *OTHERS],
+    ["a", "b", "c", "rare"],
+    **(TEMPORAL if temporal else {}),
   )
 
 
-def requests(shop, *users):
-  found = of_log(shop, list(users) or None)
-  return {request.user_id: request.items.tolist() for request in found}
-
-
-def test_all_users_are_answered_from_all_that_is_known(shop):
-  assert requests(shop) == {
-    "user-0": [0, 1, 2, 0, 1],
-    "user-1": [3, 4],
-    "user-2": [5, 6, 0, 1, 0],
-    "user-3": [2],
+def answered(shop, *users):
+  found = requests.of_log(shop.cache, list(users) or None)
+  return {
+    request.user_id: ("".join(shop.ids(request.items)), request.reason)
+    for request in found
   }
 
 
-def test_a_user_too_new_to_be_evaluated_is_known(shop):
-  assert requests(shop, "user-3") == {"user-3": [2]}
-  with pytest.raises(ValueError, match=r"no such user\. Did you mean 'user-3'"):
-    requests(shop, "usr-3")
+def test_everybody_is_answered_from_all_that_can_be_used(shop):
+  below = "below the core: {} events, {} of them used (Domain.min_count = 5)"
+  assert answered(shop) == {
+    **{f"u{user}": (ALL, None) for user in range(5)},
+    "late": (ALL, None),
+    "twice": ("ab", below.format(2, 2)),
+    "mixed": ("c", below.format(2, 1)),
+    "rare": (
+      "",
+      "no known item: the catalogue holds no item of 1 events",
+    ),
+    "unknown": (
+      "",
+      "no known item: no event can be used; `calrec data card` counts the bad "
+      "rows",
+    ),
+  }
+
+
+def test_requested_users_are_answered_in_their_order(shop):
+  assert list(answered(shop, "twice", "u3")) == ["twice", "u3"]
+
+
+def test_somebody_who_is_not_in_the_log_gets_a_request_and_a_warning(
+  shop, capsys
+):
+  assert answered(shop, "lat") == {"lat": ("", "not in the log")}
+  said = capsys.readouterr().err
+  assert said == "--user=lat: not in the log. Did you mean 'late'?\n"
+
+
+def test_reasons_are_counted_by_their_kind():
+  reasons = ["below the core: 2 events", "not in the log", "below the core: 3"]
+  assert requests.summary(reasons, 1200) == (
+    "3 of 1,200 answers have a reason: 2 below the core, 1 not in the log"
+  )
+  assert requests.summary([], 7) == ""
