@@ -36,7 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     The exit status: 0, 1 for an error that the user can fix, 2 for wrong usage.
   """
-  argv = list(sys.argv[1:] if argv is None else argv)
+  with verb.output():
+    return _run(list(sys.argv[1:] if argv is None else argv))
+
+
+def _run(argv: Sequence[str]) -> int:
   if not argv or argv[0] in ("-h", "--help", "help"):
     verbs = "\n".join(f"  {name:<12}{text}" for name, text in VERBS.items())
     print(_USAGE.format(verbs=verbs), end="")
@@ -48,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       file=sys.stderr,
     )
     return 2
-  return verb.run(argv[0], argv[1:])
+  return verb.run(argv[0], list(argv[1:]))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@ and `train/checkpointing.py`, which saves while a stage trains, call Orbax.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
 import pathlib
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -57,17 +58,40 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
   if not found and (last := last_stage(folder)) is not None:
     folder, found = last, steps(last)
   if not found:
-    below = sorted(
-      f"{folder.name}/{c.name}" for c in folder.glob("*") if steps(c)
-    )
-    hint = f" It holds stages: {', '.join(below)}." if below else ""
-    raise CheckpointError(
-      f"{folder} holds no checkpoint_<step> folder.{hint} Give a checkpoint, "
-      "or the folder of a stage or of a run."
-    )
+    raise CheckpointError(_none_found(folder))
   chosen = stage_folder.handover(folder)
-  return folder / (
-    chosen["checkpoint"] if chosen else f"checkpoint_{found[-1]}"
+  if chosen is None:
+    return folder / f"checkpoint_{found[-1]}"
+  if not (folder / chosen["checkpoint"]).is_dir():
+    raise CheckpointError(
+      f"{folder} has handed over {chosen['checkpoint']}, which is missing. "
+      "Restore it, name another one (there is "
+      f"{', '.join(f'checkpoint_{step}' for step in found)}), or train again: "
+      "the same `calrec train` makes it anew."
+    )
+  return folder / chosen["checkpoint"]
+
+
+def _none_found(folder: pathlib.Path) -> str:
+  """Why a folder gives no checkpoint, and what would."""
+  below = sorted(
+    f"{folder.name}/{child.name}" for child in folder.glob("*") if steps(child)
+  )
+  if f"{folder.name}/preempted" in below:
+    return (
+      f"{folder} is not trained to its end: it was interrupted before its "
+      "first checkpoint. Rerun `calrec train` with the same gin files and "
+      "flags, or give its folder `preempted` as the checkpoint."
+    )
+  if below:
+    return (
+      f"{folder} holds no checkpoint_<step> folder. It holds stages: "
+      f"{', '.join(below)}. Give a checkpoint, or the folder of a stage."
+    )
+  return (
+    f"{folder} holds no checkpoint_<step> folder. Train first, by `calrec "
+    "train` with the same gin files and flags; or give a checkpoint, or the "
+    "folder of a stage."
   )
 
 
@@ -137,7 +161,7 @@ def read_arrays(checkpoint: pathlib.Path) -> dict[str, np.ndarray]:
     _tree(checkpoint),
     is_leaf=lambda leaf: hasattr(leaf, "shape"),
   )
-  with ocp.PyTreeCheckpointer() as checkpointer:
+  with _damage_named(checkpoint), ocp.PyTreeCheckpointer() as checkpointer:
     tree = checkpointer.restore(
       checkpoint / "state", args=ocp.args.PyTreeRestore(restore_args=arguments)
     )
@@ -151,7 +175,7 @@ def restore_params(
   arguments = restore_arguments(
     checkpoint, {"target": abstract}, {"target": shardings}, partial=True
   )
-  with ocp.PyTreeCheckpointer() as checkpointer:
+  with _damage_named(checkpoint), ocp.PyTreeCheckpointer() as checkpointer:
     restored = checkpointer.restore(checkpoint / "state", args=arguments)
   return restored["target"]
 
@@ -248,7 +272,7 @@ def read_json(checkpoint: pathlib.Path, item: str) -> dict[str, Any]:
   """A JSON item of a checkpoint: `feed`, `lineage`, `vocabulary`, ..."""
   # Orbax names the file of the metrics differently.
   handler = ocp.JsonCheckpointHandler(METRICS if item == METRICS else None)
-  with ocp.Checkpointer(handler) as checkpointer:
+  with _damage_named(checkpoint), ocp.Checkpointer(handler) as checkpointer:
     return checkpointer.restore(checkpoint / item)
 
 
@@ -273,8 +297,30 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 
 def _tree(checkpoint: pathlib.Path) -> Any:
-  with ocp.PyTreeCheckpointer() as checkpointer:
-    return checkpointer.metadata(checkpoint / "state").item_metadata.tree
+  with _damage_named(checkpoint), ocp.PyTreeCheckpointer() as checkpointer:
+    found = checkpointer.metadata(checkpoint / "state").item_metadata
+    if found is None:
+      raise FileNotFoundError("state/ lacks files")
+    return found.tree
+
+
+@contextlib.contextmanager
+def _damage_named(checkpoint: pathlib.Path) -> Iterator[None]:
+  """Turns an error of Orbax into one that names the checkpoint.
+
+  It reports a missing or truncated file in many ways, over many lines.
+  """
+  try:
+    yield
+  except CheckpointError:
+    raise
+  except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    lines = str(error).splitlines() or [type(error).__name__]
+    raise CheckpointError(
+      f"{checkpoint} is damaged or incomplete: {lines[0][:200]}. Copy it "
+      "again, or give another checkpoint; in training, remove it to go on from "
+      "the one before."
+    ) from error
 
 
 def _refuse_other_shapes(

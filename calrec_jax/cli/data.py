@@ -175,10 +175,22 @@ def _print_caches(folders: Mapping[str, str]) -> None:
   print("\n".join(vocabularies), end="\n" if vocabularies else "")
 
 
+def _without_users(opened: TokenCache, split: str) -> str:
+  """Why a split has no user, and which one has."""
+  others = [name for name in splits.SPLITS if opened.num_documents(name)]
+  remedy = f"Show one with --split={others[0]}." if others else ""
+  return (
+    f"{opened.name} has no user in its {split} split: no user has enough "
+    f"events. {remedy}"
+  )
+
+
 def _describe_user(
   opened: TokenCache, split: str, user_id: str | None, max_tokens: int | None
 ) -> str:
   """A user's prompt as text, its length in tokens, and the target."""
+  if not opened.num_documents(split):
+    raise InputError(_without_users(opened, split))
   documents = (
     opened.document(split, index)
     for index in range(opened.num_documents(split))

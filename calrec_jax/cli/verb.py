@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
+import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from calrec_jax.errors import CalrecError
 
 # What shells report for a program that SIGINT ended.
 INTERRUPTED_STATUS = 130
+# Likewise SIGPIPE.
+BROKEN_PIPE_STATUS = 141
 # What gin appends to an error in a class or function that it configures.
 _GIN_NOTE = "\n  In call to configurable"
 _BUG = (
@@ -45,6 +50,49 @@ def parser(
   return parser
 
 
+@contextlib.contextmanager
+def output() -> Iterator[None]:
+  """Lets any terminal show any text, and any pipe be closed early.
+
+  Characters that the terminal's encoding lacks are written as escapes. Whoever
+  reads the output may stop: `calrec data card | head -1` ends without a word.
+
+  Raises:
+    SystemExit: With the status of a broken pipe.
+  """
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors="backslashreplace")
+  broken = False
+  try:
+    yield
+  except BrokenPipeError:
+    broken = _drop_broken_pipes()
+    if not broken:  # Of another pipe, such as a worker's.
+      raise
+  finally:
+    # What is still in a buffer would fail when the interpreter ends.
+    broken = _drop_broken_pipes() or broken
+    if broken:
+      raise SystemExit(BROKEN_PIPE_STATUS)
+
+
+def _drop_broken_pipes() -> bool:
+  """Flushes both streams; one that nobody reads goes nowhere from now on."""
+  broken = False
+  for stream in (sys.stdout, sys.stderr):
+    try:
+      stream.flush()
+    except BrokenPipeError:
+      broken = True
+      nowhere = os.open(os.devnull, os.O_WRONLY)
+      os.dup2(nowhere, stream.fileno())
+      os.close(nowhere)
+    except (ValueError, OSError):  # Closed, or full: not a matter of pipes.
+      continue
+  return broken
+
+
 def run(verb: str, argv: Sequence[str]) -> int:
   """Runs a module of `calrec_jax.cli` and returns the exit status.
 
@@ -55,6 +103,19 @@ def run(verb: str, argv: Sequence[str]) -> int:
   argv = [argument for argument in argv if argument != "--debug"]
   try:
     return importlib.import_module(f"calrec_jax.cli.{verb}").main(argv)
+  except BrokenPipeError:
+    raise
+  except UnicodeEncodeError as error:
+    if error.encoding.lower() not in ("ascii", "latin-1"):
+      error.add_note(_BUG)
+      raise
+    _show(
+      f"calrec {verb}: the locale's encoding is {error.encoding}, which has no "
+      f"{ascii(error.object[error.start : error.end])} as a file name. Set "
+      "PYTHONUTF8=1, or LC_ALL to a UTF-8 locale.",
+      debug,
+    )
+    return 1
   except (CalrecError, OSError) as error:
     message = str(error).partition(_GIN_NOTE)[0]
     _show(f"calrec {verb}: {message}", debug)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import collections.abc
+import contextlib
 import functools
 import inspect
 import types
@@ -107,10 +108,8 @@ def _mended(value: Any, hint: Any) -> str | None:
   """The gin text of what was probably meant."""
   candidates: list[Any] = []
   if isinstance(value, str):
-    try:
+    with contextlib.suppress(ValueError, SyntaxError, RecursionError):
       candidates.append(ast.literal_eval(value))
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-      pass
     candidates.append((value,))
   elif isinstance(value, float) and value.is_integer():
     candidates.append(int(value))
@@ -124,7 +123,7 @@ def _fits(value: Any, hint: Any) -> bool:
   if not isinstance(value, _PLAIN):
     return True  # A reference; what it gives is known when it is called.
   origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-  if hint is Any or isinstance(hint, typing.TypeVar):
+  if hint is Any or hint is object:
     return True
   if hint is None or hint is type(None):
     return value is None
@@ -132,9 +131,11 @@ def _fits(value: Any, hint: Any) -> bool:
     return any(_fits(value, part) for part in arguments)
   if origin is Literal:
     return value in arguments
-  if origin is typing.Annotated:
-    return _fits(value, arguments[0])
-  kind = origin or hint
+  return _is_of(value, origin or hint, arguments)
+
+
+def _is_of(value: Any, kind: Any, arguments: tuple[Any, ...]) -> bool:
+  """Whether a value is of a class, and its elements are of the arguments."""
   if kind is bool:
     return isinstance(value, bool) or value in (0, 1)
   if kind in (int, float):
@@ -142,8 +143,6 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, number) and not isinstance(value, bool)
   if kind in (str, bytes):
     return isinstance(value, kind)
-  if kind is object:
-    return True
   if _is_mapping(kind):
     return isinstance(value, dict) and _all_fit(value, arguments)
   if _is_sequence(kind):

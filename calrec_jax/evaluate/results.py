@@ -104,6 +104,8 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
     InputError: if the files have another schema.
   """
   folder = pathlib.Path(folder)
+  if not (folder / METRICS_FILE).exists():
+    raise InputError(_without_results(folder))
   numbers = json.loads((folder / METRICS_FILE).read_text("utf-8"))
   if numbers.get("schema") != SCHEMA:
     raise InputError(
@@ -116,6 +118,22 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
   table = pq.read_table(folder / PER_USER_FILE)
   del numbers["schema"]
   return Results(**numbers, **_columns(table), cases=cases)
+
+
+def _without_results(folder: pathlib.Path) -> str:
+  """Why there are no results in a folder, and what to do."""
+  found = sorted(
+    str(path.parent)
+    for pattern in ("*", "*/*", "*/*/*")
+    for path in folder.glob(f"{pattern}/{METRICS_FILE}")
+  )
+  if found:
+    return f"{folder} holds no {METRICS_FILE}. Give {' or '.join(found[:5])}."
+  there = "does not exist" if not folder.exists() else "holds no results"
+  return (
+    f"{folder} {there}: evaluate that run first, by `calrec eval` with its gin "
+    f"files and flags, and give the folder of its {METRICS_FILE}."
+  )
 
 
 def per_user_table(results: Results) -> pa.Table:

@@ -33,6 +33,8 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     yield part
     part.chmod(0o666 & ~_umask())  # mkstemp grants only the owner access.
     part.replace(path)
+  except OSError as error:
+    raise _naming(error, path) from error
   finally:
     part.unlink(missing_ok=True)
 
@@ -64,6 +66,8 @@ def new_folder(
     except OSError:
       if not (or_existing and path.exists()):
         raise
+  except OSError as error:
+    raise _naming(error, path) from error
   finally:
     shutil.rmtree(part, ignore_errors=True)
 
@@ -72,6 +76,18 @@ def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a text file in UTF-8."""
   with replacing(path) as part:
     part.write_text(text, "utf-8")
+
+
+def _naming(error: OSError, path: pathlib.Path) -> OSError:
+  """The error, with the path that was to be written if it names none.
+
+  Writing to a full disk says only that there is no space left.
+  """
+  if error.filename is not None or str(path) in str(error):
+    return error
+  if error.errno is None or error.strerror is None:
+    return type(error)(f"{path}: {error}")
+  return OSError(error.errno, error.strerror, str(path))
 
 
 def _umask() -> int:

@@ -207,8 +207,9 @@ class Checkpoints:
       restored: Any = self._manager.restore(step, args=arguments)
     except (ValueError, KeyError, FileNotFoundError) as error:
       raise CheckpointError(
-        f"{self.folder}/checkpoint_{step} does not hold this model's state: "
-        f"{str(error).splitlines()[0]}"
+        f"{self.folder}/checkpoint_{step} is damaged, or does not hold this "
+        f"model's state: {str(error).splitlines()[0][:200]}. Copy it again, or "
+        "remove it to go on from the one before."
       ) from error
     return TrainState.from_disk(restored.state), restored.feed
 

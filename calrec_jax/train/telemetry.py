@@ -137,7 +137,7 @@ class MetricsLog:
       if row["step"] < step or (row["step"] == step and retained[row["split"]])
     ]
     atomic.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-    self._file = path.open("a")
+    self._file = path.open("a", encoding="utf-8")
 
   def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
     """Adds one row."""
@@ -155,7 +155,7 @@ def read_rows(path: pathlib.Path) -> list[dict]:
   if not path.exists():
     return []
   rows = []
-  lines = path.read_text().splitlines()
+  lines = path.read_text("utf-8").splitlines()
   for number, line in enumerate(lines, start=1):
     try:
       rows.append(json.loads(line))

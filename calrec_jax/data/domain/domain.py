@@ -315,7 +315,8 @@ class Domain:
         f"{absent[0].column!r}, which {items.file} does not have. It has "
         f"{', '.join(map(repr, items.available))}."
         + nearest(absent[0].column, items.available)
-        + " Set Domain.fields, or LogFiles.text_columns."
+        + " Set LogFiles.text_columns, or Domain.fields; ids serve as text, too:"
+        ' Domain.fields = (("Item", "item_id"),).'
       )
     return present
 
@@ -364,8 +365,15 @@ def _texts(
   columns = []
   for field in fields:
     values = items.columns[field.column]
-    column = text_lib.column_texts(field, values, tokenizer)
+    column = text_lib.column_texts(
+      field,
+      values,
+      tokenizer,
+      missing=items.missing,
+      decimal=items.decimal,
+    )
     columns.append(column.texts)
+    _note_decimal(field, column, items, problems)
     unreadable = items.lines[column.unreadable]
     problems.add_rows("unreadable_price", items.file, unreadable)
   texts = [
@@ -379,6 +387,29 @@ def _texts(
     for field, values in zip(fields, columns, strict=True)
   }
   return texts, missing
+
+
+def _note_decimal(
+  field: text_lib.Field,
+  column: text_lib.ColumnTexts,
+  items: events_lib.Items,
+  problems: problems_lib.Problems,
+) -> None:
+  """States how the decimals of prices are read, where it is a choice."""
+  evidence, chosen = column.evidence, column.decimal
+  if items.decimal is None and chosen == ",":
+    problems.note(
+      "info",
+      f"{field.label}: a comma begins the decimals, as in {evidence.example!r}",
+      'LogFiles.decimal = "."  # if it parts thousands',
+    )
+  elif items.decimal is None and chosen is None and evidence.unclear:
+    problems.note(
+      "suspect",
+      f"{field.label}: the comma of {evidence.example!r} is read as parting "
+      "thousands, but no other price shows that it does",
+      'LogFiles.decimal = ","',
+    )
 
 
 def _with_text(

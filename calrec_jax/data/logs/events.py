@@ -35,6 +35,8 @@ class Items:
     lines: int64[N], the line where each item starts.
     available: Names of all columns of the source, for messages.
     num_rows: Number of item rows in the source, repeated ones included.
+    decimal: Decimal sign of prices; None decides it by the column.
+    missing: Words that mean a missing value.
   """
 
   item_ids: Sequence[str]
@@ -43,6 +45,8 @@ class Items:
   lines: np.ndarray
   available: tuple[str, ...] = ()
   num_rows: int = 0
+  decimal: str | None = None
+  missing: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,74 +97,6 @@ class Events:
       kinds=None if self.kinds is None else self.kinds[rows],
       targets=None if self.targets is None else self.targets[rows],
     )
-
-
-def join(
-  *,
-  users: pa.StringArray,
-  items: pa.StringArray,
-  timestamps: np.ndarray,
-  readable: np.ndarray,
-  catalogue: Sequence[str],
-  file: str,
-  lines: np.ndarray,
-  problems: problems_lib.Problems,
-  by_time: bool = True,
-  num_rows: int | None = None,
-) -> Events:
-  """Raw columns to events; rows that cannot be one are counted and skipped.
-
-  Args:
-    users: Ids of the users; null where missing.
-    items: Ids of the items; null where missing.
-    timestamps: int64[n], milliseconds or positions.
-    readable: bool[n], whether the time could be read.
-    catalogue: Ids of the known items.
-    file: Path of the file, for the locations of bad rows.
-    lines: int64[n], the line where each row starts.
-    problems: Counter of the bad rows, one kind per row.
-    by_time: Whether `timestamps` are times.
-    num_rows: Number of rows in the file; None if all are in the columns.
-
-  Returns:
-    The good rows, in order.
-  """
-  no_user = _to_numpy(users.is_null())
-  no_item = _to_numpy(items.is_null()) & ~no_user
-  no_time = ~readable & ~no_user & ~no_item
-  known = pc.index_in(items, value_set=pa.array(catalogue, items.type))
-  codes = _to_numpy(pc.fill_null(known, -1))
-  good = ~(no_user | no_item | no_time)
-  unknown = good & (codes < 0)
-  for kind, mask in (
-    ("missing_user", no_user),
-    ("missing_item", no_item),
-    ("bad_timestamp", no_time),
-    ("unknown_item", unknown),
-  ):
-    problems.add_rows(kind, file, lines[mask])
-  good &= ~unknown
-  encoded = users.filter(pa.array(good)).dictionary_encode()
-  return Events(
-    users=_to_numpy(encoded.indices).astype(np.int32),
-    items=codes[good].astype(np.int32),
-    timestamps=timestamps[good],
-    user_ids=encoded.dictionary.to_pylist(),
-    num_rows=len(users) if num_rows is None else num_rows,
-    by_time=by_time,
-    idle_users=_idle_users(users, good, encoded.dictionary),
-  )
-
-
-def _idle_users(
-  users: pa.StringArray, good: np.ndarray, active: pa.StringArray
-) -> list[str]:
-  """Ids that only rows without an event name, by first appearance."""
-  if good.all():
-    return []
-  others = users.filter(pa.array(~good)).drop_null().unique()
-  idle = pc.invert(pc.is_in(others, value_set=active))
-  return others.filter(idle).to_pylist()
 
 
 def milliseconds(text: str) -> float:

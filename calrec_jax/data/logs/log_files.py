@@ -241,7 +241,9 @@ class LogFiles:
     if items is None:  # Both number items by their first appearance.
       items = rows.finish()
       self._require_texts(items)
-    items = dataclasses.replace(items, decimal=self.decimal)
+    items = dataclasses.replace(
+      items, decimal=self.decimal, missing=tuple(self.missing)
+    )
     self._review(found, problems)
     return found, items
 
