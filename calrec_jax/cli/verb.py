@@ -111,7 +111,7 @@ def run(verb: str, argv: Sequence[str]) -> int:
       raise
     _show(
       f"calrec {verb}: the locale's encoding is {error.encoding}, which has no "
-      f"{ascii(error.object[error.start : error.end])} as a file name. Set "
+      f"{error.object[error.start : error.end]!a} as a file name. Set "
       "PYTHONUTF8=1, or LC_ALL to a UTF-8 locale.",
       debug,
     )

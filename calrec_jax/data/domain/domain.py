@@ -315,7 +315,7 @@ class Domain:
         f"{absent[0].column!r}, which {items.file} does not have. It has "
         f"{', '.join(map(repr, items.available))}."
         + nearest(absent[0].column, items.available)
-        + " Set LogFiles.text_columns, or Domain.fields; ids serve as text, too:"
+        + " Set LogFiles.text_columns, or Domain.fields; ids can be the text:"
         ' Domain.fields = (("Item", "item_id"),).'
       )
     return present

@@ -201,7 +201,9 @@ class EventColumns:
     chosen = np.flatnonzero(good)
     if columns.order:
       chosen = chosen[np.argsort(_joined(self._order)[chosen], kind="stable")]
+    everybody = users
     users, retained = _renumbered(users[chosen])
+    idle = np.setdiff1d(everybody[everybody >= 0], retained)
     events = events_lib.Events(
       users=users,
       items=items[chosen],
@@ -209,6 +211,7 @@ class EventColumns:
       user_ids=id_codes.Column(user_ids.take(pa.array(retained))),
       num_rows=rows.num_rows,
       by_time=self._by_time,
+      idle_users=user_ids.take(pa.array(idle)).to_pylist(),
     )
     if kinds is not None:
       events = dataclasses.replace(

@@ -17,9 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-
-from calrec_jax.data.logs import problems as problems_lib
 
 DEDUPS = ("none", "consecutive_id", "consecutive_text")
 

@@ -105,6 +105,8 @@ class ItemRows:
       return pa.array(values.texts(column, self._missing), pa.large_string())
     if pa.types.is_dictionary(column.type):
       return column.dictionary_decode()
+    if pa.types.is_null(column.type):
+      return column.cast(pa.large_string())
     return column
 
   def finish(self) -> events_lib.Items:
