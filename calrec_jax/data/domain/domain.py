@@ -148,6 +148,8 @@ class Domain:
     fields: Fields of an item's text, in order: (label, column) or (label,
       column, max_words) or (label, column, max_words, max_tokens); None takes
       those of the source that have columns.
+    duplicates: Rule for events of the same user, item and time: "drop" retains
+      the first and counts the others, "keep" retains all.
     dedup: Rule for consecutive purchases of a user: "consecutive_id" retains
       the first of several of the same item, "consecutive_text" the first of
       several with the same text, "none" all.
@@ -165,6 +167,7 @@ class Domain:
   name: str = _REQUIRED
   source: Source = _REQUIRED
   fields: tuple[Any, ...] | None = None
+  duplicates: str = "drop"
   dedup: str = "consecutive_id"
   min_count: int = 5
   split: str = "leave_one_out"
@@ -185,6 +188,7 @@ class Domain:
       )
     check(
       self,
+      duplicates=one_of("drop", "keep"),
       dedup=one_of(*events_lib.DEDUPS),
       split=one_of(*splits.METHODS),
       min_count=at_least(1),
@@ -212,6 +216,8 @@ class Domain:
       for field in dataclasses.fields(self)
       if field.name not in ("source", "strict")
     }
+    if self.duplicates == "drop":  # As if earlier releases had had the setting.
+      del options["duplicates"]
     options["fields"] = [
       dataclasses.asdict(field) for field in self.chosen_fields()
     ]
@@ -240,6 +246,9 @@ class Domain:
     ]
     texts, missing = _texts(fields, items, tokenizer, problems)
     events = _with_text(events, texts, items, problems)
+    events = events_lib.sort(events)
+    if self.duplicates == "drop":
+      events = _distinct(events, items, problems)
     if self.strict:
       problems.refuse(self.name)
     steps.append(_count("validate", events))
@@ -251,7 +260,6 @@ class Domain:
         "LogFiles.target_where."
       )
 
-    events = events_lib.sort(events)
     keys = id_codes.strings(texts).dictionary_encode().indices.to_numpy()
     same_item = events_lib.repeats(events, events.items, same_kind=True)
     same_text = events_lib.repeats(events, keys[events.items], same_kind=True)
@@ -347,6 +355,12 @@ class Domain:
       raise InputError(
         f"Domain {self.name!r} is empty: {why}."
         + (f" Bad rows:\n{problems.table()}" if len(problems) else "")
+        + "".join(
+          f"\n  {note.message}"
+          + (f"\n    -> {note.remedy}" * bool(note.remedy))
+          for note in problems.notes()
+          if note.severity != "info"
+        )
       )
 
 
@@ -429,6 +443,23 @@ def _with_text(
       int(np.sum(~good)),
     )
   return events.take(good)
+
+
+def _distinct(
+  events: events_lib.Events,
+  items: events_lib.Items,
+  problems: problems_lib.Problems,
+) -> events_lib.Events:
+  """The events without those that are there already."""
+  again = events_lib.duplicates(events)
+  if not again.any():
+    return events
+  first = int(np.argmax(again))
+  user = events.user_ids[events.users[first]]
+  item = items.item_ids[events.items[first]]
+  count = int(np.count_nonzero(again))
+  problems.add("duplicate_event", f"user {user}, item {item}", count)
+  return events.take(~again)
 
 
 def _with_used_kinds(events: events_lib.Events) -> events_lib.Events:

@@ -26,6 +26,8 @@ from calrec_jax.data.logs import times as times_lib
 from calrec_jax.data.logs import where as where_lib
 from calrec_jax.errors import InputError
 
+_SHOWN = 1000  # First times, which show how they could be read.
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Columns:
@@ -94,8 +96,10 @@ class EventColumns:
     self._num_known = None if catalogue is None else len(catalogue)
     if catalogue is not None:
       self._items.reserve(catalogue)
-    self._times = times_lib.TimeReader(columns.time_unit, columns.time_format)
-    self._first_time: str | None = None
+    self._times = times_lib.TimeReader(
+      columns.time_unit, columns.time_format, columns.missing
+    )
+    self._first_times: pa.Array = pa.nulls(0)
     self._order: list[np.ndarray] = []
     self._decimals: dict[str, str] = {}
     leaves = [leaf for c in columns.conditions() for leaf in c.comparisons()]
@@ -129,8 +133,8 @@ class EventColumns:
     if columns.time:
       raw = column(columns.time)
       self._times.add(raw)
-      if self._first_time is None and len(raw):
-        self._first_time = repr(raw[0].as_py())
+      if not len(self._first_times):
+        self._first_times = raw.slice(0, _SHOWN)
     if columns.order:
       self._order.append(self._numbers(columns.order, column))
     self._add_masks(table)
@@ -242,17 +246,34 @@ class EventColumns:
     for severity, message, remedy in found.notes:
       self._problems.note(severity, message, remedy)
     if count and not found.readable.any():
-      unit = columns.time_format or columns.time_unit or "a time"
-      raise InputError(
-        f"{self._rows.location(0)}: no time of the column {columns.time!r} can "
-        f"be read as {unit!r}; the first is {self._first_time}. Set "
-        f"LogFiles.time_unit to one of {', '.join(times_lib.UNITS)}, "
-        "LogFiles.time_format to a pattern such as '%d.%m.%Y %H:%M', or "
-        "LogFiles.time_column."
-      )
+      raise InputError(self._unreadable_times())
     self._problems.times = f"{columns.time}: {found.how}"
     self._by_time = found.by_time
     return found.values, found.readable
+
+  def _unreadable_times(self) -> str:
+    """Says that no time can be read, and how they could be."""
+    columns = self._columns
+    where = f"{self._rows.location(0)}: no time of the column {columns.time!r}"
+    first = repr(self._first_times[0].as_py())
+    bound = columns.time_format or columns.time_unit
+    if bound is not None:
+      trial = times_lib.TimeReader(missing=columns.missing)
+      trial.add(self._first_times)
+      found = trial.finish()
+      if found.readable.any():
+        name = "time_format" if columns.time_format else "time_unit"
+        return (
+          f"{where} can be read as LogFiles.{name} = {bound!r}; the first is "
+          f"{first}. They can be read as {found.how}: set {found.binding}, or "
+          f"remove LogFiles.{name}."
+        )
+    return (
+      f"{where} can be read as {bound or 'a time'}; the first is {first}. Set "
+      "LogFiles.time_format to their pattern, such as '%d.%m.%Y %H:%M', "
+      f"LogFiles.time_unit to one of {', '.join(times_lib.UNITS)}, or "
+      "LogFiles.time_column to another column or to None."
+    )
 
   def _selected(
     self, masks: dict[where_lib.Comparison, np.ndarray], count: int

@@ -133,6 +133,32 @@ def repeats(
   return same
 
 
+def duplicates(events: Events) -> np.ndarray:
+  """bool[E], whether an event is a second one of its user, item and time.
+
+  Also of its kind, where there are several. Such events come from exports that
+  overlap; the first one is the event.
+
+  Args:
+    events: Sorted events.
+  """
+  again = np.zeros(len(events), bool)
+  tied = np.zeros(len(events), bool)
+  tied[1:] = repeats(events, events.timestamps)[1:]
+  tied[:-1] |= tied[1:]
+  rows = np.flatnonzero(tied)
+  columns = [rows, events.items[rows]]  # The last is the first key.
+  if events.kinds is not None:
+    columns.insert(1, events.kinds[rows])
+  columns += [events.timestamps[rows], events.users[rows]]
+  order = np.lexsort(columns)
+  same = np.logical_and.reduce(
+    [column[order][1:] == column[order][:-1] for column in columns[1:]]
+  )
+  again[rows[order[1:][same]]] = True
+  return again
+
+
 def k_core(events: Events, min_count: int) -> tuple[Events, int]:
   """Drops users and items with few events, repeatedly, until none is left.
 

@@ -82,9 +82,13 @@ class ItemRows:
       _LINE: pa.array(rows.lines),
     }
     for number, (column, name) in enumerate(self._names.items()):
-      if name in table.column_names:
+      if name not in table.column_names:
+        continue
+      values_ = self._flat(_array(table, name))
+      # JSON has a column of nulls where a block does not have the name.
+      if name in available or values_.null_count < count:
         self._present[column] = None
-        columns[str(number)] = self._flat(_array(table, name))
+        columns[str(number)] = values_
     self._num_rows += rows.num_rows
     self._next_row += count
     known = pa.table(columns).filter(ids.is_valid())

@@ -50,14 +50,6 @@ def review(
       )
     if time_column is None and profile.time is not None:
       _note_time(name, profile, problems)
-  for name in used & set(profiles):
-    if name.replace(".", "", 1).lstrip("-").isdigit():
-      problems.note(
-        "wrong",
-        f"a column is called {name!r}: the first row of the file is likely "
-        "data, not a header, and would be lost",
-        "LogFiles.columns = (…)  # the columns' names, in order",
-      )
 
 
 def _note_kinds(

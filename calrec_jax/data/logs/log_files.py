@@ -255,7 +255,7 @@ class LogFiles:
     path = self.paths()[0]
     if self.format == "sequences":
       return
-    sample = tables.sample(path, self.options(self.columns), _SAMPLE_ROWS)
+    sample = tables.sample(path, self.options(), _SAMPLE_ROWS)
     log_checks.review(
       profile.profiles(sample.table, tuple(self.missing)),
       {*self._bindings(), *self.text_columns.values(), self.order_id_column},
@@ -263,10 +263,15 @@ class LogFiles:
       problems,
     )
 
-  def options(self, columns: Sequence[str] = ()) -> read_options.ReadOptions:
-    """The options of one kind of file, with the names of its columns."""
+  def options(self, columns: str = "columns") -> read_options.ReadOptions:
+    """The options of one kind of file.
+
+    Args:
+      columns: Setting that names its columns, where it has no header.
+    """
     return read_options.ReadOptions(
-      columns=tuple(columns),
+      columns=tuple(getattr(self, columns)),
+      columns_binding=f"LogFiles.{columns}",
       format=self.format,
       delimiter=self.delimiter,
       quoting=self.quoting,
@@ -318,7 +323,7 @@ class LogFiles:
     optional_ = texts if self.items is None else []
     read = functools.partial(
       tables.blocks,
-      options=self.options(self.columns),
+      options=self.options(),
       problems=problems,
     )
     if self.orders is None:
@@ -329,7 +334,7 @@ class LogFiles:
           self.paths("orders"),
           {self.order_id_column: "LogFiles.order_id_column"},
           [*required, *optional_],
-          options=self.options(self.order_columns),
+          options=self.options("order_columns"),
           problems=problems,
         ),
         self.order_id_column,
@@ -371,7 +376,7 @@ class LogFiles:
       self.paths("items"),
       {id_column: "LogFiles.item_id_column"},
       list(names.values()),
-      options=self.options(self.item_columns),
+      options=self.options("item_columns"),
       problems=problems,
     ):
       rows.add(block.file, block.rows, block.available)

@@ -17,6 +17,7 @@ class ReadOptions:
     format: One of `FORMATS`; None tells it by the suffix and the first bytes.
     columns: Names of the columns of files without a header; empty reads the
       first row as the header.
+    columns_binding: Gin name of `columns`, for messages.
     delimiter: Text between two fields of CSV files, of any length.
     quoting: "auto", "quoted" if quotes enclose fields, "none" if they are text.
     quote: Character that encloses fields.
@@ -28,6 +29,7 @@ class ReadOptions:
 
   format: str | None = None
   columns: tuple[str, ...] = ()
+  columns_binding: str = "LogFiles.columns"
   delimiter: str | None = None
   quoting: str = "auto"
   quote: str = '"'

@@ -271,6 +271,7 @@ def _require(
   path: log_paths.LogPath,
   source: log_source.LogSource,
   required: Mapping[str, str],
+  columns_binding: str = "LogFiles.columns",
 ) -> None:
   available = source.available
   for name, binding in required.items():
@@ -282,7 +283,8 @@ def _require(
       if csv_header.looks_like_data(available):
         hint += (
           " Its first row looks like data: without a header, name the columns "
-          "by LogFiles.columns (LogFiles.item_columns for the items), in order."
+          f"by {columns_binding}, in order; calrec data guess {path.path} "
+          "suggests how."
         )
       elif len(available) == 1:
         hint += " Is LogFiles.delimiter right?"
