@@ -164,7 +164,9 @@ PRICE = text.Field("Price", "price")
 
 
 def test_a_decimal_comma_is_never_lost():
-  column = text.column_texts(PRICE, ["3,98", "€ 12,99", "0,99", "1.003,99"], None)
+  column = text.column_texts(
+    PRICE, ["3,98", "€ 12,99", "0,99", "1.003,99"], None
+  )
   assert column.texts == ["3.98", "12.99", "0.99", "1003.99"]
   forced = text.column_texts(PRICE, ["3,98", "1,299.00"], None, decimal=".")
   assert forced.texts == ["", "1299.00"]
