@@ -1,7 +1,6 @@
 """Columns of times, said to be in a unit, by a pattern, or found."""
 
 import datetime
-import json
 import time
 
 import numpy as np
@@ -221,23 +220,20 @@ def test_patterns_are_read_back(pattern, moments):
     *("%Y-%m-%d %H:%M:%S.%f", "%d.%m.%Y %H:%M", "%Y%m%d", "%d %b %y"),
     *("%Y-%j", "Week %W day %w of %Y", "%d.%m.%Y %H Uhr %M", "%Y-%m"),
     *("%D %T", "%F %R", "%I:%M %p %d/%m/%Y", "%d%m%Y", "%H:%M:%S %d.%m.%Y"),
-    *("%Y-%m-%d %I:%M", "%Y-%m-%d %Y", "100%% %Y-%m-%d", "%Y-%m-%d %z"),
+    *("%Y-%m-%d %I:%M", "100%% %Y-%m-%d", "%Y-%m-%d %z"),
   ],
 )
 @given(moment=MOMENTS)
 def test_patterns_mean_what_strptime_says(pattern, moment):
-  try:
-    text = moment.strftime(pattern)
-    expected = datetime.datetime.strptime(text, times_pattern(pattern))
-  except (ValueError, times_lib.InputError):
-    return
+  text = moment.strftime(pattern)
+  expected = datetime.datetime.strptime(text, written_out(pattern))
   expected = expected.replace(tzinfo=expected.tzinfo or UTC)
   found = read([text, "no time", None], pattern=pattern)
   assert found.readable.tolist() == [True, False, False]
   assert found.values[0] == round(expected.timestamp() * 1000)
 
 
-def times_pattern(pattern):
+def written_out(pattern):
   for short, long in (("%D", "%m/%d/%y"), ("%T", "%H:%M:%S")):
     pattern = pattern.replace(short, long)
   return pattern.replace("%F", "%Y-%m-%d").replace("%R", "%H:%M")
@@ -249,6 +245,7 @@ def times_pattern(pattern):
     {"pattern": "%d.%m. %H:%M"},
     {"pattern": "%Q"},
     {"pattern": "first"},
+    {"pattern": "%Y-%m-%d %Y"},
     {"unit": "seconds"},
   ],
 )
@@ -273,7 +270,7 @@ def test_an_unclear_order_is_said():
   assert not read(["01/02/2020"] * 2, pattern="month-first").notes[1:]
   noon = read(["01/02/2020 5:00 PM", "03/04/2020 6:00 PM"])
   assert noon.binding == 'LogFiles.time_format = "month-first"'
-  assert not [n for n in read(["02/02/2020", "3/3/2020"]).notes]
+  assert not read(["02/02/2020", "3/3/2020"]).notes
   assert not read(["01.02.2020", "02.03.2020"]).notes
 
 
@@ -299,7 +296,7 @@ def test_an_order_can_be_named(order):
     pa.array([{"$date": str(TIME)}]),
     pa.array([{"$numberLong": str(TIME)}]),
     pa.array([TIME // 1000]),
-    pa.array([TIME // 1000]).cast(pa.decimal128(20, 2)),
+    pa.array([TIME // 1000]).cast(pa.decimal128(30, 2)),
     pa.array([float(TIME)]),
     pa.array([TIME]).dictionary_encode(),
     pa.array(["2020-09-14 05:18:46"], pa.string_view()),
@@ -350,9 +347,12 @@ def test_types_without_times(column, unit):
   ],
 )
 def test_a_wrong_unit_is_said(unit, better, value):
-  found = read([value, value + 1], unit=unit)
+  values = (
+    [value, value + 3] if value < 10**9 else [value, value + value // 999]
+  )
+  found = read(values, unit=unit)
   assert remedies(found) == [("wrong", f'LogFiles.time_unit = "{better}"')]
-  assert not read([value, value + 1], unit=better).notes
+  assert not read(values, unit=better).notes
 
 
 def test_positions():
@@ -438,9 +438,6 @@ def test_any_text_is_read_or_not(text):
 
 
 def test_many_odd_texts_do_not_hide_the_others():
-  odd = [
-    "".join(map(str, json.loads(f"[{i}]"))) + "." * (i % 40) + "-" * (i % 37)
-    for i in range(9000)
-  ]
+  odd = [f"{i}{'.' * (i % 40)}{'-' * (i % 37)}" for i in range(9000)]
   found = read([*odd, *["14.09.2020"] * 9000], pattern="day-first")
   assert found.readable[9000:].all()
