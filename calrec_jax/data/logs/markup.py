@@ -81,6 +81,7 @@ class _Parser(html.parser.HTMLParser):
     super().__init__(convert_charrefs=False)
     self.parts: list[str] = []
     self._ended = ended
+    self._end_tag = ""
 
   def handle_starttag(
     self, tag: str, attrs: list[tuple[str, str | None]]
@@ -93,8 +94,12 @@ class _Parser(html.parser.HTMLParser):
   ) -> None:
     self.handle_starttag(tag, attrs)
 
+  def parse_endtag(self, i: int) -> int:
+    self._end_tag = self.rawdata[i : self.rawdata.find(">", i) + 1]
+    return super().parse_endtag(i)
+
   def handle_endtag(self, tag: str) -> None:
-    self.parts.append(_blank(tag) if tag in _TAGS else f"</{tag}>")
+    self.parts.append(_blank(tag) if tag in _TAGS else self._end_tag)
 
   def handle_data(self, data: str) -> None:
     self.parts.append(data)

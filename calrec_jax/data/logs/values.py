@@ -76,8 +76,11 @@ def tidy(column: Any, missing: Sequence[str] = MISSING) -> pa.Array:
     return pc.if_else(absent, pa.scalar(None, _TEXT), array)
   if pa.types.is_list(kind) or pa.types.is_large_list(kind):
     lists = pa.ListArray if pa.types.is_list(kind) else pa.LargeListArray
+    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy()
     return lists.from_arrays(
-      array.offsets, tidy(array.values, missing), mask=array.is_null()
+      np.concatenate([[0], np.cumsum(lengths)]).astype(lengths.dtype),
+      tidy(array.flatten(), missing),
+      mask=array.is_null(),
     )
   return array
 

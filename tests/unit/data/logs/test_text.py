@@ -24,47 +24,6 @@ class Words:
 @pytest.mark.parametrize(
   ("raw", "expected"),
   [
-    ("  A \t B\n\nC ", "A B C"),
-    ("Salt &amp; Pepper &quot;XL&quot;", 'Salt & Pepper "XL"'),
-    ("&amp;lt;b&amp;gt;", "&lt;b&gt;"),  # Unescaped once, not until it ends.
-    ("a&#10;b&#9;c", "a b c"),
-    ("a\x00b\x7fc\x85d", "a b c d"),
-    ("soft\u00adhyphen\u200b\ufeff", "softhyphen"),
-    ("non\u00a0breaking\u2028line", "non breaking line"),
-    ("می\u200cخواهم", "می\u200cخواهم"),  # A joiner that spells the word.
-    ("Café ☕", "Café ☕"),
-    ("\x00\x01", ""),
-  ],
-)
-def test_clean(raw, expected):
-  assert text.clean(raw) == expected
-
-
-@pytest.mark.parametrize(
-  ("raw", "expected"),
-  [
-    (None, ""),
-    ("", ""),
-    (7, "7"),
-    (2.5, "2.50"),
-    (math.nan, ""),
-    (math.inf, ""),
-    (["Gift Cards", "Gift Cards"], "Gift Cards"),
-    (
-      [["Toys & Games", "Puzzles"], ["Puzzles"]],
-      "Toys & Games, Puzzles, Puzzles",
-    ),
-    ([], ""),
-    ({"a": "x", "b": None}, "x"),
-  ],
-)
-def test_value_text(raw, expected):
-  assert text.value_text(raw) == expected
-
-
-@pytest.mark.parametrize(
-  ("raw", "expected"),
-  [
     (2.99, "2.99"),
     (69.0, "69.00"),
     (3, "3.00"),
