@@ -110,6 +110,7 @@ class _Trial(NamedTuple):
     num_fields: Number of fields of most rows.
     head: Number of fields of the first row.
     lost: Number of lines that are bad.
+    several: Number of good lines of rows of several lines.
     standard_lost: The same number with standard quoting.
   """
 
@@ -118,6 +119,7 @@ class _Trial(NamedTuple):
   num_fields: int
   head: int
   lost: int
+  several: int = 0
   standard_lost: int = 0
 
   @property
@@ -182,6 +184,15 @@ def _best_quoting(
     _try(lines, dialect)
     for dialect in _quotings("".join(lines), delimiter, options)
   ]
+  # Where quotes are text, the fields that they enclose over lines are torn.
+  quoted = [trial for trial in trials if trial.dialect.quote is not None]
+  torn = min(quoted, key=lambda trial: trial.lost).several if quoted else 0
+  trials = [
+    trial
+    if trial.dialect.quote is not None
+    else trial._replace(lost=trial.lost + torn)
+    for trial in trials
+  ]
   best = min(trials, key=lambda trial: trial.lost)  # The first of equals.
   standard = [trial for trial in trials if trial.dialect.escape is None]
   return best._replace(standard_lost=(standard or trials)[0].lost)
@@ -190,13 +201,15 @@ def _best_quoting(
 def _quotings(text: str, delimiter: str, options: ReadOptions) -> list[Dialect]:
   """Candidates, the preferred ones first."""
   quote, escape = options.quote, options.escape
-  # An escape character says so as well as "quoted".
-  trusted = options.quoting == "quoted"
+  # Without quotes, only an escape that the user gives joins lines.
+  trusted = options.quoting == "quoted" or (
+    options.quoting == "none" and bool(escape)
+  )
   quotes: list[str | None] = [quote, None]
-  if trusted or quote != '"':
-    quotes = [quote]
-  elif options.quoting == "none" or delimiter == csv_lines.BLANKS:
+  if options.quoting == "none" or delimiter == csv_lines.BLANKS:
     quotes = [None]
+  elif options.quoting == "quoted" or quote != '"':
+    quotes = [quote]
   elif quote not in text:
     quotes = [None, quote] if len(delimiter) > 1 else [quote]
   escapes: list[str | None] = [escape or None]
@@ -218,7 +231,7 @@ def _try(lines: Sequence[str], dialect: Dialect) -> _Trial:
   delimiter = dialect.translation.delimiter
   of_size: collections.Counter[int] = collections.Counter()  # Lines by fields.
   reader = csv.reader(iter(translated), **dialect.python)
-  head, bad, at = None, 0, 0
+  head, bad, several, at = None, 0, 0, 0
   while at < len(translated):
     row = None
     try:
@@ -229,10 +242,11 @@ def _try(lines: Sequence[str], dialect: Dialect) -> _Trial:
         break
     covered, at = reader.line_num - at, reader.line_num
     head = len(row or ()) if head is None else head
-    if row is None or _damaged(row, covered, dialect, delimiter):
+    if row is None or _damaged(row, covered, dialect, head):
       bad += covered
     elif row:
       of_size[len(row)] += covered
+      several += covered if covered > 1 else 0
   else:
     tail = []
   num_fields, good = max(
@@ -244,15 +258,16 @@ def _try(lines: Sequence[str], dialect: Dialect) -> _Trial:
     bad += len(tail)
   lost = bad + of_size.total() - good
   share = good / max(good + lost, 1)
-  return _Trial(dialect, share, num_fields, head or 0, lost)
+  return _Trial(dialect, share, num_fields, head or 0, lost, several)
 
 
 def _damaged(
-  row: Sequence[str], covered: int, dialect: Dialect, delimiter: str
+  row: Sequence[str], covered: int, dialect: Dialect, head: int
 ) -> bool:
   """Whether a row is not what its dialect would make of a good file."""
   if covered > 1:
-    return not dialect.trusted and csv_rows.swallows(row, delimiter)
+    delimiter = dialect.translation.delimiter
+    return not dialect.trusted and csv_rows.swallows(row, delimiter, head)
   return dialect.quote is None and any(
     len(value) > 1 and value[0] == value[-1] == '"' for value in row
   )

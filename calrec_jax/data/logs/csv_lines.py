@@ -8,8 +8,9 @@ it as it is meant, and turns their values back.
 from __future__ import annotations
 
 import functools
+import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import numpy as np
@@ -143,11 +144,15 @@ class Block:
     """bool[n], whether a line is empty."""
     return self.stops == self.bounds[:-1]
 
-  def __len__(self) -> int:
+  @functools.cached_property
+  def _num_lines(self) -> int:
     if not self.simple_breaks:
       return len(self._ends)
     unfinished = bool(self.data) and not self.data.endswith(b"\n")
-    return self.data.count(b"\n") + unfinished
+    return int(np.count_nonzero(self.codes == NEW_LINE)) + unfinished
+
+  def __len__(self) -> int:
+    return self._num_lines
 
   def line(self, index: int) -> str:
     """A line with its line break."""
@@ -173,7 +178,10 @@ class Lines(Iterator[str]):
   """
 
   def __init__(
-    self, stream: IO[Any], translation: Translation, head: Any = None
+    self,
+    stream: IO[Any],
+    translation: Callable[[bytes], bytes],
+    head: Any = None,
   ) -> None:
     """Reads nothing yet.
 
@@ -186,6 +194,13 @@ class Lines(Iterator[str]):
     self._stream, self._translation, self._head = stream, translation, head
     self._started = False
     self.block, self.index = Block(b"", 1), 0
+
+  @classmethod
+  def of(cls, block: Block) -> Lines:
+    """The lines of one block alone, which is translated already."""
+    lines = cls(io.BytesIO(), lambda data: data)
+    lines.block = block
+    return lines
 
   @property
   def number(self) -> int:

@@ -88,7 +88,9 @@ def read(lines: Iterator[str], dialect: Dialect) -> list[str] | None:
     return None
 
 
-def swallows(fields: Sequence[str], delimiter: str) -> bool:
+def swallows(
+  fields: Sequence[str], delimiter: str, num_fields: int = 0
+) -> bool:
   """Whether a row of several lines holds text that looks like rows.
 
   A line inside a field looks like a row if it has a row's delimiters: as many,
@@ -100,8 +102,9 @@ def swallows(fields: Sequence[str], delimiter: str) -> bool:
   Args:
     fields: Values of the row.
     delimiter: Delimiter of the text, one character.
+    num_fields: Number of fields of other rows, if they have more.
   """
-  needed = len(fields) - 1
+  needed = max(len(fields), num_fields) - 1
   if not needed:
     return False
   numeric = [bool(_NUMBER.fullmatch(field)) for field in fields]

@@ -4,11 +4,18 @@ import csv
 import io
 import re
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from calrec_jax.data.logs import csv_blocks, csv_header, csv_lines, csv_rows
+from calrec_jax.data.logs import (
+  csv_blocks,
+  csv_header,
+  csv_lines,
+  csv_parts,
+  csv_rows,
+)
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs.csv_header import Fitted
 from calrec_jax.data.logs.csv_rows import Dialect
@@ -223,6 +230,8 @@ def test_any_file_is_what_pythons_reader_says(
   path = tmp_path / "log.csv"
   monkeypatch.setattr(csv_lines, "BLOCK_CHARACTERS", size)
   monkeypatch.setattr(csv_header, "fit", lambda names, _: Fitted(names))
+  none = np.empty(0, np.int64)
+  monkeypatch.setattr(csv_parts.Layout, "headers", lambda *_: none)
   arguments = str(path), data, delimiter, encoding
   assert outcome(read, *arguments) == outcome(plain_read, *arguments)
 
@@ -374,8 +383,10 @@ def test_bare_quotes_lose_no_line(table, quoting, dialect, places, say):
   except InputError as error:
     refusal = str(error)
   else:
-    refusal, rows = "LogFiles.quoting", rows
-  assert "LogFiles.quoting" in refusal
+    refusal = None
+  if refusal is not None:
+    assert "LogFiles.quoting" in refusal
+    return
   others = [dialect["delimiter"].join(row) for row in table]
   for value in (value for row in rows for value in row):
     _, *inner = value.replace('"', "").splitlines()

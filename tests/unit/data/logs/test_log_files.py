@@ -207,4 +207,4 @@ def test_wrong_options_are_refused():
   with pytest.raises(ValueError, match=r"LogFiles\.time_unit"):
     LogFiles(interactions="x.csv", time_unit="days")
   with pytest.raises(ValueError, match=r"LogFiles\.delimiter"):
-    LogFiles(interactions="x.csv", delimiter="||")
+    LogFiles(interactions="x.csv", delimiter="")

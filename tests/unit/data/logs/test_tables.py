@@ -45,8 +45,9 @@ def test_csv_with_quoted_line_breaks_keeps_line_numbers(tmp_path):
 
 def test_csv_quote_that_is_never_closed_is_an_error_with_its_line(tmp_path):
   path = tmp_path / "a.csv"
-  path.write_text('id,title\n1,a\n2,"b\n3,c\n4,d\n')
-  with pytest.raises(ValueError, match=r"a\.csv:3: a quoted field .* never"):
+  quoted = '1,"a, b"\n' * 3
+  path.write_text(f'id,title\n{quoted}2,"b\n3,c\n')
+  with pytest.raises(ValueError, match=r"a\.csv:5: a quoted field .* never"):
     read(path)
 
 
