@@ -241,7 +241,7 @@ def test_buckets(bucket):
     assert found[0].partitions == {"d": "1"}
   assert content(found[0]) == b"u,i\n1,2\n"
   assert found[0].size == 8
-  with pytest.raises(FileNotFoundError, match="Did you mean 'part-2.csv'"):
+  with pytest.raises(FileNotFoundError, match=r"Did you mean 'part-2\.csv'"):
     expand("memory://b/ev/d=1/part_2.csv", None)
 
 
