@@ -48,10 +48,12 @@ def sniff(head: bytes, path: str, *, whole: bool) -> Layout:
   if not whole:
     lines = lines[:-1]
   lines = [line for line in lines[:_ROWS] if line.strip()]
-  if head.startswith(b"{") and lines:
+  if lines and not head.startswith(b"["):
     for literals in (False, True):
       rows = _rows(lines, literals)
-      if len(rows) * 2 < len(lines) or (whole and len(lines) == 1 == len(rows)):
+      if len(rows) * 2 <= len(lines) - 1 or (
+        whole and len(lines) == 1 == len(rows)
+      ):
         continue
       return Layout("lines", literals, first=tuple(rows))
   for literals in (False, True):

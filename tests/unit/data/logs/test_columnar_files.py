@@ -103,7 +103,7 @@ def test_several_batches_and_their_progress(tmp_path, monkeypatch):
 def test_lists_of_different_length_are_counted(tmp_path):
   path = tmp_path / "log.parquet"
   pq.write_table(pa.table({"a": [[1], [2, 3]], "b": [[4], [5]]}), path)
-  rows, lines, _, problems, _ = read(str(path), ["a[]", "b[]"])
+  rows, _lines, _, problems, _ = read(str(path), ["a[]", "b[]"])
   assert rows == [{"a[]": 1, "b[]": 4}]
   assert problems.as_list()[0]["first"] == "log.x:2"
 

@@ -288,3 +288,12 @@ def test_hashes_are_of_the_stored_bytes(folder, bucket):
   before = expand("a.csv", None)[0].sha256()
   (folder / "a.csv").write_bytes(b"other")
   assert expand("a.csv", None)[0].sha256() != before
+
+
+def test_a_server_that_refuses_is_said(bucket, monkeypatch):
+  def refuse(path):
+    raise PermissionError("no credentials")
+
+  monkeypatch.setattr(bucket, "info", refuse)
+  with pytest.raises(ValueError, match=r"cannot be reached: no credentials"):
+    expand("memory://b/log.csv", None)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calrec_jax.data.logs import read_options, sequences
 from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.data.logs import read_options, sequences
 
 
 def read(text, *wanted, **options):
@@ -74,7 +74,7 @@ def test_wanted_columns_that_are_not_there_are_null():
   st.sampled_from([" ", "\t", "  "]),
 )
 def test_any_sequences(users, space):
-  rows, lines, bad, file = read("".join(space.join(u) + "\n" for u in users))
+  rows, _lines, bad, file = read("".join(space.join(u) + "\n" for u in users))
   assert rows == [
     (user, item, position)
     for user, *items in users

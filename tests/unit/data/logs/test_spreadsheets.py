@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from calrec_jax.data.logs import read_options, spreadsheets
 from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.data.logs import read_options, spreadsheets
 from calrec_jax.errors import MissingPackageError
 
 TIME = datetime.datetime(2020, 9, 14, 5, 18)
@@ -61,7 +61,7 @@ def test_a_named_sheet_and_columns_by_name():
   )
   assert rows == [("u", 1), ("v", 2)]
   assert lines == [1, 2]
-  with pytest.raises(ValueError, match="no sheet 'bb'.*Did you mean 'b'"):
+  with pytest.raises(ValueError, match=r"no sheet 'bb'.*Did you mean 'b'"):
     read(book(sheets), "bb")
 
 
