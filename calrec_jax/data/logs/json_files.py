@@ -107,7 +107,9 @@ class JsonFile:
     layout = self._layout
     if layout.kind == "lines":
       stream = self._of_lines(wanted)
-    elif layout.kind == "object":
+    elif layout.kind == "object" or (
+      layout.kind == "sequences" and not {*wanted} & {*self._found}
+    ):
       stream = self._of_object(wanted)
     else:
       stream = self._of_scan(layout.kind, layout.way, wanted)
@@ -438,6 +440,7 @@ class _Lines:
     texts, lines = [texts[row] for row in filled], lines[filled]
     step = max(len(texts) // 200, 1)
     sample = [row for text in texts[::step] if (row := _row(text)) is not None]
+    self.seen.update(*sample)
     self._learn(sample)
     parts = list(self._pieces(texts, lines))
     tops = {

@@ -48,10 +48,12 @@ def sniff(head: bytes, path: str, *, whole: bool) -> Layout:
   if not whole:
     lines = lines[:-1]
   lines = [line for line in lines[:_ROWS] if line.strip()]
-  if head.startswith(b"{") and lines:
+  if lines and not head.startswith(b"["):
     for literals in (False, True):
       rows = _rows(lines, literals)
-      if len(rows) * 2 < len(lines) or (whole and len(lines) == 1 == len(rows)):
+      if len(rows) * 2 <= len(lines) - 1 or (
+        whole and len(lines) == 1 == len(rows)
+      ):
         continue
       return Layout("lines", literals, first=tuple(rows))
   for literals in (False, True):
@@ -143,30 +145,40 @@ def _of_large(text: str) -> Layout | None:
   return Layout("inside", False, way, tuple(rows)) if rows else None
 
 
-def _way(text: str, at: int) -> tuple[tuple[str, ...] | None, bool]:
+def _way(
+  text: str, at: int, depth: int = _DEPTH
+) -> tuple[tuple[str, ...] | None, bool]:
   """Keys to the first list of objects; and whether values are plain lists."""
   decode = json.JSONDecoder().raw_decode
   at, plain = at + 1, False
   while True:
-    at = json_scan.SPACE.match(text, at).end()  # type: ignore
     try:
-      key, at = decode(text, at)
+      key, at = decode(text, _filled(text, at))
     except ValueError:
       return None, plain
-    at = json_scan.SPACE.match(text, text.find(":", at) + 1).end()  # type: ignore
+    at = _filled(text, at)
+    if text[at : at + 1] != ":":
+      return None, plain
+    at = _filled(text, at + 1)
     opening = text[at : at + 1]
     if opening == "[":
-      inner = text[json_scan.SPACE.match(text, at + 1).end() :][:1]  # type: ignore
-      if inner == "{":
+      inner = _filled(text, at + 1)
+      if text[inner : inner + 1] == "{":
         return (key,), False
       plain = True
     try:
       _, at = decode(text, at)
-    except ValueError:
-      if opening == "{":
-        way, plain = _way(text, at)
+    except (ValueError, RecursionError):
+      if opening == "{" and depth > 1:
+        way, _ = _way(text, at, depth - 1)
         return ((key, *way) if way else None), False
       return None, plain
+
+
+def _filled(text: str, at: int) -> int:
+  """Position of the next character that is neither white space nor a comma."""
+  match = json_scan.SPACE.match(text, at)
+  return match.end() if match else at
 
 
 def names(rows: Sequence[Any]) -> tuple[str, ...]:

@@ -190,6 +190,7 @@ class Scanner:
     Raises:
       ValueError: If it is damaged or never ends.
     """
+    self.peek()
     self.skip()
     while (char := self.peek()) != "}":
       if not char:

@@ -466,24 +466,41 @@ class _Remote(_Store):
       name if _URL.match(name) else f"{self._protocol}://{name.lstrip('/')}"
     )
 
+  def _info(self, path: str) -> dict[str, Any]:
+    """What the server says of a path; nothing if there is none."""
+    try:
+      return self._system.info(path)
+    except FileNotFoundError:
+      return {}
+    except Exception as error:  # Of as many kinds as there are servers.
+      raise InputError(
+        f"{path} cannot be reached: {error}. Check the address and your "
+        "credentials for it."
+      ) from error
+
   def is_file(self, path: str) -> bool:
-    return self._system.isfile(path)
+    return self._info(path).get("type") == "file"
 
   def is_dir(self, path: str) -> bool:
     # A server has no folders: any page is one to fsspec.
-    return not self._protocol.startswith("http") and self._system.isdir(path)
+    return (
+      not self._protocol.startswith("http")
+      and self._info(path).get("type") == "directory"
+    )
 
   def size(self, path: str) -> int | None:
-    return self._system.info(path).get("size")
+    return self._info(path).get("size")
 
   def glob(self, pattern: str) -> Iterable[str]:
+    if self._protocol.startswith("http"):
+      return []
     return [self._url(name) for name in self._system.glob(pattern)]
 
   def walk(self, folder: str) -> Iterable[str]:
     return [self._url(name) for name in self._system.find(folder)]
 
   def names(self, folder: str) -> list[str]:
-    if self._protocol.startswith("http") or not self._system.isdir(folder):
+    if not self.is_dir(folder):
       return []
     return [
       posixpath.basename(name.rstrip("/"))

@@ -241,7 +241,7 @@ def test_buckets(bucket):
     assert found[0].partitions == {"d": "1"}
   assert content(found[0]) == b"u,i\n1,2\n"
   assert found[0].size == 8
-  with pytest.raises(FileNotFoundError, match="Did you mean 'part-2.csv'"):
+  with pytest.raises(FileNotFoundError, match=r"Did you mean 'part-2\.csv'"):
     expand("memory://b/ev/d=1/part_2.csv", None)
 
 
@@ -288,3 +288,12 @@ def test_hashes_are_of_the_stored_bytes(folder, bucket):
   before = expand("a.csv", None)[0].sha256()
   (folder / "a.csv").write_bytes(b"other")
   assert expand("a.csv", None)[0].sha256() != before
+
+
+def test_a_server_that_refuses_is_said(bucket, monkeypatch):
+  def refuse(path):
+    raise PermissionError("no credentials")
+
+  monkeypatch.setattr(bucket, "info", refuse)
+  with pytest.raises(ValueError, match=r"cannot be reached: no credentials"):
+    expand("memory://b/log.csv", None)
