@@ -149,7 +149,8 @@ def test_new_items_and_users_are_served(
     "--gin.Fusion.members=('dense', 'last_item')",
   ]
   assert main(["infer", *flags]) == 0
-  lines = {line["user_id"]: line for line in map(json.loads, output.open("rb"))}
+  answers = map(json.loads, output.read_text().splitlines())
+  lines = {line["user_id"]: line for line in answers}
   assert len(lines) == USERS + 3
   listed = [item["item_id"] for item in lines["u0"]["items"]]
   assert "new" in listed or recommender == "generate"
