@@ -95,8 +95,8 @@ class EventItems(np.ndarray):
   """The items of a history, int32[n], with what is known of each event.
 
   An array of catalogue rows for all that reads items only. Slices, masks and
-  index arrays retain the columns; other operations give an array without them,
-  which `prompts.PromptWriter` refuses where kinds decide the prompt.
+  index arrays retain the columns; other operations give a plain array, which
+  `recommend.prompts.PromptWriter` refuses where kinds decide the prompt.
 
   Attributes:
     kinds: int8[n], kind of each event, or None if a domain has one kind only.
@@ -106,6 +106,8 @@ class EventItems(np.ndarray):
 
   kinds: np.ndarray | None
   settled: np.ndarray | None
+
+  __array_priority__ = -1.0  # Joined arrays are plain ones.
 
   def __new__(
     cls,
@@ -121,6 +123,13 @@ class EventItems(np.ndarray):
   def __array_finalize__(self, source: Any) -> None:
     """Starts every derived array without columns."""
     self.kinds = self.settled = None
+
+  def __array_wrap__(
+    self, array: np.ndarray, context: Any = None, return_scalar: bool = False
+  ) -> Any:
+    """Gives the results of arithmetic as plain arrays."""
+    plain = np.asarray(array)
+    return plain[()] if return_scalar or not plain.ndim else plain
 
   def __getitem__(self, key: Any) -> Any:
     """Rows of the history with their columns, or a single item."""

@@ -4,6 +4,7 @@ The two roads part at the prepared domain: the cache is written from it
 directly, the tasks read a TFDS dataset and tokenise with TensorFlow.
 """
 
+import numpy as np
 import pytest
 
 from calrec_jax.data import building
@@ -15,7 +16,7 @@ from calrec_jax.data.feed import tokenization
 from calrec_jax.data.vocabulary.trained import TrainedSentencePiece
 from calrec_tasks.amazon import AmazonReviews
 from calrec_tasks.completejourney import CompleteJourney
-from tests.fixtures import amazon_toys, completejourney_toys
+from tests.fixtures import amazon_toys, completejourney_toys, kinds_toys
 
 
 def retailer(folder):
@@ -43,6 +44,14 @@ def amazon(release, **options):
   return domain
 
 
+def kinds(**options):
+  """Views, carts and purchases; texts of different lengths before each."""
+  rows = kinds_toys.rows(users=8)
+  rows += (("lonely", 1, 2), ("lonely", 3, 0), ("viewer", 2, 0))
+  rows += (("viewer", 3, 0), ("viewer", 4, 1), ("viewer", 4, 2))
+  return lambda folder: kinds_toys.domain(kinds_toys.Log(rows), **options)
+
+
 @pytest.mark.parametrize(
   "domain",
   [
@@ -51,8 +60,13 @@ def amazon(release, **options):
     amazon("amazon2018", max_history=3),
     amazon("amazon2018", fields=(("Title", "title", None, 3),)),
     amazon("amazon2023", split="global_temporal"),
+    kinds(),
+    kinds(split="global_temporal", max_history=4),
   ],
-  ids=["retailer", "2014", "2018 short", "2018 cut", "2023 temporal"],
+  ids=[
+    *("retailer", "2014", "2018 short", "2018 cut", "2023 temporal"),
+    *("kinds", "kinds temporal"),
+  ],
 )
 def test_all_splits(domain, tmp_path):
   (tmp_path / "raw").mkdir()
@@ -85,12 +99,22 @@ def test_all_splits(domain, tmp_path):
     documents = opened.documents(split, range(opened.num_documents(split)))
     assert documents
     examples = {example["user_id"].decode(): example for example in read(split)}
+    # Documents without a target are no examples.
+    documents = [
+      user for user in documents if user.targets is None or user.targets.any()
+    ]
     assert len(examples) == len(documents)
     for document in documents:
       example = examples[document.user_id]
-      tokens = [opened.catalogue.tokens(row) for row in document.items]
-      prompt = tokenization.prompt_tokens(opened.prompt, tokens[:-1])
+      items, kinds = document.items, None
+      if document.targets is not None:
+        items = items[: np.flatnonzero(document.targets)[-1] + 1]
+        kinds = document.kinds[: len(items) - 1]
+      tokens = [opened.catalogue.tokens(row) for row in items]
+      prompt = tokenization.prompt_tokens(
+        opened.prompt, tokens[:-1], kinds=kinds
+      )
       assert example["inputs"].tolist() == prompt.tolist()
       assert example["targets"].tolist() == tokens[-1].tolist()
-      assert example["items"].tolist() == document.items.tolist()
+      assert example["items"].tolist() == items.tolist()
       assert example["lengths"].tolist() == list(map(len, tokens))

@@ -7,6 +7,7 @@ process or in the workers of an Apache Beam pipeline.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import io
 import os
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from calrec_jax.data import records
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.seqio import examples as examples_lib
 from calrec_jax.data.seqio.quiet_tensorflow import registered, tfds
@@ -63,9 +65,13 @@ with registered.skip_registration():
       )
 
     def _info(self) -> tfds.core.DatasetInfo:
+      kinds = self._examples.kinds
       return tfds.core.DatasetInfo(
         builder=self,
         description="Purchase histories, oldest event first.",
+        metadata=None
+        if kinds is None
+        else tfds.core.MetadataDict(kinds=dataclasses.asdict(kinds)),
         features=tfds.features.FeaturesDict(
           {
             "user_id": tfds.features.Text(),
@@ -75,6 +81,7 @@ with registered.skip_registration():
             "texts": _column(np.str_),
             "timestamps": _column(np.int64),
             "events": _column(np.int64),
+            **{name: _column(np.int32) for name in self._examples.marks},
           }
         ),
       )
@@ -175,6 +182,15 @@ def _beam(flags: Sequence[str]) -> Any:
       "an environment of its own: launch/locks/beam-py3.11.txt."
     ) from error
   return pipeline_options.PipelineOptions(list(flags))
+
+
+def kinds(config: str, data_dir: str) -> records.EventKinds | None:
+  """The kinds of event of a written dataset; None if it has one kind only."""
+  info = tfds.builder(full_name(config), data_dir=data_dir).info
+  found = (info.metadata or {}).get("kinds")
+  if found is None:
+    return None
+  return records.EventKinds(tuple(found["names"]), tuple(found["targets"]))
 
 
 def full_name(config: str) -> str:

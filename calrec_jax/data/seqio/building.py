@@ -64,7 +64,7 @@ def _build_domain(work: building.Building, domain: domain_lib.Domain) -> str:
     config=config,
     data_dir=data_dir,
     vocabulary=vocabulary,
-    prompt=dataset.prompt.tokenise(vocabulary),
+    prompt=dataset.prompt.tokenise(vocabulary, builder.kinds(config, data_dir)),
   )
   return name
 

@@ -17,12 +17,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from etils import epath
 
+from calrec_jax.data import records
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import splits
 from calrec_jax.data.logs import id_codes
 
 CATALOGUE = "catalogue"  # A split with one document per item, without users.
 SPLITS = (CATALOGUE, *splits.SPLITS)
+MARKS = {"kinds": "kinds", "is_target": "targets"}
+"""Columns of events, int32, where a domain has several kinds of event: the
+kind, and 1 for those that may be targets. By the column's name the attribute of
+`Events`."""
 
 _NUMBER_BYTES = 16  # Approximate size of one event's three numbers.
 _TABLES = ("items", "events", *splits.SPLITS)
@@ -33,14 +38,25 @@ class Examples:
 
   Attributes:
     tables: Arrow tables of the items, the events and each split's documents.
+    kinds: Kinds of event, or None if the domain has one kind only; workers
+      that load the tables do without them.
   """
 
-  def __init__(self, tables: dict[str, pa.Table]):
-    self.tables = tables
+  def __init__(
+    self,
+    tables: dict[str, pa.Table],
+    kinds: records.EventKinds | None = None,
+  ):
+    self.tables, self.kinds = tables, kinds
     self._item_ids: list[str] = tables["items"]["item_id"].to_pylist()
     self._texts: list[str] = tables["items"]["text"].to_pylist()
     self._items: np.ndarray = tables["events"]["item"].to_numpy()
     self._timestamps: np.ndarray = tables["events"]["timestamp"].to_numpy()
+    self._marks: dict[str, np.ndarray] = {
+      name: tables["events"][name].to_numpy()
+      for name in MARKS
+      if name in tables["events"].column_names
+    }
 
   @classmethod
   def of(cls, prepared: domain_lib.Prepared) -> Examples:
@@ -51,13 +67,19 @@ class Examples:
       "items": {"item_id": prepared.item_ids, "text": prepared.texts},
       "events": {"item": events.items, "timestamp": events.timestamps},
     }
+    for name, attribute in MARKS.items():
+      column = getattr(events, attribute)
+      if column is not None:
+        tables["events"][name] = column.astype(np.int32)
     for split, part in prepared.documents.items():
       tables[split] = {
         "user_id": user_ids.take(pa.array(part.users)),
         "start": part.starts,
         "stop": part.stops,
       }
-    return cls({name: pa.table(table) for name, table in tables.items()})
+    return cls(
+      {name: pa.table(table) for name, table in tables.items()}, prepared.kinds
+    )
 
   def save(self, folder: epath.Path) -> None:
     """Writes the tables to a folder, from which other machines load them."""
@@ -77,6 +99,11 @@ class Examples:
       with (folder / f"{name}.arrow").open("rb") as file:
         tables[name] = pa.ipc.open_file(file).read_all()
     return cls(tables)
+
+  @property
+  def marks(self) -> tuple[str, ...]:
+    """Names of the columns that the events have in addition, see `MARKS`."""
+    return tuple(self._marks)
 
   def count(self, split: str) -> int:
     """Number of examples of a split."""
@@ -120,4 +147,15 @@ class Examples:
       "texts": [self._texts[item] for item in items.tolist()],
       "timestamps": self._timestamps[events],
       "events": events,
+      **(
+        {name: column[events] for name, column in self._marks.items()}
+        if len(events)
+        else self._of_catalogue()
+      ),
+    }
+
+  def _of_catalogue(self) -> dict[str, np.ndarray]:
+    """An item of the catalogue is a target without a history."""
+    return {
+      name: np.array([name == "is_target"], np.int32) for name in self._marks
     }

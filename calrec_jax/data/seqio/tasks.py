@@ -1,7 +1,8 @@
 """SeqIO tasks and mixtures over the TFDS datasets.
 
 A domain is an ordinary text-to-text task for any SeqIO trainer: `inputs` is the
-prompt, `targets` the last item of the document. The pieces of a prompt are
+prompt, `targets` the last item of the document; where a domain has several
+kinds of event, the last that may be a target. The pieces of a prompt are
 tokenised separately and joined as tokens, which equal those of the token cache.
 """
 
@@ -17,10 +18,12 @@ from typing import Any
 import numpy as np
 
 from calrec_jax.data import records
-from calrec_jax.data.seqio import builder
+from calrec_jax.data.seqio import builder, examples
 from calrec_jax.data.seqio import vocabulary as seqio_vocabulary
 from calrec_jax.data.seqio.quiet_tensorflow import seqio, tf, tfds
 from calrec_jax.data.vocabulary import files as vocabulary_files
+
+_IS_TARGET = "is_target"
 
 
 def register_domain(
@@ -54,6 +57,7 @@ def register_domain(
     preprocessors=[
       functools.partial(tokenise, vocabulary=pieces, end=prompt.end),
       seqio.CacheDatasetPlaceholder(),
+      end_with_target,
       functools.partial(join_prompt, prompt=prompt),
     ],
     output_features={
@@ -114,9 +118,40 @@ def tokenise(
       "tokens": closed.flat_values,
       "lengths": tf.cast(closed.row_lengths(), tf.int32),
       **{name: example[name] for name in retained},
+      **{name: example[name] for name in examples.MARKS if name in example},
     }
 
   return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def end_with_target(dataset: tf.data.Dataset) -> tf.data.Dataset:
+  """Cuts documents after the last event that may be a target.
+
+  Documents without one are dropped, which only training documents are. Without
+  kinds of event every document stays as it is.
+
+  Args:
+    dataset: Examples of `tokenise`.
+  """
+  if _IS_TARGET not in dataset.element_spec:
+    return dataset
+
+  def any_target(example: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    return tf.reduce_any(example[_IS_TARGET] > 0)
+
+  def convert(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    stop = tf.where(example[_IS_TARGET] > 0)[-1, 0] + 1
+    tokens = tf.reduce_sum(example["lengths"][:stop])
+    by_event = ("lengths", "items", "item_ids", "texts", *examples.MARKS)
+    return {
+      **example,
+      "tokens": example["tokens"][:tokens],
+      **{name: example[name][:stop] for name in by_event if name in example},
+    }
+
+  return dataset.filter(any_target).map(
+    convert, num_parallel_calls=tf.data.AUTOTUNE
+  )
 
 
 def join_prompt(
@@ -141,23 +176,55 @@ def join_prompt(
   limit = (sequence_length or {}).get("inputs")
   head = ((prompt.begin,) if prompt.begin is not None else ()) + prompt.prefix
   fixed = len(head) + len(prompt.next)
+  pieces = (prompt.first, prompt.next)
+  pieces += (*prompt.first_of_kind, *prompt.next_of_kind)
+  longest = max(map(len, pieces))
 
   def convert(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     items = tf.RaggedTensor.from_row_lengths(
       example["tokens"], example["lengths"]
     )
     history, target = items[:-1], items[-1]
+    kinds = example["kinds"][:-1] if prompt.next_of_kind else None
     if limit is not None:
-      lengths = history.row_lengths() + max(len(prompt.first), len(prompt.next))
-      from_end = tf.cumsum(lengths, reverse=True)
-      history = tf.ragged.boolean_mask(history, from_end <= limit - fixed)
-    after = tf.tile(tf.constant([prompt.next], tf.int32), [history.nrows(), 1])
+      lengths = history.row_lengths() + longest
+      fits = tf.cumsum(lengths, reverse=True) <= limit - fixed
+      history = tf.ragged.boolean_mask(history, fits)
+      kinds = None if kinds is None else tf.boolean_mask(kinds, fits)
+    if kinds is None:
+      after = tf.tile(
+        tf.constant([prompt.next], tf.int32), [history.nrows(), 1]
+      )
+      opening = tf.constant(head + prompt.first, tf.int32)
+    else:
+      after, opening = _of_kinds(prompt, head, kinds)
+      after = after.with_row_splits_dtype(history.row_splits.dtype)
     described = tf.concat([history, after], axis=1).flat_values
-    opening = tf.constant(head + prompt.first, tf.int32)
     inputs = tf.concat([opening, described], axis=0)
     return {**example, "inputs": inputs, "targets": target}
 
   return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _of_kinds(
+  prompt: records.PromptTokens, head: tuple[int, ...], kinds: tf.Tensor
+) -> tuple[tf.RaggedTensor, tf.Tensor]:
+  """The text after every item of a history, and that before the first.
+
+  Args:
+    prompt: Pieces of the prompt, those of every kind of event too.
+    head: Begin token and prefix.
+    kinds: int32[n], kind of each event of the history.
+  """
+  nexts = tf.ragged.constant([*prompt.next_of_kind, prompt.next], tf.int32)
+  query = len(prompt.next_of_kind)  # The target is not described.
+  after = tf.concat([kinds, [query]], axis=0)[1:]
+  firsts = tf.ragged.constant(
+    [*(head + first for first in prompt.first_of_kind), head + prompt.first],
+    tf.int32,
+  )
+  first = tf.concat([kinds, [query]], axis=0)[0]
+  return tf.gather(nexts, after), firsts[first]
 
 
 def exact_text(

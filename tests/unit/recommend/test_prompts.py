@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from calrec_jax.data.feed import feed, tokenization
+from calrec_jax.data.records import EventItems, PromptTokens
 from calrec_jax.recommend import prompts
 from tests.fixtures import recommend_toys as toys
 
@@ -109,3 +110,38 @@ def test_prompts_longer_than_what_was_trained_on_are_refused():
   with pytest.raises(ValueError, match=r"max_tokens = 65.*row_tokens = 64"):
     prompts.prompt_limits(FEED)
   gin.clear_config()
+
+
+def test_items_are_described_by_their_kinds_and_purchases_are_asked_for():
+  prompt = PromptTokens(
+    begin=1,
+    end=toys.END,
+    prefix=(3,),
+    first=(4,),
+    next=(5, 5),
+    first_of_kind=((6,), (4,)),
+    next_of_kind=((7,), (5, 5)),
+  )
+  catalogue = toys.catalogue()
+  items = EventItems(np.array([0, 1, 2]), np.array([0, 1, 0], np.int8))
+  a, b, c = (catalogue.tokens(row).tolist() for row in range(3))
+  writer = prompts.PromptWriter(catalogue, prompt)
+  assert writer.user(items).tolist() == [
+    *(1, 3, 6, *a, 5, 5, *b, 7, *c, 5, 5),
+  ]
+  # What precedes a first item is not of its kind, but of the one asked for.
+  assert writer.user(np.zeros(0, np.int32)).tolist() == [1, 3, 4]
+  newest = prompts.PromptWriter(
+    catalogue, prompt, prompts.PromptLimits(max_items=2)
+  )
+  assert newest.user(items).tolist() == [1, 3, 4, *b, 7, *c, 5, 5]
+  shortest = [1, 3, 6, *c, 5, 5]
+  for limits in (
+    {"max_tokens": len(shortest)},
+    {"max_tokens": 99, "usual_tokens": len(shortest) - 1},
+  ):
+    limits = prompts.PromptLimits(**limits)
+    found = prompts.PromptWriter(catalogue, prompt, limits).user(items)
+    assert found.tolist() == shortest
+  with pytest.raises(ValueError, match="every item of a history needs one"):
+    writer.user(np.array([0, 1]))

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calrec_jax.data.records import EventItems
 from calrec_jax.recommend import candidates, protocol
 
 
@@ -102,3 +103,22 @@ def test_a_score_that_is_no_number_is_refused():
 def test_bad_requests_name_the_place(histories, depth, rules, message):
   with pytest.raises(ValueError, match=message):
     protocol.check_request(histories, depth, rules, num_items=4)
+
+
+def test_an_item_viewed_last_is_a_candidate_and_one_bought_last_is_not():
+  histories = [
+    EventItems(np.array([3, 2]), np.array(kinds, np.int8), np.array(settled))
+    for kinds, settled in (
+      ([1, 0], [True, False]),  # Bought 3, viewed 2.
+      ([0, 1], [False, True]),  # Viewed 3, bought 2.
+    )
+  ]
+  histories.append(np.array([3, 2]))
+  assert candidates.exclusions(histories, "not_last").tolist() == [
+    *([-1], [2], [2]),
+  ]
+  seen = candidates.exclusions(histories, "not_seen")
+  assert seen.tolist() == [[2, 3]] * 3
+  request = protocol.check_request(histories, 1, ["not_last"], 4)
+  assert request.excluded["not_last"].tolist() == [[-1], [2], [2]]
+  assert request.histories[0].kinds.tolist() == [1, 0]
