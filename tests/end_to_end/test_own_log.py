@@ -18,7 +18,9 @@ USERS, ITEMS = 60, 48
 # NDCG@10 over popularity's; three times as much was seen.
 MARGIN = 0.15
 INTERVAL = {"value", "low", "high"}
-COLUMNS = ["user_id", "recommender", "rank", "item_id", "score", "text"]
+COLUMNS = [
+  *("user_id", "recommender", "rank", "item_id", "score", "text", "reason")
+]
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +181,9 @@ def test_answers_for_users_are_printed(trained, flags, capsys):
     "user u4, by dense",
   ]
   assert len(lines) == 2 * (1 + 3)
-  assert "Title: " in lines[1]
+  rank, score, item_id, text = lines[1].split(maxsplit=3)
+  assert (rank, text) == ("1", f"Title: {item_id.replace('-', ' ')}.")
+  assert float(score)
 
 
 def test_all_users_are_answered_into_parquet(trained, flags, folder):
@@ -218,42 +222,53 @@ def test_new_histories_are_answered_into_json_lines(trained, flags, folder):
     assert query["items"][-1] not in [i["item_id"] for i in line["items"]]
 
 
-@pytest.mark.parametrize(
-  ("line", "said"),
-  [
-    ('{"user_id": "a", "items": ["milk-1", "cola"]}', "does not hold 'cola'"),
-    ('{"user_id": "a", "items": []}', "has no known item"),
-    ('{"user": "a", "items": ["milk-1"]}', "A line looks like"),
-    ("not json", "A line looks like"),
-  ],
-)
-def test_a_history_that_cannot_be_used_names_its_line(
-  trained, flags, folder, capsys, line, said
+def test_no_history_ends_the_job_and_each_gets_an_answer(
+  trained, flags, folder, capsys
 ):
-  good = '{"user_id": "b", "items": ["milk-1"]}'
-  histories = write_histories(folder, good, line)
-  arguments = ["--recommender=popularity", histories]
-  assert main(["infer", *flags, *arguments]) == 1
-  error = capsys.readouterr().err
-  assert "new.jsonl:2: " in error
-  assert said in error
-
-
-def test_unknown_items_are_left_out_and_counted(trained, flags, folder, capsys):
   histories = write_histories(
-    folder, '{"user_id": "a", "items": ["milk-1", "cola"]}'
+    folder,
+    '{"user_id": "b", "items": ["milk-1"]}',
+    '{"user_id": "c", "items": ["milk-1", "cola"]}',
+    '{"user_id": "d", "items": "milk-1"}',
+    "not json",
+    '{"user_id": "e", "items": ["cola"]}',
   )
-  arguments = ["--recommender=popularity", histories, "--skip_unknown"]
+  output = folder / "odd.jsonl"
+  arguments = ["--recommender=dense", histories, f"--output={output}"]
+  assert main(["infer", *flags, *arguments, "--top_k=3"]) == 0
+  assert (
+    "4 of 5 answers have a reason: 2 bad history, 1 unknown items, 1 no known "
+    "item" in capsys.readouterr().err
+  )
+  lines = [json.loads(line) for line in output.read_text().splitlines()]
+  assert all(len(line["items"]) == 3 for line in lines)
+  assert [(line["user_id"], line["recommender"]) for line in lines] == [
+    ("b", "dense"),
+    ("c", "dense"),
+    ("d", "popularity"),
+    ("e", "popularity"),
+    (None, "popularity"),
+  ]
+  reasons = [line["reason"] for line in lines]
+  assert reasons[0] is None
+  assert "new.jsonl:2: the catalogue does not hold 'cola'" in reasons[1]
+  assert "new.jsonl:3: items is the text 'milk-1'" in reasons[2]
+  assert "new.jsonl:4: not a row" in reasons[4]
+
+
+def test_somebody_who_is_not_in_the_log_is_answered(trained, flags, capsys):
+  arguments = ["--user=u333", "--recommender=dense", "--top_k=2"]
   assert main(["infer", *flags, *arguments]) == 0
   captured = capsys.readouterr()
-  assert "1 unknown items left out" in captured.err
-  assert "user a, by popularity" in captured.out
+  assert "--user=u333: not in the log. Did you mean 'u33'?" in captured.err
+  first, *items = captured.out.splitlines()
+  assert first == "user u333, by popularity (not in the log)"
+  assert len(items) == 2
 
 
 @pytest.mark.parametrize(
   ("argument", "said"),
   [
-    ("--user=u333", "no such user. Did you mean 'u33'?"),
     ("--recommender=densse", "Did you mean 'dense'?"),
     ("--output=answers.csv", ".jsonl or .parquet"),
     ("--domain=own_lag", "Did you mean 'own_log'?"),

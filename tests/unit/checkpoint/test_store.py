@@ -169,7 +169,8 @@ def test_a_path_means_a_checkpoint(tmp_path):
 
 
 def test_a_path_that_means_none_says_what_is_there(tmp_path):
-  (tmp_path / "run" / "joint" / "checkpoint_2").mkdir(parents=True)
+  for stage in ("joint", "target"):
+    (tmp_path / "run" / stage / "checkpoint_2").mkdir(parents=True)
   with pytest.raises(store.CheckpointError, match="stages: run/joint"):
     store.find(tmp_path / "run")
   for absent in ("run/joint/checkpoint_3", "nowhere"):

@@ -12,7 +12,11 @@ from tests.fixtures import recommend_toys as toys
 @pytest.fixture
 def factory():
   cache = toys.stand_in(
-    TokenCache, catalogue=toys.catalogue(), purchases=list, name="shop"
+    TokenCache,
+    catalogue=toys.catalogue(),
+    purchases=list,
+    targets_differ=False,
+    name="shop",
   )
   yield registry.RecommenderFactory(
     cache, None, PromptLimits(max_tokens=64), toys.mesh()

@@ -1,0 +1,163 @@
+"""What is new to a model that trains on."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from calrec_jax.data.feed import since as since_lib
+from calrec_jax.data.feed.feed import Feed
+from calrec_jax.data.feed.since import Since, Trained
+from calrec_jax.errors import InputError
+from tests.fixtures import small_logs
+
+FEED = Feed(row_tokens=512, row_slots=24, rows=2)
+DAYS = 8
+# Six users buy on days 0 to 7; "new" begins on day 6.
+OLD = [(f"u{user}", "abcd"[n % 4], n) for user in range(6) for n in range(DAYS)]
+NEW = [("new", "abcd"[n % 4], 6 + n / 9) for n in range(9)]
+
+
+def day(number):
+  return 1000 * (small_logs.START + number * small_logs.DAY)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("shop")
+  return small_logs.build(folder, [*OLD, *NEW], "abcd")
+
+
+def targets(shop, feed):
+  """Positions of the targets in each user's training document, by user."""
+  opened, found = feed.open([shop.cache]), {}
+  documents = opened._plan.epoch(0).documents
+  for user, visit, first, stop in zip(
+    documents.user,
+    documents.visit,
+    documents.first_target,
+    documents.stop,
+    strict=True,
+  ):
+    if visit == 0:
+      name = shop.cache.document("train", int(user)).user_id
+      found.setdefault(name, []).extend(range(first, stop))
+  return {name: sorted(at) for name, at in found.items()}
+
+
+def test_without_a_day_all_but_the_first_event_are_targets(shop):
+  assert targets(shop, FEED) == {
+    **{f"u{user}": [1, 2, 3, 4, 5] for user in range(6)},
+    "new": [1, 2, 3, 4, 5, 6],
+  }
+
+
+@pytest.mark.parametrize("start", [day(4), "2023-11-18T22:13:20"])
+def test_from_a_day_on_events_are_targets(shop, start):
+  feed = Feed(row_tokens=512, row_slots=24, rows=2, since=start)
+  assert targets(shop, feed) == {
+    **{f"u{user}": [4, 5] for user in range(6)},
+    "new": [1, 2, 3, 4, 5, 6],
+  }
+
+
+def test_all_before_is_history(shop):
+  feed = Feed(row_tokens=512, row_slots=24, rows=2, since=day(5))
+  documents = feed.open([shop.cache])._plan.epoch(0).documents
+  assert set(documents.start.tolist()) == {0}
+  assert set(documents.first_target.tolist()) == {1, 5}
+
+
+def test_what_a_split_held_out_is_new_to_its_checkpoint(shop):
+  record = {
+    "cards": {
+      "shop": {"period": {"first": "-", "last": "2023-11-18T22:13:20"}}
+    },
+    "training": {"feed": {}},
+  }
+  feed = Feed(row_tokens=512, row_slots=24, rows=2, since="checkpoint")
+  opened = feed.after(record, "yesterday")
+  # Of the five events up to day 4 the last two were not trained on.
+  assert opened.since == Since({"shop": Trained(day(4) + 1000, 2)})
+  assert targets(shop, opened) == {
+    **{f"u{user}": [3, 4, 5] for user in range(6)},
+    "new": [1, 2, 3, 4, 5, 6],
+  }
+  record["training"]["feed"]["Feed.split"] = "validation"
+  assert targets(shop, feed.after(record, "it"))["u0"] == [4, 5]
+
+
+def test_a_global_temporal_split_trained_up_to_its_day():
+  period = {
+    "first": "2023-01-01T00:00:00",
+    "last": "2023-06-01T00:00:00",
+    "validation_start": "2023-05-01T00:00:00",
+    "test_start": "2023-05-15T00:00:00",
+  }
+  record = {"cards": {"shop": {"period": period}}, "training": {}}
+  [trained] = since_lib.after(record).trained.values()
+  assert trained == Trained(1682899200000, 0)
+
+
+def test_the_mask_equals_a_loop_over_users():
+  numbers = np.random.default_rng(0)
+  for _ in range(50):
+    lengths = numbers.integers(0, 7, 9)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    times = np.concatenate(
+      [np.sort(numbers.integers(0, 10, n)) for n in lengths]
+    ).astype(int)
+    possible = numbers.random(len(times)) < 0.7
+    for held_out in (0, 1, 2):
+      found = since_lib._known(times, offsets, possible, Trained(5, held_out))
+      for start, stop in itertools.pairwise(offsets):
+        asked = [
+          row for row in range(start, stop) if times[row] < 5 and possible[row]
+        ]
+        known = len(asked) - (held_out if len(asked) >= 3 else 0)
+        assert all(found[asked[:known]])
+        assert not any(found[asked[known:]])
+
+
+def test_another_domain_is_all_new(shop):
+  feed = Feed(
+    row_tokens=512, row_slots=24, rows=2, since=Since({"mart": Trained(0)})
+  )
+  assert targets(shop, feed) == targets(shop, FEED)
+
+
+def test_the_fingerprint_changes_only_with_the_setting(shop):
+  plain = FEED.open([shop.cache])
+  assert not any("since" in name for name in plain.settings())
+  later = Feed(row_tokens=512, row_slots=24, rows=2, since=day(4))
+  text = Feed(row_tokens=512, row_slots=24, rows=2, since="2023-11-18T22:13:20")
+  prints = [f.open([shop.cache]).fingerprint for f in (later, text)]
+  assert prints[0] == prints[1] != plain.fingerprint
+
+
+@pytest.mark.parametrize(
+  ("given", "said"),
+  [
+    ("yesterday", "Feed.since = 'yesterday': must be ISO 8601"),
+    ("2030-01-01", "Nothing in the train split of shop is new"),
+  ],
+)
+def test_a_day_that_cannot_be_is_refused(shop, given, said):
+  with pytest.raises(InputError, match=said):
+    targets(shop, Feed(row_tokens=512, row_slots=24, rows=2, since=given))
+
+
+def test_a_checkpoint_is_needed_that_says_what_it_knows():
+  feed = Feed(row_tokens=512, row_slots=24, rows=2, since="checkpoint")
+  with pytest.raises(InputError, match="starts from scratch"):
+    feed.after(None, "scratch")
+  with pytest.raises(InputError, match="does not say of which time"):
+    feed.after({"cards": {"shop": {"period": {}}}}, "old")
+
+
+def test_positions_have_no_days(tmp_path):
+  shop = small_logs.build(tmp_path, OLD, "abcd")
+  shop.cache.card["period"] = {}
+  feed = Feed(row_tokens=512, row_slots=24, rows=2, since=3)
+  with pytest.raises(InputError, match="has positions only"):
+    feed.open([shop.cache]).batch(0)
