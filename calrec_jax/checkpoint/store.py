@@ -274,8 +274,8 @@ def _damage_named(checkpoint: pathlib.Path) -> Iterator[None]:
     lines = str(error).splitlines() or [type(error).__name__]
     fault = lines[0][:200].rstrip(".")
     raise CheckpointError(
-      f"{checkpoint} is damaged or incomplete: {fault}. Copy it again, or give another checkpoint; in training, remove it to go on from "
-      "the one before."
+      f"{checkpoint} is damaged or incomplete: {fault}. Copy it again, or give "
+      "another checkpoint; in training, remove it to go on from the one before."
     ) from error
 
 
