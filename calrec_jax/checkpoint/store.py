@@ -300,7 +300,7 @@ def _tree(checkpoint: pathlib.Path) -> Any:
   with _damage_named(checkpoint), ocp.PyTreeCheckpointer() as checkpointer:
     found = checkpointer.metadata(checkpoint / "state").item_metadata
     if found is None:
-      raise FileNotFoundError("state/ lacks files")
+      raise FileNotFoundError("files of state/ are missing or cut")
     return found.tree
 
 
@@ -316,10 +316,10 @@ def _damage_named(checkpoint: pathlib.Path) -> Iterator[None]:
     raise
   except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
     lines = str(error).splitlines() or [type(error).__name__]
+    fault = lines[0][:200].rstrip(".")
     raise CheckpointError(
-      f"{checkpoint} is damaged or incomplete: {lines[0][:200]}. Copy it "
-      "again, or give another checkpoint; in training, remove it to go on from "
-      "the one before."
+      f"{checkpoint} is damaged or incomplete: {fault}. Copy it again, or give "
+      "another checkpoint; in training, remove it to go on from the one before."
     ) from error
 
 

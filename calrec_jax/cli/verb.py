@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import io
 import os
+import select
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,10 @@ INTERRUPTED_STATUS = 130
 BROKEN_PIPE_STATUS = 141
 # What gin appends to an error in a class or function that it configures.
 _GIN_NOTE = "\n  In call to configurable"
+_SET_UTF_8 = (
+  "file names with other letters are not found; set PYTHONUTF8=1, or LC_ALL to "
+  "a UTF-8 locale"
+)
 _BUG = (
   "This looks like a bug in calrec_jax. Please report it with this traceback "
   "and the command that you ran."
@@ -81,15 +86,17 @@ def _drop_broken_pipes() -> bool:
   """Flushes both streams; one that nobody reads goes nowhere from now on."""
   broken = False
   for stream in (sys.stdout, sys.stderr):
-    try:
-      stream.flush()
-    except BrokenPipeError:
-      broken = True
-      nowhere = os.open(os.devnull, os.O_WRONLY)
-      os.dup2(nowhere, stream.fileno())
-      os.close(nowhere)
-    except (ValueError, OSError):  # Closed, or full: not a matter of pipes.
-      continue
+    with contextlib.suppress(ValueError, OSError):  # Closed, full, or a test's.
+      number = stream.fileno()
+      poll = select.poll()
+      poll.register(number, select.POLLERR)
+      with contextlib.suppress(BrokenPipeError):
+        stream.flush()
+      if any(events & select.POLLERR for _, events in poll.poll(0)):
+        broken = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
   return broken
 
 
@@ -111,13 +118,15 @@ def run(verb: str, argv: Sequence[str]) -> int:
       raise
     _show(
       f"calrec {verb}: the locale's encoding is {error.encoding}, which has no "
-      f"{error.object[error.start : error.end]!a} as a file name. Set "
-      "PYTHONUTF8=1, or LC_ALL to a UTF-8 locale.",
+      f"{error.object[error.start : error.end]!a}: {_SET_UTF_8}.",
       debug,
     )
     return 1
   except (CalrecError, OSError) as error:
     message = str(error).partition(_GIN_NOTE)[0]
+    encoding = sys.getfilesystemencoding()
+    if not message.isascii() and encoding.lower() == "ascii":
+      message += f" (As the locale's encoding is {encoding}, {_SET_UTF_8}.)"
     _show(f"calrec {verb}: {message}", debug)
     return 1
   except KeyboardInterrupt:

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -71,6 +71,14 @@ class Dataset:
         f"Dataset.domains holds {', '.join(names) or 'nothing'}; give it "
         "domains of distinct names (Domain.name, each in a scope of its own)."
       )
+    object.__setattr__(
+      self,
+      "mixtures",
+      {
+        mixture: tuple(_known_as(member, names) for member in members)
+        for mixture, members in self.mixtures.items()
+      },
+    )
     for mixture, members in self.mixtures.items():
       if mixture in names:
         raise InputError(
@@ -110,6 +118,8 @@ class Dataset:
     known = {domain.name: domain for domain in self.domains}
     chosen: dict[str, None] = {}
     for name in names:
+      if name not in self.mixtures:
+        name = _known_as(name, known)
       if name in known:
         chosen[name] = None
       elif name in self.mixtures:
@@ -183,9 +193,11 @@ def folder_domains(
 
   Args:
     root: Parent of the folders.
-    names: Names of the folders and so of the domains.
+    names: Names of the folders and so of the domains: `ml-100k` is the domain
+      `ml_100k`, by either name.
     positions: Names of the folders whose timestamps are positions, not times.
   """
+  _refuse_unusable(names)
   for name in positions:
     if name not in names:
       raise InputError(
@@ -207,6 +219,31 @@ def folder_domains(
     domain_lib.Domain(name=domain_lib.slug(name), source=source(name))
     for name in names
   )
+
+
+def _refuse_unusable(folders: Sequence[str]) -> None:
+  """Refuses folders whose names make no domain's, or the same one."""
+  before: dict[str, str] = {}
+  for folder in folders:
+    name = domain_lib.slug(folder)
+    if not name[:1].isalpha():
+      raise InputError(
+        f"folder_domains.names: the folder {folder!r} makes no domain's name, "
+        "which starts with a letter from a to z. Rename it, or link to it by "
+        "another name."
+      )
+    if name in before:
+      raise InputError(
+        f"folder_domains.names: {before[name]!r} and {folder!r} would both be "
+        f"the domain {name!r}. Rename one of the folders."
+      )
+    before[name] = folder
+
+
+def _known_as(name: str, names: Container[str]) -> str:
+  """The domain that a name means: itself, or that of the folder it names."""
+  slug = domain_lib.slug(name)
+  return slug if name not in names and slug in names else name
 
 
 def default_folder() -> str:

@@ -19,7 +19,7 @@ from calrec_jax.metrics.ranking import Ranking
 from calrec_jax.recommend.candidates import EMPTY
 from calrec_jax.recommend.protocol import Curve, Recommender
 
-VERSION = 1  # Raise it when the same lists give other ranks or files.
+VERSION = 2  # Raise it when the same lists give other ranks or files.
 COVERAGE_CUTOFF = 10
 LISTED = 10  # Items of a list that are saved, for coverage and the report.
 
@@ -54,7 +54,9 @@ class Block:
       `text_rank.RULE`, float64, infinity for a miss (the latter where any item
       with the target's text counts), and `listed.RULE`, int32[U, 10], the
       first rows of the lists. `score`: float32[U, 10], those of the headline's
-      rule. `explanation`: JSON of what `explain` said, or None.
+      rule. `tie.first` and `tie.last`: float64, the best and the worst rank of
+      the target by how its tie is broken, under the headline's rule; infinity
+      if it is not listed. `explanation`: JSON of what `explain` said, or None.
       `validity.NAME`: float64, NaN where it was not reported. `curve.rank` and
       `curve.text_rank`: float64[U, K] under the headline's rule.
     varied: What the K values of the curve are of; None without a curve.
@@ -71,6 +73,8 @@ class Block:
     columns = {
       "score": np.full((num_users, LISTED), -np.inf, np.float32),
       "explanation": np.full(num_users, None, object),
+      "tie.first": np.full(num_users, np.inf),
+      "tie.last": np.full(num_users, np.inf),
     }
     for rule in rules:
       columns[f"rank.{rule}"] = np.full(num_users, np.inf)
@@ -106,6 +110,9 @@ class Block:
       self.columns[f"text_rank.{rule}"][rows] = text_ranks
       first = rankings[rule].items[:, :LISTED]
       self.columns[f"listed.{rule}"][rows, : first.shape[1]] = first
+    targets = np.array([user.target for user in users])
+    spans = ranking_metrics.tie_spans(rankings[settings.rule], targets)
+    self.columns["tie.first"][rows], self.columns["tie.last"][rows] = spans
     scores = rankings[settings.rule].scores[:, :LISTED]
     self.columns["score"][rows, : scores.shape[1]] = scores
 

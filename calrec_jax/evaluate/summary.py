@@ -81,6 +81,7 @@ def recommenders(
         for rule in settings.rules
       },
       "slices": _slices(values[run.name], slicings, settings),
+      "ties": _ties(run, settings),
       **_curve(run, settings),
       "validity": run.mean_validity(),
       "cost": run.cost(),
@@ -130,6 +131,28 @@ def _metrics(
     # Not a mean over users: a resample of them has no interval to offer.
     f"coverage@{COVERAGE_CUTOFF}": dict(value=covered, low=None, high=None),
   }
+
+
+def _ties(run: Run, settings: Any) -> dict[str, dict[str, float]]:
+  """How far ties decide each recall of the headline, by metric.
+
+  `users` is the fraction of users whose tie reaches over the cutoff, so that
+  the expected rank decides whether they are a hit; `at_random` is the recall if
+  ties were broken at random.
+  """
+  first, last = (run.block.columns[f"tie.{end}"] for end in ("first", "last"))
+  found = {}
+  for name in settings.metrics:
+    kind, cutoff, of_text = ranking_metrics.parse(name)
+    if kind != "recall" or of_text or cutoff is None:
+      continue
+    found[name] = {
+      "users": float(np.mean((first <= cutoff) & (last > cutoff))),
+      "at_random": float(
+        np.mean(ranking_metrics.hits_at_random(first, last, cutoff))
+      ),
+    }
+  return found
 
 
 def _curve(run: Run, settings: Any) -> dict[str, Any]:

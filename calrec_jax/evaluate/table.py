@@ -10,6 +10,8 @@ Grid = tuple[list[str], list[list[str]]]
 
 _ALSO = ("recall@10",)
 _POINTS = ("recall@1", "recall@50", "mrr", "recall@10_text")
+# Fraction of users whose hit a tie decides that is worth a note.
+NOTABLE_TIES = 0.05
 _NAMES = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR"}
 RULE_TEXTS = {
   "all": "all items",
@@ -36,7 +38,33 @@ def format_table(results: Results) -> str:
   ]
   if len(protocol["candidate_rules"]) > 1:
     blocks.append(grid(*_rules(protocol, entries)))
-  return "\n\n".join([*blocks, _notes(protocol)])
+  notes = "\n".join([_notes(protocol), *tie_notes(entries)])
+  return "\n\n".join([*blocks, notes])
+
+
+def tie_notes(entries: Record) -> list[str]:
+  """A sentence for each recommender whose ties decide many users' hits.
+
+  The cutoff is 10 where it is measured, else the one that most ties decide.
+  Results of earlier versions know nothing of ties.
+  """
+  notes = []
+  for name, entry in entries.items():
+    ties = entry.get("ties") or {}
+    metric = "recall@10"
+    if metric not in ties:
+      metric = max(ties, key=lambda key: ties[key]["users"], default="")
+    tie = ties.get(metric)
+    if tie is None or tie["users"] < NOTABLE_TIES:
+      continue
+    value = entry["metrics"][metric]["value"]
+    notes.append(
+      f"{name}: the target ties with items on both sides of the cutoff for "
+      f"{tie['users']:.0%} of users: {metric_label(metric)} is {number(value)} "
+      f"by the expected rank, {number(tie['at_random'])} if ties were broken "
+      "at random."
+    )
+  return notes
 
 
 def by_quality(results: Results) -> Record:

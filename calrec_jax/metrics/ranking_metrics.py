@@ -58,6 +58,45 @@ def expected_ranks(
   return _first_ranks(ranking, listed, horizon)
 
 
+def tie_spans(
+  ranking: Ranking, targets: Int[np.ndarray, " B"]
+) -> tuple[Float[np.ndarray, " B"], Float[np.ndarray, " B"]]:
+  """The best and the worst rank of each target, by how its tie is broken.
+
+  Args:
+    ranking: Lists of any depth.
+    targets: Catalogue row of each user's next item.
+
+  Returns:
+    First and last rank of the tie, from 1; infinity for a target that is not
+    listed, of which neither is known.
+  """
+  listed = np.asarray(ranking.items) == targets[:, None]
+  greater, equal = _above_and_tied(ranking, listed)
+  found = listed.any(axis=1)
+  first = np.where(found, greater + 1.0, np.inf)
+  return first, np.where(found, greater + equal * 1.0, np.inf)
+
+
+def hits_at_random(
+  first: Float[np.ndarray, " U"], last: Float[np.ndarray, " U"], cutoff: int
+) -> Float[np.ndarray, " U"]:
+  """The chance of a hit at a cutoff if the tie were broken at random.
+
+  Args:
+    first: Best rank of each target, see `tie_spans`.
+    last: Worst rank.
+    cutoff: Number of listed items.
+
+  Returns:
+    0 or 1 where the tie does not matter; 0 for a target that is not listed.
+  """
+  known = np.isfinite(first)
+  first, last = np.where(known, first, 1.0), np.where(known, last, 1.0)
+  chance = np.clip((cutoff - first + 1) / (last - first + 1), 0.0, 1.0)
+  return np.where(known, chance, 0.0)
+
+
 def text_ranks(
   ranking: Ranking,
   targets: Int[np.ndarray, " B"],
@@ -150,20 +189,34 @@ def _first_ranks(
   ranking: Ranking, wanted: np.ndarray, horizon: int
 ) -> Float[np.ndarray, " B"]:
   """The expected rank of the first wanted item of each list."""
+  greater, equal = _above_and_tied(ranking, wanted)
+  same = (_tied(ranking, wanted) & wanted).sum(axis=1)
+  ranks = greater + (equal + 1.0) / (same + 1.0)
+  found = wanted.any(axis=1)
+  return np.where(found & (ranks <= horizon), ranks, np.inf)
+
+
+def _above_and_tied(
+  ranking: Ranking, wanted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Candidates above the first wanted item of each list, and tied with it."""
   items, scores = np.asarray(ranking.items), np.asarray(ranking.scores)
   real = items >= 0
-  found = wanted.any(axis=1)
   rows = np.arange(len(items))
   score = scores[rows, np.argmax(wanted, axis=1)]
   last = scores[rows, np.maximum(real.sum(axis=1) - 1, 0)]
   greater = (real & (scores > score[:, None])).sum(axis=1)
-  tied = real & (scores == score[:, None])
-  equal = tied.sum(axis=1) + np.where(
+  equal = _tied(ranking, wanted).sum(axis=1) + np.where(
     score == last, np.asarray(ranking.tail_ties), 0
   )
-  same = (tied & wanted).sum(axis=1)
-  ranks = greater + (equal + 1.0) / (same + 1.0)
-  return np.where(found & (ranks <= horizon), ranks, np.inf)
+  return greater, equal
+
+
+def _tied(ranking: Ranking, wanted: np.ndarray) -> np.ndarray:
+  """Which listed items are scored like the first wanted one, bool[B, depth]."""
+  items, scores = np.asarray(ranking.items), np.asarray(ranking.scores)
+  score = scores[np.arange(len(items)), np.argmax(wanted, axis=1)]
+  return (items >= 0) & (scores == score[:, None])
 
 
 def _check_depth(ranking: Ranking, horizon: int) -> None:

@@ -15,7 +15,7 @@ import jinja2
 from calrec_jax.evaluate.report import figures, formats, views
 from calrec_jax.evaluate.results import Results
 from calrec_jax.evaluate.summary import compare
-from calrec_jax.evaluate.table import by_quality
+from calrec_jax.evaluate.table import by_quality, tie_notes
 from calrec_jax.storage import atomic
 
 # Texts of users and of catalogues are escaped wherever they enter the page, and
@@ -74,6 +74,7 @@ def write_report(
       for name in [*others[:1], protocol["reference"]]
       if name != best
     },
+    notes=tie_notes(recommenders),
     headline=views.headline(recommenders, protocol),
     tables=views.tables(recommenders, protocol),
     slices=views.slices(recommenders, protocol),
