@@ -106,3 +106,37 @@ def _utf8(value: bytes) -> str | None:
     return value.decode()
   except UnicodeDecodeError:
     return None
+
+
+def concatenated(tables: Sequence[pa.Table]) -> pa.Table:
+  """Tables as one; a column of several types becomes text.
+
+  Columns that a table lacks are null in its rows.
+
+  Args:
+    tables: At least one table.
+  """
+  names = dict.fromkeys(name for table in tables for name in table.column_names)
+  mixed = [name for name in names if len(_types(tables, name)) > 1]
+  same = []
+  for table in tables:
+    for name in mixed:
+      if name in table.column_names:
+        at = table.column_names.index(name)
+        table = table.set_column(at, name, as_text(table[name]))
+    same.append(table)
+  return pa.concat_tables(same, promote_options="default").combine_chunks()
+
+
+def _types(tables: Sequence[pa.Table], name: str) -> set[pa.DataType]:
+  types = {t.schema.field(name).type for t in tables if name in t.column_names}
+  return types - {pa.null()}
+
+
+def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+  """A column of any type as text, whole numbers without decimals."""
+  try:
+    return column.cast(TEXT)
+  except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+    values = [None if v is None else str(v) for v in column.to_pylist()]
+    return pa.chunked_array([pa.array(values, TEXT)])

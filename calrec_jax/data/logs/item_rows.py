@@ -16,8 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from calrec_jax.data.logs import (
+  arrow_columns,
+  id_codes,
+  id_rules,
+  json_blocks,
+  values,
+)
 from calrec_jax.data.logs import events as events_lib
-from calrec_jax.data.logs import id_codes, id_rules, json_blocks, values
 from calrec_jax.data.logs import problems as problems_lib
 
 _ID, _ROW, _FILE, _LINE = "id", "row", "file", "line"
@@ -84,7 +90,10 @@ class ItemRows:
     for number, (column, name) in enumerate(self._names.items()):
       if name not in table.column_names:
         continue
-      values_ = self._flat(_array(table, name))
+      raw = _array(table, name)
+      broken = rows.lines[values.broken(raw)]
+      self._problems.add_rows("broken_encoding", file, broken)
+      values_ = self._flat(values.tidy(raw, self._missing))
       # JSON has a column of nulls where a block does not have the name.
       if name in available or values_.null_count < count:
         self._present[column] = None
@@ -104,9 +113,9 @@ class ItemRows:
       self._waiting = -len(self._tables[0])  # Wait for as many new rows.
 
   def _flat(self, column: pa.Array) -> pa.Array:
-    """A column whose values can be compared: lists and objects as text."""
-    if pa.types.is_nested(column.type):
-      return pa.array(values.texts(column, self._missing), pa.large_string())
+    """A column by which rows can be grouped: lists and objects as text."""
+    if pa.types.is_nested(column.type) and not self._own_files:
+      return pa.array(values.texts(column), pa.large_string())
     if pa.types.is_dictionary(column.type):
       return column.dictionary_decode()
     if pa.types.is_null(column.type):
@@ -127,7 +136,7 @@ class ItemRows:
     for number, column in enumerate(self._names):
       if column in self._present:
         raw = _array(table, str(number))
-        first, other = _first_values(raw, codes, count, self._missing)
+        first, other = _first_values(raw, codes, count)
         differs |= other
         chosen[column] = id_codes.Column(raw.take(first))
     starts = np.full(count, -1, np.int64)
@@ -152,7 +161,7 @@ class ItemRows:
 
 
 def _first_values(
-  column: pa.Array, codes: np.ndarray, count: int, missing: tuple[str, ...]
+  column: pa.Array, codes: np.ndarray, count: int
 ) -> tuple[pa.Array, np.ndarray]:
   """The row of each item's first value that is there, and who differs from it.
 
@@ -160,33 +169,24 @@ def _first_values(
     column: Values of a field, one per row.
     codes: int32[n], the item of each row.
     count: Number of items.
-    missing: Words that mean a missing value.
 
   Returns:
     int64[N] rows, null for items without a value, and bool[n]: whether a row's
     value is there and is another one.
   """
-  there = np.flatnonzero(_is_there(column, missing))
+  valid = column.is_valid()
+  if pa.types.is_floating(column.type):
+    valid = pc.fill_null(pc.invert(pc.is_nan(column)), False)
+  there = np.flatnonzero(valid.to_numpy(zero_copy_only=False))
   first = np.full(count, -1, np.int64)
   first[codes[there[::-1]]] = there[::-1]
+  if pa.types.is_nested(column.type):
+    column = pa.array(values.texts(column), pa.large_string())
+  firsts = pa.array(first[codes[there]])
+  unequal = pc.not_equal(column.take(pa.array(there)), column.take(firsts))
   other = np.zeros(len(codes), bool)
-  mine, firsts = pa.array(there), pa.array(first[codes[there]])
-  unequal = pc.not_equal(column.take(mine), column.take(firsts))
   other[there] = pc.fill_null(unequal, False).to_numpy(zero_copy_only=False)
   return pa.array(first, mask=first < 0), other
-
-
-def _is_there(column: pa.Array, missing: tuple[str, ...]) -> np.ndarray:
-  """bool[n], which values are not missing."""
-  kind = column.type
-  there = column.is_valid()
-  if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-    trimmed = pc.utf8_trim_whitespace(column)
-    words = pa.array(["", *missing], trimmed.type)
-    there = pc.and_(there, pc.invert(pc.is_in(trimmed, value_set=words)))
-  elif pa.types.is_floating(kind):
-    there = pc.and_(there, pc.invert(pc.is_nan(column)))
-  return pc.fill_null(there, False).to_numpy(zero_copy_only=False)
 
 
 def _distinct(tables: list[pa.Table]) -> pa.Table:
@@ -202,7 +202,7 @@ def _distinct(tables: list[pa.Table]) -> pa.Table:
 
 
 def _concatenated(tables: list[pa.Table]) -> pa.Table:
-  """Tables as one; a column of several types becomes text."""
+  """Tables as one, which may be none."""
   if not tables:
     return pa.table(
       {
@@ -212,22 +212,7 @@ def _concatenated(tables: list[pa.Table]) -> pa.Table:
         _LINE: pa.array([], pa.int64()),
       }
     )
-  names = dict.fromkeys(name for table in tables for name in table.column_names)
-  for name in names:
-    kinds = {
-      t.schema.field(name).type for t in tables if name in t.schema.names
-    }
-    kinds -= {pa.null()}
-    if len(kinds) > 1:
-      tables = [_as_text(table, name) for table in tables]
-  return pa.concat_tables(tables, promote_options="default").combine_chunks()
-
-
-def _as_text(table: pa.Table, name: str) -> pa.Table:
-  if name not in table.column_names:
-    return table
-  texts = pa.array(values.texts(table[name]), pa.large_string())
-  return table.set_column(table.column_names.index(name), name, texts)
+  return arrow_columns.concatenated(tables)
 
 
 def _array(table: pa.Table, name: str) -> pa.Array:

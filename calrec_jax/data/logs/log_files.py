@@ -21,6 +21,7 @@ from calrec_jax.data.logs import (
   profile,
   read_options,
   tables,
+  time_layouts,
   times,
   where,
 )
@@ -159,6 +160,8 @@ class LogFiles:
       if isinstance(value, str) or not all(isinstance(v, str) for v in value):
         refuse(self, name, 'must be a list of texts: ("one", "two").')
     id_rules.check_rules(self.id_rules)
+    if self.time_format is not None:
+      time_layouts.check_pattern(self.time_format)
     for name in ("where", "target_where"):
       if getattr(self, name) is not None:
         where.parse(getattr(self, name), f"LogFiles.{name}")
@@ -166,7 +169,15 @@ class LogFiles:
   @property
   def by_time(self) -> bool:
     """Whether events carry times rather than positions."""
-    return self.time_column is not None and self.time_unit != "order"
+    return self._times is not None and self.time_unit != "order"
+
+  @property
+  def _times(self) -> str | None:
+    """The column of times; sequences have none unless another one is named."""
+    default = type(self).time_column
+    if self.format == "sequences" and self.time_column == default:
+      return None
+    return self.time_column
 
   def paths(self, name: str = "interactions") -> list[log_paths.LogPath]:
     """The files that a setting names: interactions, items or orders."""
@@ -292,7 +303,7 @@ class LogFiles:
     return event_columns.Columns(
       user=self.user_column,
       item=self.item_column,
-      time=self.time_column,
+      time=self._times,
       time_unit=self.time_unit,
       time_format=self.time_format,
       order=self.order_column,
@@ -308,7 +319,9 @@ class LogFiles:
     bindings = {}
     for condition in self._columns().conditions():
       bindings |= dict.fromkeys(condition.columns(), condition.binding)
-    for name in ("order", "event", "time", "item", "user"):
+    if self._times is not None:
+      bindings[self._times] = "LogFiles.time_column"
+    for name in ("order", "event", "item", "user"):
       if column := getattr(self, f"{name}_column"):
         bindings[column] = f"LogFiles.{name}_column"
     return bindings

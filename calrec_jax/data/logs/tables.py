@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from calrec_jax.data.logs import (
+  arrow_columns,
   csv_blocks,
   csv_header,
   id_codes,
@@ -96,9 +97,12 @@ def blocks(
   Raises:
     InputError: If a file cannot be read or lacks a required column.
   """
+  columns: tuple[str, ...] = ()
   for path in paths:
-    with _opened(path, options, problems) as source:
-      yield from _of_one(path, source, required, wanted)
+    with _opened(path, options, problems, columns) as source:
+      if source.describe().get("format") == "csv":
+        columns = columns or source.available
+      yield from _of_one(path, source, required, wanted, options)
       problems.reading.append(_reading(path, source))
 
 
@@ -120,7 +124,7 @@ def read(
     )
   )
   tables = [part.rows.table for part in parts]
-  whole = pa.concat_tables(tables, promote_options="permissive")
+  whole = arrow_columns.concatenated(tables or [pa.table({})])
   lines = [part.rows.lines for part in parts]
   return Table(
     file=file.path,
@@ -145,7 +149,7 @@ def sample(
   with _opened(path, options, problems) as source:
     names = tuple(dict.fromkeys([*filter(None, source.available)]))
     tables, rows = [], 0
-    for block in _of_one(path, source, {}, names):
+    for block in _of_one(path, source, {}, names, options):
       tables.append(block.rows.table)
       rows += len(block.rows.lines)
       if rows >= count:
@@ -153,11 +157,9 @@ def sample(
     described = source.describe()
     kind = described.get("format")
     return Sample(
-      table=pa.concat_tables(tables, promote_options="permissive").slice(
+      table=arrow_columns.concatenated(tables or [pa.table({})]).slice(
         0, count
-      )
-      if tables
-      else pa.table({}),
+      ),
       how=in_words(described),
       headless=kind == "csv"
       and not options.columns
@@ -189,16 +191,44 @@ def _opened(
   path: log_paths.LogPath,
   options: read_options.ReadOptions,
   problems: problems_lib.Problems,
+  columns: tuple[str, ...] = (),
 ) -> Iterator[log_source.LogSource]:
-  try:
-    with log_source.open_file(
-      path, options, problems, csv_source=_csv_source
-    ) as source:
+  """A file, opened; `columns` are those of the file before it, if any."""
+  with contextlib.ExitStack() as stack:
+    try:
+      source = stack.enter_context(_open(path, options, problems))
+      if not options.columns and _continues(source, columns):
+        stack.pop_all().close()
+        problems.note(
+          "info",
+          f"{path.path} has no header; its columns are those of the file "
+          "before it",
+        )
+        options = dataclasses.replace(options, columns=columns)
+        source = stack.enter_context(_open(path, options, problems))
       yield source
-  except (EOFError, pa.ArrowInvalid, UnicodeError) as error:
-    raise InputError(
-      f"{path.path} is damaged or is not what its suffix says: {error}"
-    ) from error
+    except (EOFError, pa.ArrowInvalid, UnicodeError) as error:
+      raise InputError(
+        f"{path.path} is damaged or is not what its suffix says: {error}"
+      ) from error
+
+
+def _open(
+  path: log_paths.LogPath,
+  options: read_options.ReadOptions,
+  problems: problems_lib.Problems,
+) -> contextlib.AbstractContextManager[log_source.LogSource]:
+  return log_source.open_file(path, options, problems, csv_source=_csv_source)
+
+
+def _continues(source: log_source.LogSource, columns: tuple[str, ...]) -> bool:
+  """Whether a file is a later part of a table, cut without its header."""
+  return (
+    len(source.available) == len(columns)
+    and source.available != columns
+    and source.describe().get("format") == "csv"
+    and csv_header.looks_like_data(source.available)
+  )
 
 
 def _csv_source(
@@ -217,14 +247,20 @@ def _of_one(
   source: log_source.LogSource,
   required: Mapping[str, str],
   wanted: Sequence[str],
+  options: read_options.ReadOptions,
 ) -> Iterator[Block]:
   """The blocks of one opened file."""
   names = list(dict.fromkeys([*required, *wanted]))
-  partitions = [name for name in names if name in path.partitions]
-  names = [name for name in names if name not in path.partitions]
+  partitions = [
+    name
+    for name in names
+    if name in path.partitions and name not in source.available
+  ]
+  names = [name for name in names if name not in partitions]
   known = source.describe().get("format") != "json"
+  needed = {n: b for n, b in required.items() if n in names}
   if known:  # JSON shows its columns only as it is read.
-    _require(path, source, {n: b for n, b in required.items() if n in names})
+    _require(path, source, needed, options)
     repeated = [n for n in names if source.available.count(n) > 1]
     if repeated:
       raise InputError(
@@ -247,7 +283,7 @@ def _of_one(
     available = (*source.available, *path.partitions)
     yield Block(path.path, rows._replace(table=table), available)
   if not known:
-    _require(path, source, {n: b for n, b in required.items() if n in names})
+    _require(path, source, needed, options)
 
 
 def _has(source: log_source.LogSource, name: str) -> bool:
@@ -271,7 +307,7 @@ def _require(
   path: log_paths.LogPath,
   source: log_source.LogSource,
   required: Mapping[str, str],
-  columns_binding: str = "LogFiles.columns",
+  options: read_options.ReadOptions,
 ) -> None:
   available = source.available
   for name, binding in required.items():
@@ -283,13 +319,15 @@ def _require(
       if csv_header.looks_like_data(available):
         hint += (
           " Its first row looks like data: without a header, name the columns "
-          f"by {columns_binding}, in order; calrec data guess {path.path} "
-          "suggests how."
+          f"by {options.columns_binding}, in order. "
+          f"`calrec data guess {path.path}` suggests how."
         )
       elif len(available) == 1:
         hint += " Is LogFiles.delimiter right?"
     elif described.get("format") == "json" and not available:
       hint += " It holds no objects with names."
+    if binding == "LogFiles.time_column":
+      hint += " If rows are in the order of time: LogFiles.time_column = None."
     raise InputError(
       f"{path.path} has no column {name!r} ({binding}). It has "
       f"{', '.join(map(repr, available)) or 'no columns'} "

@@ -133,7 +133,7 @@ def test_a_set_format(tmp_path):
 def test_parquet_in_a_zip_and_packed(tmp_path):
   pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
   data = (tmp_path / "a.parquet").read_bytes()
-  (tmp_path / "b.parquet.gz").write_bytes(gzip.compress(data))
+  (tmp_path / "b.parquet.gz").write_bytes(gzip.compress(data, mtime=0))
   with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
     archive.writestr("a.parquet", data)
     archive.writestr("b.csv.gz", gzip.compress(CSV.encode()))
@@ -172,7 +172,7 @@ def test_buckets(tmp_path, name):
     system.rm("/source", recursive=True)
 
 
-@pytest.mark.parametrize("data", [b"", gzip.compress(b"")])
+@pytest.mark.parametrize("data", [b"", gzip.compress(b"", mtime=0)])
 def test_an_empty_file(tmp_path, data):
   (tmp_path / "a.csv").write_bytes(data)
   with pytest.raises(ValueError, match=r"a\.csv is empty"):
