@@ -129,7 +129,7 @@ def table(
   Raises:
     pa.ArrowInvalid: If they are not plain.
   """
-  if data.startswith(BYTE_ORDER_MARK):  # Text here, but PyArrow removes it.
+  if data.startswith(BYTE_ORDER_MARK[:1]):  # Text, but PyArrow removes it.
     data = b"\n" + data
   names = [str(i) for i in range(num_fields)]
   wanted = [names[i] for i in fields]

@@ -211,6 +211,7 @@ HEADERS = st.sampled_from(
   ),
   size=st.integers(1, 200),
 )
+@example(b"id\n", [([b"\xef\xbb"], b"")], 0, ",", "utf-8-sig", 1)
 @example(
   b"id,title,note\n",
   [([b'"a\n"'] * 3, b"\n"), ([b"x"] * 3, b"\n")],
@@ -389,5 +390,5 @@ def test_bare_quotes_lose_no_line(table, quoting, dialect, places, say):
     return
   others = [dialect["delimiter"].join(row) for row in table]
   for value in (value for row in rows for value in row):
-    _, *inner = value.replace('"', "").splitlines()
+    inner = value.replace('"', "").splitlines()[1:]
     assert not set(inner) & set(others), value
