@@ -219,13 +219,21 @@ def _quotings(text: str, delimiter: str, options: ReadOptions) -> list[Dialect]:
   escapes: list[str | None] = [escape or None]
   if escape is None and "\\" in text and "\\" not in (quote, delimiter):
     escapes = [None, "\\"]
-    if "\\" + quote in text:
+    if _escapes_quotes(text, delimiter, quote):
       escapes.reverse()
   return [
     Dialect(delimiter, one, other, doubled=True, trusted=trusted)
     for one in quotes
     for other in escapes
   ]
+
+
+def _escapes_quotes(text: str, delimiter: str, quote: str) -> bool:
+  """Whether a backslash is before a quote that is not doubled."""
+  one, two = re.escape(quote), re.escape(delimiter)
+  backslash = r"(?<!\\)(?:\\\\)*\\"  # An odd number of them.
+  after = rf"(?!{one})|(?={one}(?:{two}|[\r\n]|\Z))"
+  return re.search(rf"{backslash}{one}(?:{after})", text) is not None
 
 
 def _try(lines: Sequence[str], dialect: Dialect) -> _Trial:

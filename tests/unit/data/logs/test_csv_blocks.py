@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from calrec_jax.data.logs import (
@@ -591,3 +591,35 @@ def test_a_file_full_of_bare_quotes_takes_no_longer(monkeypatch):
   assert reader.rows_read == 30_000
   assert counted == {"malformed_row": 20_000}
   assert time.process_time() - begin < 5
+
+
+@st.composite
+def described(draw):
+  """A table whose last column is any text, few lines of which are like rows."""
+  size = draw(st.integers(3, 5))
+  mark = draw(st.sampled_from(",;\t|"))
+  texts = draw(st.lists(WORDS, min_size=20, max_size=30))
+  table = [
+    [*(f"{name}{i}" for name in "uvwx"[: size - 1]), text]
+    for i, text in enumerate(texts)
+  ]
+  limit = 1 if mark == "\t" else size - 1
+  assume(
+    all(
+      line.count(mark) < limit
+      for text in texts
+      for line in text.splitlines()
+      if len(text.splitlines()) > 1
+    )
+  )
+  return mark, table
+
+
+@settings(max_examples=200, deadline=None)
+@given(described(), st.sampled_from([0, 1]), st.sampled_from(["\n", "\r\n"]))
+def test_any_text_in_quotes_comes_back_undeclared(described, quoting, ends):
+  mark, table = described
+  dialect = {"delimiter": mark, "lineterminator": ends}
+  _, rows, counted, _ = auto(written(table, quoting, dialect))
+  assert rows == table
+  assert not counted
