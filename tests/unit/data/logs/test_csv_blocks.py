@@ -230,6 +230,7 @@ def test_any_file_is_what_pythons_reader_says(
   if encoding == "utf-16":
     data = data.decode("utf-8", "ignore").encode("utf-16")
   data = data.replace(b",", delimiter.encode("latin-1"))
+  assume(data not in (b"\xef", b"\xef\xbb"))  # Python takes it for a mark.
   path = tmp_path / "log.csv"
   monkeypatch.setattr(csv_lines, "BLOCK_CHARACTERS", size)
   monkeypatch.setattr(csv_header, "fit", lambda names, _: Fitted(names))
