@@ -37,6 +37,7 @@ _USUAL = {
 _NAMES = {"\t": "a tab", "\x01": r"\x01", csv_lines.BLANKS: "runs of blanks"}
 _SEP_LINE = re.compile(r'\ufeff?"?sep=(.|\\t)"?\s*', re.IGNORECASE)
 _BREAKS = re.compile(r"\r\n|\r|\n")
+_ENCLOSED = re.compile(r'".*"')
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 _FEW = 50  # Lines that a field cut by the end of the sample may span.
 
@@ -111,6 +112,7 @@ class _Trial(NamedTuple):
     head: Number of fields of the first row.
     lost: Number of lines that are bad.
     several: Number of good lines of rows of several lines.
+    enclosed: Number of good lines with a field that keeps quotes around it.
     standard_lost: The same number with standard quoting.
   """
 
@@ -120,6 +122,7 @@ class _Trial(NamedTuple):
   head: int
   lost: int
   several: int = 0
+  enclosed: int = 0
   standard_lost: int = 0
 
   @property
@@ -184,15 +187,16 @@ def _best_quoting(
     _try(lines, dialect)
     for dialect in _quotings("".join(lines), delimiter, options)
   ]
-  # Where quotes are text, the fields that they enclose over lines are torn.
   quoted = [trial for trial in trials if trial.dialect.quote is not None]
-  torn = min(quoted, key=lambda trial: trial.lost).several if quoted else 0
-  trials = [
-    trial
-    if trial.dialect.quote is not None
-    else trial._replace(lost=trial.lost + torn)
-    for trial in trials
-  ]
+  if quoted:
+    # Where quotes are text, fields keep those around them, or are torn.
+    torn = min(quoted, key=lambda trial: trial.lost).several
+    trials = [
+      trial
+      if trial.dialect.quote is not None
+      else trial._replace(lost=trial.lost + trial.enclosed + torn)
+      for trial in trials
+    ]
   best = min(trials, key=lambda trial: trial.lost)  # The first of equals.
   standard = [trial for trial in trials if trial.dialect.escape is None]
   return best._replace(standard_lost=(standard or trials)[0].lost)
@@ -215,13 +219,21 @@ def _quotings(text: str, delimiter: str, options: ReadOptions) -> list[Dialect]:
   escapes: list[str | None] = [escape or None]
   if escape is None and "\\" in text and "\\" not in (quote, delimiter):
     escapes = [None, "\\"]
-    if "\\" + quote in text:
+    if _escapes_quotes(text, delimiter, quote):
       escapes.reverse()
   return [
     Dialect(delimiter, one, other, doubled=True, trusted=trusted)
     for one in quotes
     for other in escapes
   ]
+
+
+def _escapes_quotes(text: str, delimiter: str, quote: str) -> bool:
+  """Whether a backslash is before a quote that is not doubled."""
+  one, two = re.escape(quote), re.escape(delimiter)
+  backslash = r"(?<!\\)(?:\\\\)*\\"  # An odd number of them.
+  after = rf"(?!{one})|(?={one}(?:{two}|[\r\n]|\Z))"
+  return re.search(rf"{backslash}{one}(?:{after})", text) is not None
 
 
 def _try(lines: Sequence[str], dialect: Dialect) -> _Trial:
@@ -231,7 +243,7 @@ def _try(lines: Sequence[str], dialect: Dialect) -> _Trial:
   delimiter = dialect.translation.delimiter
   of_size: collections.Counter[int] = collections.Counter()  # Lines by fields.
   reader = csv.reader(iter(translated), **dialect.python)
-  head, bad, several, at = None, 0, 0, 0
+  head, bad, several, enclosed, at = None, 0, 0, 0, 0
   while at < len(translated):
     row = None
     try:
@@ -242,11 +254,16 @@ def _try(lines: Sequence[str], dialect: Dialect) -> _Trial:
         break
     covered, at = reader.line_num - at, reader.line_num
     head = len(row or ()) if head is None else head
-    if row is None or _damaged(row, covered, dialect, head):
+    if row is None or (
+      covered > 1
+      and not dialect.trusted
+      and csv_rows.swallows(row, delimiter, head)
+    ):
       bad += covered
     elif row:
       of_size[len(row)] += covered
       several += covered if covered > 1 else 0
+      enclosed += dialect.quote is None and any(map(_ENCLOSED.fullmatch, row))
   else:
     tail = []
   num_fields, good = max(
@@ -258,19 +275,7 @@ def _try(lines: Sequence[str], dialect: Dialect) -> _Trial:
     bad += len(tail)
   lost = bad + of_size.total() - good
   share = good / max(good + lost, 1)
-  return _Trial(dialect, share, num_fields, head or 0, lost, several)
-
-
-def _damaged(
-  row: Sequence[str], covered: int, dialect: Dialect, head: int
-) -> bool:
-  """Whether a row is not what its dialect would make of a good file."""
-  if covered > 1:
-    delimiter = dialect.translation.delimiter
-    return not dialect.trusted and csv_rows.swallows(row, delimiter, head)
-  return dialect.quote is None and any(
-    len(value) > 1 and value[0] == value[-1] == '"' for value in row
-  )
+  return _Trial(dialect, share, num_fields, head or 0, lost, several, enclosed)
 
 
 def _rank(

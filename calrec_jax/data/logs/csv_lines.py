@@ -54,6 +54,7 @@ class Translation:
         b"(%b[%b])|%b" % (mark, re.escape(special.encode()), mark)
       )
       self._escape = escape.encode()
+      self._special = np.frombuffer(special.encode(), np.uint8)
 
   def __call__(self, data: bytes) -> bytes:
     """Translates whole lines."""
@@ -63,11 +64,21 @@ class Translation:
         data = _RUNS.sub(_SEPARATOR, _MARGINS.sub(b"", data))
       else:
         data = data.replace(self._written, _SEPARATOR)
-    if self._escapes is not None and self._escape in data:
+    if self._escapes is not None and self._lone_escapes(data):
       # Before other characters an escape is text, as in MySQL's \N.
       literal = self._escape * 2
       data = self._escapes.sub(lambda found: found[1] or literal, data)
     return data
+
+  def _lone_escapes(self, data: bytes) -> bool:
+    """Whether there are escapes before characters that need none."""
+    if self._escape not in data:
+      return False
+    codes = np.frombuffer(data, np.uint8)
+    at = escapes(codes, ord(self._escape))
+    if at[-1] + 1 == len(codes):
+      return True
+    return not bool(np.isin(codes[at + 1], self._special).all())
 
   @functools.cached_property
   def changed(self) -> tuple[tuple[str, str], ...]:
@@ -237,6 +248,20 @@ class Lines(Iterator[str]):
       raise StopIteration
     self.index += 1
     return self.block.line(self.index - 1)
+
+
+def escapes(codes: np.ndarray, escape: int) -> np.ndarray:
+  """int64[n], the positions of escapes that are not escaped themselves.
+
+  Args:
+    codes: uint8[b], bytes of text.
+    escape: Byte of the escape character.
+  """
+  at = np.flatnonzero(codes == escape)
+  begins = np.diff(at, prepend=-2) != 1
+  order = np.arange(len(at))
+  since = order - np.maximum.accumulate(np.where(begins, order, 0))
+  return at[since % 2 == 0]  # In a row of them, each other one is escaped.
 
 
 def take(stream: IO[Any], size: int) -> Any:

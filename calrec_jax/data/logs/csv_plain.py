@@ -109,11 +109,7 @@ def _without_escapes(
   Returns:
     uint8[b], and the positions of escaped line breaks.
   """
-  at = np.flatnonzero(codes == escape)
-  begins = np.diff(at, prepend=-2) != 1
-  order = np.arange(len(at))
-  since = order - np.maximum.accumulate(np.where(begins, order, 0))
-  at = at[since % 2 == 0]  # In a row of them, each other one is escaped.
+  at = csv_lines.escapes(codes, escape)
   after = np.minimum(at + 1, len(codes) - 1)
   breaks = after[np.isin(codes[after], (NEW_LINE, RETURN))]
   codes = codes.copy()
@@ -129,7 +125,7 @@ def table(
   Raises:
     pa.ArrowInvalid: If they are not plain.
   """
-  if data.startswith(BYTE_ORDER_MARK):  # Text here, but PyArrow removes it.
+  if data.startswith(BYTE_ORDER_MARK[:1]):  # Text, but PyArrow removes it.
     data = b"\n" + data
   names = [str(i) for i in range(num_fields)]
   wanted = [names[i] for i in fields]

@@ -3,14 +3,16 @@
 import csv
 import io
 import re
+import time
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from calrec_jax.data.logs import (
   csv_blocks,
+  csv_dialect,
   csv_header,
   csv_lines,
   csv_parts,
@@ -211,6 +213,7 @@ HEADERS = st.sampled_from(
   ),
   size=st.integers(1, 200),
 )
+@example(b"id\n", [([b"\xef\xbb"], b"")], 0, ",", "utf-8-sig", 1)
 @example(
   b"id,title,note\n",
   [([b'"a\n"'] * 3, b"\n"), ([b"x"] * 3, b"\n")],
@@ -227,6 +230,7 @@ def test_any_file_is_what_pythons_reader_says(
   if encoding == "utf-16":
     data = data.decode("utf-8", "ignore").encode("utf-16")
   data = data.replace(b",", delimiter.encode("latin-1"))
+  assume(data not in (b"\xef", b"\xef\xbb"))  # Python takes it for a mark.
   path = tmp_path / "log.csv"
   monkeypatch.setattr(csv_lines, "BLOCK_CHARACTERS", size)
   monkeypatch.setattr(csv_header, "fit", lambda names, _: Fitted(names))
@@ -281,7 +285,8 @@ def auto(data, suffix=".csv", columns=(), **options):
   reader = csv_blocks.open_csv(
     f"x{suffix}", stream, problems, suffix=suffix, options=options
   )
-  names = [name for name in reader.header if reader.header.count(name) == 1]
+  header = reader.header
+  names = [name for name in header if name and header.count(name) == 1]
   columns = {name: [] for name in names}
   for rows in reader.rows(names):
     for name in names:
@@ -389,5 +394,233 @@ def test_bare_quotes_lose_no_line(table, quoting, dialect, places, say):
     return
   others = [dialect["delimiter"].join(row) for row in table]
   for value in (value for row in rows for value in row):
-    _, *inner = value.replace('"', "").splitlines()
+    inner = value.replace('"', "").splitlines()[1:]
     assert not set(inner) & set(others), value
+
+
+def test_excels_first_line_and_mark_are_no_header():
+  reader, rows, counted, _ = auto("\ufeffsep=;\r\na;b\r\n1;2,5\r\n\r\n")
+  assert reader.header == ("a", "b")
+  assert rows == [["1", "2,5"]]
+  assert not counted
+  assert (reader.header_lines, reader.blank_lines) == (2, 1)
+
+
+def test_names_of_a_file_without_a_header():
+  text = "1\tTea\n2\tCoffee\n"
+  reader, rows, _, notes = auto(text, ".tsv", columns=("id", "title"))
+  assert reader.header == ("id", "title")
+  assert rows == [["1", "Tea"], ["2", "Coffee"]]
+  assert not notes
+  reader, again, _, notes = auto(
+    "id\ttitle\n" + text + "id\ttitle\n", ".tsv", columns=("id", "title")
+  )
+  assert again == rows
+  assert reader.header_lines == 1
+  assert "LogFiles.columns" in notes[0].message
+  with pytest.raises(InputError, match=r"x\.tsv:1: LogFiles\.columns has 3"):
+    auto(text, ".tsv", columns=("id", "title", "price"))
+
+
+def test_a_first_row_of_data_is_a_warning():
+  _, _, _, notes = auto("15::1::5::978824268\n16::2::4::978824269\n")
+  assert notes[0].severity == "wrong"
+  assert notes[0].remedy.startswith("LogFiles.columns = (")
+  assert not auto("user,item\n15,1\n")[3]
+
+
+@pytest.mark.parametrize(
+  ("header", "expected"),
+  [
+    ("user_id,item_id", False),
+    ("user,2019,2020,2021", True),
+    ("store,product,name,size,color,2019", False),
+    ("u1,2020-09-14T05:18:46Z,x,y,z", True),
+    ("15,1", True),
+    ("1::2", False),
+    ("a,a,5", True),
+    (",a", False),
+    ("", False),
+  ],
+)
+def test_what_looks_like_data(header, expected):
+  assert csv_header.looks_like_data(header.split(",")) == expected
+
+
+def test_typed_headers_are_names():
+  text = "user_id:token\titem_id:token\tt:float\tx:token_seq\n1\t2\t3\ta b\n"
+  reader, _, _, notes = auto(text, ".inter")
+  assert reader.header == ("user_id", "item_id", "t", "x")
+  assert "user_id:token" in notes[0].message
+  reader, *_ = auto("user_id:token\titem_id\n1\t2\n", ".inter")
+  assert reader.header == ("user_id:token", "item_id")
+
+
+def test_a_delimiter_at_the_end_of_each_row():
+  reader, rows, counted, notes = auto("a,b\n1,2,\n3,4,\n5,,\n")
+  assert reader.header == ("a", "b", "")
+  assert rows == [["1", "2"], ["3", "4"], ["5", ""]]
+  assert not counted
+  assert notes[0].severity == "info"
+
+
+def test_rows_that_are_numbered():
+  text = '"a","b"\n"1","x",2\n"2","y",4\n"3","z",3\n'
+  reader, rows, counted, _ = auto(text)
+  assert reader.header == ("", "a", "b")
+  assert rows == [["x", "2"], ["y", "4"], ["z", "3"]]
+  assert not counted
+
+
+def test_a_header_again_between_rows_is_counted():
+  _, rows, counted, _ = auto("a,b\n1,2\n\ufeffa,b\n3,4\na,b\n5,a,b\n6,b\n")
+  assert rows == [["1", "2"], ["3", "4"], ["6", "b"]]
+  assert counted == {"repeated_header": 2, "malformed_row": 1}
+
+
+def test_delimiters_of_several_characters_keep_their_texts():
+  text = 'a::b::c\n"x::y"::\x1f::2\n::5:: \x1f\n' + '1::"2"::3\n' * 9
+  _, rows, counted, _ = auto(text, quoting="quoted")
+  assert rows[:2] == [["x::y", "\x1f", "2"], ["", "5", " \x1f"]]
+  assert not counted
+  _, rows, _, _ = auto("a || b§c\n1 || 2§c\n", delimiter=" || ")
+  assert rows == [["1", "2§c"]]
+  _, rows, _, _ = auto("a§b\n1§é\n", delimiter="§")
+  assert rows == [["1", "é"]]
+
+
+def test_runs_of_blanks_part_fields():
+  text = " user item  t\n" + "   1  2 \t 3 \r\n 10  20   30\n   \n" * 4
+  reader, rows, counted, _ = auto(text, ".txt", delimiter=csv_lines.BLANKS)
+  assert rows == [["1", "2", "3"], ["10", "20", "30"]] * 4
+  assert reader.blank_lines == 4
+  assert not counted
+
+
+def test_escapes_count_before_special_characters_only():
+  text = 'a,b\n1,\\N\n2,x\\,y\n3,"5\\" \\\\ \\n"\n4,6\\"\n5,C:\\dir\n'
+  _, rows, counted, _ = auto(text)
+  assert [row[1] for row in rows] == [
+    "\\N",
+    "x,y",
+    '5" \\ \\n',
+    '6"',
+    "C:\\dir",
+  ]
+  assert not counted
+
+
+def test_swallowed_rows_beyond_the_sample_are_counted(monkeypatch):
+  monkeypatch.setattr(csv_dialect, "SAMPLE_CHARACTERS", 100)
+  good = "".join(f'u{i},"Tea, {i}",{i}\n' for i in range(30))
+  bad = 'u1,"Stand,1\nu2,Cable,2\nu3,Display 32",3\n'
+  reader, rows, counted, notes = auto("user,title,n\n" + good + bad + good)
+  assert len(rows) == 60
+  assert counted == {"swallowed_rows": 3}
+  assert notes[0].severity == "wrong"
+  assert notes[0].remedy == 'LogFiles.quoting = "none"'
+  assert "x.csv:32-34" in notes[0].message
+  assert reader.bad_lines == 3
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "Soft, warm, and light.\nFits all, they say\nand, well, it does, too,",
+    "one\n\n\ntwo, three",
+    "3 pots\n2 pans, 1 lid, black",
+  ],
+)
+def test_descriptions_of_several_lines_are_text(text):
+  data = "id,title,price\n" + "".join(f'{i},"{text}",{i}.5\n' for i in range(5))
+  reader, rows, counted, _ = auto(data)
+  assert [row[1] for row in rows] == [text] * 5
+  assert not counted
+  assert reader.quoted_lines == 5 * text.count("\n")
+
+
+def test_a_line_break_between_tabs_is_a_warning():
+  text = "a\tb\tc\n" + '1\t"two\nlines"\t3\n' * 4
+  _, rows, counted, notes = auto(text, ".tsv")
+  assert rows == [["1", "two\nlines", "3"]] * 4
+  assert not counted
+  assert notes[0].severity == "suspect"
+  _, _, _, notes = auto(text, ".tsv", quoting="quoted")
+  assert not notes
+
+
+def test_a_quote_that_is_never_closed_names_the_setting():
+  text = "a,b\n" + '1,"x, y"\n' * 3 + '2,"open\n3,z\n'
+  with pytest.raises(InputError, match=r"x\.csv:5: .*LogFiles\.quoting"):
+    auto(text)
+
+
+def test_many_lines_with_odd_rows_among_them():
+  lines, good, bad = ["user,item,title\n"], 0, 0
+  for i in range(100_000):
+    if i % 997 == 5:
+      lines.append(f'{i},{i},"two\nlines {i}"\n')
+    elif i % 1009 == 7:
+      lines.append(f"{i},{i}\n")
+      bad += 1
+    elif i % 1013 == 11:
+      lines.append(f"{i},{i},a,b\n")
+      bad += 1
+    elif i % 1019 == 13:
+      lines.append(f'{i},{i},"x"y\n')
+      bad += 1
+    elif i % 3:
+      lines.append(f'{i},{i},"Tea, ""{i}"""\n')
+    else:
+      lines.append(f"{i},{i},Tea {i}\n")
+    good = i + 1 - bad
+  reader, rows, counted, _ = auto("".join(lines))
+  assert reader.rows_read == len(rows) == good
+  assert counted == {"malformed_row": bad}
+  assert [int(row[0]) for row in rows] == sorted(int(row[0]) for row in rows)
+  assert all(row[0] == row[1] and row[0] in row[2] for row in rows)
+
+
+def test_a_file_full_of_bare_quotes_takes_no_longer(monkeypatch):
+  monkeypatch.setattr(csv_lines, "BLOCK_CHARACTERS", 1 << 14)
+  rows = "".join(f'u{i}\t"Heroes {i}\t{i}\n' for i in range(20_000))
+  begin = time.process_time()
+  reader, *_ = auto("a\tb\tc\n" + rows, delimiter="\t", quote='"')
+  assert reader.rows_read == 20_000
+  text = "a,b,c\n" + '1,"x, y",2\n' * 30_000 + rows.replace("\t", ",")
+  reader, _, counted, _ = auto(text)
+  assert reader.rows_read == 30_000
+  assert counted == {"malformed_row": 20_000}
+  assert time.process_time() - begin < 5
+
+
+@st.composite
+def described(draw):
+  """A table whose last column is any text, few lines of which are like rows."""
+  size = draw(st.integers(3, 5))
+  mark = draw(st.sampled_from(",;\t|"))
+  texts = draw(st.lists(WORDS, min_size=20, max_size=30))
+  table = [
+    [*(f"{name}{i}" for name in "uvwx"[: size - 1]), text]
+    for i, text in enumerate(texts)
+  ]
+  limit = 1 if mark == "\t" else size - 1
+  assume(
+    all(
+      line.count(mark) < limit
+      for text in texts
+      for line in text.splitlines()
+      if len(text.splitlines()) > 1
+    )
+  )
+  return mark, table
+
+
+@settings(max_examples=200, deadline=None)
+@given(described(), st.sampled_from([0, 1]), st.sampled_from(["\n", "\r\n"]))
+def test_any_text_in_quotes_comes_back_undeclared(described, quoting, ends):
+  mark, table = described
+  dialect = {"delimiter": mark, "lineterminator": ends}
+  _, rows, counted, _ = auto(written(table, quoting, dialect))
+  assert rows == table
+  assert not counted
