@@ -39,7 +39,7 @@ _UNREAD = (
   | dict.fromkeys((".npz", ".npy", ".mat"), _ARRAYS)
   | dict.fromkeys((".sas7bdat", ".xpt", ".dta", ".sav", ".rds"), _PANDAS)
   | dict.fromkeys((".rdata", ".h5", ".hdf", ".hdf5"), _PANDAS)
-  | dict.fromkeys((".xls", ".xlsb", ".ods", ".numbers"), _XLSX)
+  | dict.fromkeys((".xlsb", ".ods", ".numbers"), _XLSX)
   | dict.fromkeys((".tar", ".tgz", ".7z", ".rar", ".lz4", ".sz"), _ARCHIVE)
   | dict.fromkeys((".snappy", ".br", ".z", ".lzo"), _ARCHIVE)
   | dict.fromkeys((".db", ".sqlite", ".sqlite3", ".duckdb"), _DATABASE)

@@ -14,6 +14,7 @@ import io
 import os
 import posixpath
 import re
+import struct
 import urllib.parse
 import zipfile
 import zlib
@@ -38,6 +39,11 @@ _PARTITION = re.compile(r"([^=/]+)=([^/]*)")
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _ZIP = b"PK\x03\x04"
 _EMPTY_ZIP = b"PK\x05\x06"
+# What zipfile raises on damage, and on methods that it does not know.
+_BAD_ZIP = (
+  *(zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError),
+  *(struct.error, OverflowError),
+)
 _FOLDERS_OF_TABLES = {
   "_delta_log": "a Delta table",
   ".hoodie": "a Hudi table",
@@ -93,20 +99,7 @@ class LogPath:
     """
     if self.member is None:
       return _open(self.stored)
-    archive = self._archive()
-    try:
-      return _Member(archive, archive.open(self.member), self.path)
-    except RuntimeError as error:
-      archive.close()
-      raise InputError(
-        f"{self.path} is encrypted; unpack {self.stored} yourself."
-      ) from error
-    except (zipfile.BadZipFile, NotImplementedError) as error:
-      archive.close()
-      raise InputError(
-        f"{self.path} cannot be unpacked ({error}). Unpack {self.stored} "
-        "yourself, or fetch it again."
-      ) from error
+    return _member_stream(self._archive(), self.member, self.path)
 
   def _archive(self) -> zipfile.ZipFile:
     return _archive(self.stored)
@@ -528,7 +521,7 @@ def _archive(stored: str) -> zipfile.ZipFile:
   stream = _open(stored)
   try:
     return _Archive(stream)
-  except zipfile.BadZipFile as error:
+  except _BAD_ZIP as error:
     stream.close()
     raise InputError(
       f"{stored} is a damaged zip archive ({error}). Fetch it again."
@@ -547,11 +540,27 @@ def _alike(stored: str, names: Sequence[str]) -> bool:
   if len({re.sub(r"\d+", "0", name) for name in names}) == 1:
     return True
   heads = set()
-  with _archive(stored) as archive:
-    for name in names:
-      with archive.open(name) as member:
-        heads.add(member.readline(1 << 16).strip())
+  for name in names:
+    archive = _archive(stored)
+    with _member_stream(archive, name, f"{stored}/{name}") as member:
+      heads.add(member.readline(1 << 16).strip())
   return len(heads) == 1
+
+
+def _member_stream(archive: zipfile.ZipFile, name: str, path: str) -> IO[bytes]:
+  """Opens a member; closing it closes the archive."""
+  try:
+    return io.BufferedReader(_Member(archive, archive.open(name), path))
+  except RuntimeError as error:  # Also NotImplementedError.
+    archive.close()
+    raise InputError(
+      f"{path} cannot be unpacked here ({error}). Unpack the archive yourself."
+    ) from error
+  except _BAD_ZIP as error:
+    archive.close()
+    raise InputError(
+      f"{path} is damaged ({error}). Fetch the archive again."
+    ) from error
 
 
 class _Archive(zipfile.ZipFile):
@@ -580,7 +589,7 @@ class _Member(io.RawIOBase):
   def readinto(self, buffer: Any) -> int:
     try:
       part = self._member.read(len(buffer))
-    except (zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
+    except (*_BAD_ZIP, zlib.error) as error:
       raise InputError(
         f"{self._path} is damaged or ends too early ({error}). Fetch the "
         "archive again."
