@@ -26,8 +26,8 @@ SEEKING = frozenset(("parquet", "orc", "arrow", "xlsx"))
 
 _PANDAS = "Read it with pandas and write Parquet (to_parquet)"
 _PICKLE = (
-  "a pickle can run any code, so it is not read. In a place where you trust "
-  "it, load it and write Parquet (to_parquet)"
+  "A pickle can run any code. Where you trust it, "
+  "load it and write Parquet (to_parquet)"
 )
 _ARRAYS = "Write its arrays as the columns of a Parquet file"
 _ARCHIVE = "Unpack it and name the files, or pack them as zip"
