@@ -91,8 +91,35 @@ class ColumnarFile:
       flat = nested.flatten(tops, ways, batch.num_rows)
       uneven = numbers[flat.uneven]
       self._problems.add_rows("malformed_row", self._path, uneven)
-      rows = numbers if flat.rows is None else numbers[flat.rows]
-      yield json_blocks.Rows(pa.table(flat.columns), rows, uneven)
+      lines = numbers if flat.rows is None else numbers[flat.rows]
+      table, good = self._valid(pa.table(flat.columns), len(lines))
+      broken = lines[~good]
+      self._problems.add_rows("broken_encoding", self._path, broken)
+      yield json_blocks.Rows(table, lines[good], uneven, broken)
+
+  def _valid(self, table: pa.Table, count: int) -> tuple[pa.Table, np.ndarray]:
+    """The rows whose texts are UTF-8, and bool[n]: which those are.
+
+    Some programs write texts of other encodings as they are.
+    """
+    good = np.ones(count, bool)
+    try:
+      table.validate(full=True)
+      return table, good
+    except pa.ArrowInvalid:
+      pass
+    for column in table.columns:
+      try:
+        column.validate(full=True)
+      except pa.ArrowInvalid as error:
+        if not (
+          pa.types.is_string(column.type)
+          or pa.types.is_large_string(column.type)
+        ):
+          raise self._damaged(error) from error
+        values = column.cast(pa.large_binary()).to_pylist()
+        good &= np.fromiter(map(_is_text, values), bool, count)
+    return table.filter(pa.array(good)), good
 
   def _batches(self, present: list[str]) -> Iterator[pa.RecordBatch]:
     batches = self._file.batches(present)
@@ -120,6 +147,13 @@ def _decoded(array: pa.Array) -> pa.Array:
   while isinstance(array, pa.ExtensionArray):
     array = array.storage
   return array
+
+
+def _is_text(value: bytes | None) -> bool:
+  try:
+    return value is None or value.isascii() or bool(value.decode())
+  except UnicodeDecodeError:
+    return False
 
 
 class _Parquet:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bz2
 import io
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any
@@ -28,6 +29,7 @@ _MAGIC = {
   "xz": b"\xfd7zXZ\x00",
   "zstd": b"\x28\xb5\x2f\xfd",
 }
+_BZ2 = re.compile(rb"BZh[1-9](?:1A|\x17r)")
 _SKIPPABLE = b"\x2a\x4d\x18"  # Of a zstd frame, after a byte of 0x50 to 0x5f.
 HEAD_BYTES = 6
 SUFFIXES = frozenset((".gz", ".gzip", ".bz2", ".xz", ".zst", ".zstd"))
@@ -45,7 +47,8 @@ def kind(head: bytes) -> str | None:
   """
   for name, magic in _MAGIC.items():
     if head.startswith(magic):
-      return name
+      # A text may begin with the three letters of bz2.
+      return name if name != "bz2" or _BZ2.match(head) else None
   if head[1:4] == _SKIPPABLE and 0x50 <= head[0] <= 0x5F:
     return "zstd"
   return None
@@ -187,7 +190,7 @@ class Prefixed(io.RawIOBase):
       head: Bytes that were read from it.
       rest: The stream after them.
     """
-    self._head, self._rest = head, rest
+    self._head, self._rest = memoryview(head), rest
 
   def readable(self) -> bool:
     """Whether it can be read: always."""
@@ -195,12 +198,12 @@ class Prefixed(io.RawIOBase):
 
   def readinto(self, buffer: Any) -> int:
     """Reads the next bytes."""
-    if self._head:
-      part, self._head = self._head[: len(buffer)], self._head[len(buffer) :]
-    else:
-      part = self._rest.read(len(buffer))
-    buffer[: len(part)] = part
-    return len(part)
+    if not self._head:
+      return self._rest.readinto(buffer)  # type: ignore
+    size = min(len(buffer), len(self._head))
+    buffer[:size] = self._head[:size]
+    self._head = self._head[size:]
+    return size
 
   def close(self) -> None:
     """Closes the stream."""

@@ -26,8 +26,8 @@ SEEKING = frozenset(("parquet", "orc", "arrow", "xlsx"))
 
 _PANDAS = "Read it with pandas and write Parquet (to_parquet)"
 _PICKLE = (
-  "a pickle can run any code, so it is not read. In a place where you trust "
-  "it, load it and write Parquet (to_parquet)"
+  "A pickle can run any code. Where you trust it, "
+  "load it and write Parquet (to_parquet)"
 )
 _ARRAYS = "Write its arrays as the columns of a Parquet file"
 _ARCHIVE = "Unpack it and name the files, or pack them as zip"
@@ -39,7 +39,7 @@ _UNREAD = (
   | dict.fromkeys((".npz", ".npy", ".mat"), _ARRAYS)
   | dict.fromkeys((".sas7bdat", ".xpt", ".dta", ".sav", ".rds"), _PANDAS)
   | dict.fromkeys((".rdata", ".h5", ".hdf", ".hdf5"), _PANDAS)
-  | dict.fromkeys((".xls", ".xlsb", ".ods", ".numbers"), _XLSX)
+  | dict.fromkeys((".xlsb", ".ods", ".numbers"), _XLSX)
   | dict.fromkeys((".tar", ".tgz", ".7z", ".rar", ".lz4", ".sz"), _ARCHIVE)
   | dict.fromkeys((".snappy", ".br", ".z", ".lzo"), _ARCHIVE)
   | dict.fromkeys((".db", ".sqlite", ".sqlite3", ".duckdb"), _DATABASE)

@@ -8,42 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import glob
 import hashlib
-import io
 import os
 import posixpath
 import re
 import urllib.parse
 import zipfile
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
-import fsspec
-
-from calrec_jax.data.logs import containers, formats
-from calrec_jax.errors import InputError, MissingPackageError, nearest
+from calrec_jax.data.logs import formats, log_stores, zip_archives
+from calrec_jax.errors import InputError, nearest
 from calrec_jax.storage import identity
 
-# The extra that brings each protocol's file system; None needs none.
-_EXTRAS: dict[str, str | None] = {
-  **{"file": None, "memory": None},
-  **{"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"},
-  **{"http": "http", "https": "http"},
-}
-_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
 _GLOB = re.compile(r"[*?[]")
 _PARTITION = re.compile(r"([^=/]+)=([^/]*)")
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
-_ZIP = b"PK\x03\x04"
-_EMPTY_ZIP = b"PK\x05\x06"
 _FOLDERS_OF_TABLES = {
   "_delta_log": "a Delta table",
   ".hoodie": "a Hudi table",
 }
-_NOT_DATA = frozenset((".crc", ".md", ".pdf", ".sha256", ".md5", ".lock"))
-_NOT_DATA_NAMES = re.compile(r"(?i)(readme|licen[cs]e|changelog)\b")
 _BINDINGS = "LogFiles.interactions, LogFiles.items and LogFiles.folder"
 _SHOWN = 5
 
@@ -70,7 +54,7 @@ class LogPath:
   @property
   def is_local(self) -> bool:
     """Whether the file lies on this machine as it is, in no archive."""
-    return not _URL.match(self.stored) and self.member is None
+    return not log_stores.URL.match(self.stored) and self.member is None
 
   @functools.cached_property
   def size(self) -> int | None:
@@ -78,12 +62,12 @@ class LogPath:
     if self.member is not None:
       with self._archive() as archive:
         return archive.getinfo(self.member).file_size
-    return _size(self.stored)
+    return log_stores.size_of(self.stored)
 
   @property
   def suffix(self) -> str:
     """Suffix in lower case, without that of a compression."""
-    return suffix(self.member or self.stored)
+    return log_stores.suffix(self.member or self.stored)
 
   def open(self) -> IO[bytes]:
     """Opens the stored bytes, those of a zip's member unpacked.
@@ -92,32 +76,19 @@ class LogPath:
       InputError: If an archive is damaged or encrypted.
     """
     if self.member is None:
-      return _open(self.stored)
-    archive = self._archive()
-    try:
-      return _Member(archive, archive.open(self.member), self.path)
-    except RuntimeError as error:
-      archive.close()
-      raise InputError(
-        f"{self.path} is encrypted; unpack {self.stored} yourself."
-      ) from error
-    except (zipfile.BadZipFile, NotImplementedError) as error:
-      archive.close()
-      raise InputError(
-        f"{self.path} cannot be unpacked ({error}). Unpack {self.stored} "
-        "yourself, or fetch it again."
-      ) from error
+      return log_stores.open_stored(self.stored)
+    return zip_archives.open_member(self._archive(), self.member, self.path)
 
   def _archive(self) -> zipfile.ZipFile:
-    return _archive(self.stored)
+    return zip_archives.opened(self.stored)
 
   def sha256(self) -> str:
     """Hash of the stored bytes; with the name of the member or sheet, if any.
 
     A local file is read once while it stays the same.
     """
-    if _URL.match(self.stored):
-      with _open(self.stored) as stream:
+    if log_stores.URL.match(self.stored):
+      with log_stores.open_stored(self.stored) as stream:
         stored = _hash(stream)
     else:
       status = os.stat(self.stored)
@@ -164,14 +135,6 @@ def _hash(stream: IO[bytes]) -> str:
   return found.hexdigest()
 
 
-def suffix(name: str) -> str:
-  """Suffix of a name in lower case, without that of a compression."""
-  if name.startswith("http"):
-    name = name.partition("?")[0]
-  stem, found = posixpath.splitext(posixpath.basename(name).lower())
-  return posixpath.splitext(stem)[1] if found in containers.SUFFIXES else found
-
-
 def expand(paths: str | Sequence[str], folder: str | None) -> list[LogPath]:
   """The files that a setting names.
 
@@ -200,7 +163,9 @@ def expand(paths: str | Sequence[str], folder: str | None) -> list[LogPath]:
   seen: set[tuple[str, ...]] = set()
   for file in found:
     real = (
-      file.stored if _URL.match(file.stored) else os.path.realpath(file.stored)
+      file.stored
+      if log_stores.URL.match(file.stored)
+      else os.path.realpath(file.stored)
     )
     key = (real, file.member or "", file.sheet or "")
     if key in seen:
@@ -217,7 +182,7 @@ def _of_one(path: str, folder: str | None) -> list[LogPath]:
   if not path:
     raise InputError(f"A path is empty. Set {_BINDINGS}.")
   full = _joined(path, folder)
-  store = _Store.of(full)
+  store = log_stores.Store.of(full)
   inner = len(full) - len(path) if full.endswith(path) else 0
   if store.is_file(full):
     names = [full]
@@ -240,9 +205,9 @@ def _of_one(path: str, folder: str | None) -> list[LogPath]:
 
 def _joined(path: str, folder: str | None) -> str:
   full = os.path.expanduser(path)
-  if folder and not _URL.match(full):
+  if folder and not log_stores.URL.match(full):
     base = os.path.expanduser(folder)
-    if _URL.match(base):
+    if log_stores.URL.match(base):
       full = base.rstrip("/") + "/" + full.lstrip("/")
     else:
       full = os.path.join(base, full)
@@ -254,15 +219,15 @@ def _joined(path: str, folder: str | None) -> str:
 def _opened(file: LogPath) -> list[LogPath]:
   """The file, or the members of the archive that it is."""
   formats.refuse_unread(file.path, file.suffix)
-  if not _is_zip(file.stored):
+  if not zip_archives.is_zip(file.stored):
     return [file]
-  names = _members(file.stored)
+  names = zip_archives.members(file.stored)
   if any(name.startswith("xl/") for name in names):
     return [file]
-  kept = sorted(filter(_is_data, names), key=_natural)
+  kept = sorted(filter(log_stores.is_data, names), key=_natural)
   if not kept:
     raise InputError(f"{file.path} holds no data file.")
-  if len(kept) > 1 and not _alike(file.stored, kept):
+  if len(kept) > 1 and not zip_archives.are_alike(file.stored, kept):
     raise InputError(
       f"{file.path} holds {_listed(kept)}. Name one, such as "
       f"{file.path}/{kept[0]}, or several by a list or a glob."
@@ -272,25 +237,25 @@ def _opened(file: LogPath) -> list[LogPath]:
 
 def _member(file: LogPath, name: str) -> LogPath:
   path = f"{file.path}/{name}"
-  formats.refuse_unread(path, suffix(name))
+  formats.refuse_unread(path, log_stores.suffix(name))
   partitions = {**file.partitions, **_partitions(name)}
   return LogPath(path, file.stored, name, partitions=partitions)
 
 
-def _inside(store: _Store, full: str) -> list[LogPath]:
+def _inside(store: log_stores.Store, full: str) -> list[LogPath]:
   """The members or the sheet that a path through a file names."""
   parts = full.split("/")
   for i in range(len(parts) - 1, 0, -1):
     outer, inner = "/".join(parts[:i]), "/".join(parts[i:])
     if outer.endswith((":", ":/")) or not outer or not store.is_file(outer):
       continue
-    if not _is_zip(outer):
+    if not zip_archives.is_zip(outer):
       raise InputError(
         f"{full}: {outer} is a file, neither a folder nor a zip archive nor a "
         "workbook."
       )
     file = LogPath(outer, outer, partitions=_partitions(outer))
-    names = _members(outer)
+    names = zip_archives.members(outer)
     if any(name.startswith("xl/") for name in names):
       return [dataclasses.replace(file, path=full, sheet=inner)]
     if inner in names:
@@ -299,13 +264,14 @@ def _inside(store: _Store, full: str) -> list[LogPath]:
     kept = [
       name
       for name in names
-      if _is_data(name)
+      if log_stores.is_data(name)
       and (pattern.fullmatch(name) or name.startswith(inner.rstrip("/") + "/"))
     ]
     if not kept:
       raise FileNotFoundError(
         f"{outer} has no member {inner}; it holds "
-        f"{_listed(list(filter(_is_data, names)))}." + nearest(inner, names)
+        f"{_listed(list(filter(log_stores.is_data, names)))}."
+        + nearest(inner, names)
       )
     return [_member(file, name) for name in sorted(kept, key=_natural)]
   return []
@@ -322,7 +288,7 @@ def _glob_pattern(text: str) -> str:
   return "".join(parts)
 
 
-def _of_folder(store: _Store, folder: str) -> list[str]:
+def _of_folder(store: log_stores.Store, folder: str) -> list[str]:
   """The data files below a folder, which must be of one kind."""
   for name, what in _FOLDERS_OF_TABLES.items():
     if store.is_dir(posixpath.join(folder, name)):
@@ -333,7 +299,7 @@ def _of_folder(store: _Store, folder: str) -> list[str]:
   below = [
     name
     for name in store.walk(folder)
-    if _is_data(name[len(folder) :].strip("/"))
+    if log_stores.is_data(name[len(folder) :].strip("/"))
   ]
   if any(name.endswith(".metadata.json") for name in below):
     raise InputError(
@@ -343,7 +309,7 @@ def _of_folder(store: _Store, folder: str) -> list[str]:
   kept = [name for name in below if store.size(name) != 0]
   kinds: dict[str, int] = {}
   for name in sorted(kept):
-    kinds[suffix(name)] = kinds.get(suffix(name), 0) + 1
+    kinds[log_stores.suffix(name)] = kinds.get(log_stores.suffix(name), 0) + 1
   if len(kinds) > 1:
     counted = ", ".join(
       f"{count} {kind or 'without suffix'}"
@@ -359,33 +325,22 @@ def _of_folder(store: _Store, folder: str) -> list[str]:
   return sorted(kept, key=_natural)
 
 
-def _of_glob(store: _Store, pattern: str) -> list[str]:
+def _of_glob(store: log_stores.Store, pattern: str) -> list[str]:
   names: list[str] = []
   explicit = posixpath.basename(pattern).startswith(("_", "."))
   for name in sorted(store.glob(pattern), key=_natural):
     if store.is_dir(name):
-      if _is_data(posixpath.basename(name.rstrip("/"))):
+      if log_stores.is_data(posixpath.basename(name.rstrip("/"))):
         names += [
           below
           for below in store.walk(name)
-          if _is_data(below[len(name) :].strip("/"))
+          if log_stores.is_data(below[len(name) :].strip("/"))
         ]
-    elif explicit or _is_data(posixpath.basename(name)):
+    elif explicit or log_stores.is_data(posixpath.basename(name)):
       names.append(name)
   # `**` finds both a folder and the files in it.
   names = [name for name in dict.fromkeys(names) if store.size(name) != 0]
   return sorted(names, key=_natural)
-
-
-def _is_data(name: str) -> bool:
-  """Whether a path below a folder is data rather than a mark or a note."""
-  parts = name.split("/")
-  hidden = any(
-    part.startswith((".", "_")) and "=" not in part for part in parts
-  )
-  other = posixpath.splitext(name.lower())[1] in _NOT_DATA
-  described = _NOT_DATA_NAMES.match(parts[-1])
-  return not (hidden or other or described or name.endswith("/"))
 
 
 def _natural(name: str) -> list[Any]:
@@ -411,208 +366,14 @@ def _listed(names: Sequence[str]) -> str:
   return (", ".join(names[:_SHOWN]) or "nothing") + more
 
 
-def _not_found(store: _Store, full: str) -> str:
+def _not_found(store: log_stores.Store, full: str) -> str:
   """That there is no such file, where it was sought and what is there."""
   what = "file matches" if _GLOB.search(full) else "file"
   base = posixpath.dirname(_GLOB.split(full)[0] if _GLOB.search(full) else full)
   known = nearest(posixpath.basename(full), store.names(base or "."))
   shown = base or "."
-  if not _URL.match(full):
+  if not log_stores.URL.match(full):
     shown = os.path.abspath(shown)
     if not os.path.isdir(shown):
       shown += ", which does not exist"
   return f"There is no {what} {full} (in {shown}).{known} Set {_BINDINGS}."
-
-
-class _Store:
-  """The files of this machine."""
-
-  @staticmethod
-  def of(path: str) -> _Store:
-    """The store of a path or URL."""
-    return _Remote(path) if _URL.match(path) else _Store()
-
-  def is_file(self, path: str) -> bool:
-    return os.path.isfile(path)
-
-  def is_dir(self, path: str) -> bool:
-    return os.path.isdir(path)
-
-  def size(self, path: str) -> int | None:
-    return os.path.getsize(path)
-
-  def glob(self, pattern: str) -> Iterable[str]:
-    return glob.glob(pattern, recursive=True)
-
-  def walk(self, folder: str) -> Iterable[str]:
-    for base, folders, files in os.walk(folder):
-      folders[:] = [name for name in folders if _is_data(name)]
-      for name in files:
-        yield os.path.join(base, name)
-
-  def names(self, folder: str) -> list[str]:
-    return os.listdir(folder) if os.path.isdir(folder) else []
-
-
-class _Remote(_Store):
-  """The files of a bucket or server."""
-
-  def __init__(self, url: str) -> None:
-    self._system, _ = _system(url)
-    self._protocol = url.partition("://")[0]
-
-  def _url(self, name: str) -> str:
-    return (
-      name if _URL.match(name) else f"{self._protocol}://{name.lstrip('/')}"
-    )
-
-  def _info(self, path: str) -> dict[str, Any]:
-    """What the server says of a path; nothing if there is none."""
-    try:
-      return self._system.info(path)
-    except FileNotFoundError:
-      return {}
-    except Exception as error:  # Of as many kinds as there are servers.
-      raise InputError(
-        f"{path} cannot be reached: {error}. Check the address and your "
-        "credentials for it."
-      ) from error
-
-  def is_file(self, path: str) -> bool:
-    return self._info(path).get("type") == "file"
-
-  def is_dir(self, path: str) -> bool:
-    # A server has no folders: any page is one to fsspec.
-    return (
-      not self._protocol.startswith("http")
-      and self._info(path).get("type") == "directory"
-    )
-
-  def size(self, path: str) -> int | None:
-    return self._info(path).get("size")
-
-  def glob(self, pattern: str) -> Iterable[str]:
-    if self._protocol.startswith("http"):
-      return []
-    return [self._url(name) for name in self._system.glob(pattern)]
-
-  def walk(self, folder: str) -> Iterable[str]:
-    return [self._url(name) for name in self._system.find(folder)]
-
-  def names(self, folder: str) -> list[str]:
-    if not self.is_dir(folder):
-      return []
-    return [
-      posixpath.basename(name.rstrip("/"))
-      for name in self._system.ls(folder, detail=False)
-    ]
-
-
-def _system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-  """The file system of a URL, and the path in it."""
-  protocol = url.partition("://")[0].lower()
-  if protocol not in _EXTRAS or "::" in url:
-    raise InputError(
-      f"{url}: files are read from {', '.join(f'{p}://' for p in _EXTRAS)} and "
-      "this machine. Copy it to one of them."
-    )
-  try:
-    return fsspec.core.url_to_fs(url)
-  except ImportError as error:
-    extra = _EXTRAS[protocol]
-    raise MissingPackageError(
-      f"{url}: {protocol}:// needs another package ({error}). Install it with "
-      f"pip install 'calrec_jax[{extra}]'."
-    ) from error
-
-
-def _open(stored: str) -> IO[bytes]:
-  if not _URL.match(stored):
-    return open(stored, "rb")
-  system, path = _system(stored)
-  return system.open(path, "rb")
-
-
-def _size(stored: str) -> int | None:
-  if not _URL.match(stored):
-    return os.path.getsize(stored)
-  system, path = _system(stored)
-  return system.info(path).get("size")
-
-
-def _is_zip(stored: str) -> bool:
-  if _URL.match(stored) and suffix(stored) not in (".zip", ".xlsx", ".xlsm"):
-    return False  # Do not open each part of a table in a bucket for this.
-  with _open(stored) as stream:
-    return stream.read(len(_ZIP)) in (_ZIP, _EMPTY_ZIP)
-
-
-def _archive(stored: str) -> zipfile.ZipFile:
-  stream = _open(stored)
-  try:
-    return _Archive(stream)
-  except zipfile.BadZipFile as error:
-    stream.close()
-    raise InputError(
-      f"{stored} is a damaged zip archive ({error}). Fetch it again."
-    ) from error
-
-
-def _members(stored: str) -> list[str]:
-  with _archive(stored) as archive:
-    return [info.filename for info in archive.infolist() if not info.is_dir()]
-
-
-def _alike(stored: str, names: Sequence[str]) -> bool:
-  """Whether the members of an archive are parts of one table."""
-  if len({suffix(name) for name in names}) > 1:
-    return False
-  if len({re.sub(r"\d+", "0", name) for name in names}) == 1:
-    return True
-  heads = set()
-  with _archive(stored) as archive:
-    for name in names:
-      with archive.open(name) as member:
-        heads.add(member.readline(1 << 16).strip())
-  return len(heads) == 1
-
-
-class _Archive(zipfile.ZipFile):
-  """A zip archive that owns the stream that it reads."""
-
-  def __init__(self, stream: IO[bytes]) -> None:
-    self._stream = stream
-    super().__init__(stream)
-
-  def close(self) -> None:
-    super().close()
-    self._stream.close()
-
-
-class _Member(io.RawIOBase):
-  """A member of a zip archive as a stream."""
-
-  def __init__(
-    self, archive: zipfile.ZipFile, member: IO[bytes], path: str
-  ) -> None:
-    self._archive, self._member, self._path = archive, member, path
-
-  def readable(self) -> bool:
-    return True
-
-  def readinto(self, buffer: Any) -> int:
-    try:
-      part = self._member.read(len(buffer))
-    except (zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
-      raise InputError(
-        f"{self._path} is damaged or ends too early ({error}). Fetch the "
-        "archive again."
-      ) from error
-    buffer[: len(part)] = part
-    return len(part)
-
-  def close(self) -> None:
-    if not self.closed:
-      self._member.close()
-      self._archive.close()
-    super().close()

@@ -26,6 +26,7 @@ from calrec_jax.errors import InputError
 
 _IN_MEMORY = 1 << 30  # Bytes of a packed file whose reader has to seek.
 _PIECE = 1 << 20
+_HEAD = 1 << 16  # Bytes by whose text the format is told.
 _ZIP = b"PK\x03\x04"
 
 
@@ -113,7 +114,7 @@ def open_file(
     samples = [sample, *_probes(file, packed)]
     encoding = encodings.choose(options.encoding, samples)
     encodings.note(encoding, file.path, problems)
-    head = sample[len(encoding.mark) :].decode(encoding.name, "replace")
+    head = sample[len(encoding.mark) :][:_HEAD].decode(encoding.name, "replace")
     kind = options.format or formats.of_text(head, file.suffix)
     if options.format is None:
       formats.note_suffix(kind, file.path, file.suffix, problems)
@@ -226,10 +227,9 @@ class _Watched(io.RawIOBase):
     return True
 
   def readinto(self, buffer: Any) -> int:
-    part = self._raw.read(len(buffer))
-    buffer[: len(part)] = part
-    self._bar.update(len(part))
-    return len(part)
+    size = self._raw.readinto(buffer)  # type: ignore
+    self._bar.update(size)
+    return size
 
   def close(self) -> None:
     if not self.closed:

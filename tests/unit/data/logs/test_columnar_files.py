@@ -108,6 +108,19 @@ def test_lists_of_different_length_are_counted(tmp_path):
   assert problems.as_list()[0]["first"] == "log.x:2"
 
 
+def test_texts_of_another_encoding_are_counted(tmp_path):
+  path = tmp_path / "log.parquet"
+  texts = pa.array([b"a", "é".encode("latin-1"), None, "é".encode()])
+  buffers = texts.buffers()
+  column = pa.StringArray.from_buffers(4, buffers[1], buffers[2], buffers[0])
+  pq.write_table(pa.table({"a": column, "b": [1, 2, 3, 4]}), path)
+  rows, lines, _, problems, _ = read(str(path), ["a", "b"])
+  assert rows == [{"a": "a", "b": 1}, {"a": None, "b": 3}, {"a": "é", "b": 4}]
+  assert lines == [1, 3, 4]
+  assert problems.as_list()[0]["kind"] == "broken_encoding"
+  assert problems.as_list()[0]["first"] == "log.x:2"
+
+
 def test_two_columns_of_one_name_are_refused(tmp_path):
   path = tmp_path / "log.parquet"
   pq.write_table(pa.table([[1], [2]], names=["a", "a"]), path)

@@ -37,7 +37,8 @@ def test_unpacks_one_and_several_members(method):
 def test_plain_bytes_stay():
   assert unpack(TEXT) == (TEXT, None)
   assert unpack(b"") == (b"", None)
-  assert unpack(b"B") == (b"B", None)
+  for data in (b"B", b"BZhID,item\n", b"BZh1,item\n"):
+    assert unpack(data) == (data, None)
 
 
 @pytest.mark.parametrize("method", PACK)

@@ -40,7 +40,7 @@ def test_what_is_not_read_is_refused_with_the_way_out(head, said):
 
 @pytest.mark.parametrize(
   "suffix",
-  [".xls", ".pkl", ".npz", ".mat", ".h5", ".sas7bdat", ".avro", ".sql", ".tar"],
+  [".ods", ".pkl", ".npz", ".mat", ".h5", ".sas7bdat", ".avro", ".sql", ".tar"],
 )
 def test_suffixes_that_are_refused(suffix):
   with pytest.raises(ValueError, match=f"log{suffix}: {suffix} is not read"):

@@ -6,7 +6,7 @@ import zipfile
 import fsspec
 import pytest
 
-from calrec_jax.data.logs import log_paths
+from calrec_jax.data.logs import log_paths, log_stores
 from calrec_jax.errors import MissingPackageError
 
 expand = log_paths.expand
@@ -162,7 +162,7 @@ def test_suffixes():
     ("https://x.org/a.tsv?download=1", ".tsv"),
     ("ml-100k.inter", ".inter"),
   ):
-    assert log_paths.suffix(name) == suffix
+    assert log_stores.suffix(name) == suffix
 
 
 def test_the_member_of_a_zip(folder):

@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from calrec_jax.data.logs import (
   encodings,
@@ -21,6 +23,7 @@ from calrec_jax.data.logs import (
   read_options,
 )
 from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.errors import CalrecError
 
 ROWS = [{"user": f"u{i}", "item": i, "title": "Grüner Tee"} for i in range(60)]
 CSV = "user,item,title\n" + "".join(
@@ -204,3 +207,77 @@ def test_an_umlaut_behind_the_sample(tmp_path, monkeypatch):
   assert "LogFiles.encoding" in note.remedy
   rows, *_ = read(path, encoding="cp1252")
   assert len(rows) == 1000
+
+
+class Text(CsvSource):
+  """Reads the text of any CSV file, but no rows."""
+
+  available = ()
+
+  def __init__(self, file, text, options, problems):
+    self._text = text
+
+  def rows(self, wanted):
+    self._text.read()
+    return iter(())
+
+
+PIECES = st.sampled_from(
+  [
+    *(b"PAR1", b"ORC", b"ARROW1\0\0", b"PK\x03\x04", b"\x1f\x8b", b"BZh9"),
+    *(b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0", b"\xff\xfe", b"\xfe\xff", b"\0\0"),
+    *(b"{", b"}", b"[", b"]", b'"a":', b"{'a': u'", b'{"a": [1]}', b"\n", b","),
+    *(b"1", b'"', b"'", b"\\", b"\xe4", b"\xc3\xa4", b"\x80\x04]", b"\\ud800"),
+  ]
+)
+
+
+@given(
+  st.lists(PIECES | st.binary(max_size=4), max_size=12).map(b"".join),
+  st.sampled_from([None, None, *read_options.FORMATS]),
+)
+@settings(
+  deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_bytes_are_read_or_refused_in_one_line(tmp_path, data, format):
+  path = tmp_path / "any"
+  path.write_bytes(data)
+  assert "\n" not in refusal(path, format)
+
+
+def refusal(path, format=None):
+  """Reads a file; returns the message of an error, if there is one."""
+  try:
+    (file,) = log_paths.expand(str(path), None)
+    with log_source.open_file(
+      file,
+      read_options.ReadOptions(format=format),
+      problems_lib.Problems(),
+      csv_source=Text,
+    ) as source:
+      for block in source.rows(["user", "title", "a[]"]):
+        assert len(block.table.to_pylist()) == len(block.lines)
+  except CalrecError as error:
+    return str(error)
+  return ""
+
+
+@pytest.mark.parametrize("kind", ["parquet", "json", "zip"])
+def test_any_damage_is_refused_in_one_line(tmp_path, kind):
+  random = np.random.default_rng(0)
+  path = tmp_path / f"log.{kind}"
+  pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "log.parquet")
+  if kind == "json":
+    path.write_text(json.dumps(ROWS, indent=1))
+  if kind == "zip":
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+      archive.writestr("log.json", JSON)
+  whole = np.frombuffer(path.read_bytes(), np.uint8)
+  for _ in range(150):
+    damaged = whole.copy()
+    at = random.integers(len(whole), size=3)
+    damaged[at] = random.integers(256, size=3)
+    path.write_bytes(damaged.tobytes()[: random.integers(len(whole)) + 1])
+    if random.random() < 0.7:
+      path.write_bytes(damaged.tobytes())
+    assert "\n" not in refusal(path)
