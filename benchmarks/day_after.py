@@ -49,6 +49,8 @@ ITEMS = "{items}"
 MODEL_DIR = "runs/yesterday"
 TRAIN_STEPS = {steps}
 Dataset.data_dir = "data"
+# The log is a 5-core already, and a part of it by time is none.
+Domain.min_count = 1
 Domain.fields = (("Title", "title", 10),)
 Prompt.prefix = ""
 Prompt.first = "Next: "

@@ -148,14 +148,20 @@ def join(
     user_ids=encoded.dictionary.to_pylist(),
     num_rows=len(users) if num_rows is None else num_rows,
     by_time=by_time,
-    idle_users=_idle_users(users, good, encoded.dictionary),
+    idle_users=idle_users(users, good, encoded.dictionary),
   )
 
 
-def _idle_users(
+def idle_users(
   users: pa.StringArray, good: np.ndarray, active: pa.StringArray
 ) -> list[str]:
-  """Ids that only rows without an event name, by first appearance."""
+  """Ids of users none of whose rows is an event, by first appearance.
+
+  Args:
+    users: Id in each of n rows; null where missing.
+    good: bool[n], which rows are events.
+    active: Ids of the users with an event.
+  """
   if good.all():
     return []
   others = users.filter(pa.array(~good)).drop_null().unique()
