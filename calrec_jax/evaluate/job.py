@@ -112,8 +112,8 @@ def _warn_of_later_log(cache: TokenCache, model: TrainedModel | None) -> None:
   )
   if last and trained and trained > last:  # Both in UTC, as ISO 8601.
     print(
-      f"{cache.name}: the model was trained on events up to {trained}, but this "
-      f"log ends at {last}: its targets may have been trained on.",
+      f"{cache.name}: the model was trained on events up to {trained}, but "
+      f"this log ends at {last}: its targets may have been trained on.",
       file=sys.stderr,
     )
 
