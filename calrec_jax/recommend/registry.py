@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from calrec_jax.checkpoint import initial_parameters
 from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.data.records import Purchases
 from calrec_jax.errors import InputError, nearest
 from calrec_jax.recommend import provenance
 from calrec_jax.recommend.baselines import baselines
@@ -107,8 +108,6 @@ class RecommenderFactory:
     catalogue = self._cache.catalogue
     size, texts = len(catalogue), catalogue.texts
     read = functools.partial(self._purchases, counted)
-    # Without kinds of event both are the same, which is read once.
-    every = {"every_kind": True} if self._cache.targets_differ else {}
     train = counted == "train"  # Its purchases are counted in the catalogue.
     makers: dict[str, Callable[[], Recommender]] = {
       "generate": lambda: generate.GenerateAndGround(
@@ -137,9 +136,15 @@ class RecommenderFactory:
       "bm25_last_item": lambda: baselines.BM25History(
         texts, self._index, last_items=1
       ),
-      "sequential_rules": lambda: RuleRanking(*read(**every), size),
+      "sequential_rules": lambda: RuleRanking(*self._events(counted), size),
     }
     return makers[name]()
+
+  def _events(self, counted: str) -> Purchases:
+    """Events of every kind, not only purchases."""
+    if self._cache.targets_differ:
+      return self._purchases(counted, every_kind=True)
+    return self._purchases(counted)  # Which is read once.
 
   @functools.cached_property
   def _index(self) -> CatalogueIndex:

@@ -118,3 +118,37 @@ def test_all_splits(domain, tmp_path):
       assert example["targets"].tolist() == tokens[-1].tolist()
       assert example["items"].tolist() == items.tolist()
       assert example["lengths"].tolist() == list(map(len, tokens))
+
+
+def test_a_long_history_of_kinds_loses_its_oldest_events_whole(tmp_path):
+  dataset = dataset_lib.Dataset(
+    domains=[kinds()(tmp_path)],
+    vocabulary=TrainedSentencePiece(size=400),
+    data_dir=str(tmp_path / "data"),
+  )
+  folders = building.build(dataset, "toys", progress=False)
+  opened = TokenCache.open(folders["toys"])
+  from calrec_jax.data.seqio import building as seqio_building
+  from calrec_jax.data.seqio.quiet_tensorflow import seqio
+
+  seqio_building.build_tfds(dataset, "toys", progress=False)
+  limit, shortened = 40, 0
+  examples = seqio.get_mixture_or_task("toys").get_dataset(
+    {"inputs": limit, "targets": 32}, split="test", shuffle=False
+  )
+  for example in examples.as_numpy_iterator():
+    [user] = (
+      user
+      for user in opened.histories("test")
+      if user.user_id == example["user_id"].decode()
+    )
+    tokens = [opened.catalogue.tokens(row) for row in user.items.tolist()]
+    wanted = tokenization.prompt_tokens(
+      opened.prompt, tokens, limit, kinds=user.items.kinds
+    )
+    whole = tokenization.prompt_tokens(
+      opened.prompt, tokens, kinds=user.items.kinds
+    )
+    assert example["inputs"].tolist() == wanted.tolist()
+    shortened += len(whole) > limit
+  assert shortened

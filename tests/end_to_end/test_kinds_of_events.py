@@ -9,6 +9,7 @@ import json
 import pytest
 
 from calrec_jax.__main__ import main
+from calrec_jax.data.cache.token_cache import TokenCache
 from tests.fixtures import kinds_toys
 
 _SASREC = """

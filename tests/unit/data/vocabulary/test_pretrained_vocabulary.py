@@ -297,7 +297,8 @@ def test_tokens_needed_for_truncation_are_retained(files, dataset, tmp_path):
     def prepare(domain, tokenizer):
       for text in encoded:
         assert tokenizer.decode(tokenizer.encode(text)) == text
-      return types.SimpleNamespace(texts=["tea"])
+      no_kinds = types.SimpleNamespace(kind_names=())
+      return types.SimpleNamespace(texts=["tea"], events=no_kinds)
 
     return chosen.make(str(folder), dataset.domains[:1], PROMPT, prepare)
 

@@ -13,6 +13,7 @@ from calrec_jax.data.domain import prompt as prompt_lib
 from calrec_jax.data.logs.log_files import LogFiles
 from calrec_jax.data.vocabulary import files
 from calrec_jax.data.vocabulary import trained as vocabulary_lib
+from tests.fixtures import kinds_toys
 
 PROMPT = prompt_lib.Prompt()
 TEXTS = [
@@ -144,7 +145,9 @@ def test_of_many_texts_a_sample_is_trained_on(monkeypatch):
   monkeypatch.setattr(files, "write", lambda *args, **kwargs: None)
   made = [f"text {number}" for number in range(100)]
   prepared = types.SimpleNamespace(
-    texts=[*made, made[0]], train_items=lambda: np.arange(101)
+    texts=[*made, made[0]],
+    train_items=lambda: np.arange(101),
+    events=types.SimpleNamespace(kind_names=()),
   )
 
   def make(limit):
@@ -184,3 +187,15 @@ def test_neither_vocabulary_nor_dataset_imports_tensorflow():
     "sys.exit(f'imported {bad}' if bad else 0)"
   )
   subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_sentences_of_kinds_of_event_are_one_token_each(tmp_path):
+  domain = kinds_toys.domain()
+  trained = vocabulary_lib.TrainedSentencePiece(size=300)
+  made = trained.make(
+    str(tmp_path / "v"), [domain], PROMPT, lambda one, _: one.prepare()
+  )
+  tokens = PROMPT.tokenise(made, domain.prepare().kinds)
+  sentences = (*tokens.first_of_kind, *tokens.next_of_kind)
+  assert len(set(sentences)) == 6
+  assert {len(sentence) for sentence in sentences} == {1}
