@@ -115,7 +115,11 @@ def last_stage(run: pathlib.Path) -> pathlib.Path | None:
     return None
   begun = [child for child in sorted(run.iterdir()) if steps(child)]
   records = {child: stage_folder.handover(child) for child in begun}
-  finished = {child: record for child, record in records.items() if record}
+  finished = {
+    child: record
+    for child, record in records.items()
+    if record and (child / record["checkpoint"]).is_dir()
+  }
   if not finished:
     return begun[0] if len(begun) == 1 else None
   parents = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pathlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -141,8 +142,8 @@ class Building:
         name=domain.name,
         kinds=prepared.kinds,
       )
-      fingerprint = TokenCache.open(path).fingerprint
-      self.everybody(domain, path, fingerprint)
+      manifest = files.read_manifest(pathlib.Path(path))
+      self.everybody(domain, path, manifest["fingerprint"])
 
   def everybody(
     self,

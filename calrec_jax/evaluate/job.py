@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import sys
 from typing import Any
 
 import jax
@@ -69,6 +70,7 @@ def run_evaluation(
       )
     _refuse_known_targets(evaluation, stage, model)
     for cache in caches:
+      _warn_of_later_log(cache, model)
       output = pathlib.Path(evaluation.output_dir or folder / "eval")
       output = output.expanduser() / cache.name
       found = _evaluate_domain(
@@ -99,6 +101,20 @@ def _refuse_known_targets(
     raise InputError(
       f"Evaluation.split = {evaluation.split!r}, but its targets were trained "
       f"on (Feed.split = {trained_on!r}). Evaluate on 'test'."
+    )
+
+
+def _warn_of_later_log(cache: TokenCache, model: TrainedModel | None) -> None:
+  """Says that a model was trained on events after those of the log."""
+  card = {} if model is None else model.lineage.get("cards", {}).get(cache.name)
+  last, trained = (
+    (each or {}).get("period", {}).get("last") for each in (cache.card, card)
+  )
+  if last and trained and trained > last:  # Both in UTC, as ISO 8601.
+    print(
+      f"{cache.name}: the model was trained on events up to {trained}, but "
+      f"this log ends at {last}: its targets may have been trained on.",
+      file=sys.stderr,
     )
 
 

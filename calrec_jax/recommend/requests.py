@@ -87,8 +87,8 @@ def _of_row(cache: TokenCache, everybody: Everybody, row: int) -> Request:
     )
   elif not everybody.core_events[row]:
     reason = (
-      f"{BELOW_CORE}: {events} events, {len(items)} of them used "
-      f"(Domain.min_count = {everybody.min_count})"
+      f"{BELOW_CORE}: {events} events, {len(items)} of them used; the k-core "
+      f"has users with {everybody.min_count} (Domain.min_count)"
     )
   return Request(everybody.user_ids[row], items, reason)
 

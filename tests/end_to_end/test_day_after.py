@@ -188,6 +188,12 @@ def test_both_models_are_compared_on_the_events_of_today(today, capsys):
   assert same["a"] == same["b"] > 0
 
 
+def test_a_model_of_today_may_know_the_targets_of_yesterday(today, capsys):
+  flags = ["--gin.INTERACTIONS='yesterday.csv'", "--gin.EVAL_OUTPUT_DIR='x'"]
+  assert main(["eval", "--run=runs/today", *flags]) == 0
+  assert "its targets may have been trained on" in capsys.readouterr().err
+
+
 def test_an_evaluation_of_yesterday_is_untouched_by_the_flag(yesterday, capsys):
   assert main(["eval", "--run=runs/yesterday"]) == 0
   with open("runs/yesterday/train/eval/shop/metrics.json") as file:

@@ -119,14 +119,19 @@ def check(path: pathlib.Path, *, thorough: bool = False) -> dict[str, Any]:
   Raises:
     CacheError: If a file is wrong, with the file and the remedy.
   """
-  manifest = _read_manifest(path)
+  manifest = read_manifest(path)
   for name, expected in manifest["files"].items():
     hashed = thorough or not name.endswith(".arrayrecord")
     _check_file(path, name, expected, hashed=hashed)
   return manifest
 
 
-def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
+def read_manifest(path: pathlib.Path) -> dict[str, Any]:
+  """The manifest of a complete cache.
+
+  Raises:
+    CacheError: If there is none, or one of another schema.
+  """
   if not path.is_dir():
     raise CacheError(f"There is no token cache at {path}. {remedy(path)}")
   try:

@@ -145,11 +145,10 @@ class Feed:
     if self.since != since_lib.CHECKPOINT:
       return self
     if record is None:
-      refuse(
-        self,
-        "since",
-        f"the stage starts from {source}, which has not been trained here. Set "
-        "INITIAL_CHECKPOINT_PATH, or bind a day.",
+      raise InputError(
+        f"Feed.since = {self.since!r}, but the stage starts from {source}, "
+        "which has not been trained here. Set INITIAL_CHECKPOINT_PATH, or bind "
+        "a day."
       )
     return dataclasses.replace(self, since=since_lib.after(record))
 

@@ -91,8 +91,10 @@ def _described(
     known = ", ".join(f"{at.name} ({at.items} items)" for at in domains)
     raise CheckpointError(
       f"{folder} was trained on {known}, not on the {cache.num_items} items of "
-      f"{cache.name}. Use a SASRec of the same data and the same Domain "
-      "settings."
+      f"{cache.name}. It has a row for each item that it was trained on, so "
+      "that it knows none of a log that has grown: train it anew on this one "
+      "(the same data and Domain settings), or leave 'sasrec' out; models of "
+      "texts serve new items as they are."
     )
   [domain, *_] = found
   outputs = record["cards"][domain.name]["outputs"]

@@ -29,7 +29,10 @@ def answered(shop, *users):
 
 
 def test_everybody_is_answered_from_all_that_can_be_used(shop):
-  below = "below the core: {} events, {} of them used (Domain.min_count = 5)"
+  below = (
+    "below the core: {} events, {} of them used; the k-core has users with 5 "
+    "(Domain.min_count)"
+  )
   assert answered(shop) == {
     **{f"u{user}": (ALL, None) for user in range(5)},
     "late": (ALL, None),

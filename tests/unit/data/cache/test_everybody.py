@@ -10,7 +10,9 @@ from calrec_jax.data import building
 from calrec_jax.data.cache import everybody as everybody_lib
 from calrec_jax.data.cache.files import CacheError
 from calrec_jax.data.cache.token_cache import TokenCache
-from tests.fixtures import small_logs
+from calrec_jax.data.dataset import Dataset
+from calrec_jax.data.vocabulary.trained import TrainedSentencePiece
+from tests.fixtures import kinds_toys, small_logs
 
 TEMPORAL = {
   "split": "global_temporal",
@@ -130,3 +132,37 @@ def test_a_history_is_as_long_as_a_document(tmp_path):
   )
   assert bought(shop, "u2") == "cabc"  # Three and the target of a test.
   assert len(shop.cache.purchases(everybody_lib.NAME).items) == 54
+
+
+@pytest.mark.parametrize("split", ["leave_one_out", "global_temporal"])
+def test_kinds_of_events_are_those_of_the_cache(tmp_path, split):
+  rows = kinds_toys.rows(users=6, visits=4)
+  # A kind that only somebody below the core has is no kind of the domain.
+  views = tuple(row for row in rows if row[2] != kinds_toys.CART)
+  once = (("once", 1, kinds_toys.VIEW), ("once", 2, kinds_toys.CART))
+  log = kinds_toys.Log((*views, *once), hours=24)
+  dataset = Dataset(
+    domains=[kinds_toys.domain(log, split=split, min_count=3)],
+    vocabulary=TrainedSentencePiece(size=320),
+    data_dir=str(tmp_path),
+  )
+  [path] = building.build(dataset, "toys", progress=False).values()
+  cache = TokenCache.open(path)
+  assert cache.kinds.names == ("view", "purchase")
+  everybody = cache.everybody
+  users = cache.documents("train", range(cache.num_documents("train")))
+  for document in users:
+    whole = everybody.document(everybody.rows[document.user_id])
+    length = len(document.items)
+    for mark in ("items", "kinds", "targets"):
+      assert np.array_equal(
+        getattr(whole, mark)[:length], getattr(document, mark)
+      )
+    assert cache.items_of(whole).kinds is not None
+  row = everybody.rows["once"]
+  assert everybody.document(row).kinds.tolist() == [0]
+  assert everybody.other_events[row] == 1
+  bought = cache.purchases(everybody_lib.NAME)
+  every = cache.purchases(everybody_lib.NAME, every_kind=True)
+  assert len(bought.items) == everybody.targets.sum() < len(every.items)
+  assert bought.offsets[-1] == len(bought.items)
