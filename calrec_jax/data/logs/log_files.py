@@ -399,10 +399,9 @@ class LogFiles:
 
   def _require_texts(self, items: events_lib.Items) -> None:
     for column, name in self.text_columns.items():
-      if name not in items.available:
+      if column not in items.columns:
         raise InputError(
           f"LogFiles.text_columns takes {column!r} from {name!r}, which "
-          f"{items.file} does not have. It has "
-          f"{', '.join(map(repr, items.available))}."
+          f"{items.file} does not have. It has {tables.listed(items.available)}."
           + nearest(name, items.available)
         )

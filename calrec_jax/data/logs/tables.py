@@ -27,6 +27,8 @@ from calrec_jax.data.logs import (
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.errors import InputError, nearest
 
+_SHOWN = 16  # Names of columns in a message.
+
 
 class Block(NamedTuple):
   """Some rows of one file.
@@ -186,6 +188,14 @@ def in_words(reading: Mapping[str, Any]) -> str:
   return ", ".join(filter(None, words))
 
 
+def listed(names: Sequence[str]) -> str:
+  """Names of columns for a message."""
+  shown = [repr(name) for name in names if name]
+  if len(shown) > _SHOWN:
+    shown[_SHOWN:] = [f"{len(shown) - _SHOWN} more"]
+  return ", ".join(shown) or "no columns"
+
+
 @contextlib.contextmanager
 def _opened(
   path: log_paths.LogPath,
@@ -330,8 +340,7 @@ def _require(
       hint += " If rows are in the order of time: LogFiles.time_column = None."
     raise InputError(
       f"{path.path} has no column {name!r} ({binding}). It has "
-      f"{', '.join(map(repr, available)) or 'no columns'} "
-      f"({in_words(described)}).{hint}"
+      f"{listed(available)} ({in_words(described)}).{hint}"
     )
 
 
