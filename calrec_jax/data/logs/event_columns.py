@@ -197,6 +197,13 @@ class EventColumns:
       rows.count(self._problems, "missing_kind", good & (codes < 0))
       good &= codes >= 0
       kinds, kind_names = codes, tuple(names.to_pylist())
+      if columns.targets is None:
+        self._problems.note(
+          "suspect",
+          f"all kinds of {columns.kind} may be targets: "
+          f"{', '.join(kind_names[:4])}",
+          f"LogFiles.target_where = '{columns.kind} == \"{kind_names[-1]}\"'",
+        )
     if self._num_known is not None:
       self._note_spelling(items, item_ids, good & (items >= self._num_known))
       unknown = good & (items >= self._num_known)

@@ -402,6 +402,6 @@ class LogFiles:
       if column not in items.columns:
         raise InputError(
           f"LogFiles.text_columns takes {column!r} from {name!r}, which "
-          f"{items.file} does not have. It has {tables.listed(items.available)}."
+          f"{items.file} lacks. It has {tables.listed(items.available)}."
           + nearest(name, items.available)
         )
