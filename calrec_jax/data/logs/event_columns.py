@@ -181,9 +181,11 @@ class EventColumns:
     """
     columns, rows = self._columns, self._rows
     rows.finish()
+    self._users.start()
+    self._items.start()
+    times, readable = self._finish_times(len(rows))
     users, user_ids = self._users.finish()
     items, item_ids = self._items.finish()
-    times, readable = self._finish_times(len(rows))
     masks = {leaf: _joined(parts) for leaf, parts in self._masks.items()}
     for leaf in self._time_leaves:
       masks[leaf] = where_lib.time_mask(leaf, times, readable)
@@ -212,9 +214,10 @@ class EventColumns:
     chosen = np.flatnonzero(good)
     if columns.order:
       chosen = chosen[np.argsort(_joined(self._order)[chosen], kind="stable")]
-    everybody = users
+    idle = np.zeros(len(user_ids), bool)
+    idle[users[users >= 0]] = True
     users, retained = _renumbered(users[chosen])
-    idle = np.setdiff1d(everybody[everybody >= 0], retained)
+    idle[retained] = False
     events = events_lib.Events(
       users=users,
       items=items[chosen],
@@ -222,7 +225,7 @@ class EventColumns:
       user_ids=id_codes.Column(user_ids.take(pa.array(retained))),
       num_rows=rows.num_rows,
       by_time=self._by_time,
-      idle_users=user_ids.take(pa.array(idle)).to_pylist(),
+      idle_users=user_ids.filter(pa.array(idle)).to_pylist(),
     )
     if kinds is not None:
       events = dataclasses.replace(
@@ -374,6 +377,9 @@ class _Ids:
   def add(self, ids: pa.Array) -> None:
     self._missing.append(ids.is_null().to_numpy(zero_copy_only=False))
     self._codes.add(ids.drop_null())
+
+  def start(self) -> None:
+    self._codes.start()
 
   def finish(self) -> tuple[np.ndarray, pa.LargeStringArray]:
     """int32[n] codes, and the ids by code."""

@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import IO, Any, Protocol, TextIO
+from typing import IO, Any, Protocol
 
 from calrec_jax.data.logs import (
   columnar_files,
@@ -52,9 +52,9 @@ class LogSource(Protocol):
     ...
 
 
-# Opens the text of a CSV file.
+# Opens a CSV file: its text, or its bytes if they are UTF-8.
 CsvSource = Callable[
-  [log_paths.LogPath, TextIO, read_options.ReadOptions, problems_lib.Problems],
+  [log_paths.LogPath, IO[Any], read_options.ReadOptions, problems_lib.Problems],
   LogSource,
 ]
 
@@ -132,8 +132,10 @@ def open_file(
           "fields as the user has items",
           'LogFiles.format = "sequences"',
         )
-      text = encodings.text(whole, encoding)
-      source = csv_source(file, text, options, problems)
+      # The reader of CSV decodes UTF-8 itself, a column at a time.
+      plain = encoding.name in ("utf-8", "ascii")
+      open_ = encodings.utf8 if plain else encodings.text
+      source = csv_source(file, open_(whole, encoding), options, problems)
     before = problems.count("broken_encoding")
 
     def ended() -> None:
