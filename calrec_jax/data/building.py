@@ -175,16 +175,14 @@ class Building:
     rows = zip(documents.user_ids, ends, ends[1:], strict=False)
     what, count = f"write {prepared.name} {split}", len(documents)
     for user_id, start, stop in self._bar(rows, what, "documents", count):
+      rows_of_user = slice(start, stop)
       yield files.DocumentRecord(
         user_id,
+        documents.items[rows_of_user],
+        documents.timestamps[rows_of_user],
         *(
-          None if column is None else column[start:stop]
-          for column in (
-            documents.items,
-            documents.timestamps,
-            documents.kinds,
-            documents.targets,
-          )
+          None if column is None else column[rows_of_user]
+          for column in (documents.kinds, documents.targets)
         ),
       )
 

@@ -107,7 +107,8 @@ class EventItems(np.ndarray):
   kinds: np.ndarray | None
   settled: np.ndarray | None
 
-  __array_priority__ = -1.0  # Joined arrays are plain ones.
+  # Joined arrays are plain ones.
+  __array_priority__ = -1.0  # pyright: ignore
 
   def __new__(
     cls,

@@ -133,7 +133,8 @@ def end_with_target(dataset: tf.data.Dataset) -> tf.data.Dataset:
   Args:
     dataset: Examples of `tokenise`.
   """
-  if _IS_TARGET not in dataset.element_spec:
+  features: Any = dataset.element_spec
+  if _IS_TARGET not in features:
     return dataset
 
   def any_target(example: Mapping[str, tf.Tensor]) -> tf.Tensor:

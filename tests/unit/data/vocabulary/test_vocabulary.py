@@ -158,7 +158,7 @@ def test_of_many_texts_a_sample_is_trained_on(monkeypatch):
   monkeypatch.setattr(
     vocabulary_lib.TrainedSentencePiece, "reads", lambda self, domains: [None]
   )
-  monkeypatch.setattr(vocabulary_lib, "symbols", lambda prompt, domains: [])
+  monkeypatch.setattr(vocabulary_lib, "symbols", lambda *_: [])
   assert make(None) == make(100) == made
   sample = make(10)
   assert sample == make(10)
