@@ -93,6 +93,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument("--fraction", type=float, default=0.9)
   parser.add_argument("--steps", type=int, default=300)
   parser.add_argument("--more_steps", type=int, default=60)
+  parser.add_argument("--more_rate", type=float, default=5e-4)
   parser.add_argument("--rows", type=int, default=8, help="rows of a batch")
   arguments = parser.parse_args(argv)
   if arguments.data is None:
@@ -153,6 +154,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "--gin.MODEL_DIR='runs/continued'",
         "--gin.INITIAL_CHECKPOINT_PATH='runs/yesterday'",
         f"--gin.TRAIN_STEPS={arguments.more_steps}",
+        f"--gin.LEARNING_RATE={arguments.more_rate}",
+        # Else yesterday's parameters stay where validation cannot tell.
+        "--gin.Validation.at_start=False",
       ],
     ),
   }
@@ -166,6 +170,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     "model": arguments.model,
     "steps": arguments.steps,
     "more_steps": arguments.more_steps,
+    "more_rate": arguments.more_rate,
     "rows": arguments.rows,
     "processor": processor.name(),
     **_results(work, seconds, active),
