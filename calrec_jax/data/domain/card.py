@@ -315,13 +315,13 @@ def _repeat_targets(prepared: domain_lib.Prepared) -> dict[str, float]:
   items = prepared.events.items
   for split in ("validation", "test"):
     part = prepared.documents[split]
-    hits = [
-      items[stop - 1] in items[start : stop - 1]
-      for start, stop in zip(part.starts, part.stops, strict=True)
-    ]
-    fractions[f"{split}_targets_repeated"] = (
-      float(np.mean(hits)) if hits else 0.0
-    )
+    rows = part.events()
+    lengths = part.stops - part.starts
+    again = items[rows] == np.repeat(items[part.stops - 1], lengths)
+    counts = np.bincount(np.repeat(np.arange(len(part)), lengths)[again])
+    # The target itself is one.
+    repeated = int(np.count_nonzero(counts > 1))
+    fractions[f"{split}_targets_repeated"] = repeated / max(len(part), 1)
     if prepared.events.targets is not None:
       fractions[f"{split}_targets_just_seen"] = _just_seen(prepared, part)
   test = items[prepared.documents["test"].stops - 1]
