@@ -7,8 +7,10 @@ request without items that says why and where; the others are answered.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,7 +125,7 @@ def read(
     for line, user, values in zip(
       table.lines.tolist(),
       _ids(table.columns[str(users)]),
-      table.columns[lists],
+      _lists(table.columns[lists], problems),
       strict=True,
     ):
       requests.append(reader.of_list(line, user, values))
@@ -144,7 +146,19 @@ def _read_table(
   wanted = [columns.user, *_USERS, *_LISTS, columns.item, *_ITEMS, *_TIMES]
   if columns.time:
     wanted.append(columns.time)
-  return tables.read(str(path), wanted, problems, columns.options)
+  # In JSON one history may be a list, the next by mistake a text.
+  options = dataclasses.replace(columns.options, as_json=_LISTS)
+  return tables.read(str(path), wanted, problems, options)
+
+
+def _lists(
+  values: id_codes.Column, problems: problems_lib.Problems
+) -> Iterable[Any]:
+  """The values of a column of lists, each as it is in the file."""
+  [reading] = problems.reading
+  if reading.get("format") != "json":
+    return values
+  return (None if each is None else json.loads(each) for each in values)
 
 
 def _present(table: Table, names: Sequence[str]) -> str | None:

@@ -139,7 +139,12 @@ class JsonFile:
   def _of_lines(self, wanted: Sequence[str]) -> Iterator[json_blocks.Rows]:
     layout = self._layout
     ways = self._ways(wanted, layout.first)
-    parser = json_rows.Lines(ways, layout.first, literals=layout.literals)
+    parser = json_rows.Lines(
+      ways,
+      layout.first,
+      literals=layout.literals,
+      as_json=self._options.as_json,
+    )
     pieces = iter(lambda: self._stream.read(line_blocks.BLOCK_BYTES), b"")
 
     def blocks() -> Iterator[line_blocks.Block]:
@@ -212,7 +217,7 @@ class JsonFile:
       ]
       self._see(values, ways)
       lines = np.array([one.first for one in good], np.int64)
-      rows = json_rows.of_values(values, lines, ways)
+      rows = json_rows.of_values(values, lines, ways, self._options.as_json)
       malformed = np.concatenate([rows.malformed, *bad]).astype(np.int64)
       yield rows._replace(malformed=np.unique(malformed))
 
@@ -315,7 +320,7 @@ class JsonFile:
         ways = self._ways(wanted, records.rows[:_BATCH])
         self._see(rows, ways)
         numbers = np.arange(len(rows)) + start + 1
-        yield json_rows.of_values(rows, numbers, ways)
+        yield json_rows.of_values(rows, numbers, ways, self._options.as_json)
       self.num_lines = self._scanner().finish()
 
 

@@ -33,6 +33,7 @@ def of_values(
   values: Sequence[Mapping[str, Any]],
   lines: np.ndarray,
   ways: Mapping[str, nested.Steps],
+  as_json: Sequence[str] = (),
 ) -> json_blocks.Rows:
   """Objects as rows.
 
@@ -40,8 +41,9 @@ def of_values(
     values: The objects.
     lines: int64[n], line of each.
     ways: Way to each wanted column by its name, see `nested.steps`.
+    as_json: Keys whose values become their JSON, see `ReadOptions`.
   """
-  tops, lines, broken = _tops(values, lines, ways)
+  tops, lines, broken = _tops(values, lines, ways, as_json)
   return _flat(tops, lines, ways)._replace(broken=broken)
 
 
@@ -49,11 +51,12 @@ def _tops(
   values: Sequence[Mapping[str, Any]],
   lines: np.ndarray,
   ways: Mapping[str, nested.Steps],
+  as_json: Sequence[str],
 ) -> tuple[dict[str, pa.Array], np.ndarray, np.ndarray]:
   """Top columns, the lines of their rows, and the lines of broken rows."""
   keys = list(dict.fromkeys(way[0] for way in ways.values()))
   try:
-    tops = {key: _column(values, key) for key in keys}
+    tops = {key: _column(values, key, as_json) for key in keys}
     return tops, lines, np.empty(0, np.int64)
   except UnicodeEncodeError:
     good = np.array(
@@ -61,14 +64,24 @@ def _tops(
       bool,
     )
     values = [values[i] for i in np.flatnonzero(good)]
-    tops = {key: _column(values, key) for key in keys}
+    tops = {key: _column(values, key, as_json) for key in keys}
     return tops, lines[good], lines[~good]
 
 
-def _column(values: Sequence[Mapping[str, Any]], key: str) -> pa.Array:
+def _column(
+  values: Sequence[Mapping[str, Any]], key: str, as_json: Sequence[str]
+) -> pa.Array:
   parts = [row.get(key) for row in values]
   if any(isinstance(part, dict | list) for part in parts):
     parts = list(map(json_values.plain, parts))
+  if key in as_json:
+    written = [
+      None
+      if part is None
+      else json.dumps(part, ensure_ascii=False, default=str)
+      for part in parts
+    ]
+    return pa.array(written, pa.string())
   return json_values.column(parts)
 
 
@@ -96,6 +109,7 @@ class Lines:
     first: Sequence[Mapping[str, Any]],
     *,
     literals: bool,
+    as_json: Sequence[str] = (),
   ) -> None:
     """Learns the types of the first rows.
 
@@ -103,8 +117,9 @@ class Lines:
       ways: Way to each wanted column by its name, see `nested.steps`.
       first: First rows of the file.
       literals: Whether lines are printed Python rather than JSON.
+      as_json: Keys whose values become their JSON, see `ReadOptions`.
     """
-    self._ways, self._literals = ways, literals
+    self._ways, self._literals, self._as_json = ways, literals, as_json
     self._schemas: list[pa.Schema] = []
     self.seen = {key for row in first for key in row}
     self._learn(first)
@@ -116,7 +131,9 @@ class Lines:
       inner.setdefault(way[0], []).append(way[1:])
     try:
       kinds = {
-        key: _type([row.get(key) for row in rows], ways)
+        key: None
+        if key in self._as_json
+        else _type([row.get(key) for row in rows], ways)
         for key, ways in inner.items()
       }
     except UnicodeEncodeError:
@@ -178,7 +195,7 @@ class Lines:
       good = np.array([row is not None for row in rows], bool)
       values = [row for row in rows if row is not None]
       self.seen.update(*values)
-      tops, kept, broken = _tops(values, at[good], self._ways)
+      tops, kept, broken = _tops(values, at[good], self._ways, self._as_json)
       yield tops, kept, at[~good], broken
 
   def _whole(self, data: bytes, count: int) -> dict[str, pa.Array] | None:

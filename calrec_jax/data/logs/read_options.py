@@ -25,6 +25,8 @@ class ReadOptions:
       "" if quotes are doubled instead.
     encoding: Encoding of text files.
     missing: Words that mean a missing value.
+    as_json: Names of columns of JSON files whose values stay apart, each as its
+      JSON; otherwise those of one column get one type.
   """
 
   format: str | None = None
@@ -36,3 +38,4 @@ class ReadOptions:
   escape: str | None = None
   encoding: str | None = None
   missing: tuple[str, ...] = MISSING
+  as_json: tuple[str, ...] = ()

@@ -359,11 +359,18 @@ def test_folders_as_domains(tmp_path):
     root=str(tmp_path), names=("beauty", "Office-1"), positions=("beauty",)
   )
   assert [d.name for d in domains] == ["beauty", "office_1"]
-  assert [d.source.time_unit for d in domains] == ["order", "s"]
-  assert domains[1].source.files() == [
-    str(tmp_path / "Office-1" / "interactions.csv.gz"),
-    str(tmp_path / "Office-1" / "items.jsonl.gz"),
+  assert [d.source.time_unit for d in domains] == ["order", None]
+  files = [
+    tmp_path / "Office-1" / "interactions.csv.gz",
+    tmp_path / "Office-1" / "items.jsonl.gz",
   ]
+  with pytest.raises(FileNotFoundError, match=r"interactions\.csv\.gz"):
+    domains[1].source.files()
+  files[0].parent.mkdir()
+  for file in files:
+    file.touch()
+  found = [file.path for file in domains[1].source.files()]
+  assert found == list(map(str, files))
   with pytest.raises(ValueError, match=r"folder_domains\.positions"):
     dataset_lib.folder_domains(
       root=str(tmp_path), names=("a",), positions=("b",)

@@ -195,17 +195,24 @@ def test_without_a_known_item_there_is_nothing_to_read(read, skip_unknown):
 @pytest.mark.parametrize(
   ("name", "content", "said"),
   [
-    ("h.jsonl", "", "holds no history"),
+    ("h.jsonl", "", r"h\.jsonl is empty"),
     ("h.csv", "user_id,item_id\n", "holds no history"),
     ("h.csv", "who,what\nanna,a\n", "its columns are 'who', 'what'"),
-    ("h.xyz", "x", "the suffix tells the format"),
+    ("h.xyz", "x", "holds no history"),
     (
       "h.csv",
-      "user_id,item_id,timestamp\nanna,a,2024-01-01\n",
-      "can be read as 's', the unit of the log",
+      "user_id,item_id,timestamp\nanna,a,soon\n",
+      "no time .* can be read as those of the log; the first is 'soon'",
     ),
   ],
 )
 def test_a_file_without_histories_is_refused(read, name, content, said):
   with pytest.raises(ValueError, match=said):
     read(name, content)
+
+
+def test_times_in_another_unit_than_the_log_s_are_refused(read):
+  rows = "user_id,item_id,timestamp\nanna,a,2024-01-01\n"
+  assert read("h.csv", rows) == [("anna", "a", None)]  # Detected.
+  with pytest.raises(ValueError, match="can be read as those of the log"):
+    read("h.csv", rows, columns=Columns(time_unit="s"))

@@ -7,6 +7,7 @@ import pytest
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs.log_files import LogFiles
+from calrec_jax.errors import InputError
 
 ITEMS = [
   {"item_id": "a", "title": "Apple", "price": "$1.00"},
@@ -16,12 +17,15 @@ ITEMS = [
 ]
 
 
-def write(tmp_path, rows, items=ITEMS):
+def write(tmp_path, rows, items=ITEMS, **options):
   lines = ["user_id,item_id,timestamp", *rows]
   (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
   (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
   return LogFiles(
-    folder=str(tmp_path), interactions="log.csv", items="items.jsonl"
+    folder=str(tmp_path),
+    interactions="log.csv",
+    items="items.jsonl",
+    **options,
   )
 
 
@@ -123,7 +127,7 @@ def test_global_temporal_through_the_domain(tmp_path):
     f"u{u},{'ab'[t % 2]},{t * 100 + u}" for u in range(3) for t in range(9)
   ]
   prepared = domain(
-    write(tmp_path, rows),
+    write(tmp_path, rows, time_unit="s"),
     split="global_temporal",
     validation_start="1970-01-01T00:08:20",
     test_start=700_000,
@@ -131,6 +135,21 @@ def test_global_temporal_through_the_domain(tmp_path):
   assert steps(prepared)["train"] == 15
   assert len(prepared.documents["validation"]) == 3
   assert prepared.boundaries.validation_start == 500_000
+
+
+def test_small_numbers_are_no_times_unless_their_unit_is_bound(tmp_path):
+  rows = [f"u,{'ab'[t % 2]},{t}" for t in range(9)]
+  source = write(tmp_path, rows)
+  with pytest.raises(
+    InputError, match=r"global_temporal.*positions.*LogFiles\.time_unit"
+  ):
+    domain(source, split="global_temporal").prepare()
+  prepared = domain(source).prepare()
+  assert prepared.events.timestamps.tolist() == list(range(9))
+  [note] = [
+    note for note in prepared.problems.notes() if "small numbers" in note[1]
+  ]
+  assert note.remedy == 'LogFiles.time_unit = "s"'
 
 
 def test_max_history(tmp_path):

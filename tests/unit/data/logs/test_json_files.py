@@ -327,3 +327,25 @@ def test_rows_and_damage_make_up_the_file(kinds):
 def test_names_are_few():
   many = json_layout.names([{str(i): 1 for i in range(10_000)}])
   assert len(many) < 1000
+
+
+def test_values_of_some_columns_stay_apart():
+  rows = [
+    {"id": 1, "items": ["a", 2]},
+    {"id": 2, "items": "abc"},
+    {"id": 3, "items": [["a"]]},
+    {"id": 4, "items": None},
+    {"id": 5},
+    {"id": 6, "items": [{"$oid": "5f"}]},
+  ]
+  for text in ("\n".join(map(json.dumps, rows)), json.dumps(rows, indent=1)):
+    found, *_ = read(text, "id", "items", as_json=("items",))
+    assert [row["items"] and json.loads(row["items"]) for row in found] == [
+      ["a", 2],
+      "abc",
+      [["a"]],
+      None,
+      None,
+      ["5f"],
+    ]
+    assert [row["id"] for row in found] == [1, 2, 3, 4, 5, 6]

@@ -23,7 +23,7 @@ class Log:
   def __init__(self, users, most):
     self._users, self._most = users, most
 
-  def files(self):
+  def inputs(self):
     return []
 
   def fingerprint(self):
