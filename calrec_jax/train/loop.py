@@ -447,8 +447,8 @@ class _Loop:
       ):
         values = self.validator(self.state.params)
     except DivergedError as error:
-      message = f"{str(error).rstrip('.')}; so it is"
-      raise DivergedError(self._diverged(message)) from error
+      what = f"the validation fails ({str(error).rstrip('.')})"
+      raise DivergedError(self._diverged(what)) from error
     except Exception as error:
       self._save_on_failure(error)
       raise
