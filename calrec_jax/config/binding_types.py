@@ -57,7 +57,7 @@ def check(resolve: Resolve) -> None:
     if not selector.startswith(("calrec_jax.", "tasks.")):
       continue
     entry = gin_config._REGISTRY.get_match(selector)
-    hints = _hints(entry.wrapped)
+    hints = _hints(entry.wrapped) if entry else {}
     for parameter, value in bound.items():
       if parameter not in hints:
         continue
