@@ -146,8 +146,8 @@ def _names(dataset: dataset_lib.Dataset) -> tuple[str, ...]:
     config.macro(f"{stage}/{NAME_MACRO}", plain)
     for stage in config.macro("STAGES", ())
   ]
-  names = tuple(dict.fromkeys(name for name in chosen or [plain] if name))
-  return dataset.names() if not names or names == ("all",) else names
+  names = [name for name in chosen or [plain] if name]
+  return dataset.names() if set(map(str, names)) <= {"all"} else tuple(names)
 
 
 def _build_tfds(
