@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
+from calrec_jax import config
 from calrec_jax.data.logs import formats, log_stores, zip_archives
 from calrec_jax.errors import InputError, nearest
 from calrec_jax.storage import identity
@@ -376,4 +377,9 @@ def _not_found(store: log_stores.Store, full: str) -> str:
     shown = os.path.abspath(shown)
     if not os.path.isdir(shown):
       shown += ", which does not exist"
+    if found := config.beside(full):
+      shown += (
+        f"; paths are relative to the working directory, and {found} exists "
+        "beside the gin file"
+      )
   return f"There is no {what} {full} (in {shown}).{known} Set {_BINDINGS}."
