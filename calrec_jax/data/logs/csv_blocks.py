@@ -148,16 +148,16 @@ class Reader:
       "rows": self.rows_read,
     }
 
-  def rows(self, columns: Sequence[str]) -> Iterator[json_blocks.Rows]:
+  def rows(self, wanted: Sequence[str]) -> Iterator[json_blocks.Rows]:
     """The rows in the file's order, with the header's columns of these names.
 
     All values are text. `malformed` holds every line of the bad rows.
     """
-    if columns and self._looks_like_data:
+    if wanted and self._looks_like_data:
       self._note_data()
     layout = csv_parts.Layout(
       self._path,
-      {name: self.header.index(name) for name in columns},
+      {name: self.header.index(name) for name in wanted},
       len(self.header),
       self.dialect,
       self._header_line,

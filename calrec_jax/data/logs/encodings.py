@@ -187,7 +187,7 @@ def text(stream: IO[bytes], encoding: Encoding) -> io.TextIOWrapper:
     encoding: Their encoding.
   """
   _skip_mark(stream, encoding)
-  wrapped = io.TextIOWrapper(
+  wrapped: Any = io.TextIOWrapper(
     stream, encoding=encoding.name, errors=_ESCAPES, newline=""
   )
   wrapped._CHUNK_SIZE = _PIECE  # It would read 8 KiB at a time.

@@ -237,21 +237,22 @@ class LogFiles:
     names = {
       column: self.text_columns.get(column, column) for column in columns
     }
-    described, items = None, None
-    if self.items is not None:
-      items = self._read_items(names, problems)
-      described = pa.array(items.item_ids, pa.large_string())
-    else:
+    described, rows, known = None, None, None
+    if self.items is None:
       rows = self._item_rows(self.item_column, names, problems)
-    events = event_columns.EventColumns(self._columns(), problems, described)
+    else:
+      described = self._read_items(names, problems)
+      known = pa.array(described.item_ids, pa.large_string())
+    events = event_columns.EventColumns(self._columns(), problems, known)
     for block in self._blocks(problems, list(names.values())):
       events.add(block.file, block.rows)
-      if items is None:
+      if rows is not None:
         rows.add(block.file, block.rows, block.available)
     found = events.finish()
-    if items is None:  # Both number items by their first appearance.
-      items = rows.finish()
-      self._require_texts(items)
+    # Without a catalogue both number items by their first appearance.
+    items = described if rows is None else rows.finish()
+    assert items is not None
+    self._require_texts(items)
     items = dataclasses.replace(
       items, decimal=self.decimal, missing=tuple(self.missing)
     )
@@ -393,9 +394,7 @@ class LogFiles:
       problems=problems,
     ):
       rows.add(block.file, block.rows, block.available)
-    items = rows.finish()
-    self._require_texts(items)
-    return items
+    return rows.finish()
 
   def _require_texts(self, items: events_lib.Items) -> None:
     for column, name in self.text_columns.items():

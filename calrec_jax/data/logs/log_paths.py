@@ -14,7 +14,7 @@ import posixpath
 import re
 import urllib.parse
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
 from calrec_jax import config
@@ -119,7 +119,7 @@ def local(path: str) -> LogPath:
     FileNotFoundError: If there is no such file.
   """
   if not os.path.isfile(path):
-    raise FileNotFoundError(_not_found(_Store(), path))
+    raise FileNotFoundError(_not_found(log_stores.Store.of(path), path))
   return LogPath(path, path)
 
 
