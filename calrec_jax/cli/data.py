@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the verb on a command line and returns the exit status."""
   arguments = _parse(argv)
   if arguments.action == "guess":
-    return _guess(arguments.datasets, arguments.output)
+    output = None if arguments.dry_run else arguments.output
+    return _guess(arguments.datasets, output)
   configuration = named_datasets.configure(
     arguments.configuration, arguments.datasets, arguments.manual_dir
   )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import pathlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -141,9 +140,10 @@ class Building:
         ),
         name=domain.name,
         kinds=prepared.kinds,
+        more=lambda folder, fingerprint: everybody_lib.write(
+          folder, everybody_lib.collect(domain, prepared), fingerprint
+        ),
       )
-      manifest = files.read_manifest(pathlib.Path(path))
-      self.everybody(domain, path, manifest["fingerprint"])
 
   def everybody(
     self,

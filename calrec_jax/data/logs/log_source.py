@@ -96,7 +96,7 @@ def open_file(
     stack.enter_context(contextlib.closing(whole))
     if kind := _binary_format(sample, file, options):
       stored = _seekable(whole, kind, file, packed, stack)
-      formats.note_suffix(kind, file.path, file.suffix, problems)
+      formats.note_suffix(kind, name, file.suffix, problems)
       if kind == "xlsx":
         source: LogSource = spreadsheets.Sheet(
           stored, file.stored, file.sheet, options, problems
@@ -113,11 +113,11 @@ def open_file(
       return
     samples = [sample, *_probes(file, packed)]
     encoding = encodings.choose(options.encoding, samples)
-    encodings.note(encoding, file.path, problems)
+    encodings.note(encoding, name, problems)
     head = sample[len(encoding.mark) :][:_HEAD].decode(encoding.name, "replace")
     kind = options.format or formats.of_text(head, file.suffix)
     if options.format is None:
-      formats.note_suffix(kind, file.path, file.suffix, problems)
+      formats.note_suffix(kind, name, file.suffix, problems)
     if kind == "json":
       utf8 = encodings.utf8(whole, encoding)
       source = json_files.JsonFile(utf8, file.path, options, problems)
@@ -128,7 +128,7 @@ def open_file(
       if sequences.look_like(head):
         problems.note(
           "suspect",
-          f"{file.path} looks like a user and items in each row, of as many "
+          f"{name} looks like a user and items in each row, of as many "
           "fields as the user has items",
           'LogFiles.format = "sequences"',
         )
@@ -140,7 +140,7 @@ def open_file(
 
     def ended() -> None:
       broken = problems.count("broken_encoding") - before
-      encodings.note_broken(encoding, file.path, broken, problems)
+      encodings.note_broken(encoding, name, broken, problems)
 
     yield _Described(source, said | {"encoding": encoding.name}, ended)
 
