@@ -128,7 +128,7 @@ def open_file(
       if sequences.look_like(head):
         problems.note(
           "suspect",
-          f"{file.path} looks like a user and items in each row, of as many "
+          f"{name} looks like a user and items in each row, of as many "
           "fields as the user has items",
           'LogFiles.format = "sequences"',
         )

@@ -211,8 +211,8 @@ def _opened(
         stack.pop_all().close()
         problems.note(
           "info",
-          f"{path.path} has no header; its columns are those of the file "
-          "before it",
+          f"{problems_lib.base_name(path.path)} has no header; its columns are "
+          "those of the file before it",
         )
         options = dataclasses.replace(options, columns=columns)
         source = stack.enter_context(_open(path, options, problems))
@@ -347,4 +347,5 @@ def _require(
 def _reading(
   path: log_paths.LogPath, source: log_source.LogSource
 ) -> dict[str, Any]:
-  return {"file": path.path, "lines": source.num_lines} | source.describe()
+  described = {"lines": source.num_lines} | source.describe()
+  return described | {"file": problems_lib.base_name(path.path)}

@@ -165,9 +165,14 @@ def test_damaged_and_unknown_files(tmp_path):
   table, problems = read(fake)  # Its first bytes tell the format.
   assert table.columns == {"id": ["1"], "title": ["a"]}
   assert any("a.parquet" in note.message for note in problems.notes())
-  (tmp_path / "a.xlsx").write_text("")
-  with pytest.raises(ValueError, match="suffix"):
-    read(tmp_path / "a.xlsx")
+  (tmp_path / "a.csv").write_text("")
+  with pytest.raises(ValueError, match=r"a\.csv is empty"):
+    read(tmp_path / "a.csv")
+  (tmp_path / "a.rds").write_text("x")
+  with pytest.raises(
+    ValueError, match=r"a\.rds: .rds is not read.* write Parquet"
+  ):
+    read(tmp_path / "a.rds")
   with pytest.raises(FileNotFoundError, match=r"LogFiles\.interactions"):
     read(tmp_path / "none.csv")
   good = tmp_path / "b.csv"
