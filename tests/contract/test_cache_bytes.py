@@ -1,6 +1,11 @@
-"""A cache that is built again has the bytes of an earlier release's."""
+"""A cache that is built again has the bytes of an earlier release's.
+
+Its card says more than the earlier one, which it contains; and there is a file
+more, with the newest purchases of all users.
+"""
 
 import hashlib
+import json
 import pathlib
 import shutil
 import tarfile
@@ -29,10 +34,34 @@ def earlier(tmp_path_factory):
   return folder / "earlier_run"
 
 
+def cards(folder):
+  """The card of the only cache, and the hashes in its marker."""
+  [card] = folder.glob("caches/*/card.json")
+  marker = json.loads(card.with_name("COMPLETED").read_text())
+  files = {name: file["sha256"] for name, file in marker["files"].items()}
+  return json.loads(card.read_text()), files
+
+
 def test_names_and_bytes_of_all_files_are_as_they_were(earlier, monkeypatch):
-  before = hashes(earlier / "data")
-  assert any(name.startswith("caches/shop-") for name in before)
+  before, (card_before, marked_before) = (
+    hashes(earlier / "data"),
+    cards(earlier / "data"),
+  )
+  [folder] = {
+    name[: name.rindex("/")] for name in before if "COMPLETED" in name
+  }
+  assert folder.startswith("caches/shop-")
   shutil.rmtree(earlier / "data" / "caches")
   monkeypatch.chdir(earlier)
   assert main(["data", "cache", "--quiet", "--gin_file=shop.gin"]) == 0
-  assert hashes(earlier / "data") == before
+  after, (card, marked) = hashes(earlier / "data"), cards(earlier / "data")
+  assert after.keys() - before.keys() == {f"{folder}/everybody.parquet"}
+  changed = {name for name in before if after.get(name) != before[name]}
+  assert changed == {f"{folder}/card.json", f"{folder}/COMPLETED"}
+  assert {name: card.get(name) for name in card_before} == card_before
+  assert card.keys() - card_before.keys() == {
+    *("reading", "times", "notes", "excluded")
+  }
+  assert marked.keys() == marked_before.keys()
+  for name, sha256 in marked.items():
+    assert after[f"{folder}/{name}"] == sha256

@@ -1,4 +1,4 @@
-"""An adversarial log: its card and one of its prompts, word for word.
+"""Adversarial logs: their cards and one of their prompts, word for word.
 
 `python tests/golden/test_data_card.py` writes the golden files anew.
 """
@@ -15,6 +15,7 @@ from calrec_jax.data.domain.prompt import Prompt
 from calrec_jax.data.logs.log_files import LogFiles
 
 GOLDEN = pathlib.Path(__file__).parent / "data_card.txt"
+GOLDEN_OF_EXPORT = pathlib.Path(__file__).parent / "data_card_of_export.txt"
 
 PURCHASES = [
   b"who,what,when,comment",
@@ -46,6 +47,44 @@ PRODUCTS = [
 ]
 
 
+EXPORT = [
+  "Kunde;Artikel;Name;Preis;Menge;Art;Sterne;Zeit;Notiz",
+  "anna;01;Tee;1,50;2;kauf;5;24.12.2023 08:00;",
+  "anna;02;Kaffee;12,00;-1;kauf;4;24.12.2023 09:00;",  # A return.
+  "anna;02;Kaffee;12,00;1;kauf;4;24.12.2023 09:00;",
+  "anna;02;Kaffee;12,00;1;kauf;4;24.12.2023 09:00;",  # Exported twice.
+  'anna;03;Milch;0,99;1;kauf;3;25.12.2023 10:00;"zwei',
+  'Zeilen"',
+  "",
+  "bert;01;Tee;1,50;1;sicht;5;25.12.2023 11:00;",  # Only looked at.
+  "bert;03;Milch;0,99;0;kauf;5;25.12.2023 12:00;",  # None of it.
+  "bert;01;Tee;1,50;1;kauf;1;25.12.2023 13:00;",
+  "bert;02;Kaffee;12,00;1;kauf;2;26.12.2023 14:00;",
+  "bert;03;Milch;0,99;3;kauf;5;27.12.2023 15:00;",
+  "bert;03",
+]
+
+
+def export(folder):
+  """A shop's export in the manner of Germany, with a condition."""
+  path = folder / "export.csv"
+  path.write_text("\r\n".join(EXPORT) + "\r\n", "utf-8", newline="")
+  domain = domain_lib.Domain(
+    name="shop",
+    source=LogFiles(
+      interactions=str(path),
+      user_column="Kunde",
+      item_column="Artikel",
+      time_column="Zeit",
+      text_columns={"title": "Name", "price": "Preis"},
+      where='Art == "kauf" and Menge > 0',
+    ),
+    fields=(("Title", "title"), ("Price", "price")),
+    min_count=1,
+  )
+  return domain, domain.prepare()
+
+
 def prepare(folder):
   (folder / "purchases.csv").write_bytes(b"\r\n".join(PURCHASES) + b"\r\n")
   (folder / "products.jsonl").write_text("\n".join(map(json.dumps, PRODUCTS)))
@@ -71,8 +110,7 @@ def prepare(folder):
   return domain, domain.prepare()
 
 
-def describe(folder):
-  domain, prepared = prepare(folder)
+def describe(domain, prepared):
   tokens = [np.frombuffer(text.encode(), np.uint8) for text in prepared.texts]
   card = card_lib.build_card(
     domain,
@@ -94,7 +132,42 @@ def describe(folder):
 
 
 def test_the_card_and_the_prompt_are_as_they_were(tmp_path):
-  assert describe(tmp_path) == GOLDEN.read_text("utf-8")
+  assert describe(*prepare(tmp_path)) == GOLDEN.read_text("utf-8")
+
+
+def test_the_card_of_an_export_is_as_it_was(tmp_path):
+  found = describe(*export(tmp_path))
+  assert found == GOLDEN_OF_EXPORT.read_text("utf-8")
+
+
+def test_each_row_of_an_export_is_used_or_counted_once(tmp_path):
+  _, prepared = export(tmp_path)
+  steps = {step["step"]: step for step in prepared.steps}
+  problems, [reading] = prepared.problems, prepared.problems.reading
+  assert reading["lines"] == len(EXPORT)
+  assert (
+    reading["lines"]
+    == sum(
+      reading[f"{kind}_lines"] for kind in ("header", "blank", "quoted", "bad")
+    )
+    + reading["rows"]
+  )
+  assert steps["parse"]["events"] == reading["rows"] + reading["bad_lines"]
+  assert steps["parse"]["events"] == (
+    steps["validate"]["events"]
+    + sum(problems.excluded.values())
+    + sum(problem["count"] for problem in problems.as_list())
+  )
+
+
+def test_cards_do_not_depend_on_the_folder(tmp_path):
+  cards = []
+  for name in ("one", "another"):
+    (tmp_path / name).mkdir()
+    cards.append(describe(*export(tmp_path / name)))
+    cards[-1] += json.dumps(prepare(tmp_path / name)[1].problems.reading)
+  assert cards[0] == cards[1]
+  assert str(tmp_path) not in cards[0]
 
 
 def test_rows_are_used_or_counted(tmp_path):
@@ -104,7 +177,7 @@ def test_rows_are_used_or_counted(tmp_path):
     problem["count"]
     for problem in prepared.problems.as_list()
     if problem["first"].startswith("purchases.csv")
-    or problem["kind"] == "event_without_text"
+    or problem["kind"] in ("event_without_text", "duplicate_event")
   )
   assert steps["parse"]["events"] == len(PURCHASES) - 1
   assert steps["validate"]["events"] + of_events == len(PURCHASES) - 1
@@ -112,4 +185,5 @@ def test_rows_are_used_or_counted(tmp_path):
 
 if __name__ == "__main__":
   with tempfile.TemporaryDirectory() as made:
-    GOLDEN.write_text(describe(pathlib.Path(made)), "utf-8")
+    GOLDEN.write_text(describe(*prepare(pathlib.Path(made))), "utf-8")
+    GOLDEN_OF_EXPORT.write_text(describe(*export(pathlib.Path(made))), "utf-8")

@@ -144,15 +144,16 @@ def note(
   if encoding.guess == "cp1252":
     problems.note(
       "info",
-      f"{path} is not UTF-8 and is read as cp1252 (Western European); another "
-      "encoding needs to be set",
+      f"{problems_lib.base_name(path)} is not UTF-8 and is read as cp1252 "
+      "(Western European); another encoding needs to be set",
       _BINDING,
     )
   elif encoding.guess == "unknown":
     problems.note(
       "wrong",
-      f"most characters of {path} outside ASCII are not UTF-8; their encoding "
-      "cannot be told, and their rows are skipped as broken_encoding",
+      f"most characters of {problems_lib.base_name(path)} outside ASCII are "
+      "not UTF-8; their encoding cannot be told, and their rows are skipped as "
+      "broken_encoding",
       'LogFiles.encoding = "gb18030" (or "shift_jis", "cp1251", "latin-1", …)',
     )
 
@@ -171,8 +172,9 @@ def note_broken(
   if broken and not encoding.guess:
     problems.note(
       "suspect",
-      f"{broken:,} rows of {path} are not text in {encoding.name} and were "
-      "skipped; if the file has another encoding, set it",
+      f"{broken:,} rows of {problems_lib.base_name(path)} are not text in "
+      f"{encoding.name} and were skipped; if the file has another encoding, "
+      "set it",
       'LogFiles.encoding = "cp1252" (or "latin-1", "gb18030", "shift_jis", …)',
     )
 

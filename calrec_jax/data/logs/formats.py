@@ -155,7 +155,7 @@ def note_suffix(
   if named != found and found != "sequences":
     problems.note(
       "info",
-      f"{path} is read as {found}, which it holds, though its suffix is "
-      f"{suffix}",
+      f"{problems_lib.base_name(path)} is read as {found}, which it holds, "
+      f"though its suffix is {suffix}",
       f'LogFiles.format = "{named}"' if named in TEXT else "",
     )

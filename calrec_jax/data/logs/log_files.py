@@ -17,25 +17,18 @@ from calrec_jax.data.logs import (
   item_rows,
   log_checks,
   log_paths,
+  log_settings,
   order_rows,
   profile,
   read_options,
   tables,
   time_layouts,
-  times,
   where,
 )
 from calrec_jax.data.logs import events as events_lib
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import text as text_lib
-from calrec_jax.errors import (
-  InputError,
-  check,
-  nearest,
-  one_of,
-  optional,
-  refuse,
-)
+from calrec_jax.errors import InputError, check, nearest
 
 _REQUIRED: Any = gin.REQUIRED  # Gin rejects it when used.
 _SAMPLE_ROWS = 10_000
@@ -139,37 +132,15 @@ class LogFiles:
 
   def __post_init__(self) -> None:
     """Checks the settings."""
-    check(
-      self,
-      time_unit=optional(one_of(*times.UNITS)),
-      format=optional(one_of(*read_options.FORMATS)),
-      quoting=one_of(*read_options.QUOTINGS),
-      decimal=optional(one_of(".", ",")),
-    )
-    for name in ("quote", "escape"):
-      value = getattr(self, name)
-      if value and (not isinstance(value, str) or len(value) != 1):
-        refuse(self, name, "must be one character.")
-    if not isinstance(self.text_columns, Mapping):
-      refuse(self, "text_columns", 'must be a dict: {"title": "name"}.')
-    for name in (
-      *("columns", "item_columns", "order_columns"),
-      *("fill_down", "missing", "id_rules"),
-    ):
-      value = getattr(self, name)
-      if isinstance(value, str) or not all(isinstance(v, str) for v in value):
-        refuse(self, name, 'must be a list of texts: ("one", "two").')
+    check(self, **log_settings.RULES)
+    for name in log_settings.LISTS:  # Lists and tuples mean the same.
+      object.__setattr__(self, name, tuple(getattr(self, name)))
     id_rules.check_rules(self.id_rules)
     if self.time_format is not None:
       time_layouts.check_pattern(self.time_format)
     for name in ("where", "target_where"):
       if getattr(self, name) is not None:
         where.parse(getattr(self, name), f"LogFiles.{name}")
-
-  @property
-  def by_time(self) -> bool:
-    """Whether events carry times rather than positions."""
-    return self._times is not None and self.time_unit != "order"
 
   @property
   def _times(self) -> str | None:

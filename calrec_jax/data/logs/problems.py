@@ -135,7 +135,12 @@ def line(row: Mapping[str, Any]) -> str:
   )
 
 
+def base_name(file: str) -> str:
+  """A file's name without its folder, so that cards do not tell places."""
+  return os.path.basename(file)
+
+
 def location(file: str, line: int, last: int | None = None) -> str:
   """`file:line`, or `file:line-last` for a row that spans several lines."""
-  name = os.path.basename(file)
+  name = base_name(file)
   return f"{name}:{line}" if last in (None, line) else f"{name}:{line}-{last}"

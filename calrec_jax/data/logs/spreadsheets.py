@@ -62,7 +62,8 @@ class Sheet:
     if sheet is None and len(names) > 1:
       problems.note(
         "info",
-        f"{path} has {len(names)} sheets; the first, {names[0]!r}, is read",
+        f"{problems_lib.base_name(path)} has {len(names)} sheets; the first, "
+        f"{names[0]!r}, is read",
         f'LogFiles.interactions = "{path}/{names[1]}"',
       )
     cells = book[self._sheet]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -212,8 +211,8 @@ def _opened(
         stack.pop_all().close()
         problems.note(
           "info",
-          f"{os.path.basename(path.path)} has no header; its columns are those "
-          "of the file before it",
+          f"{problems_lib.base_name(path.path)} has no header; its columns are "
+          "those of the file before it",
         )
         options = dataclasses.replace(options, columns=columns)
         source = stack.enter_context(_open(path, options, problems))
@@ -348,8 +347,5 @@ def _require(
 def _reading(
   path: log_paths.LogPath, source: log_source.LogSource
 ) -> dict[str, Any]:
-  # Without its folder: a card does not depend on where a log lies.
-  name = os.path.basename(path.path)
-  return {"file": name, "lines": source.num_lines} | {
-    key: value for key, value in source.describe().items() if key != "file"
-  }
+  described = {"lines": source.num_lines} | source.describe()
+  return described | {"file": problems_lib.base_name(path.path)}

@@ -1,10 +1,12 @@
-"""Joining, sorting, repeats and k-core against plain loops."""
+"""Sorting, repeats, duplicates and k-core against plain loops."""
 
 import collections
+import dataclasses
 
 import numpy as np
-import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from calrec_jax.data.logs import events as events_lib
 from calrec_jax.data.logs import problems as problems_lib
@@ -93,27 +95,33 @@ def test_filters_keep_the_order_so_that_sorting_first_is_sorting_last():
   assert rows(first) == rows(last)
 
 
-def test_a_row_has_one_kind_of_problem():
+EVENT = st.tuples(*(st.integers(0, 2) for _ in range(4)))
+
+
+@given(st.lists(EVENT, max_size=12), st.booleans())
+def test_duplicates_are_those_of_a_set(log, with_kinds):
+  users, items, times, kinds = zip(*log, strict=True) if log else [()] * 4
+  events = make(users, items, times)
+  if with_kinds:
+    events = dataclasses.replace(
+      events, kinds=np.array(kinds, np.int8), kind_names=("a", "b", "c")
+    )
+  events = events_lib.sort(events)
+  seen, expected = set(), []
+  columns = [events.users, events.items, events.timestamps]
+  if with_kinds:
+    columns.append(events.kinds)
+  for event in zip(*(column.tolist() for column in columns), strict=True):
+    expected.append(event in seen)
+    seen.add(event)
+  assert events_lib.duplicates(events).tolist() == expected
+
+
+def test_strict_names_the_first_bad_row():
   problems = problems_lib.Problems()
-  events = events_lib.join(
-    users=pa.array([None, "u", "u", "u", "u"], pa.string()),
-    items=pa.array([None, None, "zzz", "zzz", "a"], pa.string()),
-    timestamps=np.arange(5),
-    readable=np.array([False, False, False, True, True]),
-    catalogue=["a"],
-    file="/somewhere/log.csv",
-    lines=np.array([2, 3, 4, 5, 9]),
-    problems=problems,
-  )
-  assert {p["kind"]: (p["count"], p["first"]) for p in problems.as_list()} == {
-    "missing_user": (1, "log.csv:2"),
-    "missing_item": (1, "log.csv:3"),
-    "bad_timestamp": (1, "log.csv:4"),
-    "unknown_item": (1, "log.csv:5"),
-  }
-  assert rows(events) == [(0, 0, 4)]
+  problems.add_rows("missing_user", "/somewhere/log.csv", np.array([2, 7]))
   with pytest.raises(
-    problems_lib.BadRowsError, match=r"(?s)log\.csv:2.*strict"
+    problems_lib.BadRowsError, match=r"(?s)2  missing_user.*log\.csv:2.*strict"
   ):
     problems.refuse("toys")
 

@@ -1,18 +1,19 @@
 """Column mappings, times, ids, and bad rows of a log."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from calrec_jax.data.logs import log_files, tables
+from calrec_jax.data.domain import domain as domain_lib
+from calrec_jax.data.logs import log_settings
 from calrec_jax.data.logs import problems as problems_lib
-from calrec_jax.data.logs.id_codes import Column
 from calrec_jax.data.logs.log_files import LogFiles
+from calrec_jax.errors import InputError
+from calrec_jax.storage import identity
 
 COLUMNS = ("title", "category", "brand", "price")
 
@@ -49,7 +50,11 @@ def log(tmp_path):
   ]
   (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
   return LogFiles(
-    folder=str(tmp_path), interactions="log.csv", items="items.jsonl"
+    folder=str(tmp_path),
+    interactions="log.csv",
+    items="items.jsonl",
+    encoding="utf-8",
+    time_unit="s",
   )
 
 
@@ -59,7 +64,8 @@ def test_bad_rows_are_counted_with_their_first_line(log):
   assert [items.item_ids[i] for i in events.items] == ["a", "b"]
   assert events.timestamps.tolist() == [100_000, 200_500]
   assert events.num_rows == 10
-  assert items.columns["title"] == ["A", "B"]  # The first description stays.
+  # The first description stays.
+  assert list(items.columns["title"]) == ["A", "B"]
   assert items.lines.tolist() == [1, 2]
   assert kinds == {
     "malformed_row": (1, "log.csv:9"),
@@ -72,6 +78,16 @@ def test_bad_rows_are_counted_with_their_first_line(log):
   }
   counted = sum(kinds[kind][0] for kind in kinds) - 2  # Two are item rows.
   assert counted + len(events) == events.num_rows
+
+
+def test_an_encoding_that_is_not_bound_is_detected_and_said(log):
+  problems = problems_lib.Problems()
+  source = dataclasses.replace(log, encoding=None)
+  events, _ = source.read(problems, COLUMNS)
+  assert list(events.user_ids) == ["u1", "u\xff", "u2"]
+  assert not problems.count("broken_encoding")
+  [note] = [n for n in problems.notes() if "LogFiles.encoding" in n.remedy]
+  assert "cp1252" in note.message
 
 
 def test_one_file_describes_its_items_itself(tmp_path):
@@ -94,7 +110,9 @@ def test_one_file_describes_its_items_itself(tmp_path):
     )
   )
   assert items.item_ids == ["x", "y"]
-  assert items.columns == {"title": ["Ice", "Tape"]}
+  assert {name: list(values) for name, values in items.columns.items()} == {
+    "title": ["Ice", "Tape"]
+  }
   day = 86_400_000
   assert np.diff(events.timestamps).tolist() == [
     -day,
@@ -103,45 +121,6 @@ def test_one_file_describes_its_items_itself(tmp_path):
     day,
   ]
   assert kinds == {"conflicting_item": (1, "log.csv:5")}
-
-
-@pytest.mark.parametrize("own_file", [True, False])
-@given(
-  st.lists(
-    st.tuples(st.sampled_from(["a", " a", "b", ""]), st.sampled_from("xy")),
-    max_size=9,
-  )
-)
-def test_items_in_arrow_are_those_of_python(own_file, rows):
-  found = []
-  columns = {
-    name: [row[i] for row in rows] for i, name in enumerate(("id", "title"))
-  }
-  for kind in (list, lambda values: Column(pa.array(values, pa.string()))):
-    problems = problems_lib.Problems()
-    table = tables.Table(
-      file="x",
-      columns={name: kind(values) for name, values in columns.items()},
-      lines=np.arange(len(rows)),
-      available=("id", "title"),
-      num_rows=len(rows),
-    )
-    items = log_files._items(
-      table, "id", {"title": "title"}, problems, own_file=own_file
-    )
-    found.append((items.item_ids, items.columns, items.lines.tolist()))
-    found[-1] += (problems.as_list(),)
-  assert found[0] == found[1]
-  item_ids = [item_id.strip() for item_id, _ in rows]
-  assert found[0][0] == list(dict.fromkeys(filter(None, item_ids)))
-  again = [
-    item_id
-    for item_id, row in zip(item_ids, rows, strict=True)
-    if item_id and row[1] != rows[item_ids.index(item_id)][1]
-  ]
-  assert problems.count("conflicting_item") == (
-    len(again) if own_file else len(set(again))
-  )
 
 
 def test_parquet_times_need_no_unit(tmp_path):
@@ -157,7 +136,7 @@ def test_parquet_times_need_no_unit(tmp_path):
   events, items, kinds = read(
     LogFiles(interactions=str(tmp_path / "log.parquet"))
   )
-  assert events.user_ids == ["1"]
+  assert list(events.user_ids) == ["1"]
   assert items.item_ids == ["5"]
   assert events.timestamps.tolist() == [1_700_000_000_123]
   assert kinds == {"missing_user": (1, "log.parquet:2")}
@@ -167,8 +146,10 @@ def test_a_wrong_unit_names_the_binding(log, tmp_path):
   (tmp_path / "log.csv").write_text(
     "user_id,item_id,timestamp\nu,a,2024-01-01\n"
   )
-  with pytest.raises(ValueError, match=r"log\.csv:2.*LogFiles\.time_unit"):
+  with pytest.raises(InputError, match=r"log\.csv:2.*LogFiles\.time_unit"):
     read(log)
+  detected = dataclasses.replace(log, time_unit=None)
+  assert read(detected)[0].timestamps.tolist() == [1_704_067_200_000]
 
 
 def test_without_a_time_column_the_rows_are_in_order(tmp_path):
@@ -181,6 +162,7 @@ def test_without_a_time_column_the_rows_are_in_order(tmp_path):
 
 
 def test_the_fingerprint_follows_content_and_mapping_not_place(log, tmp_path):
+  log = dataclasses.replace(log, encoding=None, time_unit=None)
   first = log.fingerprint()
   other = tmp_path / "elsewhere"
   other.mkdir()
@@ -208,3 +190,134 @@ def test_wrong_options_are_refused():
     LogFiles(interactions="x.csv", time_unit="days")
   with pytest.raises(ValueError, match=r"LogFiles\.delimiter"):
     LogFiles(interactions="x.csv", delimiter="")
+  with pytest.raises(ValueError, match=r"LogFiles\.id_rules"):
+    LogFiles(interactions="x.csv", id_rules=("zeros",))
+  with pytest.raises(ValueError, match=r"LogFiles\.time_format"):
+    LogFiles(interactions="x.csv", time_format="%Q")
+
+
+@pytest.mark.parametrize(
+  "name", [field.name for field in dataclasses.fields(LogFiles)]
+)
+def test_a_setting_of_a_wrong_type_is_refused_in_one_line(name):
+  default = {
+    field.name: field.default for field in dataclasses.fields(LogFiles)
+  }[name]
+  wrong = [5, 2.5, True, [1], {"a": 1}, object(), b"x"]
+  if default is not None and name != "time_column":
+    wrong.append(None)
+  if name not in ("interactions", "items", "orders", *log_settings.LISTS):
+    wrong += [["a"], ("a",), []]
+  if name in log_settings.LISTS:
+    wrong.append("ab")
+  for value in wrong:
+    with pytest.raises(InputError) as raised:
+      LogFiles(**{"interactions": "x.csv", name: value})
+    first = str(raised.value).partition("\n")[0]
+    assert first.startswith(f"LogFiles.{name} = ")
+    assert "must be" in first
+
+
+FINGERPRINTS = {  # As releases computed them that had these settings only.
+  "": "3b0534bf693208383cdc46b0bd680a2ae907a89b7785c8563dd88cc649091d42",
+  "items": "801dca7f8a48c2e2d22db637ea684083e3432a30092c0554279e52683e06ba13",
+  "ms": "c7c9c24f0cda82da50ab6bafc29c982cc204c7b95c2fc8c564cf3e9f379c1237",
+  "iso": "632fb9d23e09e5d43df36b6403955b76f62411b8957294e932c1bbbeedcc2480",
+  "order": "ee085aa81d3113df3a88b0349c96ccc92899c3928ecd86d85edd6bc17bb5bd39",
+  "no time": "861f8bbd1f05be6eddfd3136e79720bdd0aab4394d85a3fc29b2c609be7844e2",
+  "columns": "0fd079b6014c0b3fd0783c5fd67a2210a90ba47db2d8c8fe4ad9ed89a324d0d7",
+  ";": "f2fbeffc31ead56c57c6f152d3839a00df8fef52b063abd685ba60c214b320d2",
+  "latin-1": "e90337575956616515cf974c453d8a5687d350f8d637921e0824b943675041bc",
+}
+EARLIER = {
+  "": {},
+  "items": {"items": "items.jsonl"},
+  "ms": {"time_unit": "ms"},
+  "iso": {"time_unit": "iso"},
+  "order": {"time_unit": "order"},
+  "no time": {"time_column": None},
+  "columns": {
+    "items": "items.jsonl",
+    "user_column": "who",
+    "item_column": "what",
+    "item_id_column": "sku",
+    "time_column": "when",
+    "time_unit": "iso",
+    "text_columns": {"title": "name", "price": "cost"},
+  },
+  ";": {"delimiter": ";"},
+  "latin-1": {"encoding": "latin-1"},
+}
+
+
+@pytest.fixture
+def earlier(tmp_path):
+  (tmp_path / "log.csv").write_text(
+    "user_id,item_id,timestamp,title\nu,a,1700000000,Tea\n"
+  )
+  (tmp_path / "items.jsonl").write_text('{"item_id": "a", "title": "Tea"}\n')
+  return lambda **settings: LogFiles(
+    folder=str(tmp_path), interactions="log.csv", **settings
+  )
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_fingerprints_are_those_of_earlier_releases(earlier, name):
+  source = earlier(**EARLIER[name])
+  assert identity.fingerprint(source.fingerprint()) == FINGERPRINTS[name]
+
+
+def test_the_fingerprint_of_a_domain_is_that_of_earlier_releases(earlier):
+  domain = domain_lib.Domain(
+    name="toys",
+    source=earlier(),
+    fields=(("Title", "title", 6), ("Price", "price")),
+    dedup="none",
+    min_count=1,
+    split="global_temporal",
+    validation_start="2024-01-01",
+    test_start="2024-02-01",
+    max_history=20,
+  )
+  assert domain.fingerprint() == (
+    "2a7627359c68f65630a7ba278e7ff7c575a6a9cdba0c9804fe3c2806b0a8103b"
+  )
+  kept = dataclasses.replace(domain, duplicates="keep")
+  assert kept.fingerprint() != domain.fingerprint()
+
+
+def test_each_new_setting_has_a_fingerprint_of_its_own(earlier):
+  # What was the default is detected now; who binds it asks for something else.
+  settings = {"time_unit": "s", "encoding": "utf-8"} | {
+    "time_format": "%Y",
+    "order_id_column": "invoice",
+    "order_column": "line",
+    "event_column": "event",
+    "where": "rating >= 4",
+    "target_where": "rating >= 4",
+    "columns": ("user_id", "item_id"),
+    "item_columns": ("item_id", "title"),
+    "order_columns": ("user_id", "order_id"),
+    "fill_down": ("user_id",),
+    "format": "csv",
+    "quoting": "none",
+    "quote": "'",
+    "escape": "\\",
+    "decimal": ",",
+    "missing": ("-",),
+    "id_rules": ("case",),
+  }
+  known = {field.name for field in dataclasses.fields(LogFiles)} - {
+    *("interactions", "items", "orders", "folder", "text_columns"),
+    *("user_column", "item_column", "item_id_column", "time_column"),
+    "delimiter",
+  }
+  assert {*settings} == known
+  found = [earlier().fingerprint()]
+  for name, value in settings.items():
+    found.append(earlier(**{name: value}).fingerprint())
+  assert len({identity.fingerprint(each) for each in found}) == len(found)
+  assert (
+    earlier(columns=["user_id", "item_id"]).fingerprint()
+    == earlier(columns=("user_id", "item_id")).fingerprint()
+  )
