@@ -13,7 +13,7 @@ ROLES = (
   *("user", "item", "time", "kind", "rating", "quantity", "order", "position"),
   *("title", "brand", "category", "price"),
 )
-_UNSURE = 100  # Ranks from here on are those of parts of names.
+UNSURE = 100  # Ranks from here on are those of parts of names.
 
 # The surest first.
 _NAMES: Mapping[str, tuple[str, ...]] = {
@@ -202,16 +202,16 @@ def rank(role: str, name: str) -> int | None:
   parts = words.split("_")
   if role == "time" and _OTHER_TIMES & {*parts}:
     last = _last(role, parts)
-    return None if last is None else _UNSURE + 50 + last
+    return None if last is None else UNSURE + 50 + last
   if role == "title" and _OTHER_NAMES & {*parts}:
     return None
   for index, noun in enumerate(_NOUNS.get(role, ())):
     if noun in parts and parts[-1] in _TAILS:
-      return _UNSURE + index
+      return UNSURE + index
     if words.startswith(noun) and words[len(noun) :] in _TAILS:
-      return _UNSURE + index
+      return UNSURE + index
   last = _last(role, parts)
-  return None if last is None else _UNSURE + last
+  return None if last is None else UNSURE + last
 
 
 def _last(role: str, parts: list[str]) -> int | None:

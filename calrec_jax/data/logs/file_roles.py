@@ -79,18 +79,17 @@ def plan(files: Sequence[Sampled]) -> Plan:
     InputError: If no file, or no two, have users and items.
   """
   tables = [file for file in files if _is_table_of_items(file, files)]
-  logs = [
-    file
-    for file in files
-    if file not in tables and {"user", "item"} <= _ids(file).keys()
-  ]
-  if logs:
+  rest = [file for file in files if file not in tables]
+  logs = [file for file in rest if {"user", "item"} <= _ids(file).keys()]
+  found = None if logs else _of_orders(files)
+  if found is None:
+    logs = logs or [file for file in rest if _left(file)]
+    if not logs:
+      raise InputError(_nothing_found(files))
     main = max(logs, key=_preference)
-    found = Plan(main, roles=_ids(main))
-  else:
-    found = _of_orders(files)
-    main = found.interactions
-    tables = [file for file in tables if file is not found.orders]
+    found = Plan(main, roles=_left(main) or _ids(main))
+  main = found.interactions
+  tables = [file for file in tables if file is not found.orders]
   tables = [file for file in tables if file is not main]
   if main.headless:
     found.guessed |= {"user", "item"}
@@ -114,24 +113,38 @@ def _ids(file: Sampled) -> dict[str, str]:
     return dict(zip(("user", "item"), names, strict=False))
   users = profile.ranked("user", file.profiles)
   items = profile.ranked("item", file.profiles, users[:1])
-  items = [name for name in items if not file.profiles[name].is_lists]
-  chosen = {"user": users[0]} if users else {}
-  if items:
-    chosen["item"] = items[0]
-  elif users:
-    left = [
-      name
-      for name in _like_ids(file)
-      if name != users[0]
-      and all(
-        column_names.rank(role, name) is None
-        for role in column_names.ROLES
-        if role != "item"
-      )
-    ]
-    if len(left) == 1:
-      chosen["item"] = left[0]
-  return chosen
+  items = [
+    name
+    for name in items
+    if not file.profiles[name].is_lists
+    and not (users and _is_key(name, file.profiles[name]))
+  ]
+  return {
+    role: names[0]
+    for role, names in (("user", users), ("item", items))
+    if names
+  }
+
+
+def _is_key(name: str, one: Profile) -> bool:
+  """Whether a column is the id of its row: `_id` of MongoDB."""
+  return column_names.as_words(name) == "id" and one.unique == 1
+
+
+def _left(file: Sampled) -> dict[str, str]:
+  """Users, and the only other column that may be ids, whatever its name."""
+  found = {} if file.headless or file.sequences else _ids(file)
+  if "user" not in found or "item" in found:
+    return {}
+  left = [
+    name
+    for name in _like_ids(file)
+    if name != found["user"]
+    and all(
+      column_names.rank(role, name) is None for role in column_names.ROLES
+    )
+  ]
+  return {**found, "item": left[0]} if len(left) == 1 else {}
 
 
 def _like_ids(file: Sampled) -> list[str]:
@@ -153,6 +166,7 @@ def _like_ids(file: Sampled) -> list[str]:
       continue
     found.append(name)
   small = [name for name in found if _is_small(file.profiles[name])]
+  small.reverse()
   small.sort(key=lambda name: len(file.profiles[name].distinct))
   while len(found) > 2 and small:
     found.remove(small.pop(0))
@@ -194,7 +208,7 @@ def _is_table_of_items(file: Sampled, files: Sequence[Sampled]) -> bool:
   if file.profiles[first].unique < _ONCE or not rest:
     return False
   for other in files:
-    if other is file or other.sequences != (other.sequences and True):
+    if other is file:
       continue
     shares = [
       _share(other.profiles[name], file.profiles[first])
@@ -225,12 +239,8 @@ def _preference(file: Sampled) -> tuple[object, ...]:
   return (words, timed, file.size)
 
 
-def _of_orders(files: Sequence[Sampled]) -> Plan:
-  """The plan of a log in which purchases name an order.
-
-  Raises:
-    InputError: If the files are no such log either.
-  """
+def _of_orders(files: Sequence[Sampled]) -> Plan | None:
+  """The plan of a log in which purchases name an order; None if it is none."""
   for orders in files:
     users = profile.ranked("user", orders.profiles)
     for key in profile.ranked("order", orders.profiles, users[:1]):
@@ -242,7 +252,7 @@ def _of_orders(files: Sequence[Sampled]) -> Plan:
           continue
         roles = {"user": users[0], "item": items[0], "order": key}
         return Plan(lines, orders=orders, roles=roles, order_id=key)
-  raise InputError(_nothing_found(files))
+  return None
 
 
 def _nothing_found(files: Sequence[Sampled]) -> str:
@@ -369,7 +379,12 @@ def _add_time(found: Plan, file: Sampled) -> None:
   for name, one in file.profiles.items():  # Such as 1111 for 11 November.
     named = column_names.rank("time", name)
     whole = one.is_numeric and not one.is_fractional and len(one.distinct) > 2
-    if named is not None and named < 100 and whole and name not in skip:
+    if (
+      named is not None
+      and named < column_names.UNSURE
+      and whole
+      and name not in skip
+    ):
       found.roles["time"], found.positions = name, True
       found.guessed.add("time")
       return

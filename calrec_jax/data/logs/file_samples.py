@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import pyarrow as pa
+
 from calrec_jax.data.logs import (
+  arrow_columns,
   log_paths,
   nested,
   profile,
@@ -15,6 +18,8 @@ from calrec_jax.data.logs import (
 from calrec_jax.data.logs.profile import Profile
 
 _ROWS = 20_000
+_ENOUGH = 1000  # Rows of several files, if the first has fewer.
+_FILES = 31
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,12 +63,28 @@ def sample(path: str) -> Sampled:
     numbered = tuple(f"column_{i + 1}" for i in range(count))
     options = dataclasses.replace(options, columns=numbered)
     found = tables.sample(first, options, _ROWS)
-  columns = profile.profiles(found.table, options.missing)
+  table = _with_more(files[1:], options, found)
+  columns = profile.profiles(table, options.missing)
   if any(nested.EACH in name for name in found.available):
     columns = _inside_lists(first, options, found.available, columns)
   return Sampled(
     (path,), (found.how,), size, columns, headless, found.sequences
   )
+
+
+def _with_more(
+  files: Sequence[log_paths.LogPath],
+  options: read_options.ReadOptions,
+  first: tables.Sample,
+) -> pa.Table:
+  """The rows of a small first file with those of others of the folder."""
+  parts = [first.table]
+  for file in files[:_FILES]:
+    if sum(map(len, parts)) >= _ENOUGH:
+      break
+    found = tables.sample(file, options, _ROWS, first.table.column_names)
+    parts.append(found.table)
+  return arrow_columns.concatenated(parts)
 
 
 def _inside_lists(
@@ -73,7 +94,8 @@ def _inside_lists(
   flat: dict[str, Profile],
 ) -> dict[str, Profile]:
   """Columns with those of the list that holds the items, if one does."""
-  if profile.ranked("item", flat) and profile.ranked("user", flat):
+  items = [n for n in profile.ranked("item", flat) if flat[n].unique < 1]
+  if items and profile.ranked("user", flat):
     return flat
   best, score = flat, 0
   for inner in dict.fromkeys(_list_of(name) for name in available):

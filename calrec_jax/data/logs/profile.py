@@ -19,7 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from calrec_jax.data.logs import column_names, numbers, times, values
+from calrec_jax.data.logs import (
+  arrow_columns,
+  column_names,
+  numbers,
+  times,
+  values,
+)
 
 PURCHASES = (
   *("purchase", "purchased", "buy", "bought", "transaction", "order", "pay"),
@@ -47,12 +53,19 @@ _VIEWS = {
   *("page_view", "view_item", "item_page_view", "clk", "collect", "clic"),
   *("product_view", "product_detail_view", "add_to_wishlist", "begin_checkout"),
 }
+_ABSENT = {
+  *("", "0", "-1", "na", "n/a", "#n/a", "nan", "null", "none", "unknown"),
+  *("unbekannt", "anonymous", "guest", "gast", "(not set)", "undefined", "-"),
+  *("desconocido", "inconnu", "sconosciuto", "onbekend", "missing", "(null)"),
+}
+_MANY = 0.1  # Share of rows with one value that then means none.
 _MAX_KINDS = 20
 _MAX_RATINGS = 21
 _MOST_STARS = 100
 _SAMPLE_TIMES = 2000
 _CONSISTENT = 0.8  # Share of an item's rows that describe it alike.
 _MANY_WORDS = 3
+_CODE = re.compile(r"(?=\S*\d)[\w:-]{6,}", re.ASCII)  # Ids rather than words.
 _URL = re.compile(r"(https?:)?//|www\.|data:")
 
 
@@ -86,6 +99,15 @@ class Profile:
     counts = pc.value_counts(self.texts).to_pylist()
     pairs = [(str(each["values"]), each["counts"]) for each in counts]
     return sorted(pairs, key=lambda pair: -pair[1])
+
+  @property
+  def absent(self) -> str | None:
+    """The value that stands for a missing one in many rows, if one does."""
+    if not self.distinct:
+      return None
+    value, count = self.distinct[0]
+    many = count > _MANY * len(self.ids) and len(self.distinct) > 5
+    return value if many and value.lower() in _ABSENT else None
 
   @property
   def unique(self) -> float:
@@ -170,7 +192,10 @@ class Profile:
     if not len(self.texts) or self.is_numeric or self.is_link or self.is_lists:
       return False
     sample = self.texts.slice(0, 200).to_pylist()
-    letters = [any(map(str.isalpha, text)) for text in sample]
+    letters = [
+      any(map(str.isalpha, text)) and not _CODE.fullmatch(text)
+      for text in sample
+    ]
     flags = {text.lower() for text in sample} <= {"true", "false", "y", "n"}
     return float(np.mean(letters)) > 0.8 and not flags and self.time is None
 
@@ -288,9 +313,9 @@ def ranked(
   pairs = []
   for position, (name, profile) in enumerate(found.items()):
     rank = column_names.rank(role, name)
-    if rank is None or name in {*skip} or not _fits(role, profile):
+    if rank is None or name in {*skip} or not _fits(role, profile, rank):
       continue
-    mostly_missing = profile.missing > 0.6
+    mostly_missing = profile.missing > 0.6 or profile.absent is not None
     pairs.append((mostly_missing, rank, position, name))
   return [name for *_, name in sorted(pairs)]
 
@@ -352,7 +377,7 @@ def written_once(profile: Profile, found: Mapping[str, Profile]) -> str | None:
   return None
 
 
-def _fits(role: str, profile: Profile) -> bool:
+def _fits(role: str, profile: Profile, rank: int) -> bool:
   """Whether the values do not speak against the role."""
   if pa.types.is_nested(profile.column.type):
     return role in ("title", "category", "brand") and profile.is_list_of_texts
@@ -365,7 +390,12 @@ def _fits(role: str, profile: Profile) -> bool:
   if role == "rating":
     return profile.is_rating()
   if role in ("user", "item"):
-    return not profile.is_fractional and len(profile.distinct) > 1
+    # Google writes ids as 1026454.4271112504.
+    texts = arrow_columns.is_text(profile.column.type)
+    amounts = profile.is_fractional and not (
+      texts and rank < column_names.UNSURE
+    )
+    return not amounts and len(profile.distinct) > 1
   if role in ("quantity", "position", "price"):
     return profile.is_numeric
   if role in ("title", "brand", "category"):
