@@ -165,12 +165,13 @@ def _like_ids(file: Sampled) -> list[str]:
     ):
       continue
     found.append(name)
-  small = [name for name in found if _is_small(file.profiles[name])]
+  small = [name for name in found[1:] if _is_small(file.profiles[name])]
   small.reverse()
   small.sort(key=lambda name: len(file.profiles[name].distinct))
   while len(found) > 2 and small:
     found.remove(small.pop(0))
-  if len(found) > 2:  # The numbers of the rows are no ids.
+  lists = any(one.is_lists for one in file.profiles.values())
+  if len(found) > 2 or lists:  # The numbers of the rows are no ids.
     numbered = [n for n in found if _numbers_rows(file.profiles[n])]
     found = [name for name in found if name not in numbered[:1]]
   return found
@@ -433,11 +434,13 @@ def _texts_of(
     repeated: Whether items are in many rows, which then must say the same.
   """
   taken, texts = {item, *skip}, {}
+  within = item.rpartition(".")[0] if "[]" in item else ""
   for field in TEXTS:
     if file.headless:
       names = _unnamed_texts(file, field, taken)
     else:
       names = profile.ranked(field, file.profiles, taken)
+      names.sort(key=lambda name: not name.startswith(within))
     for name in names:
       one = file.profiles[name]
       if repeated and not profile.is_description(file.profiles[item], one):

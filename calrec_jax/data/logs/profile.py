@@ -106,7 +106,7 @@ class Profile:
     if not self.distinct:
       return None
     value, count = self.distinct[0]
-    many = count > _MANY * len(self.ids) and len(self.distinct) > 5
+    many = count > _MANY * len(self.ids) and len(self.distinct) > 2
     return value if many and value.lower() in _ABSENT else None
 
   @property
@@ -296,8 +296,19 @@ def profiles(
     if isinstance(column, pa.ChunkedArray):
       column = pa.concat_arrays(column.chunks) if column.chunks else None
     if column is not None:
-      found[name] = Profile(name, column, values.ids(column, missing))
+      found[name] = Profile(name, column, _texts(column, missing))
   return found
+
+
+def _texts(column: pa.Array, missing: tuple[str, ...]) -> pa.Array:
+  """Values as text: as ids, but amounts, too."""
+  ids = values.ids(column, missing)
+  if not pa.types.is_floating(column.type):
+    return ids
+  amounts = pc.and_(pc.is_finite(column), ids.is_null())
+  return pc.if_else(
+    pc.fill_null(amounts, False), column.cast(pa.large_string()), ids
+  )
 
 
 def ranked(
