@@ -234,14 +234,16 @@ class LogFiles:
     self, events: events_lib.Events, problems: problems_lib.Problems
   ) -> None:
     """Adds notes on what a sample of the purchases shows."""
-    log_checks.note_order_of_rows(events, problems)
+    if self._times is None:
+      log_checks.note_order_of_rows(events, problems)
     path = self.paths()[0]
     if self.format == "sequences":
       return
     sample = tables.sample(path, self.options(), _SAMPLE_ROWS)
     log_checks.review(
       profile.profiles(sample.table, tuple(self.missing)),
-      {*self._bindings(), *self.text_columns.values(), self.order_id_column},
+      self._bindings(),
+      {*self.text_columns.values(), self.order_id_column, *self.fill_down},
       self.time_column,
       problems,
     )
