@@ -8,7 +8,8 @@ A log of the given size is made up (unix times, some items more frequent), with
 each tenth title in quotes if `--titles` is set. Each side runs in a process of
 its own, in turn, `--repeats` times: Polars reads the columns into text,
 text and int64 or, with ISO times, parses them; ours reads the events
-(`LogFiles.read`), and with `--card` goes on to the token cache and the card.
+(`LogFiles.read`), and goes on to the card: sorted, split, checked for leaks,
+with a vocabulary.
 A row of JSON a side: the least wall and CPU seconds, and the peak of resident
 memory.
 """
@@ -202,7 +203,8 @@ def _card(arguments: argparse.Namespace) -> Callable[[], object]:
     name="log", source=_source(arguments), fields=(("Title", "title"),)
   )
   dataset = Dataset(domains=[domain], data_dir=str(data))
-  return lambda: building.build(dataset, "log", progress=False)
+  work = building.Building(dataset, progress=False)
+  return lambda: work.card(domain)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -31,7 +31,8 @@ guess   looks at files and writes a gin file for them: columns, times, filters
 show    prints one user's prompt as text, and the item that followed
 build   writes TFDS datasets, for trainers that read SeqIO tasks
 
-Missing caches are built first. MIXTURE_OR_TASK_NAME = "all" means every domain.
+A card is made without a cache; missing caches are built first for the others.
+MIXTURE_OR_TASK_NAME = "all" means every domain.
 
 Your own log, from its files to its card:
 
@@ -68,19 +69,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.action == "build":
       _build_tfds(dataset, names, show_progress)
       return 0
+    if arguments.action == "card":
+      work = building.Building(dataset, progress=show_progress)
+      for domain in dataset.select(*names):
+        print(card_lib.render(work.card(domain)), end="\n\n")
+      return 0
     folders = building.build(dataset, *names, progress=show_progress)
     if arguments.action == "cache":
       _print_caches(folders)
       return 0
     for opened in map(TokenCache.open, folders.values()):
-      if arguments.action == "card":
-        print(card_lib.render(opened.card), end="\n\n")
-      else:
-        print(
-          _describe_user(
-            opened, arguments.split, arguments.user, arguments.max_tokens
-          )
+      print(
+        _describe_user(
+          opened, arguments.split, arguments.user, arguments.max_tokens
         )
+      )
   return 0
 
 

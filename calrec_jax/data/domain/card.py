@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import splits
+from calrec_jax.data.logs import id_codes, tables
 from calrec_jax.data.logs import problems as problems_lib
-from calrec_jax.data.logs import tables
 
 SCHEMA = 1
 
@@ -42,6 +43,7 @@ def build_card(
   lengths = np.array([len(tokens) for tokens in item_tokens])
   events = prepared.events
   kinds = _kinds(prepared)
+  per_user = np.bincount(events.users)
   return {
     "schema": SCHEMA,
     "domain": domain.name,
@@ -72,9 +74,7 @@ def build_card(
     "words_per_item": _summary(
       np.array([len(text.split()) for text in prepared.texts])
     ),
-    "events_per_user": _summary(
-      np.bincount(np.unique(events.users, return_inverse=True)[1])
-    ),
+    "events_per_user": _summary(per_user[per_user > 0]),
     "vocabulary": dict(vocabulary),
     "leakage": {"passed": True, "checks": list(leakage_checks)},
     "outputs": _outputs(prepared, item_tokens),
@@ -279,6 +279,7 @@ _LINES = {
 _WIDTH = 88  # Characters of a line with a note.
 _MANY = 0.01  # Fraction of bad rows that is worth a note.
 _MANY_FILES = 12
+_USERS = 1 << 16  # Hashed together.
 _LENGTHS = (
   "tokens_per_item",
   "tokens_per_event",
@@ -400,11 +401,15 @@ def _outputs(
     tokens.update(np.asarray(ids, "<i4").tobytes() + b"\xff\xff\xff\xff")
   hashes = {"catalogue": catalogue.hexdigest(), "tokens": tokens.hexdigest()}
   events = prepared.events
+  user_ids = id_codes.strings(events.user_ids)
   for split, part in prepared.documents.items():
     content = hashlib.sha256()
     rows = part.events()
-    for user in part.users:
-      content.update(f"{events.user_ids[user]}\n".encode())
+    for start in range(0, len(part), _USERS):
+      users = user_ids.take(pa.array(part.users[start : start + _USERS]))
+      content.update(
+        "".join(f"{user}\n" for user in users.to_pylist()).encode()
+      )
     content.update((part.stops - part.starts).astype("<i8").tobytes())
     content.update(events.items[rows].astype("<i4").tobytes())
     content.update(events.timestamps[rows].astype("<i8").tobytes())

@@ -127,7 +127,7 @@ class Prepared:
   def train_items(self) -> np.ndarray:
     """Catalogue rows with at least one training event."""
     rows = self.documents["train"].events()
-    return np.unique(self.events.items[rows])
+    return np.flatnonzero(np.bincount(self.events.items[rows]))
 
 
 @gin.configurable
@@ -279,11 +279,11 @@ class Domain:
       events, problems, f"Domain.min_count = {self.min_count} leaves nothing"
     )
     events = _with_used_kinds(events)
-    retained, renumbered = np.unique(events.items, return_inverse=True)
+    retained = np.flatnonzero(np.bincount(events.items))
     rows: list[int] = retained.tolist()
-    events = dataclasses.replace(events, items=renumbered.astype(np.int32))
     catalogue_rows = np.full(len(texts), -1, np.int32)
     catalogue_rows[retained] = np.arange(len(rows))
+    events = dataclasses.replace(events, items=catalogue_rows[events.items])
     # The k-core can make two purchases of an item consecutive again.
     fractions["consecutive_repeats_left"] = _fraction(
       events_lib.repeats(events, events.items, same_kind=True)
