@@ -203,8 +203,10 @@ def _compact(table: pa.Table) -> pa.Table:
 
 def _codes(table: pa.Table) -> tuple[np.ndarray, int]:
   """int32[n], the item of each row by first appearance, and their number."""
-  encoded = _array(table, _ID).dictionary_encode()
-  return encoded.indices.to_numpy(), len(encoded.dictionary)
+  codes = id_codes.IdCodes()
+  codes.add(table[_ID])
+  found, ids = codes.finish()
+  return found, len(ids)
 
 
 def _first_rows(codes: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
