@@ -20,6 +20,7 @@ from calrec_jax.data.logs import (
   json_blocks,
   numbers,
   values,
+  where_masks,
 )
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import times as times_lib
@@ -159,7 +160,7 @@ class EventColumns:
 
   def _mask(self, leaf: where_lib.Comparison, column: pa.Array) -> np.ndarray:
     sign = self._decimal(leaf.column, column)
-    return where_lib.mask(leaf, column, sign, self._columns.missing)
+    return where_masks.mask(leaf, column, sign, self._columns.missing)
 
   def _numbers(
     self, name: str, column: Callable[[str], pa.Array]
@@ -186,7 +187,7 @@ class EventColumns:
     times, readable = self._finish_times(len(rows))
     masks = {leaf: _joined(parts) for leaf, parts in self._masks.items()}
     for leaf in self._time_leaves:
-      masks[leaf] = where_lib.time_mask(leaf, times, readable)
+      masks[leaf] = where_masks.time_mask(leaf, times, readable)
     good = self._selected(masks, len(rows))
     for kind, bad in self._bad(users, items, readable):
       rows.count(self._problems, kind, good & bad)
