@@ -115,7 +115,7 @@ class ItemRows:
   def _flat(self, column: pa.Array) -> pa.Array:
     """A column by which rows can be grouped: lists and objects as text."""
     if pa.types.is_nested(column.type) and not self._own_files:
-      return pa.array(values.texts(column), pa.large_string())
+      return _nested_texts(column)
     if pa.types.is_dictionary(column.type):
       return column.dictionary_decode()
     if pa.types.is_null(column.type):
@@ -174,19 +174,25 @@ def _first_values(
     int64[N] rows, null for items without a value, and bool[n]: whether a row's
     value is there and is another one.
   """
+  if pa.types.is_nested(column.type):
+    column = _nested_texts(column)
   valid = column.is_valid()
   if pa.types.is_floating(column.type):
     valid = pc.fill_null(pc.invert(pc.is_nan(column)), False)
   there = np.flatnonzero(valid.to_numpy(zero_copy_only=False))
   first = np.full(count, -1, np.int64)
   first[codes[there[::-1]]] = there[::-1]
-  if pa.types.is_nested(column.type):
-    column = pa.array(values.texts(column), pa.large_string())
   firsts = pa.array(first[codes[there]])
   unequal = pc.not_equal(column.take(pa.array(there)), column.take(firsts))
   other = np.zeros(len(codes), bool)
   other[there] = pc.fill_null(unequal, False).to_numpy(zero_copy_only=False)
   return pa.array(first, mask=first < 0), other
+
+
+def _nested_texts(column: pa.Array) -> pa.Array:
+  """Lists and objects as text; null if they are empty."""
+  texts = [text or None for text in values.texts(column)]
+  return pa.array(texts, pa.large_string())
 
 
 def _distinct(tables: list[pa.Table]) -> pa.Table:
