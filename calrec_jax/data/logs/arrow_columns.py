@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from calrec_jax.data.logs import id_codes
+from calrec_jax.data.logs import id_codes, json_values
 
 TEXT = pa.large_string()
 
@@ -111,21 +111,33 @@ def _utf8(value: bytes) -> str | None:
 def concatenated(tables: Sequence[pa.Table]) -> pa.Table:
   """Tables as one; a column of several types becomes text.
 
-  Columns that a table lacks are null in its rows.
+  Lists and objects become those of a type that holds all. Columns that a table
+  lacks are null in its rows.
 
   Args:
     tables: At least one table.
   """
   names = dict.fromkeys(name for table in tables for name in table.column_names)
   mixed = [name for name in names if len(_types(tables, name)) > 1]
-  same = []
-  for table in tables:
-    for name in mixed:
-      if name in table.column_names:
-        at = table.column_names.index(name)
-        table = table.set_column(at, name, as_text(table[name]))
-    same.append(table)
+  same = list(tables)
+  for name in mixed:
+    at = [i for i, table in enumerate(tables) if name in table.column_names]
+    columns = _of_one_type([tables[i][name] for i in at])
+    for i, column in zip(at, columns, strict=True):
+      place = tables[i].column_names.index(name)
+      same[i] = same[i].set_column(place, name, column)
   return pa.concat_tables(same, promote_options="default").combine_chunks()
+
+
+def _of_one_type(columns: list[pa.ChunkedArray]) -> list[pa.ChunkedArray]:
+  """Columns of several types as columns of one."""
+  if not any(pa.types.is_nested(column.type) for column in columns):
+    return list(map(as_text, columns))
+  joined, start, found = json_values.joined(columns), 0, []
+  for column in columns:
+    found.append(joined.slice(start, len(column)))
+    start += len(column)
+  return found
 
 
 def _types(tables: Sequence[pa.Table], name: str) -> set[pa.DataType]:

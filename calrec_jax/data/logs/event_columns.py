@@ -8,25 +8,28 @@ bytes an event, however long the rows are.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
 
-from calrec_jax.data.logs import events as events_lib
 from calrec_jax.data.logs import (
+  event_rows,
   id_codes,
   id_rules,
   json_blocks,
   numbers,
   values,
+  where_masks,
 )
+from calrec_jax.data.logs import events as events_lib
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import times as times_lib
 from calrec_jax.data.logs import where as where_lib
 from calrec_jax.errors import InputError
 
 _SHOWN = 1000  # First times, which show how they could be read.
+_DECIDING = 10_000  # First rows, which tell the decimal signs of columns.
+_MOST_KINDS = 127  # An int8 numbers them.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,8 +94,12 @@ class EventColumns:
         which then are known by being there.
     """
     self._columns, self._problems = columns, problems
-    self._rows = _Rows()
-    self._users, self._items, self._kinds = _Ids(), _Ids(), _Ids()
+    self._rows = event_rows.Rows()
+    self._users, self._items, self._kinds = (
+      event_rows.Ids(),
+      event_rows.Ids(),
+      event_rows.Ids(),
+    )
     self._num_known = None if catalogue is None else len(catalogue)
     if catalogue is not None:
       self._items.reserve(catalogue)
@@ -101,7 +108,9 @@ class EventColumns:
     )
     self._first_times: pa.Array = pa.nulls(0)
     self._order: list[np.ndarray] = []
-    self._decimals: dict[str, str] = {}
+    # The first blocks wait until enough rows tell the decimal signs.
+    self._decimals: dict[str, str] | None = None
+    self._waiting: list[pa.Table] = []
     leaves = [leaf for c in columns.conditions() for leaf in c.comparisons()]
     self._masks: dict[where_lib.Comparison, list[np.ndarray]] = {
       leaf: [] for leaf in leaves if leaf.column != columns.time
@@ -135,12 +144,43 @@ class EventColumns:
       self._times.add(raw)
       if not len(self._first_times):
         self._first_times = raw.slice(0, _SHOWN)
-    if columns.order:
-      self._order.append(self._numbers(columns.order, column))
-    self._add_masks(table)
+    numeric = self._numeric()
+    if self._decimals is not None:
+      self._add_numbers(table)
+    elif numeric:
+      found = {name: column(name) for name in numeric}
+      self._waiting.append(pa.table(found))
+      if sum(map(len, self._waiting)) >= _DECIDING:
+        self._decide()
 
-  def _add_masks(self, table: pa.Table) -> None:
-    """Adds for which rows of a block the comparisons hold."""
+  def _numeric(self) -> list[str]:
+    """Names of the columns that conditions and the order read."""
+    names = [leaf.column for leaf in self._masks]
+    if self._columns.order:
+      names.append(self._columns.order)
+    return list(dict.fromkeys(names))
+
+  def _decide(self) -> None:
+    """Decides on the decimal signs, and reads the blocks that waited.
+
+    A fixed number of rows decides, so that it does not matter how long the
+    blocks are.
+    """
+    self._decimals = {}
+    for name in self._numeric():
+      found, left = numbers.Evidence(), _DECIDING
+      for table in self._waiting:
+        found = found.merged(numbers.evidence(table[name].slice(0, left)))
+        left = max(left - len(table), 0)
+      self._decimals[name] = self._columns.decimal or found.decimal or "."
+    for table in self._waiting:
+      self._add_numbers(table)
+    self._waiting = []
+
+  def _add_numbers(self, table: pa.Table) -> None:
+    """Adds what the conditions and the order need of a block."""
+    if self._columns.order:
+      self._order.append(self._numbers(self._columns.order, table))
     for leaf, masks in self._masks.items():
       masks.append(self._mask(leaf, _column(table, leaf.column)))
     if self._columns.where is not None:
@@ -150,23 +190,15 @@ class EventColumns:
           negative |= self._mask(leaf, _column(table, leaf.column))
       self._negative.append(negative)
 
-  def _decimal(self, name: str, column: pa.Array) -> str:
-    """The decimal sign of a column, decided by its first block."""
-    if name not in self._decimals:
-      sign = self._columns.decimal or numbers.style(column) or "."
-      self._decimals[name] = sign
-    return self._decimals[name]
-
   def _mask(self, leaf: where_lib.Comparison, column: pa.Array) -> np.ndarray:
-    sign = self._decimal(leaf.column, column)
-    return where_lib.mask(leaf, column, sign, self._columns.missing)
+    assert self._decimals is not None
+    sign = self._decimals[leaf.column]
+    return where_masks.mask(leaf, column, sign, self._columns.missing)
 
-  def _numbers(
-    self, name: str, column: Callable[[str], pa.Array]
-  ) -> np.ndarray:
+  def _numbers(self, name: str, table: pa.Table) -> np.ndarray:
     """float64[n]; a row without a number comes after those with one."""
-    raw = column(name)
-    found, readable = numbers.parse(raw, self._decimal(name, raw))
+    assert self._decimals is not None
+    found, readable = numbers.parse(_column(table, name), self._decimals[name])
     return np.where(readable, found, np.inf)
 
   def finish(self) -> events_lib.Events:
@@ -181,14 +213,18 @@ class EventColumns:
     """
     columns, rows = self._columns, self._rows
     rows.finish()
+    if self._decimals is None:
+      self._decide()
     self._users.start()
     self._items.start()
     times, readable = self._finish_times(len(rows))
     users, user_ids = self._users.finish()
     items, item_ids = self._items.finish()
-    masks = {leaf: _joined(parts) for leaf, parts in self._masks.items()}
+    masks = {
+      leaf: event_rows.joined(parts) for leaf, parts in self._masks.items()
+    }
     for leaf in self._time_leaves:
-      masks[leaf] = where_lib.time_mask(leaf, times, readable)
+      masks[leaf] = where_masks.time_mask(leaf, times, readable)
     good = self._selected(masks, len(rows))
     for kind, bad in self._bad(users, items, readable):
       rows.count(self._problems, kind, good & bad)
@@ -196,10 +232,11 @@ class EventColumns:
     kinds, kind_names = None, ()
     if columns.kind:
       codes, names = self._kinds.finish()
+      self._refuse_many_kinds(names)
       rows.count(self._problems, "missing_kind", good & (codes < 0))
       good &= codes >= 0
       kinds, kind_names = codes, tuple(names.to_pylist())
-      if columns.targets is None:
+      if columns.targets is None and len(kind_names) > 1:
         self._problems.note(
           "suspect",
           f"all kinds of {columns.kind} may be targets: "
@@ -213,7 +250,9 @@ class EventColumns:
       good &= ~unknown
     chosen = np.flatnonzero(good)
     if columns.order:
-      chosen = chosen[np.argsort(_joined(self._order)[chosen], kind="stable")]
+      chosen = chosen[
+        np.argsort(event_rows.joined(self._order)[chosen], kind="stable")
+      ]
     idle = np.zeros(len(user_ids), bool)
     idle[users[users >= 0]] = True
     users, retained = _renumbered(users[chosen])
@@ -235,6 +274,15 @@ class EventColumns:
       targets = columns.targets.holds(masks, len(rows))
       events = dataclasses.replace(events, targets=targets[chosen])
     return events
+
+  def _refuse_many_kinds(self, names: pa.Array) -> None:
+    if len(names) > _MOST_KINDS:
+      shown = ", ".join(map(repr, names[:4].to_pylist()))
+      raise InputError(
+        f"LogFiles.event_column = {self._columns.kind!r}: it holds "
+        f"{len(names):,} different values, such as {shown}; kinds of event are "
+        f"few. Name another column, or None."
+      )
 
   def _bad(
     self, users: np.ndarray, items: np.ndarray, readable: np.ndarray
@@ -293,7 +341,9 @@ class EventColumns:
     where = self._columns.where
     if where is None:
       return good
-    negative = _joined(self._negative)
+    negative = np.zeros(count, bool)  # If only times are compared.
+    if self._negative:
+      negative = event_rows.joined(self._negative)
     for clause in where.clauses:
       fails = good & ~clause.holds(masks, count)
       returned = int(np.count_nonzero(fails & negative))
@@ -329,67 +379,6 @@ class EventColumns:
       )
 
 
-class _Rows:
-  """The file and line of every row."""
-
-  def __init__(self) -> None:
-    self._files: list[str] = []
-    self._lines: list[np.ndarray] = []
-    self.num_rows = 0
-
-  def add(self, file: str, rows: json_blocks.Rows) -> None:
-    self._files.append(file)
-    self._lines.append(rows.lines)
-    self.num_rows += rows.num_rows
-
-  def finish(self) -> None:
-    self._starts = np.cumsum([0, *map(len, self._lines)])
-
-  def __len__(self) -> int:
-    return int(self._starts[-1])
-
-  def location(self, row: int) -> str:
-    block = int(np.searchsorted(self._starts, row, "right")) - 1
-    line = int(self._lines[block][row - self._starts[block]])
-    return problems_lib.location(self._files[block], line)
-
-  def count(
-    self, problems: problems_lib.Problems, kind: str, bad: np.ndarray
-  ) -> None:
-    if bad.any():
-      first = self.location(int(np.argmax(bad)))
-      problems.add(kind, first, int(np.count_nonzero(bad)))
-
-
-class _Ids:
-  """Ids of all blocks as codes by first appearance, -1 where missing."""
-
-  def __init__(self) -> None:
-    self._codes = id_codes.IdCodes()
-    self._reserved = 0
-    self._missing: list[np.ndarray] = []
-
-  def reserve(self, ids: pa.Array) -> None:
-    """Gives distinct ids the first codes."""
-    self._codes.add(ids)
-    self._reserved = len(ids)
-
-  def add(self, ids: pa.Array) -> None:
-    self._missing.append(ids.is_null().to_numpy(zero_copy_only=False))
-    self._codes.add(ids.drop_null())
-
-  def start(self) -> None:
-    self._codes.start()
-
-  def finish(self) -> tuple[np.ndarray, pa.LargeStringArray]:
-    """int32[n] codes, and the ids by code."""
-    found, ids = self._codes.finish()
-    missing = _joined(self._missing)
-    codes = np.full(len(missing), -1, np.int32)
-    codes[~missing] = found[self._reserved :]
-    return codes, ids
-
-
 def _renumbered(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Codes by first appearance in this order, int32, and the old code of each.
 
@@ -409,7 +398,3 @@ def _column(table: pa.Table, name: str) -> pa.Array:
     return pa.nulls(table.num_rows, pa.large_string())
   column = table[name]
   return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-
-
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-  return np.concatenate(parts) if parts else np.empty(0, bool)

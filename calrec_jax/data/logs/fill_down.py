@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from calrec_jax.data.logs import tables
+from calrec_jax.data.logs import json_values, tables, values
 
 
 def fill_down(
@@ -37,9 +37,9 @@ def fill_down(
     table = block.rows.table
     for name in columns:
       if name in table.column_names and table.num_rows:
-        column = _nulls(table[name].combine_chunks(), missing)
-        if name in above and above[name].type == column.type:
-          column = pa.concat_arrays([above[name], column])
+        column = _nulls(table[name], missing)
+        if name in above:
+          column = _joined(above[name], column)
           column = pc.fill_null_forward(column).slice(1)
         else:
           column = pc.fill_null_forward(column)
@@ -49,14 +49,18 @@ def fill_down(
     yield block._replace(rows=block.rows._replace(table=table))
 
 
-def _nulls(column: pa.Array, missing: Sequence[str]) -> pa.Array:
-  """Texts with nulls where they are empty or a word for a missing value."""
-  kind = column.type
-  if isinstance(column, pa.ChunkedArray):
-    column = pa.concat_arrays(column.chunks)
-  if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-    return column
-  trimmed = pc.utf8_trim_whitespace(column)
-  words = pa.array(["", *missing], kind)
-  absent = pc.is_in(trimmed, value_set=words)
-  return pc.if_else(absent, pa.scalar(None, kind), column)
+def _nulls(column: pa.ChunkedArray, missing: Sequence[str]) -> pa.Array:
+  """A column with nulls where values are missing."""
+  found = values.tidy(column, missing)
+  if pa.types.is_floating(found.type):
+    return pc.if_else(pc.is_nan(found), pa.scalar(None, found.type), found)
+  return found
+
+
+def _joined(above: pa.Array, column: pa.Array) -> pa.Array:
+  """A value and the column below it, in a type for both."""
+  if pa.types.is_null(column.type):
+    column = column.cast(above.type)
+  if above.type != column.type:
+    return json_values.joined([above, column]).combine_chunks()
+  return pa.concat_arrays([above, column])

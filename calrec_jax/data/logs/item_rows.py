@@ -113,7 +113,7 @@ class ItemRows:
   def _flat(self, column: pa.Array) -> pa.Array:
     """A column by which rows can be grouped: lists and objects as text."""
     if pa.types.is_nested(column.type) and not self._own_files:
-      return pa.array(values.texts(column), pa.large_string())
+      return _nested_texts(column)
     if pa.types.is_dictionary(column.type):
       return column.dictionary_decode()
     if pa.types.is_null(column.type):
@@ -169,13 +169,13 @@ def _first_values(
     int64[N] rows, null for items without a value, and bool[n]: whether a row's
     value is there and is another one.
   """
+  if pa.types.is_nested(column.type):
+    column = _nested_texts(column)
   valid = column.is_valid()
   if pa.types.is_floating(column.type):
     valid = pc.fill_null(pc.invert(pc.is_nan(column)), False)
   there = np.flatnonzero(valid.to_numpy(zero_copy_only=False))
   first = _first_rows(codes, there, count)
-  if pa.types.is_nested(column.type):
-    column = pa.array(values.texts(column), pa.large_string())
   firsts = pa.array(first[codes[there]])
   unequal = pc.not_equal(column.take(pa.array(there)), column.take(firsts))
   other = np.zeros(len(codes), bool)
@@ -220,6 +220,12 @@ def _first_rows(codes: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
   first = np.full(count, -1, np.int64)
   first[codes[rows[::-1]]] = rows[::-1]
   return first
+
+
+def _nested_texts(column: pa.Array) -> pa.Array:
+  """Lists and objects as text; null if they are empty."""
+  texts = [text or None for text in values.texts(column)]
+  return pa.array(texts, pa.large_string())
 
 
 def _concatenated(tables: list[pa.Table]) -> pa.Table:

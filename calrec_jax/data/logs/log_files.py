@@ -327,6 +327,7 @@ class LogFiles:
         self.order_id_column,
         tuple(self.missing),
         problems,
+        tuple(self.id_rules),
       )
       here = {
         name: binding
@@ -334,7 +335,8 @@ class LogFiles:
         if name not in orders.columns
       }
       here[self.order_id_column] = "LogFiles.order_id_column"
-      blocks = orders.join(read(self.paths(), here, optional_))
+      wanted = [*required, *optional_]  # Purchases may have them, too.
+      blocks = orders.join(read(self.paths(), here, wanted))
     if self.fill_down:
       return fill_down.fill_down(blocks, self.fill_down, self.missing)
     return blocks

@@ -26,6 +26,7 @@ KINDS = {
   "bad_timestamp": "a time that cannot be read; skipped",
   "missing_kind": "no kind of event; skipped",
   "missing_order": "an order without an id; skipped",
+  "conflicting_order": "an order again, differently; first one kept",
   "unknown_order": "a row whose order is not in LogFiles.orders; skipped",
   "unknown_item": "an event whose item is not in the catalogue; skipped",
   "duplicate_event": "the same user, item and time again; first one kept",

@@ -2,50 +2,40 @@
 
 `event == "purchase" and rating >= 4 and quantity > 0`: Python's syntax for
 comparisons of columns with constants, `in`, `not in`, `and`, `or`, `not` and
-parentheses. The text is parsed, never evaluated, and each comparison works on
-whole Arrow columns.
+parentheses. The text is parsed, never evaluated; `where_masks` says for which
+rows each comparison holds.
 """
-
-# pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute creates its functions at run time.)
 
 from __future__ import annotations
 
 import ast
 import dataclasses
-import operator
+import keyword
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from calrec_jax.data.logs import events as events_lib
-from calrec_jax.data.logs import numbers, values
 from calrec_jax.errors import InputError
 
 _EXAMPLE = "event == \"purchase\" and rating >= 4 and date >= '2024-01-01'"
-_QUOTED_NAME = re.compile("`([^`]+)`")
-_OPERATORS: Mapping[type[ast.cmpop], tuple[str, Callable[[Any, Any], Any]]] = {
-  ast.Eq: ("==", operator.eq),
-  ast.NotEq: ("!=", operator.ne),
-  ast.Lt: ("<", operator.lt),
-  ast.LtE: ("<=", operator.le),
-  ast.Gt: (">", operator.gt),
-  ast.GtE: (">=", operator.ge),
+# Backticks within a text are part of it.
+_QUOTED = re.compile(
+  r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`(?P<name>[^`]+)`"""
+)
+_SQL = re.compile(r"\b(?:AND|OR|NOT|LIKE|IN|IS|BETWEEN)\b|&&|\|\||<>")
+_WORDS = {"and", "or", "not", "in", "is", "None", "True", "False"}
+_SHOWN = 200  # Characters of a condition in a message.
+_SYMBOLS: Mapping[type[ast.cmpop], str] = {
+  ast.Eq: "==",
+  ast.NotEq: "!=",
+  ast.Lt: "<",
+  ast.LtE: "<=",
+  ast.Gt: ">",
+  ast.GtE: ">=",
 }
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
-_SYMBOLS = {symbol: compare for symbol, compare in _OPERATORS.values()}
-_OF_TEXTS = {
-  "==": pc.equal,
-  "!=": pc.not_equal,
-  "<": pc.less,
-  "<=": pc.less_equal,
-  ">": pc.greater,
-  ">=": pc.greater_equal,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,42 +139,80 @@ def parse(text: str, binding: str) -> Where:
     raise InputError(
       f"{binding} = {text!r}: must be a condition such as {_EXAMPLE!r}."
     )
-  names: dict[str, str] = {}
-
-  def stand_in(match: re.Match[str]) -> str:
-    name = f"quoted_name_{len(names)}"
-    names[name] = match[1]
-    return name
-
-  source = _QUOTED_NAME.sub(stand_in, text.strip())
   try:
-    tree = ast.parse(source, mode="eval").body
-  except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-    hint = " Equality is written ==." if re.search("[^=<>!]=[^=]", text) else ""
+    return _Reader(text, binding).where()
+  except (RecursionError, MemoryError) as error:
     raise InputError(
-      f"{binding} = {text!r} is not a condition ({error.args[0]}).{hint} An "
-      f"example: {_EXAMPLE}"
+      f"{binding} = {text[:_SHOWN]!r}… has too many parts in one another."
     ) from error
-  reader = _Reader(text, binding, names)
-  is_and = isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And)
-  parts = tree.values if is_and else [tree]
-
-  def written(node: ast.AST) -> str:
-    part = ast.get_source_segment(source, node) or text
-    for name, original in names.items():
-      part = part.replace(name, f"`{original}`")
-    return part
-
-  return Where(
-    binding, tuple(Clause(written(part), reader.read(part)) for part in parts)
-  )
 
 
 class _Reader:
-  """Reads a syntax tree as comparisons."""
+  """Reads a condition as comparisons."""
 
-  def __init__(self, text: str, binding: str, names: Mapping[str, str]) -> None:
-    self._text, self._binding, self._names = text, binding, names
+  def __init__(self, text: str, binding: str) -> None:
+    self._text, self._binding = text, binding
+    self._names: dict[str, str] = {}  # By the word that stands for them.
+    # Gin continues texts over several lines.
+    self._source = _QUOTED.sub(
+      self._stand_in, " ".join(text.split("\n")).strip()
+    )
+
+  def _stand_in(self, match: re.Match[str]) -> str:
+    if match["name"] is None:
+      return match[0]
+    name = f"quoted_name_{len(self._names)}"
+    while name in self._text:
+      name += "_"
+    self._names[name] = match["name"]
+    return name
+
+  def where(self) -> Where:
+    """The whole condition."""
+    try:
+      tree = ast.parse(self._source, mode="eval").body
+    except (SyntaxError, ValueError) as error:
+      raise self._syntax_error(error) from error
+    is_and = isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And)
+    parts = tree.values if is_and else [tree]
+    return Where(
+      self._binding,
+      tuple(Clause(self._written(part), self.read(part)) for part in parts),
+    )
+
+  def _written(self, node: ast.AST) -> str:
+    """The text of a node, as it was written."""
+    return self._restored(
+      ast.get_source_segment(self._source, node) or self._source
+    )
+
+  def _restored(self, part: str) -> str:
+    for name, original in self._names.items():
+      part = part.replace(name, f"`{original}`")
+    return part
+
+  def _syntax_error(self, error: SyntaxError | ValueError) -> InputError:
+    """Says from where on the text is no condition, and what may be meant."""
+    outside = _QUOTED.sub(" ", self._text)
+    reserved = [
+      word
+      for word in re.findall(r"\w+", outside)
+      if keyword.iskeyword(word) and word not in _WORDS
+    ]
+    hint = ""
+    if _SQL.search(outside):
+      hint = " Words are written and, or, not, in; inequality !=."
+    elif re.search("[^=<>!]=[^=]", outside):
+      hint = " Equality is written ==."
+    elif reserved:
+      hint = f" Write the name {reserved[0]!r} in backticks: `{reserved[0]}`."
+    offset = getattr(error, "offset", None) or 1
+    rest = self._restored(self._source[offset - 1 :])
+    place = f", from {rest[:40]!r} on" if rest else ", at its end"
+    return InputError(
+      f"{self._binding} = {self._text[:_SHOWN]!r} is not a condition"
+      f"{place}.{hint} An example: {_EXAMPLE}"
+    )
 
   def read(self, node: ast.AST) -> Any:
     """The tree of a `Clause`."""
@@ -202,9 +230,12 @@ class _Reader:
       return pairs[0] if len(pairs) == 1 else ("and", *pairs)
     if name := self._name(node):
       raise self._error(
-        f"it names the column {name!r} without comparing it, as in {name} == 1"
+        node,
+        f"it names the column {name!r} without comparing it, as in {name} == 1",
       )
-    raise self._error("only comparisons of columns with constants are allowed")
+    raise self._error(
+      node, "only comparisons of columns with constants are allowed"
+    )
 
   def _comparison(self, left: ast.AST, op: ast.cmpop, right: ast.AST) -> Any:
     if isinstance(op, (ast.Is, ast.IsNot)):
@@ -213,25 +244,34 @@ class _Reader:
     if isinstance(op, (ast.In, ast.NotIn)):
       values_ = self._constant(right)
       if column is None or not isinstance(values_, tuple):
-        raise self._error('`in` needs a column and a list: event in ("a", "b")')
+        raise self._error(
+          left, '`in` needs a column and a list: event in ("a", "b")'
+        )
       return Comparison(
         column, "in" if isinstance(op, ast.In) else "not in", values_
       )
-    symbol = _OPERATORS[type(op)][0]
+    symbol = _SYMBOLS[type(op)]
     if (column is None) == (other is None):
-      raise self._error("each comparison is of one column with one constant")
+      raise self._error(
+        left if column is None else right,
+        "each comparison is of one column with one constant",
+      )
     if column is None:
       assert other is not None
       return self._checked(
-        Comparison(other, _MIRRORED[symbol], self._constant(left))
+        left, Comparison(other, _MIRRORED[symbol], self._constant(left))
       )
-    return self._checked(Comparison(column, symbol, self._constant(right)))
+    return self._checked(
+      right, Comparison(column, symbol, self._constant(right))
+    )
 
-  def _checked(self, comparison: Comparison) -> Comparison:
+  def _checked(self, node: ast.AST, comparison: Comparison) -> Comparison:
     if isinstance(comparison.value, tuple):
-      raise self._error("a list of constants needs `in`")
+      raise self._error(node, "a list of constants needs `in`")
     if comparison.value is None and comparison.symbol not in ("==", "!="):
-      raise self._error("None, a missing value, can only be compared by == !=")
+      raise self._error(
+        node, "None, a missing value, can only be compared by == !="
+      )
     return comparison
 
   def _name(self, node: ast.AST) -> str | None:
@@ -248,90 +288,19 @@ class _Reader:
       value = ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, RecursionError) as error:
       raise self._error(
-        "each comparison is of one column with one constant"
+        node, "each comparison is of one column with one constant"
       ) from error
     value = tuple(value) if isinstance(value, (list, set, tuple)) else value
     for part in value if isinstance(value, tuple) else (value,):
       if part is not None and not isinstance(part, (str, int, float)):
-        raise self._error(f"{part!r} is neither a number nor a text")
+        raise self._error(node, f"{part!r} is neither a number nor a text")
     return value
 
-  def _error(self, why: str) -> InputError:
+  def _error(self, node: ast.AST, why: str) -> InputError:
     return InputError(
-      f"{self._binding} = {self._text!r}: {why}. An example: {_EXAMPLE}"
+      f"{self._binding} = {self._text[:_SHOWN]!r}: {why}, at "
+      f"{self._written(node)[:40]!r}. An example: {_EXAMPLE}"
     )
-
-
-def mask(
-  comparison: Comparison,
-  column: pa.Array | pa.ChunkedArray,
-  decimal: str = ".",
-  missing: Sequence[str] = (),
-) -> np.ndarray:
-  """bool[n], for which values a comparison holds; missing ones satisfy none.
-
-  Only `== None` holds for missing values, and `!= None` for all others.
-
-  Args:
-    comparison: Comparison with a number, a text or None.
-    column: Values of its column, of any type.
-    decimal: Decimal sign of numbers that are written as text.
-    missing: Words that mean a missing value.
-  """
-  name = comparison.column
-  if comparison.symbol in ("in", "not in"):
-    found = np.zeros(len(column), bool)
-    for value in comparison.value:
-      found |= mask(Comparison(name, "==", value), column, decimal, missing)
-    if comparison.symbol == "in":
-      return found
-    return ~found & mask(Comparison(name, "!=", None), column, decimal, missing)
-  value, compare = comparison.value, _SYMBOLS[comparison.symbol]
-  if value is None:
-    absent = _to_numpy(values.ids(column, missing).is_null())
-    return absent if comparison.symbol == "==" else ~absent
-  if isinstance(value, (int, float)):
-    found, readable = numbers.parse(_numeric(column), decimal)
-    with np.errstate(invalid="ignore"):
-      return compare(found, float(value)) & readable
-  holds = _OF_TEXTS[comparison.symbol](
-    values.ids(column, missing), value.strip()
-  )
-  return _to_numpy(pc.fill_null(holds, False))
-
-
-def time_mask(
-  comparison: Comparison,
-  times: np.ndarray,
-  readable: np.ndarray,
-) -> np.ndarray:
-  """bool[n], for which times a comparison with a day or time holds.
-
-  Args:
-    comparison: Comparison of the time column.
-    times: int64[n], unix milliseconds.
-    readable: bool[n], which of them could be read.
-  """
-  if comparison.symbol in ("in", "not in"):
-    found = np.zeros(len(times), bool)
-    for value in comparison.value:
-      one = Comparison(comparison.column, "==", value)
-      found |= time_mask(one, times, readable)
-    return found if comparison.symbol == "in" else ~found & readable
-  try:
-    limit = round(events_lib.milliseconds(comparison.value))
-  except (TypeError, ValueError) as error:
-    raise InputError(
-      f"LogFiles.where: the column {comparison.column!r} holds times; compare "
-      f"it with a day or time such as '2024-01-31', not {comparison.value!r}."
-    ) from error
-  return _SYMBOLS[comparison.symbol](times, limit) & readable
-
-
-def _numeric(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-  if pa.types.is_boolean(column.type):
-    return column.cast(pa.int8())
-  return column
 
 
 def _leaves(tree: Any) -> list[Comparison]:
@@ -354,7 +323,3 @@ def _combine(
   for result in results:
     found = combine(found, result)
   return found
-
-
-def _to_numpy(array: pa.Array) -> np.ndarray:
-  return array.to_numpy(zero_copy_only=False)
