@@ -153,7 +153,7 @@ def note(
       "wrong",
       f"most characters of {path} outside ASCII are not UTF-8; their encoding "
       "cannot be told, and their rows are skipped as broken_encoding",
-      'LogFiles.encoding = "gb18030" (or "shift_jis", "cp1251", "latin-1", …)',
+      'LogFiles.encoding = "gb18030"  # or "shift_jis", "cp1251", "latin-1", …',
     )
 
 
@@ -173,7 +173,8 @@ def note_broken(
       "suspect",
       f"{broken:,} rows of {path} are not text in {encoding.name} and were "
       "skipped; if the file has another encoding, set it",
-      'LogFiles.encoding = "cp1252" (or "latin-1", "gb18030", "shift_jis", …)',
+      'LogFiles.encoding = "cp1252"  # or "latin-1", "gb18030", "shift_jis", …',
+      "broken_encoding",
     )
 
 
