@@ -311,6 +311,14 @@ class Domain:
       everybody=_in_terms_of(events, whole, catalogue_rows),
     )
 
+  def _id_column(self) -> str:
+    """The column of the items' ids, where items are described."""
+    source: Any = self.source
+    column = getattr(source, "item_column", "item_id")
+    if getattr(source, "items", None) is None:
+      return column
+    return source.item_id_column or column
+
   def _present(
     self, fields: tuple[text_lib.Field, ...], items: events_lib.Items
   ) -> tuple[text_lib.Field, ...]:
@@ -324,7 +332,7 @@ class Domain:
         f"{', '.join(map(repr, items.available))}."
         + nearest(absent[0].column, items.available)
         + " Set LogFiles.text_columns, or Domain.fields; ids can be the text:"
-        ' Domain.fields = (("Item", "item_id"),).'
+        f' Domain.fields = (("Item", "{self._id_column()}"),).'
       )
     return present
 

@@ -30,6 +30,8 @@ from calrec_jax.data.logs.read_options import ReadOptions
 from calrec_jax.errors import InputError
 
 _PEEKED = 200  # Lines that show how wide the rows are.
+_FEW = 3  # Rows with a line break inside a field,
+_SELDOM = 0.05  # or such a share of them, may be damage.
 _QUOTES_ARE_TEXT = 'LogFiles.quoting = "none"'
 
 
@@ -173,7 +175,10 @@ class Reader:
       self.dialect,
       self._header_line,
     )
-    work = functools.partial(csv_parts.parse, layout=layout)
+    work, broken = (
+      functools.partial(csv_parts.parse, layout=layout),
+      list[int](),
+    )
     for parsed in row_stream.in_order(work, self._parts(layout)):
       rows = parsed.rows
       self.blank_lines += parsed.blank
@@ -182,15 +187,18 @@ class Reader:
       self.bad_lines += len(rows.broken) + len(rows.malformed)
       for stretch in parsed.bad:
         self._count(stretch)
-      if parsed.breaks and self._delimiter == "\t" and not self.dialect.trusted:
-        self._note_once(
-          "line_break",
-          "suspect",
-          f"{problems_lib.location(self._path, parsed.breaks[0])}: a line "
-          "break inside a field between tabs is read as text",
-        )
+      broken += list(parsed.breaks)
       self._problems.add_rows("broken_encoding", self._path, rows.broken)
       yield rows
+    # Where many rows have them, fields of several lines are the rule.
+    seldom = 0 < len(broken) <= max(_FEW, _SELDOM * self.rows_read)
+    if seldom and self._delimiter == "\t" and not self.dialect.trusted:
+      self._note_once(
+        "line_break",
+        "suspect",
+        f"{problems_lib.location(self._path, broken[0])}: a line break inside "
+        "a field between tabs is read as text",
+      )
 
   def _count(self, bad: csv_parts.Bad) -> None:
     kind, first, last = bad

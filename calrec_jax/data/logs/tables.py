@@ -394,12 +394,11 @@ def _orders_hint(name: str, binding: str, available: Sequence[str]) -> str:
   ids = [n for n in available if column_names.rank("order", n) is not None]
   if not ids:
     return ""
-  how = (
-    "" if ids[0] == "order_id" else f' LogFiles.order_id_column = "{ids[0]}",'
-  )
+  how = f' LogFiles.order_id_column = "{ids[0]}",'
+  how = "" if ids[0] == "order_id" else how
   return (
-    f" If a file of orders has {ids[0]!r} and {name!r}, set{how} LogFiles.orders "
-    "to it."
+    f" If a file of orders has {ids[0]!r} and {name!r}, set{how} "
+    "LogFiles.orders to it."
   )
 
 
