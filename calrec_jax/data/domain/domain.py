@@ -323,6 +323,9 @@ class Domain:
     self, fields: tuple[text_lib.Field, ...], items: events_lib.Items
   ) -> tuple[text_lib.Field, ...]:
     """The fields whose column exists; configured ones all must."""
+    if not items.available and not items.num_rows:
+      files = ", ".join(str(row["file"]) for row in self.source.inputs())
+      raise InputError(f"Domain {self.name!r} is empty: {files} has no rows.")
     present = tuple(f for f in fields if f.column in items.columns)
     absent = [f for f in fields if f.column not in items.columns]
     if absent and (self.fields is not None or not present):

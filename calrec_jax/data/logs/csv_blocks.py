@@ -30,7 +30,7 @@ from calrec_jax.data.logs.read_options import ReadOptions
 from calrec_jax.errors import InputError
 
 _PEEKED = 200  # Lines that show how wide the rows are.
-_FEW = 3  # Rows with a line break inside a field,
+_FEW = 20  # Rows with a line break inside a field,
 _SELDOM = 0.05  # or such a share of them, may be damage.
 _QUOTES_ARE_TEXT = 'LogFiles.quoting = "none"'
 

@@ -67,7 +67,8 @@ def _note_missing(
   problems: problems_lib.Problems,
 ) -> None:
   key = profile_lib.written_once(profile, profiles)
-  if (absent := profile.absent) is not None:
+  is_id = binding in ("LogFiles.user_column", "LogFiles.item_column")
+  if is_id and (absent := profile.absent) is not None:
     share = profile.distinct[0][1] / len(profile.ids)
     problems.note(
       "wrong",
