@@ -174,24 +174,44 @@ def _first_lines(card: Mapping[str, Any]) -> list[str]:
       "",
     ]
   lines = []
-  for note in card["notes"]:
+  notes = [*_lost(card), *card["notes"]]
+  notes.sort(key=lambda note: problems_lib.SEVERITIES.index(note["severity"]))
+  for note in notes:
     lines += textwrap.wrap(
       note["message"],
       _WIDTH,
       initial_indent=f"    {note['severity']:<9}",
       subsequent_indent=" " * 13,
+      break_long_words=False,
+      break_on_hyphens=False,
     )
     if note["remedy"]:
       lines.append(f"{'':13}-> {note['remedy']}")
-  rows = card["steps"][0].get("events", 0)
-  bad = sum(each["count"] for each in card["problems"])
-  if rows and bad > _MANY * rows:
-    lines.insert(
-      0,
-      f"    {'wrong':<9}{bad:,} bad rows or values beside {rows:,} rows; see "
-      "the table below",
-    )
   return ["  look at this first", *lines, ""] if lines else []
+
+
+def _lost(card: Mapping[str, Any]) -> list[dict[str, str]]:
+  """Notes on kinds of bad rows that are many, and that no note explains."""
+  rows = card["steps"][0].get("events", 0)
+  explained = {note.get("about") for note in card["notes"]}
+  notes = []
+  for bad in card["problems"]:
+    share = bad["count"] / max(rows, 1)
+    if share <= _MANY or bad["kind"] in explained:
+      continue
+    is_lost = bad["kind"] not in _KEPT
+    count = f"{bad['count']:,}"
+    if is_lost:
+      count += f" of {rows:,} rows ({share:.1%})"
+    notes.append(
+      {
+        "severity": "wrong" if is_lost and share > _MOST else "suspect",
+        "message": f"{bad['kind']}: {count}, {bad['meaning']}; the first at "
+        f"{bad['first']}",
+        "remedy": _REMEDIES.get(bad["kind"], ""),
+      }
+    )
+  return notes
 
 
 def _excluded_lines(excluded: Mapping[str, int]) -> list[str]:
@@ -208,15 +228,15 @@ def _excluded_lines(excluded: Mapping[str, int]) -> list[str]:
 def _reading_lines(card: Mapping[str, Any]) -> list[str]:
   """How each file was read, and what its lines were."""
   readings = card.get("reading", ())
+  names = _short([row["file"] for row in readings])
   lines = []
-  for row in readings[:_MANY_FILES]:
-    lines.append(
-      f"  read {os.path.basename(row['file'])}: {tables.in_words(row)}"
-    )
-    counts = [f"{row['lines']:,} lines"]
-    for name, words in _LINES.items():
-      if row.get(name):
-        counts.append(f"{row[name]:,} {words}")
+  for name, row in list(zip(names, readings, strict=True))[:_MANY_FILES]:
+    lines.append(f"  read {name}: {tables.in_words(row)}")
+    unit = "rows" if row.get("format") in _BINARY else "lines"
+    counts = [f"{row['lines']:,} {unit}"]
+    for key, words in _LINES.items():
+      if row.get(key):
+        counts.append(f"{row[key]:,} {words}")
     lines.append(f"       {', '.join(counts)}")
   if len(readings) > _MANY_FILES:
     total = sum(row["lines"] for row in readings[_MANY_FILES:])
@@ -226,6 +246,15 @@ def _reading_lines(card: Mapping[str, Any]) -> list[str]:
   if card.get("times"):
     lines.append(f"  times from {card['times']}")
   return [*lines, ""] if lines else []
+
+
+def _short(paths: Sequence[str]) -> list[str]:
+  """Names of files; with their folders, where names alone are not distinct."""
+  names = [os.path.basename(path) for path in paths]
+  if len({*names}) == len(names):
+    return names
+  folder = os.path.commonpath(list(paths))
+  return [path[len(folder) :].lstrip("/") for path in paths]
 
 
 def _input_lines(inputs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -276,8 +305,18 @@ _LINES = {
   "quoted_lines": "inside quoted fields",
   "bad_lines": "bad",
 }
+_BINARY = {"parquet", "orc", "arrow", "xlsx"}
 _WIDTH = 88  # Characters of a line with a note.
 _MANY = 0.01  # Fraction of bad rows that is worth a note.
+_MOST = 0.1  # Fraction of them that is very likely a mistake.
+# Kinds of which the row stays, or another one that says the same.
+_KEPT = {
+  *("duplicate_event", "conflicting_item", "wrong_type", "web_page"),
+  "unreadable_price",
+}
+_REMEDIES = {
+  "duplicate_event": 'Domain.duplicates = "keep"  # if all are purchases',
+}
 _MANY_FILES = 12
 _USERS = 1 << 16  # Hashed together.
 _LENGTHS = (

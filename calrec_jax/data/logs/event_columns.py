@@ -301,8 +301,9 @@ class EventColumns:
     if columns.time is None:
       return np.arange(count), np.ones(count, bool)
     found = self._times.finish()
-    for severity, message, remedy in found.notes:
-      self._problems.note(severity, message, remedy)
+    for note in found.notes:
+      message = f"{columns.time}: {note.message}"
+      self._problems.note(note.severity, message, note.remedy, note.about)
     if count and not found.readable.any():
       raise InputError(self._unreadable_times())
     self._problems.times = f"{columns.time}: {found.how}"
@@ -376,6 +377,7 @@ class EventColumns:
         f"{found.matched:,} of {found.unknown:,} unknown item ids are in the "
         f"catalogue in another spelling: {here!r} here, {there!r} there",
         found.binding,
+        "unknown_item",
       )
 
 

@@ -359,7 +359,10 @@ def _add_roles(found: Plan) -> None:
   for role in ("user", "item"):
     names = profile.ranked(role, main.profiles, roles.values())
     found.others[role] = [
-      name for name in names if main.profiles[name].missing < 0.6
+      name
+      for name in names
+      if main.profiles[name].missing < 0.6
+      and not _is_key(name, main.profiles[name])
     ][:3]
 
 
@@ -474,7 +477,7 @@ def _why_unused(
       "`calrec data guess`"
     )
   if file in tables:
-    return "describes items, too; one table of them is read"
+    return "is another table of ids; one table of items is read"
   if profile.ranked("user", file.profiles):
     return "describes users; items are all that is recommended by"
   return "has neither users nor descriptions of the items"

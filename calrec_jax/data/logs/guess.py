@@ -18,6 +18,7 @@ from calrec_jax.data.logs import (
   file_samples,
   log_checks,
   profile,
+  read_options,
 )
 from calrec_jax.data.logs.file_samples import Sampled
 
@@ -60,6 +61,7 @@ class _Writer:
 
   def __init__(self, plan: file_roles.Plan) -> None:
     self._plan, self._lines = plan, list[str]()
+    self._missing: list[str] = []
     # Names of columns as they are bound; those without a header get some.
     self._main = _named(plan.interactions, plan.roles)
     self._items = {}
@@ -144,6 +146,9 @@ class _Writer:
     for role in ("user", "item"):
       self._space()
       self._column(role)
+    if self._missing:
+      missing = dict.fromkeys([*read_options.MISSING, *self._missing])
+      self._bind("LogFiles.missing", tuple(missing))
     if plan.items is not None and plan.item_id is not None:
       there, here = self._items[plan.item_id], self._name(plan.roles["item"])
       if there != here:
@@ -176,6 +181,12 @@ class _Writer:
         f"{one.missing:.0%} of them are empty: such rows are counted and "
         "skipped."
       )
+    if one.absent is not None and one.absent not in read_options.MISSING:
+      self._say(
+        f"Many rows have {_shown(one.absent)}, which seems to mean that none "
+        "is known: such rows are counted and skipped."
+      )
+      self._missing.append(one.absent)
     if role in plan.guessed:
       if role == "user":
         self._say(

@@ -14,6 +14,7 @@ import numpy as np
 from calrec_jax.data.logs import events as events_lib
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import profile as profile_lib
+from calrec_jax.data.logs import read_options
 from calrec_jax.data.logs.profile import Profile
 
 _SHOWN = 4  # Values of a column in a note.
@@ -37,7 +38,7 @@ def review(
   """
   for name, profile in profiles.items():
     if name in bindings and name not in described:
-      _note_written_once(name, profile, profiles, problems)
+      _note_missing(name, bindings[name], profile, profiles, problems)
     if name in bindings or name in described:
       continue
     if kinds := profile.kinds():
@@ -58,19 +59,30 @@ def review(
       _note_time(name, profile, problems)
 
 
-def _note_written_once(
+def _note_missing(
   name: str,
+  binding: str,
   profile: Profile,
   profiles: Mapping[str, Profile],
   problems: problems_lib.Problems,
 ) -> None:
   key = profile_lib.written_once(profile, profiles)
+  is_id = binding in ("LogFiles.user_column", "LogFiles.item_column")
+  if is_id and (absent := profile.absent) is not None:
+    share = profile.distinct[0][1] / len(profile.ids)
+    problems.note(
+      "wrong",
+      f"{absent!r} is the value of {name!r} in {share:.1%} of a sample; if it "
+      "means a missing one, those rows are not of one user or item",
+      f"LogFiles.missing = {(*read_options.MISSING, absent)!r}",
+    )
   if key is not None:
     problems.note(
       "wrong",
       f"the column {name!r} is only in the first row of each {key!r}: "
       f"{profile.missing:.1%} of a sample have no value, and are lost",
       f"LogFiles.fill_down = ({text(name)},)",
+      "bad_timestamp" if binding == "LogFiles.time_column" else "missing_user",
     )
 
 

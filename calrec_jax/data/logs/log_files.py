@@ -254,10 +254,12 @@ class LogFiles:
     Args:
       columns: Setting that names its columns, where it has no header.
     """
+    table = columns != "columns" and self.format == "sequences"
     return read_options.ReadOptions(
       columns=tuple(getattr(self, columns)),
       columns_binding=f"LogFiles.{columns}",
-      format=self.format,
+      # Items and orders are tables.
+      format=None if table else self.format,
       delimiter=self.delimiter,
       quoting=self.quoting,
       quote=self.quote,

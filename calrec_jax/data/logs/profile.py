@@ -65,6 +65,7 @@ _MOST_STARS = 100
 _SAMPLE_TIMES = 2000
 _CONSISTENT = 0.8  # Share of an item's rows that describe it alike.
 _MANY_WORDS = 3
+_MOST_WORDS = 4  # Of a kind of event.
 _CODE = re.compile(r"(?=\S*\d)[\w:-]{6,}", re.ASCII)  # Ids rather than words.
 _URL = re.compile(r"(https?:)?//|www\.|data:")
 
@@ -216,13 +217,15 @@ class Profile:
     """The kinds of event that the column seems to hold, with counts."""
     if not 2 <= len(self.distinct) <= _MAX_KINDS:
       return []
+    if self.words > _MOST_WORDS:
+      return []
     named = column_names.rank("kind", self.name) is not None
     known = [
       value
       for value, _ in self.distinct
       if is_view(value) or is_purchase(value) or is_undone(value)
     ]
-    enough = known and (named or len(known) > 1)
+    enough = known and (named or len(known) > 0.5 * len(self.distinct) > 0.5)
     return self.distinct if enough else []
 
   def is_codes(self) -> bool:

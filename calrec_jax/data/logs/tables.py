@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from calrec_jax.data.logs import (
   arrow_columns,
+  column_names,
   csv_blocks,
   csv_header,
   id_codes,
@@ -376,12 +377,29 @@ def _require(
         hint += " Is LogFiles.delimiter right?"
     elif described.get("format") == "json" and not available:
       hint += " It holds no objects with names."
-    if binding == "LogFiles.time_column":
+    if orders := _orders_hint(name, binding, available):
+      hint = orders
+    elif binding == "LogFiles.time_column":
       hint += " If rows are in the order of time: LogFiles.time_column = None."
     raise InputError(
       f"{path.path} has no column {name!r} ({binding}). It has "
       f"{listed(available)} ({in_words(described)}).{hint}"
     )
+
+
+def _orders_hint(name: str, binding: str, available: Sequence[str]) -> str:
+  """How users or times are found that another file has by order."""
+  if binding not in ("LogFiles.user_column", "LogFiles.time_column"):
+    return ""
+  ids = [n for n in available if column_names.rank("order", n) is not None]
+  if not ids:
+    return ""
+  how = f' LogFiles.order_id_column = "{ids[0]}",'
+  how = "" if ids[0] == "order_id" else how
+  return (
+    f" If a file of orders has {ids[0]!r} and {name!r}, set{how} "
+    "LogFiles.orders to it."
+  )
 
 
 def _reading(
