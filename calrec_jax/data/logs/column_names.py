@@ -205,6 +205,11 @@ _OTHER_NAMES = {
 }
 
 
+def known(role: str) -> tuple[str, ...]:
+  """The whole names that mean a role, the surest first."""
+  return _NAMES[role]
+
+
 def rank(role: str, name: str) -> int | None:
   """How surely a name means a role, from 0; None if it does not."""
   words = as_words(name)
