@@ -13,14 +13,14 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
-from calrec_jax.data.logs import events as events_lib
 from calrec_jax.data.logs import (
+  amount_columns,
   id_codes,
   id_rules,
   json_blocks,
-  numbers,
   values,
 )
+from calrec_jax.data.logs import events as events_lib
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import times as times_lib
 from calrec_jax.data.logs import where as where_lib
@@ -43,7 +43,7 @@ class Columns:
     kind: Column of the kind of event, or None.
     where: Condition that rows must satisfy to be events, or None.
     targets: Condition that events must satisfy to be targets, or None.
-    decimal: Decimal sign of numbers; None decides it by the first block.
+    decimal: Decimal sign of numbers; None finds that of each column.
     missing: Words that mean a missing value.
     id_rules: Rules that spell ids alike, see `id_rules`.
   """
@@ -101,7 +101,9 @@ class EventColumns:
     )
     self._first_times: pa.Array = pa.nulls(0)
     self._order: list[np.ndarray] = []
-    self._decimals: dict[str, str] = {}
+    self._amounts = amount_columns.AmountColumns(
+      columns.decimal, columns.missing
+    )
     leaves = [leaf for c in columns.conditions() for leaf in c.comparisons()]
     self._masks: dict[where_lib.Comparison, list[np.ndarray]] = {
       leaf: [] for leaf in leaves if leaf.column != columns.time
@@ -141,32 +143,30 @@ class EventColumns:
 
   def _add_masks(self, table: pa.Table) -> None:
     """Adds for which rows of a block the comparisons hold."""
+    parsed: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def mask(leaf: where_lib.Comparison) -> np.ndarray:
+      name, column = leaf.column, _column(table, leaf.column)
+      is_truth = pa.types.is_boolean(column.type)
+      if leaf.is_of_numbers() and not is_truth and name not in parsed:
+        parsed[name] = self._amounts.parse(name, column)
+      missing = self._columns.missing
+      return where_lib.mask(leaf, column, parsed.get(name), missing)
+
     for leaf, masks in self._masks.items():
-      masks.append(self._mask(leaf, _column(table, leaf.column)))
+      masks.append(mask(leaf))
     if self._columns.where is not None:
       negative = np.zeros(table.num_rows, bool)
       for leaf in self._columns.where.amounts():
         if leaf.column != self._columns.time:
-          negative |= self._mask(leaf, _column(table, leaf.column))
+          negative |= mask(leaf)
       self._negative.append(negative)
-
-  def _decimal(self, name: str, column: pa.Array) -> str:
-    """The decimal sign of a column, decided by its first block."""
-    if name not in self._decimals:
-      sign = self._columns.decimal or numbers.style(column) or "."
-      self._decimals[name] = sign
-    return self._decimals[name]
-
-  def _mask(self, leaf: where_lib.Comparison, column: pa.Array) -> np.ndarray:
-    sign = self._decimal(leaf.column, column)
-    return where_lib.mask(leaf, column, sign, self._columns.missing)
 
   def _numbers(
     self, name: str, column: Callable[[str], pa.Array]
   ) -> np.ndarray:
     """float64[n]; a row without a number comes after those with one."""
-    raw = column(name)
-    found, readable = numbers.parse(raw, self._decimal(name, raw))
+    found, readable = self._amounts.parse(name, column(name))
     return np.where(readable, found, np.inf)
 
   def finish(self) -> events_lib.Events:
@@ -186,6 +186,7 @@ class EventColumns:
     times, readable = self._finish_times(len(rows))
     users, user_ids = self._users.finish()
     items, item_ids = self._items.finish()
+    self._amounts.note(self._problems)
     masks = {leaf: _joined(parts) for leaf, parts in self._masks.items()}
     for leaf in self._time_leaves:
       masks[leaf] = where_lib.time_mask(leaf, times, readable)
@@ -307,6 +308,7 @@ class EventColumns:
       )
       raise InputError(
         f"{where.binding} leaves none of {count:,} rows. Left out by {counts}."
+        + self._amounts.excuse()
       )
     return good
 

@@ -22,8 +22,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from calrec_jax.data.logs import arrow_columns, numbers, values
 from calrec_jax.data.logs import events as events_lib
-from calrec_jax.data.logs import numbers, values
 from calrec_jax.errors import InputError
 
 _EXAMPLE = "event == \"purchase\" and rating >= 4 and date >= '2024-01-01'"
@@ -61,6 +61,14 @@ class Comparison:
   column: str
   symbol: str
   value: Any
+
+  def is_of_numbers(self) -> bool:
+    """Whether a constant is a number, which a truth value is not."""
+    constants = self.value if isinstance(self.value, tuple) else (self.value,)
+    return any(
+      isinstance(each, (int, float)) and not isinstance(each, bool)
+      for each in constants
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,7 +273,7 @@ class _Reader:
 def mask(
   comparison: Comparison,
   column: pa.Array | pa.ChunkedArray,
-  decimal: str = ".",
+  parsed: tuple[np.ndarray, np.ndarray] | None = None,
   missing: Sequence[str] = (),
 ) -> np.ndarray:
   """bool[n], for which values a comparison holds; missing ones satisfy none.
@@ -275,23 +283,27 @@ def mask(
   Args:
     comparison: Comparison with a number, a text or None.
     column: Values of its column, of any type.
-    decimal: Decimal sign of numbers that are written as text.
+    parsed: Its numbers, and which values are some, as of `numbers.parse`; None
+      parses them.
     missing: Words that mean a missing value.
   """
   name = comparison.column
   if comparison.symbol in ("in", "not in"):
     found = np.zeros(len(column), bool)
     for value in comparison.value:
-      found |= mask(Comparison(name, "==", value), column, decimal, missing)
+      found |= mask(Comparison(name, "==", value), column, parsed, missing)
     if comparison.symbol == "in":
       return found
-    return ~found & mask(Comparison(name, "!=", None), column, decimal, missing)
+    return ~found & mask(Comparison(name, "!=", None), column, parsed, missing)
   value, compare = comparison.value, _SYMBOLS[comparison.symbol]
   if value is None:
     absent = _to_numpy(values.ids(column, missing).is_null())
     return absent if comparison.symbol == "==" else ~absent
   if isinstance(value, (int, float)):
-    found, readable = numbers.parse(_numeric(column), decimal)
+    if isinstance(value, bool) or pa.types.is_boolean(column.type):
+      found, readable = numbers.parse(_truth(column), ".")
+    else:
+      found, readable = parsed or numbers.parse(column)
     with np.errstate(invalid="ignore"):
       return compare(found, float(value)) & readable
   holds = _OF_TEXTS[comparison.symbol](
@@ -328,10 +340,15 @@ def time_mask(
   return _SYMBOLS[comparison.symbol](times, limit) & readable
 
 
-def _numeric(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+def _truth(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+  """Truth values as 1 and 0, also those that are words; numbers as they are."""
   if pa.types.is_boolean(column.type):
     return column.cast(pa.int8())
-  return column
+  if not arrow_columns.is_text(column.type):
+    return column
+  words = pc.utf8_lower(pc.utf8_trim_whitespace(column))
+  words = pc.if_else(pc.equal(words, "true"), "1", words)
+  return pc.if_else(pc.equal(words, "false"), "0", words)
 
 
 def _leaves(tree: Any) -> list[Comparison]:
