@@ -18,6 +18,8 @@ from calrec_jax.data.logs import (
   id_codes,
   id_rules,
   json_blocks,
+  log_checks,
+  time_notes,
   values,
 )
 from calrec_jax.data.logs import events as events_lib
@@ -97,9 +99,13 @@ class EventColumns:
     if catalogue is not None:
       self._items.reserve(catalogue)
     self._times = times_lib.TimeReader(
-      columns.time_unit, columns.time_format, columns.missing
+      columns.time_unit,
+      columns.time_format,
+      columns.missing,
+      log_checks.quoted(columns.time) if columns.time else "",
     )
     self._first_times: pa.Array = pa.nulls(0)
+    self._time_notes: list[problems_lib.Note] = []
     self._order: list[np.ndarray] = []
     self._amounts = amount_columns.AmountColumns(
       columns.decimal, columns.missing
@@ -191,6 +197,7 @@ class EventColumns:
     for leaf in self._time_leaves:
       masks[leaf] = where_lib.time_mask(leaf, times, readable)
     good = self._selected(masks, len(rows))
+    self._note_times(times, readable, good)
     for kind, bad in self._bad(users, items, readable):
       rows.count(self._problems, kind, good & bad)
       good &= ~bad
@@ -254,13 +261,26 @@ class EventColumns:
     if columns.time is None:
       return np.arange(count), np.ones(count, bool)
     found = self._times.finish()
-    for severity, message, remedy in found.notes:
-      self._problems.note(severity, message, remedy)
     if count and not found.readable.any():
       raise InputError(self._unreadable_times())
     self._problems.times = f"{columns.time}: {found.how}"
-    self._by_time = found.by_time
+    self._by_time, self._time_notes = found.by_time, found.notes
     return found.values, found.readable
+
+  def _note_times(
+    self, times: np.ndarray, readable: np.ndarray, good: np.ndarray
+  ) -> None:
+    """Notes on the times, as far as the condition leaves them."""
+    name = self._columns.time
+    notes = self._time_notes
+    if name and self._time_leaves and not good.all():
+      quoted = log_checks.quoted(name)
+      of_all = time_notes.on_values(times[readable], quoted)
+      if of_all and of_all[0] in notes:
+        notes = [note for note in notes if note not in of_all]
+        notes += time_notes.on_values(times[readable & good], quoted)
+    for note in notes:
+      self._problems.note(*note)
 
   def _unreadable_times(self) -> str:
     """Says that no time can be read, and how they could be."""
