@@ -60,6 +60,7 @@ class Scanner:
     self._pieces, self._path = pieces, path
     self._text, self._at = "", 0
     self._line, self._counted = 1, 0
+    self._last = ""  # The last character that was read.
     self._ended = False
     self._decode = json.JSONDecoder().raw_decode
 
@@ -71,16 +72,15 @@ class Scanner:
 
   def finish(self) -> int:
     """Reads to the end, and returns the number of lines."""
-    last = ""
     while True:
-      last = self._text[-1:] or last
       self._at = len(self._text)
       if not self._more():
-        return self.line() - (last == "\n")
+        return self.line() - (self._last == "\n")
 
   def _more(self, at_least: int = 1) -> bool:
     """Reads more text; whether there was any."""
     self.line()
+    self._last = self._text[-1:] or self._last
     parts, size = [self._text[self._at :]], 0
     while size < at_least and (piece := next(self._pieces, "")):
       parts.append(piece)
