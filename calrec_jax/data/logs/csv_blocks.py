@@ -9,11 +9,18 @@ Every line of the file is counted: as the header, as blank, as a row, as a line
 inside a row, or as bad.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute creates its functions at run time.)
+
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from calrec_jax.data.logs import (
   csv_dialect,
@@ -164,7 +171,7 @@ class Reader:
     )
     work = functools.partial(csv_parts.parse, layout=layout)
     for parsed in row_stream.in_order(work, self._parts(layout)):
-      rows = parsed.rows
+      rows = self._without_headers(parsed.rows, layout)
       self.blank_lines += parsed.blank
       self.quoted_lines += parsed.inside
       self.rows_read += len(rows.lines)
@@ -180,6 +187,36 @@ class Reader:
         )
       self._problems.add_rows("broken_encoding", self._path, rows.broken)
       yield rows
+
+  def _without_headers(
+    self, rows: json_blocks.Rows, layout: csv_parts.Layout
+  ) -> json_blocks.Rows:
+    """Rows without those that hold the names, however these are written.
+
+    Files that were joined may differ in case, quotes and byte order marks.
+    """
+    names = [name for name in layout.at if name]
+    if len(names) < 2 or self._looks_like_data or not len(rows.lines):
+      return rows
+    is_header = np.ones(len(rows.lines), bool)
+    for name in names:
+      at = np.flatnonzero(is_header)
+      if not len(at):
+        return rows
+      found = rows.table[name]
+      found = found if len(at) == len(found) else found.take(pa.array(at))
+      found = pc.utf8_trim(pc.utf8_lower(found), ' \t\ufeff"')
+      same = pc.equal(found, name.lower())
+      is_header[at] = same.to_numpy(zero_copy_only=False)
+    repeated = rows.lines[is_header]
+    if not len(repeated):
+      return rows
+    self._problems.add_rows("repeated_header", self._path, repeated)
+    return rows._replace(
+      table=rows.table.filter(pa.array(~is_header)),
+      lines=rows.lines[~is_header],
+      malformed=np.sort(np.concatenate([rows.malformed, repeated])),
+    )
 
   def _count(self, bad: csv_parts.Bad) -> None:
     kind, first, last = bad
