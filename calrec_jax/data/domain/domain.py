@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from calrec_jax.data import records
 from calrec_jax.data.domain import splits
+from calrec_jax.data.logs import amount_columns, id_codes
 from calrec_jax.data.logs import events as events_lib
-from calrec_jax.data.logs import id_codes
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import text as text_lib
 from calrec_jax.errors import (
@@ -398,7 +398,8 @@ def _texts(
       decimal=items.decimal,
     )
     columns.append(column.texts)
-    _note_decimal(field, column, items, problems)
+    if items.decimal is None:
+      amount_columns.note_decimal(field.label, column.evidence, problems)
     unreadable = items.lines[column.unreadable]
     problems.add_rows("unreadable_price", items.file, unreadable)
   texts = [
@@ -412,29 +413,6 @@ def _texts(
     for field, values in zip(fields, columns, strict=True)
   }
   return texts, missing
-
-
-def _note_decimal(
-  field: text_lib.Field,
-  column: text_lib.ColumnTexts,
-  items: events_lib.Items,
-  problems: problems_lib.Problems,
-) -> None:
-  """States how the decimals of prices are read, where it is a choice."""
-  evidence, chosen = column.evidence, column.decimal
-  if items.decimal is None and chosen == ",":
-    problems.note(
-      "info",
-      f"{field.label}: a comma begins the decimals, as in {evidence.example!r}",
-      'LogFiles.decimal = "."  # if it parts thousands',
-    )
-  elif items.decimal is None and chosen is None and evidence.unclear:
-    problems.note(
-      "suspect",
-      f"{field.label}: the comma of {evidence.example!r} is read as parting "
-      "thousands, but no other price shows that it does",
-      'LogFiles.decimal = ","',
-    )
 
 
 def _with_text(

@@ -86,9 +86,18 @@ def decoded(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
     return pa.array(texts, TEXT), broken
 
 
+_NO_WIDTH = "\ufeff\u200b\u2060"
+
+
 def trimmed(texts: pa.Array, missing: Sequence[str] = ()) -> pa.Array:
-  """Texts without white space around them; null if empty or `missing`."""
+  """Texts without white space around them; null if empty or `missing`.
+
+  Characters without width are white space here: joined files have byte order
+  marks within, and pages that texts were copied from have others.
+  """
   texts = pc.utf8_trim_whitespace(texts)
+  if not pc.all(pc.string_is_ascii(texts)).as_py():
+    texts = pc.utf8_trim_whitespace(pc.utf8_trim(texts, _NO_WIDTH))
   words = pa.array(sorted({"", *missing}), TEXT)
   absent = pc.is_in(texts, value_set=words)
   if not absent.true_count:

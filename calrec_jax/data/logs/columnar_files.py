@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import orc
 
-from calrec_jax.data.logs import json_blocks, nested
+from calrec_jax.data.logs import formats, json_blocks, nested
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.errors import InputError
 
@@ -185,18 +185,29 @@ class _Orc:
 
 
 class _Arrow:
+  """Arrow's files, and its streams, which have no table of contents."""
+
   def __init__(self, source: Any) -> None:
-    self._file = pa.ipc.open_file(
-      pa.memory_map(source) if isinstance(source, str) else source
-    )
+    stored = pa.memory_map(source) if isinstance(source, str) else source
+    is_stream = stored.read(len(formats.ARROW_STREAM)) == formats.ARROW_STREAM
+    stored.seek(0)
+    open_ = pa.ipc.open_stream if is_stream else pa.ipc.open_file
+    self._is_stream, self._file = is_stream, open_(stored)
     self.schema: pa.Schema = self._file.schema
     self.num_rows: int | None = None
 
   def batches(self, present: list[str]) -> Iterator[pa.RecordBatch]:
-    for i in range(self._file.num_record_batches):
-      batch = self._file.get_batch(i).select(present)
+    for batch in self._all():
+      batch = batch.select(present)
       for start in range(0, batch.num_rows, _ROWS):
         yield batch.slice(start, _ROWS)
+
+  def _all(self) -> Iterator[pa.RecordBatch]:
+    if self._is_stream:
+      yield from self._file
+    else:
+      for i in range(self._file.num_record_batches):
+        yield self._file.get_batch(i)
 
 
 def in_memory(stream: IO[bytes], path: str, limit: int) -> io.BytesIO:

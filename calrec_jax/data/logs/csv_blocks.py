@@ -9,12 +9,19 @@ Every line of the file is counted: as the header, as blank, as a row, as a line
 inside a row, or as bad.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute creates its functions at run time.)
+
 from __future__ import annotations
 
 import functools
 import os
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from calrec_jax.data.logs import (
   csv_dialect,
@@ -180,7 +187,7 @@ class Reader:
       list[int](),
     )
     for parsed in row_stream.in_order(work, self._parts(layout)):
-      rows = parsed.rows
+      rows = self._without_headers(parsed.rows, layout)
       self.blank_lines += parsed.blank
       self.quoted_lines += parsed.inside
       self.rows_read += len(rows.lines)
@@ -199,6 +206,36 @@ class Reader:
         f"{problems_lib.location(self._path, broken[0])}: a line break inside "
         "a field between tabs is read as text",
       )
+
+  def _without_headers(
+    self, rows: json_blocks.Rows, layout: csv_parts.Layout
+  ) -> json_blocks.Rows:
+    """Rows without those that hold the names, however these are written.
+
+    Files that were joined may differ in case, quotes and byte order marks.
+    """
+    names = [name for name in layout.at if name]
+    if len(names) < 2 or self._looks_like_data or not len(rows.lines):
+      return rows
+    is_header = np.ones(len(rows.lines), bool)
+    for name in names:
+      at = np.flatnonzero(is_header)
+      if not len(at):
+        return rows
+      found = rows.table[name]
+      found = found if len(at) == len(found) else found.take(pa.array(at))
+      found = pc.utf8_trim(pc.utf8_lower(found), ' \t\ufeff"')
+      same = pc.equal(found, name.lower())
+      is_header[at] = same.to_numpy(zero_copy_only=False)
+    repeated = rows.lines[is_header]
+    if not len(repeated):
+      return rows
+    self._problems.add_rows("repeated_header", self._path, repeated)
+    return rows._replace(
+      table=rows.table.filter(pa.array(~is_header)),
+      lines=rows.lines[~is_header],
+      malformed=np.sort(np.concatenate([rows.malformed, repeated])),
+    )
 
   def _count(self, bad: csv_parts.Bad) -> None:
     kind, first, last = bad

@@ -13,11 +13,13 @@ import numpy as np
 import pyarrow as pa
 
 from calrec_jax.data.logs import (
+  amount_columns,
   event_rows,
   id_codes,
   id_rules,
   json_blocks,
-  numbers,
+  log_checks,
+  time_notes,
   values,
   where_masks,
 )
@@ -46,7 +48,7 @@ class Columns:
     kind: Column of the kind of event, or None.
     where: Condition that rows must satisfy to be events, or None.
     targets: Condition that events must satisfy to be targets, or None.
-    decimal: Decimal sign of numbers; None decides it by the first block.
+    decimal: Decimal sign of numbers; None finds that of each column.
     missing: Words that mean a missing value.
     id_rules: Rules that spell ids alike, see `id_rules`.
   """
@@ -104,12 +106,16 @@ class EventColumns:
     if catalogue is not None:
       self._items.reserve(catalogue)
     self._times = times_lib.TimeReader(
-      columns.time_unit, columns.time_format, columns.missing
+      columns.time_unit,
+      columns.time_format,
+      columns.missing,
+      log_checks.quoted(columns.time) if columns.time else "",
     )
     self._first_times: pa.Array = pa.nulls(0)
+    self._time_notes: list[problems_lib.Note] = []
     self._order: list[np.ndarray] = []
     # The first blocks wait until enough rows tell the decimal signs.
-    self._decimals: dict[str, str] | None = None
+    self._amounts: amount_columns.AmountColumns | None = None
     self._waiting: list[pa.Table] = []
     leaves = [leaf for c in columns.conditions() for leaf in c.comparisons()]
     self._masks: dict[where_lib.Comparison, list[np.ndarray]] = {
@@ -158,8 +164,8 @@ class EventColumns:
       if not len(self._first_times):
         self._first_times = raw.slice(0, _SHOWN)
     numeric = self._numeric()
-    if self._decimals is not None:
-      self._add_numbers(table)
+    if self._amounts is not None:
+      self._add_numbers(self._amounts, table)
     elif numeric:
       found = {name: column(name) for name in numeric}
       self._waiting.append(pa.table(found))
@@ -173,46 +179,51 @@ class EventColumns:
       names.append(self._columns.order)
     return list(dict.fromkeys(names))
 
-  def _decide(self) -> None:
+  def _decide(self) -> amount_columns.AmountColumns:
     """Decides on the decimal signs, and reads the blocks that waited.
 
     A fixed number of rows decides, so that it does not matter how long the
     blocks are.
     """
-    self._decimals = {}
+    evidence = {}
     for name in self._numeric():
       found, left = numbers.Evidence(), _DECIDING
       for table in self._waiting:
         found = found.merged(numbers.evidence(table[name].slice(0, left)))
         left = max(left - len(table), 0)
-      self._decimals[name] = self._columns.decimal or found.decimal or "."
+      evidence[name] = found
+    self._amounts = amounts = amount_columns.AmountColumns(
+      evidence, self._columns.decimal, self._columns.missing
+    )
     for table in self._waiting:
-      self._add_numbers(table)
+      self._add_numbers(amounts, table)
     self._waiting = []
+    return amounts
 
-  def _add_numbers(self, table: pa.Table) -> None:
+  def _add_numbers(
+    self, amounts: amount_columns.AmountColumns, table: pa.Table
+  ) -> None:
     """Adds what the conditions and the order need of a block."""
-    if self._columns.order:
-      self._order.append(self._numbers(self._columns.order, table))
+
+    def mask(leaf: where_lib.Comparison) -> np.ndarray:
+      column, sign = _column(table, leaf.column), amounts.sign(leaf.column)
+      return where_masks.mask(leaf, column, sign, self._columns.missing)
+
+    if name := self._columns.order:
+      found, readable = amounts.parse(name, _column(table, name))
+      # A row without a number comes after those with one.
+      self._order.append(np.where(readable, found, np.inf))
+    compared = {leaf.column for leaf in self._masks if leaf.is_of_numbers()}
+    for name in sorted(compared):
+      amounts.parse(name, _column(table, name))
     for leaf, masks in self._masks.items():
-      masks.append(self._mask(leaf, _column(table, leaf.column)))
+      masks.append(mask(leaf))
     if self._columns.where is not None:
       negative = np.zeros(table.num_rows, bool)
       for leaf in self._columns.where.amounts():
         if leaf.column != self._columns.time:
-          negative |= self._mask(leaf, _column(table, leaf.column))
+          negative |= mask(leaf)
       self._negative.append(negative)
-
-  def _mask(self, leaf: where_lib.Comparison, column: pa.Array) -> np.ndarray:
-    assert self._decimals is not None
-    sign = self._decimals[leaf.column]
-    return where_masks.mask(leaf, column, sign, self._columns.missing)
-
-  def _numbers(self, name: str, table: pa.Table) -> np.ndarray:
-    """float64[n]; a row without a number comes after those with one."""
-    assert self._decimals is not None
-    found, readable = numbers.parse(_column(table, name), self._decimals[name])
-    return np.where(readable, found, np.inf)
 
   def finish(self) -> events_lib.Events:
     """Makes the events, in the order of the rows.
@@ -226,19 +237,20 @@ class EventColumns:
     """
     columns, rows = self._columns, self._rows
     rows.finish()
-    if self._decimals is None:
-      self._decide()
+    amounts = self._amounts or self._decide()
     self._users.start()
     self._items.start()
     times, readable = self._finish_times(len(rows))
     users, user_ids = self._users.finish()
     items, item_ids = self._items.finish()
+    amounts.note(self._problems)
     masks = {
       leaf: event_rows.joined(parts) for leaf, parts in self._masks.items()
     }
     for leaf in self._time_leaves:
       masks[leaf] = where_masks.time_mask(leaf, times, readable)
     good = self._selected(masks, len(rows))
+    self._note_times(times, readable, good)
     for kind, bad in self._bad(users, items, readable):
       rows.count(self._problems, kind, good & bad)
       good &= ~bad
@@ -314,14 +326,26 @@ class EventColumns:
     if columns.time is None:
       return np.arange(count), np.ones(count, bool)
     found = self._times.finish()
-    for note in found.notes:
-      message = f"{columns.time}: {note.message}"
-      self._problems.note(note.severity, message, note.remedy, note.about)
     if count and not found.readable.any():
       raise InputError(self._unreadable_times())
     self._problems.times = f"{columns.time}: {found.how}"
-    self._by_time = found.by_time
+    self._by_time, self._time_notes = found.by_time, found.notes
     return found.values, found.readable
+
+  def _note_times(
+    self, times: np.ndarray, readable: np.ndarray, good: np.ndarray
+  ) -> None:
+    """Notes on the times, as far as the condition leaves them."""
+    name = self._columns.time
+    notes = self._time_notes
+    if name and self._time_leaves and not good.all():
+      quoted = log_checks.quoted(name)
+      of_all = time_notes.on_values(times[readable], quoted)
+      if of_all and of_all[0] in notes:
+        notes = [note for note in notes if note not in of_all]
+        notes += time_notes.on_values(times[readable & good], quoted)
+    for note in notes:
+      self._problems.note(*note)
 
   def _unreadable_times(self) -> str:
     """Says that no time can be read, and how they could be."""
@@ -371,6 +395,7 @@ class EventColumns:
       )
       raise InputError(
         f"{where.binding} leaves none of {count:,} rows. Left out by {counts}."
+        + (self._amounts.excuse() if self._amounts else "")
       )
     return good
 

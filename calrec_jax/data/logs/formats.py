@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 
+from calrec_jax.data.logs import containers
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.errors import InputError
 
@@ -17,7 +18,7 @@ SUFFIXES = (
   | dict.fromkeys((".inter", ".item", ".user"), "csv")
   | dict.fromkeys((".jsonl", ".json", ".ndjson"), "json")
   | dict.fromkeys((".parquet", ".pq"), "parquet")
-  | dict.fromkeys((".feather", ".arrow", ".ipc"), "arrow")
+  | dict.fromkeys((".feather", ".arrow", ".arrows", ".ipc"), "arrow")
   | {".orc": "orc", ".xlsx": "xlsx", ".xlsm": "xlsx"}
 )
 TEXT = frozenset(("csv", "json", "sequences"))
@@ -51,10 +52,13 @@ _UNREAD = (
     ".pdf": "Export the table as CSV",
   }
 )
+# Before the length of each message; it begins no text.
+ARROW_STREAM = b"\xff\xff\xff\xff"
 _MAGIC = (
   (b"PAR1", "parquet"),
   (b"ORC", "orc"),
   (b"ARROW1", "arrow"),
+  (ARROW_STREAM, "arrow"),
 )
 _UNREAD_MAGIC = (
   (b"PARE", "encrypted Parquet", "Write it without encryption"),
@@ -101,6 +105,10 @@ def of_bytes(head: bytes, path: str) -> str | None:
   for magic, what, way_out in _UNREAD_MAGIC:
     if head.startswith(magic):
       raise InputError(f"{path} is {what}, which is not read. {way_out}.")
+  if packed := containers.kind(head):
+    raise InputError(
+      f"{path} is packed twice: inside is {packed} again. Unpack it once."
+    )
   if _PICKLED.match(head):
     raise InputError(f"{path}: {_PICKLE}.")
   if head[_TAR_AT : _TAR_AT + len(_TAR)] == _TAR:

@@ -80,6 +80,7 @@ class Scanner:
   def _more(self, at_least: int = 1) -> bool:
     """Reads more text; whether there was any."""
     self.line()
+    self._last = self._text[-1:] or self._last
     parts, size = [self._text[self._at :]], 0
     while size < at_least and (piece := next(self._pieces, "")):
       parts.append(piece)

@@ -214,6 +214,7 @@ class LogFiles:
       rows = self._item_rows(self.item_column, names, problems)
     else:
       described = self._read_items(names, problems)
+      self._require_rows("items", described.num_rows)
       known = pa.array(described.item_ids, pa.large_string())
     events = event_columns.EventColumns(self._columns(), problems, known)
     blocks = self._blocks(problems, list(names.values()))
@@ -225,6 +226,7 @@ class LogFiles:
       if rows is not None:
         rows.add(block.file, block.rows, block.available, ids[1])
     found = events.finish()
+    self._require_rows("interactions", found.num_rows)
     # Without a catalogue both number items by their first appearance.
     items = described if rows is None else rows.finish()
     assert items is not None
@@ -234,6 +236,15 @@ class LogFiles:
     )
     self._review(found, problems)
     return found, items
+
+  def _require_rows(self, name: str, count: int) -> None:
+    if not count:
+      paths = self.paths(name)
+      others = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
+      raise InputError(
+        f"{paths[0].path}{others} (LogFiles.{name}): no row below the names of "
+        "the columns."
+      )
 
   def _review(
     self, events: events_lib.Events, problems: problems_lib.Problems

@@ -19,8 +19,13 @@ def shown(milliseconds: int) -> str:
   return text.replace("T", " ")
 
 
-def on_values(times: np.ndarray) -> list[Note]:
-  """Notes on readable times, int64[n] milliseconds."""
+def on_values(times: np.ndarray, name: str = "") -> list[Note]:
+  """Notes on readable times.
+
+  Args:
+    times: int64[n], unix milliseconds.
+    name: Name of the column as conditions write it, for the remedy.
+  """
   if len(times) < 2:
     return []
   low, high = int(times.min()), int(times.max())
@@ -35,7 +40,10 @@ def on_values(times: np.ndarray) -> list[Note]:
   early = int(np.count_nonzero(times < _1990))
   if early:
     message = f"{early:,} of {len(times):,} times lie before 1990, {span}"
-    notes.append(Note("suspect", message))
+    condition = f'{name} >= "1990-01-01"'
+    few = name and 2 * early < len(times)  # Zero may stand for no time.
+    remedy = f"LogFiles.where = {condition!r}" if few else ""
+    notes.append(Note("suspect", message, remedy))
   late = int(np.count_nonzero(times > time.time() * 1000 + _DAY))
   if late:
     message = f"{late:,} of {len(times):,} times lie after today, {span}"
@@ -61,8 +69,23 @@ def on_unit(numbers: np.ndarray, unit: str) -> list[Note]:
   ]
 
 
-def on_guess(numbers: np.ndarray, unit: str) -> list[Note]:
-  """A note if a unit that was guessed is uncertain."""
+def on_guess(numbers: np.ndarray, unit: str, remedy: str = "") -> list[Note]:
+  """A note if a unit that was guessed is uncertain.
+
+  Args:
+    numbers: float64[n], not a number where there is none.
+    unit: The unit.
+    remedy: Binding that reads them as times; empty names another unit.
+  """
+  if unit == "ns" and _are_ticks(numbers):
+    return [
+      Note(
+        "wrong",
+        "the times look like ticks of .NET, 100 ns since the year 1; as unix "
+        f"nanoseconds they lie {_span(numbers, unit)}. Subtract "
+        "621355968000000000 and divide by 10000 to get milliseconds",
+      )
+    ]
   with np.errstate(invalid="ignore"):
     first = numbers[np.abs(numbers) > 0][:1]
   if unit not in ("excel", "order") or not len(first):
@@ -73,9 +96,15 @@ def on_guess(numbers: np.ndarray, unit: str) -> list[Note]:
       "suspect",
       f"the times are small numbers, such as {first[0]:.15g}; read as "
       f"{time_numbers.NAMES[unit]}",
-      f'LogFiles.time_unit = "{other}"',
+      remedy or f'LogFiles.time_unit = "{other}"',
     )
   ]
+
+
+def _are_ticks(numbers: np.ndarray) -> bool:
+  """Whether numbers are ticks since the year 1, of the years 2000 to 2050."""
+  numbers = numbers[~np.isnan(numbers)]
+  return bool(np.all((numbers > 6.3e17) & (numbers < 6.47e17)))
 
 
 def _span(numbers: np.ndarray, unit: str) -> str:

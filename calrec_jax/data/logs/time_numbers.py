@@ -61,10 +61,54 @@ def read(numbers: np.ndarray, unit: str) -> tuple[np.ndarray, np.ndarray]:
 
 def plausible(numbers: np.ndarray, unit: str) -> int:
   """How many numbers are times from 1990 to a year from now."""
+  return int(np.count_nonzero(read_plausible(numbers, unit)[1]))
+
+
+def read_plausible(
+  numbers: np.ndarray, unit: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """As `read`, but only times from 1990 to a year from now are readable."""
   times, readable = read(numbers, unit)
+  first, last = limits()
+  return times, readable & (times >= first) & (times <= last)
+
+
+def limits() -> tuple[float, float]:
+  """The plausible times, in milliseconds: from 1990 to a year from now."""
   first = (_FIRST_YEAR - 1970) * 365.25 * DAY
-  last = time.time() * 1000 + 366 * DAY
-  return int(np.count_nonzero(readable & (times >= first) & (times <= last)))
+  return first, time.time() * 1000 + 366 * DAY
+
+
+def read_each(
+  numbers: np.ndarray, unit: str
+) -> tuple[np.ndarray, np.ndarray, str, np.ndarray]:
+  """Numbers in a unit, but those that only another one makes plausible in that.
+
+  Seconds and milliseconds in one column differ in magnitude, so each tells what
+  it is.
+
+  Args:
+    numbers: float64[n], not a number where there is none.
+    unit: Unit of most of them.
+
+  Returns:
+    int64[n] times, bool[n] whether they are readable, another unit of some, and
+    bool[n]: of which.
+  """
+  times, readable = read(numbers, unit)
+  others = np.zeros(len(numbers), bool)
+  if unit not in _SCALES:
+    return times, readable, unit, others
+  doubtful = np.flatnonzero(
+    ~read_plausible(numbers, unit)[1] & ~np.isnan(numbers)
+  )
+  other = unit
+  for name in _SCALES:
+    found, good = read_plausible(numbers[doubtful], name)
+    if good.any():
+      rows, other = doubtful[good], name
+      times[rows], readable[rows], others[rows] = found[good], True, True
+  return times, readable, other, others
 
 
 def guess(numbers: np.ndarray) -> str:

@@ -29,6 +29,8 @@ FORMATS = time_layouts.ORDERS
 _ENOUGH = 1000  # Rows after which an order that reads few is dropped.
 _HEAD = 1000  # Rows that are tried otherwise, if many are unreadable.
 _AUTO = "LogFiles.time_unit = None"
+# Dates that are all digits, and how many they have.
+_DIGITS = {"%d%m%Y": 8, "%m%d%Y": 8, "%y%m%d": 6, "%Y%m": 6, "%Y": 4}
 _A_PATTERN = 'LogFiles.time_format = "%d.%m.%Y %H:%M"'
 
 
@@ -52,6 +54,26 @@ class Times(NamedTuple):
   notes: list[Note]
 
 
+class _Way(NamedTuple):
+  """One way of reading a column.
+
+  Attributes:
+    name: Order of dates, or unit of numbers.
+    read: The times.
+    how: The way in words.
+    binding: Gin binding that says so; empty if there is none.
+    by_time: Whether they are times rather than positions.
+    notes: What looks wrong.
+  """
+
+  name: str
+  read: time_columns.Read
+  how: str
+  binding: str
+  by_time: bool
+  notes: list[Note]
+
+
 class TimeReader:
   """Reads a column of times, block by block."""
 
@@ -60,6 +82,7 @@ class TimeReader:
     unit: str | None = None,
     pattern: str | None = None,
     missing: Sequence[str] = (),
+    name: str = "",
   ) -> None:
     """Checks the settings.
 
@@ -68,6 +91,7 @@ class TimeReader:
       pattern: strptime pattern of texts, or one of `FORMATS`, which is the
         order of dates that are all numbers. It comes before the unit.
       missing: Words that mean a missing value.
+      name: Name of the column as conditions write it, for notes.
 
     Raises:
       InputError: If there is no such unit or pattern.
@@ -86,7 +110,7 @@ class TimeReader:
     self._orders: tuple[str, ...] = FORMATS
     if ordered:
       self._orders = (str(pattern),)
-    self._missing = missing
+    self._missing, self._name = missing, name
     self._blocks: list[time_columns.Block] = []
     self._head: pa.Array = pa.nulls(0)
     # The first value that each way cannot read, and an ambiguous one.
@@ -118,28 +142,56 @@ class TimeReader:
   def finish(self) -> Times:
     """Returns the times of all blocks, in order."""
     exact = self._joined(lambda block: block.exact)
-    numbers = self._numbers()
-    order, texts = self._best_order()
-    way, found, notes = order, texts, self._order_notes(order)
+    texts, numbers = self._texts_way(), self._numbers_way()
+    way, other = texts, numbers
+    if numbers is not None and (
+      numbers.read.count() > texts.read.count() or self._unit == numbers.name
+    ):
+      way, other = numbers, texts
+    if self._detects and other is not None:
+      way = _mixed(way, other)
+    if exact.count() > way.read.count():
+      how = "times of the file's own type"
+      way = way._replace(how=how, binding="", by_time=True, notes=[])
+    found, notes = exact.over(way.read), [*way.notes]
+    if way.by_time and not any(note.severity == "wrong" for note in notes):
+      notes += time_notes.on_values(found.times[found.readable], self._name)
+      notes += self._unreadable_notes(found, way)
+    return Times(
+      found.times, found.readable, way.how, way.binding, way.by_time, notes
+    )
+
+  @property
+  def _detects(self) -> bool:
+    """Whether no setting says how times are written."""
+    return self._unit is None and self._format is None
+
+  def _texts_way(self) -> _Way:
+    order, read = self._best_order()
     how, binding = self._text_way(order)
-    by_time = True
-    if len(numbers):
-      unit = self._unit
-      if unit is None or unit == "iso":
-        unit = time_numbers.guess(numbers)
-      by_number = time_columns.Read(*time_numbers.read(numbers, unit))
-      if by_number.count() > texts.count() or self._unit == unit:
-        way, found, by_time = "number", by_number, unit != "order"
-        notes = self._number_notes(numbers, unit)
-        how, binding = time_numbers.NAMES[unit], _unit(unit)
-    if exact.count() > found.count():
-      how, binding, by_time = "times of the file's own type", "", True
-      notes = []
-    found = exact.over(found)
-    if by_time and not any(note.severity == "wrong" for note in notes):
-      notes += time_notes.on_values(found.times[found.readable])
-      notes += self._unreadable_notes(found, way, how, numbers)
-    return Times(found.times, found.readable, how, binding, by_time, notes)
+    notes = self._order_notes(order)
+    return _Way(order, read, how, binding, True, notes)
+
+  def _numbers_way(self) -> _Way | None:
+    numbers = self._numbers()
+    if not len(numbers):
+      return None
+    unit = self._unit
+    if unit is None or unit == "iso":
+      unit = time_numbers.guess(numbers)
+    notes = self._number_notes(numbers, unit)
+    if self._detects:
+      *read, other, rows = time_numbers.read_each(numbers, unit)
+      if rows.any():
+        names = time_numbers.NAMES
+        notes.append(_mixed_note(rows, names[other], names[unit]))
+    else:
+      read = time_numbers.read(numbers, unit)
+    how = time_numbers.NAMES[unit]
+    by_time = unit != "order"
+    return _Way(
+      unit, time_columns.Read(*read), how, _unit(unit), by_time, notes
+    )
 
   def _numbers(self) -> np.ndarray:
     """float64[n], not a number for texts; empty if all are."""
@@ -217,10 +269,24 @@ class TimeReader:
 
   def _number_notes(self, numbers: np.ndarray, unit: str) -> list[Note]:
     if self._unit is None:
-      return time_notes.on_guess(numbers, unit)
+      pattern = self._pattern_of_digits() if unit == "order" else ""
+      return time_notes.on_guess(numbers, unit, pattern and _bound(pattern))
     if unit == "order" or not np.any(np.abs(numbers) > 0):
       return []
     return time_notes.on_unit(numbers, unit)
+
+  def _pattern_of_digits(self) -> str:
+    """The pattern of dates that all first numbers may be, such as 13092020."""
+    if self._head.type != arrow_columns.TEXT:
+      return ""
+    digits = arrow_columns.trimmed(self._head, self._missing).drop_null()
+    widths = {len(text) for text in digits.to_pylist()}
+    for pattern, width in _DIGITS.items():
+      if widths == {width}:
+        times, readable = time_layouts.read_pattern(digits, pattern)
+        if time_notes.plausible(times, readable) == len(digits):
+          return pattern
+    return ""
 
   def _order_notes(self, order: str) -> list[Note]:
     """A note if dates can be read in two orders, and differ."""
@@ -246,24 +312,37 @@ class TimeReader:
     ]
 
   def _unreadable_notes(
-    self, found: time_columns.Read, way: str, how: str, numbers: np.ndarray
+    self, found: time_columns.Read, way: _Way
   ) -> list[Note]:
     """A note if more than 1% of the times cannot be read."""
     size = len(found.times)
     bad, missing = size - found.count(), sum(b.missing for b in self._blocks)
     if 100 * bad <= size:
       return []
-    message = f"{bad:,} of {size:,} times cannot be read as {how}"
+    message = f"{bad:,} of {size:,} times cannot be read as {way.how}"
     if missing:
       message += f"; {missing:,} of them are empty"
-    sample = self._unreadable.get(way)
+    key = way.name if way.name in self._orders else "number"
+    sample = self._unreadable.get(key)
+    numbers = self._numbers()
     if sample is None and len(numbers):
       rows = np.flatnonzero(~found.readable & ~np.isnan(numbers))
       sample = f"{numbers[rows[0]]:.17g}" if len(rows) else None
     remedy = ""
     if sample is not None:
       message += f"; the first is {sample!r}"
-      remedy = self._otherwise(found) or _A_PATTERN
+      remedy = self._otherwise(found)
+      if not remedy and 2 * (bad - missing) > size:
+        remedy = _A_PATTERN  # Most are written in an unknown way.
+    for order in self._orders:
+      turned = self._joined(lambda block, order=order: block.texts(order))
+      more = np.count_nonzero(turned.readable & ~found.readable)
+      if self._detects and way.name in self._orders and more:
+        message += (
+          f"; {more:,} of them can be read with the {order.replace('-', ' ')}, "
+          "so the column mixes two orders, and days that fit both may be wrong"
+        )
+        return [Note("wrong", message, "", "bad_timestamp")]
     severity = "suspect" if found.count() else "wrong"
     return [Note(severity, message, remedy, "bad_timestamp")]
 
@@ -277,6 +356,29 @@ class TimeReader:
     head = found.readable[: len(self._head)]
     better = np.count_nonzero(trial.readable) > np.count_nonzero(head)
     return trial.binding if better and trial.by_time else ""
+
+
+def _mixed(way: _Way, other: _Way) -> _Way:
+  """A way of reading, and for what it cannot read the other one."""
+  read = other.read
+  if other.name in time_numbers.UNITS:
+    # Not any number among texts is a time.
+    limits = time_numbers.limits()
+    within = (read.times >= limits[0]) & (read.times <= limits[1])
+    read = time_columns.Read(read.times, read.readable & within)
+  rows = read.readable & ~way.read.readable
+  if not rows.any() or not way.by_time or other.name in ("order", "excel"):
+    return way
+  note = _mixed_note(rows, other.how, way.how)
+  return way._replace(read=way.read.over(read), notes=[*way.notes, note])
+
+
+def _mixed_note(rows: np.ndarray, here: str, others: str) -> Note:
+  return Note(
+    "info",
+    f"the column mixes two ways: {np.count_nonzero(rows):,} of {len(rows):,} "
+    f"times are {here}, the others {others}; each is read as what it is",
+  )
 
 
 def timestamps(values: Any, unit: str) -> tuple[np.ndarray, np.ndarray]:

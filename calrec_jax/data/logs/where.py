@@ -52,6 +52,14 @@ class Comparison:
   symbol: str
   value: Any
 
+  def is_of_numbers(self) -> bool:
+    """Whether a constant is a number, which a truth value is not."""
+    constants = self.value if isinstance(self.value, tuple) else (self.value,)
+    return any(
+      isinstance(each, (int, float)) and not isinstance(each, bool)
+      for each in constants
+    )
+
 
 @dataclasses.dataclass(frozen=True)
 class Clause:

@@ -1,0 +1,278 @@
+"""Files that people have and no one plans: what they become, and what is said.
+
+Of every file, its rows are events, or counted as bad or left out.
+"""
+
+import datetime
+import gzip
+import json
+
+import pyarrow as pa
+import pytest
+
+from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.data.logs.log_files import LogFiles
+from calrec_jax.errors import InputError
+
+START = 1_600_000_000
+NAMES = ("user_id", "item_id", "timestamp", "title")
+TITLES = ("Tea", "Pot", "Cup", "Tray", "Jar")
+
+
+def rows(count=40):
+  return [
+    (f"u{k % 8}", f"i{k % 5}", str(START + 3600 * k), TITLES[k % 5])
+    for k in range(count)
+  ]
+
+
+def csv(rows_, names=NAMES, delimiter=",", end="\n"):
+  return "".join(delimiter.join(row) + end for row in (names, *rows_))
+
+
+def extended(name, values, count=40):
+  """A log with one more column, whose values take turns."""
+  return csv(
+    [(*row, values[k % len(values)]) for k, row in enumerate(rows(count))],
+    (*NAMES, name),
+  )
+
+
+def read(tmp_path, content, name="log.csv", **options):
+  """The events as (user, item, time), the items and the problems."""
+  file = tmp_path / name
+  if isinstance(content, str):
+    content = content.encode()
+  if content is not None:
+    file.write_bytes(content)
+  problems = problems_lib.Problems()
+  source = LogFiles(**{"interactions": str(file)} | options)
+  events, items = source.read(problems, ["title"])
+  bad = sum(
+    each["count"]
+    for each in problems.as_list()
+    if each["kind"] != "conflicting_item"
+  )
+  assert events.num_rows == len(events) + bad + sum(problems.excluded.values())
+  found = [
+    (events.user_ids[user], items.item_ids[item], int(time))
+    for user, item, time in zip(
+      events.users, events.items, events.timestamps, strict=True
+    )
+  ]
+  return found, items, problems
+
+
+def expected(rows_):
+  return [(user, item, int(time) * 1000) for user, item, time, _ in rows_]
+
+
+def notes(problems, text):
+  """The notes whose message has a text."""
+  return [note for note in problems.notes() if text in note.message]
+
+
+class TestNumbers:
+  def test_a_comma_far_into_the_file_begins_decimals_too(self, tmp_path):
+    count = 60_000  # Rows of more than one block.
+    content = extended("rating", ["4"], count)
+    content += "u,i0,1,Tea,4\nu,i0,2,Tea,3\n".replace("4\n", '"4,5"\n')
+    found, _, problems = read(tmp_path, content, where="rating >= 4")
+    assert len(found) == count + 1
+    [note] = notes(problems, "a comma begins the decimals")
+    assert "'4,5'" in note.message
+
+  def test_values_that_are_no_numbers_are_said(self, tmp_path):
+    content = extended("rating", ["5", "n/a", "4 stars", ""])
+    found, _, problems = read(tmp_path, content, where="rating >= 4")
+    assert len(found) == 10
+    [note] = notes(problems, "no numbers")
+    assert note.message.startswith("20 values of the column 'rating'")
+
+  def test_the_refusal_of_all_rows_says_why(self, tmp_path):
+    content = extended("rating", ["4/5"])
+    with pytest.raises(InputError, match="are no numbers, such as '4/5'"):
+      read(tmp_path, content, where="rating >= 4")
+
+  @pytest.mark.parametrize(
+    ("value", "sign", "large"),
+    [('"1,500"', "comma", 40), ("1.500", "point", 0)],
+  )
+  def test_one_sign_before_three_digits_is_a_question(
+    self, tmp_path, value, sign, large
+  ):
+    content = extended("n", [value, "3"])
+    found, _, problems = read(tmp_path, content, where="n > 2 or n == 1.5")
+    assert len(found) == 40
+    [note] = notes(problems, f"the {sign} of")
+    assert note.remedy == 'LogFiles.decimal = ","'
+    found, *_ = read(tmp_path, content, where="n > 9 or n == 3")
+    assert len(found) == 20 + large // 2
+    found, *_ = read(tmp_path, content, where="n > 9 or n == 3", decimal=",")
+    assert len(found) == 40 - large // 2  # The remedy turns it.
+
+  def test_words_are_truth_values(self, tmp_path):
+    content = extended("bought", ["True", "FALSE", "true", "false"])
+    found, _, problems = read(tmp_path, content, where="bought == True")
+    assert len(found) == 20
+    assert not notes(problems, "no numbers")
+
+
+def timed(write, count=60):
+  """A log whose times are written by a function of row and seconds."""
+  return [
+    (user, item, write(k, int(time)), title)
+    for k, (user, item, time, title) in enumerate(rows(count))
+  ]
+
+
+def moment(seconds, pattern="%Y-%m-%dT%H:%M:%S"):
+  when = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+  return when.strftime(pattern)
+
+
+class TestTimes:
+  @pytest.mark.parametrize(
+    ("one", "two"),
+    [
+      (str, moment),
+      (str, lambda t: str(1000 * t)),
+      (str, lambda t: str(10**9 * t)),
+      (lambda t: str(1000 * t), moment),
+      (lambda t: moment(t, "%d.%m.%Y %H:%M:%S"), str),
+    ],
+  )
+  @pytest.mark.parametrize("turn", [2, 9])
+  def test_two_ways_in_a_column_are_both_read(self, tmp_path, one, two, turn):
+    content = csv(timed(lambda k, t: one(t) if k % turn else two(t)))
+    found, _, problems = read(tmp_path, content)
+    assert found == expected(rows(60))
+    [note] = notes(problems, "mixes two ways")
+    assert note.severity == "info"
+
+  def test_files_may_differ_in_their_unit(self, tmp_path):
+    (tmp_path / "more.csv").write_text(
+      csv(timed(lambda _, t: str(1000 * t + 7)))
+    )
+    files = [str(tmp_path / "log.csv"), str(tmp_path / "more.csv")]
+    found, _, _ = read(
+      tmp_path, csv(timed(lambda _, t: str(t))), interactions=files
+    )
+    times = [time for _, _, time in found]
+    assert times[60:] == [time + 7 for time in times[:60]]
+
+  def test_zeros_are_said_with_a_condition_that_leaves_them_out(self, tmp_path):
+    content = csv(timed(lambda k, t: "0" if k % 10 == 3 else str(t)))
+    _, _, problems = read(tmp_path, content)
+    [note] = notes(problems, "before 1990")
+    assert note.remedy == "LogFiles.where = 'timestamp >= \"1990-01-01\"'"
+    found, _, problems = read(
+      tmp_path, content, where='timestamp >= "1990-01-01"'
+    )
+    assert len(found) == 54
+    assert not problems.notes()
+
+  def test_day_first_and_month_first_in_a_column_are_wrong(self, tmp_path):
+    patterns = ("%d/%m/%Y", "%m/%d/%Y")
+    content = csv(
+      timed(lambda k, t: moment(t + 5 * 86400 * k, patterns[k % 2]))
+    )
+    _, _, problems = read(tmp_path, content)
+    [note] = notes(problems, "mixes two orders")
+    assert note.severity == "wrong"
+
+  @pytest.mark.parametrize("pattern", ["%d%m%Y", "%y%m%d", "%Y%m", "%Y"])
+  def test_digits_that_may_be_dates_name_their_pattern(self, tmp_path, pattern):
+    content = csv(timed(lambda k, t: moment(t + 5 * 86400 * k, pattern)))
+    _, _, problems = read(tmp_path, content)
+    [note] = notes(problems, "read as positions")
+    assert note.remedy == f'LogFiles.time_format = "{pattern}"'
+    found, _, _ = read(tmp_path, content, time_format=pattern)
+    assert min(time for _, _, time in found) > 1_577_000_000_000
+
+  def test_ticks_of_dot_net_are_no_nanoseconds_of_1990(self, tmp_path):
+    content = csv(timed(lambda _, t: str(t * 10**7 + 621_355_968_000_000_000)))
+    _, _, problems = read(tmp_path, content)
+    assert notes(problems, "ticks of .NET")[0].severity == "wrong"
+
+  def test_a_remedy_that_mends_nothing_is_not_named(self, tmp_path):
+    content = csv(timed(lambda k, t: moment(t) if k % 5 else "n/a"))
+    _, _, problems = read(tmp_path, content)
+    [note] = notes(problems, "12 of 60 times cannot be read")
+    assert not note.remedy
+
+
+class TestJoinedFiles:
+  @pytest.mark.parametrize(
+    "again",
+    [
+      '"user_id","item_id","timestamp","title"',
+      "User_ID,Item_ID,Timestamp,Title",
+      "\ufeffuser_id,item_id,timestamp,title",
+    ],
+  )
+  @pytest.mark.parametrize("time", ["timestamp", None])
+  def test_the_header_again_is_no_event_however_it_is_written(
+    self, tmp_path, again, time
+  ):
+    body = csv(rows()).partition("\n")[2]
+    content = csv(rows()) + again + "\n" + body
+    found, items, problems = read(tmp_path, content, time_column=time)
+    assert len(found) == 80
+    assert "item_id" not in items.item_ids
+    [bad] = problems.as_list()
+    assert (bad["kind"], bad["first"]) == ("repeated_header", "log.csv:42")
+    [reading] = problems.reading
+    assert reading["bad_lines"] == 1
+    assert reading["rows"] == 80
+
+  def test_a_user_called_like_the_column_is_a_user(self, tmp_path):
+    content = csv([("user_id", "i1", "1600000000", "Pot"), *rows()])
+    found, _, problems = read(tmp_path, content)
+    assert found[0][0] == "user_id"
+    assert not problems.as_list()
+
+  @pytest.mark.parametrize("mark", ["\ufeff", "\u200b", "\u00a0", "\u2060"])
+  def test_characters_without_width_are_no_part_of_an_id(self, tmp_path, mark):
+    marked = [(mark + user, item + mark, *rest) for user, item, *rest in rows()]
+    found, _, _ = read(tmp_path, csv(marked))
+    assert found == expected(rows())
+
+
+class TestRefusals:
+  @pytest.mark.parametrize("items", [None, "items.csv"])
+  def test_a_header_alone_has_no_rows(self, tmp_path, items):
+    content = csv(rows()) if items else csv([])
+    if items:
+      (tmp_path / items).write_text("item_id,title\n")
+      items = str(tmp_path / items)
+    named = "items" if items else "interactions"
+    with pytest.raises(InputError, match=rf"LogFiles.{named}\): no row"):
+      read(tmp_path, content, items=items)
+
+  def test_a_file_packed_twice_is_named(self, tmp_path):
+    content = gzip.compress(gzip.compress(csv(rows()).encode()))
+    with pytest.raises(InputError, match="packed twice"):
+      read(tmp_path, content, "log.csv.gz")
+
+
+class TestFormats:
+  def test_commas_at_the_ends_of_lines_add_no_line(self, tmp_path):
+    lines = [json.dumps(dict(zip(NAMES, row, strict=True))) for row in rows()]
+    for end in (",\n", ",", "\n"):
+      content = ",\n".join(lines) + end
+      found, _, problems = read(tmp_path, content, "log.jsonl")
+      assert found == expected(rows())
+      assert problems.reading[0]["lines"] == 40
+
+  @pytest.mark.parametrize("name", ["log.arrow", "log.arrows", "log"])
+  def test_a_stream_of_arrow(self, tmp_path, name):
+    table = pa.table(dict(zip(NAMES, zip(*rows(), strict=True), strict=True)))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+      writer.write_table(table, max_chunksize=7)
+    content = sink.getvalue().to_pybytes()
+    found, _, _ = read(tmp_path, content, name)
+    assert found == expected(rows())
+    with pytest.raises(InputError, match="damaged"):
+      read(tmp_path, content[: len(content) // 2], name)
