@@ -19,6 +19,7 @@ from calrec_jax.data.logs import (
   id_rules,
   json_blocks,
   log_checks,
+  numbers,
   time_notes,
   values,
   where_masks,
