@@ -59,7 +59,7 @@ _ABSENT = {
   *("desconocido", "inconnu", "sconosciuto", "onbekend", "missing", "(null)"),
 }
 _MANY = 0.1  # Share of rows with one value that then means none.
-_MAX_KINDS = 20
+_MAX_KINDS = 40
 _MAX_RATINGS = 21
 _SAMPLE_TIMES = 2000
 _CONSISTENT = 0.8  # Share of an item's rows that describe it alike.
