@@ -402,7 +402,7 @@ def _add_time(found: Plan, file: Sampled) -> None:
       name
       for name in _times_of_values(file)
       if name not in skip
-      and (file.headless or not file.profiles[name].is_numeric)
+      and (file.headless or profile.may_be_time(file.profiles[name]))
     ]
   if names:
     found.roles["time"] = names[0]

@@ -59,7 +59,7 @@ def review(
         "sample are not positive: returns count as purchases",
         _where(f"{quoted(name)} > 0"),
       )
-    if time_column is None and profile.time is not None:
+    if time_column is None and profile_lib.may_be_time(profile):
       _note_time(name, profile, notes)
 
 

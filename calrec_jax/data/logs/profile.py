@@ -276,6 +276,18 @@ class Profile:
     )
 
 
+def may_be_time(profile: Profile) -> bool:
+  """Whether values are times, and the name says nothing else.
+
+  Ids may be such numbers by chance.
+  """
+  if profile.time is None or not profile.is_numeric:
+    return profile.time is not None
+  if column_names.rank("time", profile.name) is not None:
+    return True
+  return not column_names.means_anything(profile.name)
+
+
 def is_undone(value: str) -> bool:
   """Whether a kind of event takes a purchase back, or never was one."""
   return any(word in value.lower() for word in _UNDONE)
