@@ -255,7 +255,7 @@ class _Writer:
     found = plan.interactions.profiles
     for role in ("user", "time"):
       name = plan.roles.get(role)
-      if name not in found or not found[name].missing:
+      if name is None or name not in found or not found[name].missing:
         continue
       if key := profile.written_once(found[name], found):
         self._say(
