@@ -239,6 +239,12 @@ def rank(role: str, name: str) -> int | None:
   return None if last is None else UNSURE + last
 
 
+def means_anything(name: str) -> bool:
+  """Whether a name means a role, or an id of something."""
+  last = as_words(name).rpartition("_")[2]
+  return last in _TAILS or any(rank(role, name) is not None for role in ROLES)
+
+
 def _last(role: str, parts: list[str]) -> int | None:
   known = _LAST.get(role, ())
   return known.index(parts[-1]) if parts[-1] in known else None

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow.compute as pc
 
-from calrec_jax.data.logs import column_names, id_rules, profile
+from calrec_jax.data.logs import column_names, id_columns, id_rules, profile
 from calrec_jax.data.logs.file_samples import Sampled
 from calrec_jax.data.logs.profile import Profile
 from calrec_jax.errors import InputError
@@ -25,7 +25,6 @@ from calrec_jax.errors import InputError
 TEXTS = ("title", "category", "brand", "price")
 _ONCE = 0.9  # Share of rows with a new id in a table of items or orders.
 _JOINED = 0.1  # Share of ids that two files have in common.
-_REPEATED = 0.7  # Share of rows with a new title, if titles are like ids.
 _BOUGHT = re.compile(
   "buy|bought|purchase|order|transaction|sale|kauf|bestell|compra|vente|achat"
 )
@@ -80,14 +79,24 @@ def plan(files: Sequence[Sampled]) -> Plan:
   """
   tables = [file for file in files if _is_table_of_items(file, files)]
   rest = [file for file in files if file not in tables]
-  logs = [file for file in rest if {"user", "item"} <= _ids(file).keys()]
+  logs = [
+    file
+    for file in rest
+    if {"user", "item"} <= id_columns.users_and_items(file).keys()
+  ]
   found = None if logs else _of_orders(files)
   if found is None:
-    logs = logs or [file for file in rest if _left(file)]
+    logs = logs or [
+      file for file in rest if id_columns.with_only_one_left(file)
+    ]
     if not logs:
       raise InputError(_nothing_found(files))
     main = max(logs, key=_preference)
-    found = Plan(main, roles=_left(main) or _ids(main))
+    found = Plan(
+      main,
+      roles=id_columns.with_only_one_left(main)
+      or id_columns.users_and_items(main),
+    )
   main = found.interactions
   tables = [file for file in tables if file is not found.orders]
   tables = [file for file in tables if file is not main]
@@ -101,121 +110,6 @@ def plan(files: Sequence[Sampled]) -> Plan:
     if file not in used:
       found.unused.append((file, _why_unused(file, found, logs, tables)))
   return found
-
-
-def _ids(file: Sampled) -> dict[str, str]:
-  """The columns of users and items of a file, if it has them."""
-  if file.sequences:
-    user, item, *_ = file.profiles
-    return {"user": user, "item": item}
-  if file.headless:
-    names = _like_ids(file)
-    if len(names) == 1:  # Titles may be the items' ids.
-      names += [name for name in _titles(file) if name != names[0]]
-    if names and _numbers_users(file.profiles[names[0]]):
-      names = []
-    return dict(zip(("user", "item"), names, strict=False))
-  users = profile.ranked("user", file.profiles)
-  items = profile.ranked("item", file.profiles, users[:1])
-  items = [
-    name
-    for name in items
-    if not file.profiles[name].is_lists
-    and not (users and _is_key(name, file.profiles[name]))
-  ]
-  return {
-    role: names[0]
-    for role, names in (("user", users), ("item", items))
-    if names
-  }
-
-
-def _titles(file: Sampled) -> list[str]:
-  """Columns of texts that are in many rows each."""
-  names = profile.ranked("title", file.profiles)
-  return [
-    name
-    for name in ([*file.profiles] if file.headless else names)
-    if file.profiles[name].is_text
-    and file.profiles[name].unique < _REPEATED
-    and not file.profiles[name].kinds()
-  ]
-
-
-def _is_key(name: str, one: Profile) -> bool:
-  """Whether a column is the id of its row: `_id` of MongoDB."""
-  return column_names.as_words(name) == "id" and one.unique == 1
-
-
-def _left(file: Sampled) -> dict[str, str]:
-  """Users, and the only other column that may be ids, whatever its name."""
-  found = {} if file.headless or file.sequences else _ids(file)
-  if "user" not in found or "item" in found:
-    return {}
-  left = [
-    name
-    for name in _like_ids(file)
-    if name != found["user"]
-    and all(
-      column_names.rank(role, name) is None for role in column_names.ROLES
-    )
-  ]
-  if len(left) != 1:
-    left = _titles(file)[:1]
-  return {**found, "item": left[0]} if left else {}
-
-
-def _like_ids(file: Sampled) -> list[str]:
-  """Columns that may be ids: no times, amounts, grades, kinds or texts."""
-  times = _times_of_values(file)
-  found = []
-  for name, one in file.profiles.items():
-    if (
-      name in times[:1]
-      or (one.time is not None and not one.is_numeric)
-      or one.is_fractional
-      or one.is_lists
-      or one.is_link
-      or one.words > 1.2
-      or len(one.distinct) < 2
-      or one.kinds()
-      or one.missing > 0.6
-    ):
-      continue
-    found.append(name)
-  small = [name for name in found[1:] if _is_small(file.profiles[name])]
-  small.reverse()
-  small.sort(key=lambda name: len(file.profiles[name].distinct))
-  while len(found) > 2 and small:
-    found.remove(small.pop(0))
-  lists = any(one.is_lists for one in file.profiles.values())
-  if len(found) > 2 or lists:  # The numbers of the rows are no ids.
-    numbered = [n for n in found if _numbers_rows(file.profiles[n])]
-    found = [name for name in found if name not in numbered[:1]]
-  return found
-
-
-def _is_small(one: Profile) -> bool:
-  """Whether values are grades or counts rather than ids."""
-  return one.is_numeric and (one.is_grades() or len(one.distinct) <= 12)
-
-
-def _numbers_users(one: Profile) -> bool:
-  """Whether no user would be there twice: then they are something else."""
-  return one.unique >= _ONCE and len(one.texts) > 2
-
-
-def _numbers_rows(one: Profile) -> bool:
-  return one.is_numeric and one.unique == 1 and len(one.texts) > 2
-
-
-def _times_of_values(file: Sampled) -> list[str]:
-  """Columns whose values are times, the likeliest first."""
-  names = list(file.profiles)
-  found = [name for name in names if file.profiles[name].time is not None]
-  return sorted(
-    found, key=lambda n: (file.profiles[n].is_numeric, -names.index(n))
-  )
 
 
 def _is_table_of_items(file: Sampled, files: Sequence[Sampled]) -> bool:
@@ -236,7 +130,7 @@ def _is_table_of_items(file: Sampled, files: Sequence[Sampled]) -> bool:
       continue
     shares = [
       _share(other.profiles[name], file.profiles[first])
-      for name in _ids(other).values()
+      for name in id_columns.users_and_items(other).values()
       if other.profiles[name].unique < _ONCE
     ]
     if max(shares, default=0) > 0.5:
@@ -259,7 +153,7 @@ def _preference(file: Sampled) -> tuple[object, ...]:
   """What speaks for a file as the one of the purchases."""
   name = os.path.basename(file.paths[0].rstrip("/")).lower()
   words = bool(_BOUGHT.search(name)) - bool(_SEEN.search(name))
-  timed = bool(_times_of_values(file)) or file.sequences
+  timed = bool(id_columns.times(file)) or file.sequences
   return (words, timed, file.size)
 
 
@@ -298,7 +192,9 @@ def _nothing_found(files: Sequence[Sampled]) -> str:
     )
   seen = []
   for file in files:
-    roles = " and ".join(f"{r} {n!r}" for r, n in _ids(file).items())
+    roles = " and ".join(
+      f"{r} {n!r}" for r, n in id_columns.users_and_items(file).items()
+    )
     columns = ", ".join(map(repr, [*file.profiles][:16])) or "no columns"
     seen.append(f"{file.shown} has {columns} (found: {roles or 'neither'})")
   return (
@@ -390,7 +286,7 @@ def _add_roles(found: Plan) -> None:
       name
       for name in names
       if main.profiles[name].missing < 0.6
-      and not _is_key(name, main.profiles[name])
+      and not id_columns.is_key(name, main.profiles[name])
     ][:3]
 
 
@@ -400,9 +296,9 @@ def _add_time(found: Plan, file: Sampled) -> None:
   if not names:
     names = [
       name
-      for name in _times_of_values(file)
+      for name in id_columns.times(file)
       if name not in skip
-      and (file.headless or not file.profiles[name].is_numeric)
+      and (file.headless or profile.may_be_time(file.profiles[name]))
     ]
   if names:
     found.roles["time"] = names[0]

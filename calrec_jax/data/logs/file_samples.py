@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
@@ -10,16 +11,20 @@ import pyarrow as pa
 from calrec_jax.data.logs import (
   arrow_columns,
   log_paths,
+  log_stores,
   nested,
   profile,
   read_options,
   tables,
+  zip_archives,
 )
 from calrec_jax.data.logs.profile import Profile
+from calrec_jax.errors import InputError
 
 _ROWS = 20_000
 _ENOUGH = 1000  # Rows of several files, if the first has fewer.
 _FILES = 31
+_TABLES = 24  # More files than these are parts of one table.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,6 +51,42 @@ class Sampled:
   def shown(self) -> str:
     """The paths for a message."""
     return ", ".join(self.paths)
+
+
+def samples(path: str) -> list[Sampled]:
+  """Samples what a path names: one table, or the tables of a folder or archive.
+
+  A folder with files of different columns holds several tables, such as
+  purchases and items.
+  """
+  try:
+    files = log_paths.expand(path, None)
+    inside = [file.path for file in files]
+    if any(file.partitions for file in files):
+      inside = []  # A partitioned table.
+  except InputError:
+    inside = _inside(path)
+    if not inside:
+      raise
+    files = []
+  if 1 < len(inside) <= _TABLES:
+    found = [sample(each) for each in inside]
+    if not files or len(merged(found)) > 1:
+      return found
+  return [sample(path)]
+
+
+def _inside(path: str) -> list[str]:
+  """Paths of the files in a folder or archive of this machine."""
+  if os.path.isdir(path):
+    names = log_stores.Store.of(path).walk(path)
+    return sorted(
+      name for name in names if log_stores.is_data(name[len(path) :].strip("/"))
+    )
+  if os.path.isfile(path) and zip_archives.is_zip(path):
+    names = filter(log_stores.is_data, zip_archives.members(path))
+    return [f"{path}/{name}" for name in sorted(names)]
+  return []
 
 
 def sample(path: str) -> Sampled:

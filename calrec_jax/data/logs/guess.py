@@ -51,7 +51,8 @@ def guess(paths: Sequence[str]) -> str:
     InputError: If no file looks like purchases; the message lists what was
       found.
   """
-  files = file_samples.merged([file_samples.sample(path) for path in paths])
+  samples = [each for path in paths for each in file_samples.samples(path)]
+  files = file_samples.merged(samples)
   plan = file_roles.plan(files)
   return _Writer(plan).text(paths)
 
@@ -254,7 +255,7 @@ class _Writer:
     found = plan.interactions.profiles
     for role in ("user", "time"):
       name = plan.roles.get(role)
-      if name not in found or not found[name].missing:
+      if name is None or name not in found or not found[name].missing:
         continue
       if key := profile.written_once(found[name], found):
         self._say(

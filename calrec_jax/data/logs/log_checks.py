@@ -7,6 +7,7 @@ was read.
 from __future__ import annotations
 
 import keyword
+import os
 from collections.abc import Mapping
 
 import numpy as np
@@ -26,6 +27,7 @@ def review(
   described: set[str],
   time_column: str | None,
   problems: problems_lib.Problems,
+  file: str,
 ) -> None:
   """Notes what a person should look at.
 
@@ -35,28 +37,47 @@ def review(
     described: Names of further columns that some setting names.
     time_column: Column of the time, or None.
     problems: Where the notes are added.
+    file: Path of the sampled file.
   """
+  notes = _OfFile(problems, os.path.basename(file))
   for name, profile in profiles.items():
     if name in bindings and name not in described:
-      _note_missing(name, bindings[name], profile, profiles, problems)
+      _note_missing(name, bindings[name], profile, profiles, notes)
     if name in bindings or name in described:
       continue
     if kinds := profile.kinds():
-      _note_kinds(name, kinds, problems)
+      _note_kinds(name, kinds, notes)
     elif profile.is_codes():
-      _note_codes(name, profile, problems)
+      _note_codes(name, profile, notes)
     elif profile.is_rating():
-      _note_rating(name, profile, problems)
+      _note_rating(name, profile, notes)
     elif profile.is_quantity() and np.any(profile.numbers <= 0):
       share = float(np.mean(profile.numbers <= 0))
-      problems.note(
+      notes.note(
         "suspect",
         f"the column {name!r} looks like quantities, and {share:.1%} of a "
         "sample are not positive: returns count as purchases",
         _where(f"{quoted(name)} > 0"),
       )
-    if time_column is None and profile.time is not None:
-      _note_time(name, profile, problems)
+    if time_column is None and profile_lib.may_be_time(profile):
+      _note_time(name, profile, notes)
+
+
+class _OfFile:
+  """Adds the file to the notes on its columns."""
+
+  def __init__(self, problems: problems_lib.Problems, file: str) -> None:
+    self._problems, self._file = problems, file
+
+  def note(
+    self,
+    severity: problems_lib.Severity,
+    message: str,
+    remedy: str = "",
+    about: str = "",
+  ) -> None:
+    message = f"{self._file}: {message}"
+    self._problems.note(severity, message, remedy, about)
 
 
 def _note_missing(
@@ -64,7 +85,7 @@ def _note_missing(
   binding: str,
   profile: Profile,
   profiles: Mapping[str, Profile],
-  problems: problems_lib.Problems,
+  problems: _OfFile,
 ) -> None:
   key = profile_lib.written_once(profile, profiles)
   is_id = binding in ("LogFiles.user_column", "LogFiles.item_column")
@@ -86,9 +107,7 @@ def _note_missing(
     )
 
 
-def _note_codes(
-  name: str, profile: Profile, problems: problems_lib.Problems
-) -> None:
+def _note_codes(name: str, profile: Profile, problems: _OfFile) -> None:
   shown = ", ".join(value for value, _ in profile.distinct[:_SHOWN])
   problems.note(
     "info",
@@ -99,7 +118,7 @@ def _note_codes(
 
 
 def _note_kinds(
-  name: str, kinds: list[tuple[str, int]], problems: problems_lib.Problems
+  name: str, kinds: list[tuple[str, int]], problems: _OfFile
 ) -> None:
   total = sum(count for _, count in kinds)
   shown = ", ".join(
@@ -133,9 +152,7 @@ def _has_views(values: list[str]) -> bool:
   return any(profile_lib.is_view(value) for value in values)
 
 
-def _note_rating(
-  name: str, profile: Profile, problems: problems_lib.Problems
-) -> None:
+def _note_rating(name: str, profile: Profile, problems: _OfFile) -> None:
   low, high = float(np.min(profile.numbers)), float(np.max(profile.numbers))
   limit = _good_rating(profile)
   share = float(np.mean(profile.numbers < limit))
@@ -159,15 +176,14 @@ def _good_rating(profile: Profile) -> float:
   return float(grades[grades >= low + 0.75 * (high - low) - 1e-9][0])
 
 
-def _note_time(
-  name: str, profile: Profile, problems: problems_lib.Problems
-) -> None:
+def _note_time(name: str, profile: Profile, problems: _OfFile) -> None:
   problems.note(
     "suspect",
-    f"LogFiles.time_column is None, but the column {name!r} looks like times "
+    f"the column {name!r} looks like times, but LogFiles.time_column is None "
     f"({profile.time}); if the file is not sorted by time, oldest first, the "
     "targets are the wrong purchases",
-    f'LogFiles.time_column = "{name}"',
+    f"LogFiles.time_column = {text(name)}",
+    "order_of_rows",
   )
 
 
@@ -180,8 +196,8 @@ def note_order_of_rows(
       "info",
       "without times, a user's purchases are in the order of the rows: the "
       "last row is taken as the newest. In a file with the newest first all "
-      "targets would be wrong",
-      'LogFiles.time_column = "…"',
+      "targets would be wrong: sort it, or name a column of times",
+      about="order_of_rows",
     )
 
 

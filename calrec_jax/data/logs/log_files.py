@@ -262,6 +262,7 @@ class LogFiles:
       {*self.text_columns.values(), self.order_id_column, *self.fill_down},
       self.time_column,
       problems,
+      path.path,
     )
 
   def options(self, columns: str = "columns") -> read_options.ReadOptions:

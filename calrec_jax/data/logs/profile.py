@@ -59,7 +59,7 @@ _ABSENT = {
   *("desconocido", "inconnu", "sconosciuto", "onbekend", "missing", "(null)"),
 }
 _MANY = 0.1  # Share of rows with one value that then means none.
-_MAX_KINDS = 20
+_MAX_KINDS = 40
 _MAX_RATINGS = 21
 _SAMPLE_TIMES = 2000
 _CONSISTENT = 0.8  # Share of an item's rows that describe it alike.
@@ -274,6 +274,18 @@ class Profile:
       and self.is_numeric
       and bool(np.all(self.numbers == np.round(self.numbers)))
     )
+
+
+def may_be_time(profile: Profile) -> bool:
+  """Whether values are times, and the name says nothing else.
+
+  Ids may be such numbers by chance.
+  """
+  if profile.time is None or not profile.is_numeric:
+    return profile.time is not None
+  if column_names.rank("time", profile.name) is not None:
+    return True
+  return not column_names.means_anything(profile.name)
 
 
 def is_undone(value: str) -> bool:
