@@ -5,10 +5,12 @@ r"""From a CSV log to its events and its card, beside Polars reading the file.
       --output=csv_at_size.jsonl
 
 A log of the given size is made up (unix times, some items more frequent), with
-each tenth title in quotes if `--titles` is set. Each side runs in a process of
+each tenth title in quotes if `--titles` is set; ids are whole numbers, or texts
+by `--text_ids`. Each side runs in a process of
 its own, in turn, `--repeats` times: Polars reads the columns into text,
 text and int64 or, with ISO times, parses them; ours reads the events
-(`LogFiles.read`), and with `--card` goes on to the token cache and the card.
+(`LogFiles.read`), and goes on to the card: sorted, split, checked for leaks,
+with a vocabulary.
 A row of JSON a side: the least wall and CPU seconds, and the peak of resident
 memory.
 """
@@ -43,7 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   path = arguments.folder / "log.csv"
   if not path.exists():
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    write_log(path, arguments.rows, titles=arguments.titles, iso=arguments.iso)
+    write_log(
+      path,
+      arguments.rows,
+      titles=arguments.titles,
+      iso=arguments.iso,
+      text_ids=arguments.text_ids,
+    )
   rows = []
   for side in _SIDES:
     rows.append(_least(arguments, side))
@@ -64,7 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write_log(
-  path: pathlib.Path, count: int, *, titles: bool, iso: bool, seed: int = 0
+  path: pathlib.Path,
+  count: int,
+  *,
+  titles: bool,
+  iso: bool,
+  text_ids: bool,
+  seed: int = 0,
 ) -> None:
   """Writes a log of random purchases, sorted by time.
 
@@ -73,6 +87,7 @@ def write_log(
     count: Number of rows.
     titles: Whether rows have the title of the item, some of them in quotes.
     iso: Whether times are ISO 8601 text instead of unix seconds.
+    text_ids: Whether ids have letters instead of being whole numbers.
     seed: Seed of the random numbers.
   """
   random = np.random.default_rng(seed)
@@ -91,22 +106,23 @@ def write_log(
       if iso:
         when = np.datetime_as_string(when.astype("datetime64[s]"))
       rows = zip(who.tolist(), what.tolist(), when.tolist(), strict=True)
+      if text_ids:
+        rows = ((f"user{u:07d}", f"B{i:08d}", t) for u, i, t in rows)
       if titles:
         file.writelines(
-          f"user{user:07d},B{item:08d},{moment},{_title(item)}\n"
+          f"{user},{item},{moment},{_title(item)}\n"
           for user, item, moment in rows
         )
       else:
         file.writelines(
-          f"user{user:07d},B{item:08d},{moment}\n"
-          for user, item, moment in rows
+          f"{user},{item},{moment}\n" for user, item, moment in rows
         )
   part.replace(path)
 
 
-def _title(item: int) -> str:
-  if item % 10 == 0:
-    return f'"Kettle ""No. {item}"", steel, 1.{item % 9} l"'
+def _title(item: int | str) -> str:
+  if str(item).endswith("0"):
+    return f'"Kettle ""No. {item}"", of steel, 1.5 l"'
   return f"Kettle number {item} of steel"
 
 
@@ -129,6 +145,7 @@ def _least(arguments: argparse.Namespace, side: str) -> dict[str, Any]:
     "rows": arguments.rows,
     "titles": arguments.titles,
     "iso": arguments.iso,
+    "text_ids": arguments.text_ids,
     "bytes": (arguments.folder / "log.csv").stat().st_size,
     **least,
     "processor": processor.name(),
@@ -202,7 +219,8 @@ def _card(arguments: argparse.Namespace) -> Callable[[], object]:
     name="log", source=_source(arguments), fields=(("Title", "title"),)
   )
   dataset = Dataset(domains=[domain], data_dir=str(data))
-  return lambda: building.build(dataset, "log", progress=False)
+  work = building.Building(dataset, progress=False)
+  return lambda: work.card(domain)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -216,6 +234,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument("--repeats", type=int, default=2)
   parser.add_argument("--titles", action="store_true")
   parser.add_argument("--iso", action="store_true")
+  parser.add_argument("--text_ids", action="store_true")
   parser.add_argument("--output", type=pathlib.Path)
   parser.add_argument("--side", choices=_SIDES, help=argparse.SUPPRESS)
   return parser.parse_args(argv)

@@ -58,6 +58,7 @@ Prompt.next = "Next: "
 VOCABULARY_SIZE = 2048
 BATCH_SIZE = {rows}
 TASK_FEATURE_LENGTHS = {{"tokens": 256, "slots": 12}}
+RANDOM_SEED = {seed}
 LEARNING_RATE = 3e-3
 DecoderConfig.user_tokens = 20
 Objective.direction = "both"
@@ -93,7 +94,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument("--fraction", type=float, default=0.9)
   parser.add_argument("--steps", type=int, default=300)
   parser.add_argument("--more_steps", type=int, default=60)
+  parser.add_argument("--more_rate", type=float, default=5e-4)
   parser.add_argument("--rows", type=int, default=8, help="rows of a batch")
+  parser.add_argument("--seed", type=int, default=0)
   arguments = parser.parse_args(argv)
   if arguments.data is None:
     parser.error("--data=FOLDER (or $CALREC_DAY_AFTER) is needed.")
@@ -132,6 +135,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
       items=data / _ITEMS,
       steps=arguments.steps,
       rows=arguments.rows,
+      seed=arguments.seed,
     )
   )
   today = f"--gin.INTERACTIONS={str(data / _LOG)!r}"
@@ -153,6 +157,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "--gin.MODEL_DIR='runs/continued'",
         "--gin.INITIAL_CHECKPOINT_PATH='runs/yesterday'",
         f"--gin.TRAIN_STEPS={arguments.more_steps}",
+        f"--gin.LEARNING_RATE={arguments.more_rate}",
+        # Else yesterday's parameters stay where validation cannot tell.
+        "--gin.Validation.at_start=False",
       ],
     ),
   }
@@ -166,6 +173,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     "model": arguments.model,
     "steps": arguments.steps,
     "more_steps": arguments.more_steps,
+    "more_rate": arguments.more_rate,
+    "seed": arguments.seed,
     "rows": arguments.rows,
     "processor": processor.name(),
     **_results(work, seconds, active),

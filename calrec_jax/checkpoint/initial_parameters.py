@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import flax.traverse_util
 import numpy as np
 
+from calrec_jax import config
 from calrec_jax.checkpoint import restore, store, vocabulary_check
 from calrec_jax.checkpoint.store import CheckpointError
 from calrec_jax.data.cache.item_ids import KIND as ITEM_VOCABULARY
@@ -29,6 +30,7 @@ from calrec_jax.models.families import ModelConfig
 from calrec_jax.models.pretrained import loading, pieces, sources
 from calrec_jax.models.pretrained.t5x_names import T5xTree
 from calrec_jax.storage import identity
+from calrec_jax.weights.packages import WeightsError
 
 
 class ParameterSource(Protocol):
@@ -195,7 +197,11 @@ def open_source(path: str | os.PathLike[str]) -> ParameterSource:
     return PretrainedSource(sources.open_source(path))
   folder = pathlib.Path(path).expanduser().absolute()
   if not folder.exists():
-    sources.open_source(path)  # Its error lists the names of packaged models.
+    try:
+      sources.open_source(path)  # Its error lists the packaged models.
+    except WeightsError as error:
+      hint = config.looked_for(os.fspath(path))
+      raise WeightsError(f"{error}{hint}") from error
   checkpoint = store.find(folder)
   if (checkpoint / "lineage").is_dir():
     return CheckpointSource(checkpoint)

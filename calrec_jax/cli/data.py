@@ -31,7 +31,8 @@ guess   looks at files and writes a gin file for them: columns, times, filters
 show    prints one user's prompt as text, and the item that followed
 build   writes TFDS datasets, for trainers that read SeqIO tasks
 
-Missing caches are built first. MIXTURE_OR_TASK_NAME = "all" means every domain.
+A card is made without a cache; missing caches are built first for the others.
+MIXTURE_OR_TASK_NAME = "all" means every domain.
 
 Your own log, from its files to its card:
 
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the verb on a command line and returns the exit status."""
   arguments = _parse(argv)
   if arguments.action == "guess":
-    return _guess(arguments.datasets, arguments.output)
+    output = None if arguments.dry_run else arguments.output
+    return _guess(arguments.datasets, output)
   configuration = named_datasets.configure(
     arguments.configuration, arguments.datasets, arguments.manual_dir
   )
@@ -67,19 +69,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.action == "build":
       _build_tfds(dataset, names, show_progress)
       return 0
+    if arguments.action == "card":
+      work = building.Building(dataset, progress=show_progress)
+      for domain in dataset.select(*names):
+        print(card_lib.render(work.card(domain)), end="\n\n")
+      return 0
     folders = building.build(dataset, *names, progress=show_progress)
     if arguments.action == "cache":
       _print_caches(folders)
       return 0
     for opened in map(TokenCache.open, folders.values()):
-      if arguments.action == "card":
-        print(card_lib.render(opened.card), end="\n\n")
-      else:
-        print(
-          _describe_user(
-            opened, arguments.split, arguments.user, arguments.max_tokens
-          )
+      print(
+        _describe_user(
+          opened, arguments.split, arguments.user, arguments.max_tokens
         )
+      )
   return 0
 
 
@@ -146,8 +150,8 @@ def _names(dataset: dataset_lib.Dataset) -> tuple[str, ...]:
     config.macro(f"{stage}/{NAME_MACRO}", plain)
     for stage in config.macro("STAGES", ())
   ]
-  names = tuple(dict.fromkeys(name for name in chosen or [plain] if name))
-  return dataset.names() if not names or names == ("all",) else names
+  names = [name for name in chosen or [plain] if name]
+  return dataset.names() if set(map(str, names)) <= {"all"} else tuple(names)
 
 
 def _build_tfds(

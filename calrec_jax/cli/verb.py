@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 
+from calrec_jax import config
 from calrec_jax.errors import CalrecError
 
 # What shells report for a program that SIGINT ended.
@@ -124,6 +125,8 @@ def run(verb: str, argv: Sequence[str]) -> int:
     return 1
   except (CalrecError, OSError) as error:
     message = str(error).partition(_GIN_NOTE)[0]
+    if isinstance(error, FileNotFoundError) and error.filename is not None:
+      message += config.looked_for(os.fsdecode(error.filename))
     encoding = sys.getfilesystemencoding()
     if not message.isascii() and encoding.lower() == "ascii":
       message += f" (As the locale's encoding is {encoding}, {_SET_UTF_8}.)"

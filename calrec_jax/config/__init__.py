@@ -35,7 +35,7 @@ from calrec_jax.errors import ConfigurationError, nearest
 _MACRO = "gin.macro"
 _RENAMED = {"MAX_ITEMS": "MAX_HISTORY"}  # Macros by their earlier names.
 _GIN_ERRORS = (
-  *(ValueError, OSError, SyntaxError, ImportError, TypeError),
+  *(ValueError, OSError, SyntaxError, ImportError, TypeError, KeyError),
   tokenize.TokenError,
 )
 # Words of other languages.
@@ -467,7 +467,7 @@ def _refuse_unentered_scopes(stages: Sequence[str]) -> None:
 
 
 def _explain(error: Exception, configuration: Configuration) -> str:
-  message = str(error)
+  message = str(error.args[0] if isinstance(error, KeyError) else error)
   if isinstance(error, SyntaxError) and error.filename:
     where = f"{error.filename}:{error.lineno}"
     line = (error.text or "").strip()

@@ -23,6 +23,7 @@ from gin import config as gin_config
 from calrec_jax.errors import ConfigurationError
 
 _MACRO = "gin.macro"
+_OURS = ("calrec_jax.", "calrec_tasks.")
 _PLAIN = (int, float, str, bool, bytes, type(None), list, tuple, dict)
 _WANTED = {
   int: "a whole number",
@@ -54,9 +55,9 @@ def check(resolve: Resolve) -> None:
     ConfigurationError: For the first value of a wrong type.
   """
   for (scope, selector), bound in list(gin_config._CONFIG.items()):
-    if not selector.startswith(("calrec_jax.", "tasks.")):
-      continue
     entry = gin_config._REGISTRY.get_match(selector)
+    if entry is None or not entry.wrapped.__module__.startswith(_OURS):
+      continue
     hints = _hints(entry.wrapped)
     for parameter, value in bound.items():
       if parameter not in hints:

@@ -8,11 +8,12 @@ that the leakage checks have seen. This does not need TensorFlow, unlike
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import pathlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,9 +107,44 @@ class Building:
       # Another process may have written it meanwhile.
       if self.dataset.missing(domain.name):
         self._write_cache(domain, path)
+    self._forget(domain)
+    return path
+
+  def card(self, domain: domain_lib.Domain) -> Mapping[str, Any]:
+    """The card of a domain, for which no token cache is written.
+
+    Raises:
+      leakage.LeakageError: If a document reveals a target.
+    """
+    if not self.dataset.missing(domain.name):
+      path = pathlib.Path(self.dataset.cache_dir(domain), "card.json")
+      return json.loads(path.read_text("utf-8"))
+    vocabulary = self.vocabulary()
+    prepared = self.prepare(domain)
+    prompt = self.dataset.prompt.tokenise(vocabulary, prepared.kinds)
+    with self.step(f"{domain.name}: card"):
+      tokens = self._tokens(prepared, vocabulary, prompt.end)
+      checking = leakage.Check(prepared)
+      for split in reversed(splits.SPLITS):
+        checking.add(split, prepared.columns(split))
+      made = _card(domain, prepared, tokens, vocabulary, checking)
+    self._forget(domain)
+    return made
+
+  def _forget(self, domain: domain_lib.Domain) -> None:
     for cut in (True, False):  # The next domain needs the memory.
       self._prepared.pop((domain.name, cut), None)
-    return path
+
+  def _tokens(
+    self,
+    prepared: domain_lib.Prepared,
+    vocabulary: vocabulary_files.Vocabulary,
+    end: int,
+  ) -> list[np.ndarray]:
+    """The token ids of each item with its end marker, int32[n]."""
+    items = _tokenise(prepared.texts, vocabulary, end)
+    count = len(prepared.texts)
+    return list(self._bar(items, f"tokenise {prepared.name}", "items", count))
 
   def _write_cache(self, domain: domain_lib.Domain, path: str) -> None:
     vocabulary = self.vocabulary()
@@ -118,9 +154,7 @@ class Building:
       self.step(f"{domain.name}: token cache"),
       build_lock.room(path, _cache_bytes(prepared)),
     ):
-      items = _tokenise(prepared.texts, vocabulary, prompt.end)
-      what, count = f"tokenise {domain.name}", len(prepared.texts)
-      tokens = list(self._bar(items, what, "items", count))
+      tokens = self._tokens(prepared, vocabulary, prompt.end)
       checking = leakage.Check(prepared)
       writer.write_cache(
         path,
@@ -132,18 +166,13 @@ class Building:
         },
         prompt,
         vocabulary.files,
-        lambda: card.build_card(
-          domain,
-          prepared,
-          item_tokens=tokens,
-          vocabulary=vocabulary.describe(),
-          leakage_checks=checking.passed(),
-        ),
+        lambda: _card(domain, prepared, tokens, vocabulary, checking),
         name=domain.name,
         kinds=prepared.kinds,
+        more=lambda folder, fingerprint: everybody_lib.write(
+          folder, everybody_lib.collect(domain, prepared), fingerprint
+        ),
       )
-      manifest = files.read_manifest(pathlib.Path(path))
-      self.everybody(domain, path, manifest["fingerprint"])
 
   def everybody(
     self,
@@ -264,6 +293,22 @@ class Building:
       leave=False,
       disable=not self.progress,
     )
+
+
+def _card(
+  domain: domain_lib.Domain,
+  prepared: domain_lib.Prepared,
+  tokens: Sequence[np.ndarray],
+  vocabulary: vocabulary_files.Vocabulary,
+  checking: leakage.Check,
+) -> dict[str, Any]:
+  return card.build_card(
+    domain,
+    prepared,
+    item_tokens=tokens,
+    vocabulary=vocabulary.describe(),
+    leakage_checks=checking.passed(),
+  )
 
 
 def _tokenise(

@@ -23,7 +23,7 @@ from calrec_jax.data.domain import prompt as prompt_lib
 from calrec_jax.data.logs import log_files
 from calrec_jax.data.vocabulary import files as vocabulary_files
 from calrec_jax.data.vocabulary import trained as vocabulary_lib
-from calrec_jax.errors import InputError, nearest
+from calrec_jax.errors import InputError, nearest, refuse
 from calrec_jax.storage import identity
 
 _REQUIRED: Any = gin.REQUIRED  # Gin rejects it when used.
@@ -65,6 +65,13 @@ class Dataset:
   beam_options: Sequence[str] | None = None
 
   def __post_init__(self) -> None:
+    if not hasattr(self.vocabulary, "fingerprint"):
+      refuse(
+        self,
+        "vocabulary",
+        "must be a reference: @TrainedSentencePiece(), @SentencePieceFile() or "
+        "@PretrainedVocabulary().",
+      )
     names = self.names()
     if not names or len(set(names)) != len(names):
       raise InputError(
@@ -118,6 +125,11 @@ class Dataset:
     known = {domain.name: domain for domain in self.domains}
     chosen: dict[str, None] = {}
     for name in names:
+      if not isinstance(name, str):
+        raise InputError(
+          f"MIXTURE_OR_TASK_NAME = {name!r}: must be a text, the name of a "
+          "domain or of a mixture of Dataset."
+        )
       if name not in self.mixtures:
         name = _known_as(name, known)
       if name in known:

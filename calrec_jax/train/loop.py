@@ -10,7 +10,7 @@ import dataclasses
 import math
 import pathlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -94,16 +94,13 @@ def run_stage(
     training=stages.describe_training(stage, decoder_config, feed.settings()),
     configuration=config.text(),
   )
+  if _is_finished(name, folder, record):  # Nothing is written then.
+    return
   with _alone(folder):
-    done = stage_folder.handover(folder)
-    if done is not None or checkpointing.newest(folder) is not None:
-      # A run of another configuration is not this one, finished or not, and
-      # Orbax must not clean up in its folder.
-      lineage.refuse_changes(stage_folder.lineage_of(folder), record, folder)
-    if done is not None and (folder / done["checkpoint"]).is_dir():
-      print(f"{name}: finished before; {done['checkpoint']} of {folder}")
+    # Another process may have trained it meanwhile.
+    if _is_finished(name, folder, record):
       return
-    if done is not None:
+    if (done := stage_folder.handover(folder)) is not None:
       print(
         f"{name}: finished before, but {done['checkpoint']} is missing in "
         f"{folder}; training again"
@@ -117,6 +114,24 @@ def run_stage(
       with guard.deferred():
         loop.run()
         loop.finish()
+
+
+def _is_finished(
+  name: str, folder: pathlib.Path, record: Mapping[str, Any]
+) -> bool:
+  """Whether a stage is finished; refuses a folder of another run.
+
+  Raises:
+    LineageError: If the folder's run is not this one, finished or not: Orbax
+      must not clean up in its folder.
+  """
+  done = stage_folder.handover(folder)
+  if done is not None or checkpointing.newest(folder) is not None:
+    lineage.refuse_changes(stage_folder.lineage_of(folder), record, folder)
+  if done is None or not (folder / done["checkpoint"]).is_dir():
+    return False
+  print(f"{name}: finished before; {done['checkpoint']} of {folder}")
+  return True
 
 
 def _alone(folder: pathlib.Path) -> contextlib.AbstractContextManager[None]:
@@ -456,8 +471,8 @@ class _Loop:
       ):
         values = self.validator(self.state.params)
     except DivergedError as error:
-      message = f"{str(error).rstrip('.')}; so it is"
-      raise DivergedError(self._diverged(message)) from error
+      what = f"the validation fails ({str(error).rstrip('.')})"
+      raise DivergedError(self._diverged(what)) from error
     except Exception as error:
       self._save_on_failure(error)
       raise

@@ -22,6 +22,7 @@ from calrec_jax.errors import (
   InputError,
   at_least,
   check,
+  integer,
   one_of,
   optional,
   refuse,
@@ -81,6 +82,7 @@ class Validation:
       self,
       period=at_least(1),
       users=optional(at_least(1)),
+      seed=integer(0),
       rule=one_of(*RULES),
       patience=optional(at_least(1)),
     )

@@ -70,9 +70,10 @@ def test_a_failed_validation_is_made_up_for(
   assert train(tmp_path / "straight", *more) == 0
   straight = tmp_path / "straight" / "joint"
   number = 2 if "patience" in str(more) else 1  # At step 4.
-  with monkeypatch.context() as patch, pytest.raises(type(error)) as raised:
+  with monkeypatch.context() as patch:
     failing_at(patch, number, error)
-    train(tmp_path / "cut", *more)
+    with pytest.raises(type(error)) as raised:
+      train(tmp_path / "cut", *more)
   cut = tmp_path / "cut" / "joint"
   assert store.steps(cut)[-1] == 4
   assert not (cut / f"checkpoint_4/{store.METRICS}").exists()
@@ -90,9 +91,10 @@ def test_a_failure_between_checkpoints_loses_no_step(
 ):
   more = ("Validation.period=3",)
   assert train(tmp_path / "straight", *more) == 0
-  with monkeypatch.context() as patch, pytest.raises(ValueError, match="oops"):
+  with monkeypatch.context() as patch:
     failing_at(patch, 1, ValueError("oops"))
-    train(tmp_path / "cut", *more)
+    with pytest.raises(ValueError, match="oops"):
+      train(tmp_path / "cut", *more)
   cut = tmp_path / "cut" / "joint"
   assert store.step_of(checkpointing.newest(cut)) == 3
   assert train(tmp_path / "cut", *more) == 0
@@ -113,9 +115,10 @@ def test_killed_while_a_validation_is_added(tmp_path, monkeypatch, train):
       raise Killed
     add(checkpoint, item, value)
 
-  with monkeypatch.context() as patch, pytest.raises(Killed):
+  with monkeypatch.context() as patch:
     patch.setattr(store, "add_json", add_and_die)
-    train(tmp_path / "cut", *more)
+    with pytest.raises(Killed):
+      train(tmp_path / "cut", *more)
   assert train(tmp_path / "cut", *more) == 0
   assert_same(cut, straight)
   states = [

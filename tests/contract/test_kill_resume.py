@@ -209,7 +209,8 @@ def test_a_preempted_run_ends_with_the_same_bits(runs, straight):
   saved = checkpointing.newest(joint)
   assert saved is not None
   step = store.step_of(saved)
-  assert saved == joint / "preempted" / f"checkpoint_{step}"
+  # In a validation, before which the step's own checkpoint was saved, or not.
+  assert saved.parent in (joint, joint / "preempted")
   assert f"Preempted: saved checkpoint at step {step}; rerun" in printed
   assert 3 <= step < 10
   assert f"joint: resumes from step {step}" in runs.finish(model_dir, only)

@@ -77,10 +77,16 @@ class Everybody:
     start, stop = int(self.offsets[user]), int(self.offsets[user + 1])
     if self.max_history is not None:
       start = max(start, stop - self.max_history - 1)
-    columns = (self.items, self.timestamps, self.kinds, self.targets)
+    kinds, targets = (
+      None if column is None else column[start:stop]
+      for column in (self.kinds, self.targets)
+    )
     return DocumentRecord(
       self.user_ids[user],
-      *(None if column is None else column[start:stop] for column in columns),
+      self.items[start:stop],
+      self.timestamps[start:stop],
+      kinds,
+      targets,
     )
 
   def purchases(self, *, every_kind: bool = False) -> records.Purchases:

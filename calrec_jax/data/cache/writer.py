@@ -49,6 +49,7 @@ def write_cache(
   *,
   name: str | None = None,
   kinds: records.EventKinds | None = None,
+  more: Callable[[pathlib.Path, str], None] = lambda folder, fingerprint: None,
 ) -> pathlib.Path:
   """Writes a cache; it appears under `path` complete or not at all.
 
@@ -64,6 +65,8 @@ def write_cache(
       been written.
     name: Name of the domain; by default `path`'s name up to the last hyphen.
     kinds: Kinds of event, where documents have them.
+    more: Function of the folder and the cache's fingerprint, which writes files
+      outside the manifest.
 
   Returns:
     The folder.
@@ -85,6 +88,7 @@ def write_cache(
     manifest["name"] = name or path.name.rpartition("-")[0] or path.name
     if kinds is not None:
       manifest["kinds"] = dataclasses.asdict(kinds)
+    more(folder, manifest["fingerprint"])
     _write_json(folder / cache_files.MANIFEST, manifest)
     try:
       cache_files.check(path)

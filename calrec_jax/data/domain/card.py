@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import splits
+from calrec_jax.data.logs import id_codes, tables
 from calrec_jax.data.logs import problems as problems_lib
-from calrec_jax.data.logs import tables
 
 SCHEMA = 1
 
@@ -42,6 +43,7 @@ def build_card(
   lengths = np.array([len(tokens) for tokens in item_tokens])
   events = prepared.events
   kinds = _kinds(prepared)
+  per_user = np.bincount(events.users)
   return {
     "schema": SCHEMA,
     "domain": domain.name,
@@ -72,9 +74,7 @@ def build_card(
     "words_per_item": _summary(
       np.array([len(text.split()) for text in prepared.texts])
     ),
-    "events_per_user": _summary(
-      np.bincount(np.unique(events.users, return_inverse=True)[1])
-    ),
+    "events_per_user": _summary(per_user[per_user > 0]),
     "vocabulary": dict(vocabulary),
     "leakage": {"passed": True, "checks": list(leakage_checks)},
     "outputs": _outputs(prepared, item_tokens),
@@ -174,24 +174,44 @@ def _first_lines(card: Mapping[str, Any]) -> list[str]:
       "",
     ]
   lines = []
-  for note in card["notes"]:
+  notes = [*_lost(card), *card["notes"]]
+  notes.sort(key=lambda note: problems_lib.SEVERITIES.index(note["severity"]))
+  for note in notes:
     lines += textwrap.wrap(
       note["message"],
       _WIDTH,
       initial_indent=f"    {note['severity']:<9}",
       subsequent_indent=" " * 13,
+      break_long_words=False,
+      break_on_hyphens=False,
     )
     if note["remedy"]:
       lines.append(f"{'':13}-> {note['remedy']}")
-  rows = card["steps"][0].get("events", 0)
-  bad = sum(each["count"] for each in card["problems"])
-  if rows and bad > _MANY * rows:
-    lines.insert(
-      0,
-      f"    {'wrong':<9}{bad:,} bad rows or values beside {rows:,} rows; see "
-      "the table below",
-    )
   return ["  look at this first", *lines, ""] if lines else []
+
+
+def _lost(card: Mapping[str, Any]) -> list[dict[str, str]]:
+  """Notes on kinds of bad rows that are many, and that no note explains."""
+  rows = card["steps"][0].get("events", 0)
+  explained = {note.get("about") for note in card["notes"]}
+  notes = []
+  for bad in card["problems"]:
+    share = bad["count"] / max(rows, 1)
+    if share <= _MANY or bad["kind"] in explained:
+      continue
+    is_lost = bad["kind"] not in _KEPT
+    count = f"{bad['count']:,}"
+    if is_lost:
+      count += f" of {rows:,} rows ({share:.1%})"
+    notes.append(
+      {
+        "severity": "wrong" if is_lost and share > _MOST else "suspect",
+        "message": f"{bad['kind']}: {count}, {bad['meaning']}; the first at "
+        f"{bad['first']}",
+        "remedy": _REMEDIES.get(bad["kind"], ""),
+      }
+    )
+  return notes
 
 
 def _excluded_lines(excluded: Mapping[str, int]) -> list[str]:
@@ -208,15 +228,15 @@ def _excluded_lines(excluded: Mapping[str, int]) -> list[str]:
 def _reading_lines(card: Mapping[str, Any]) -> list[str]:
   """How each file was read, and what its lines were."""
   readings = card.get("reading", ())
+  names = _short([row["file"] for row in readings])
   lines = []
-  for row in readings[:_MANY_FILES]:
-    lines.append(
-      f"  read {os.path.basename(row['file'])}: {tables.in_words(row)}"
-    )
-    counts = [f"{row['lines']:,} lines"]
-    for name, words in _LINES.items():
-      if row.get(name):
-        counts.append(f"{row[name]:,} {words}")
+  for name, row in list(zip(names, readings, strict=True))[:_MANY_FILES]:
+    lines.append(f"  read {name}: {tables.in_words(row)}")
+    unit = "rows" if row.get("format") in _BINARY else "lines"
+    counts = [f"{row['lines']:,} {unit}"]
+    for key, words in _LINES.items():
+      if row.get(key):
+        counts.append(f"{row[key]:,} {words}")
     lines.append(f"       {', '.join(counts)}")
   if len(readings) > _MANY_FILES:
     total = sum(row["lines"] for row in readings[_MANY_FILES:])
@@ -226,6 +246,15 @@ def _reading_lines(card: Mapping[str, Any]) -> list[str]:
   if card.get("times"):
     lines.append(f"  times from {card['times']}")
   return [*lines, ""] if lines else []
+
+
+def _short(paths: Sequence[str]) -> list[str]:
+  """Names of files; with their folders, where names alone are not distinct."""
+  names = [os.path.basename(path) for path in paths]
+  if len({*names}) == len(names):
+    return names
+  folder = os.path.commonpath(list(paths))
+  return [path[len(folder) :].lstrip("/") for path in paths]
 
 
 def _input_lines(inputs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -276,9 +305,20 @@ _LINES = {
   "quoted_lines": "inside quoted fields",
   "bad_lines": "bad",
 }
+_BINARY = {"parquet", "orc", "arrow", "xlsx"}
 _WIDTH = 88  # Characters of a line with a note.
 _MANY = 0.01  # Fraction of bad rows that is worth a note.
+_MOST = 0.1  # Fraction of them that is very likely a mistake.
+# Kinds of which the row stays, or another one that says the same.
+_KEPT = {
+  *("duplicate_event", "conflicting_item", "wrong_type", "web_page"),
+  "unreadable_price",
+}
+_REMEDIES = {
+  "duplicate_event": 'Domain.duplicates = "keep"  # if all are purchases',
+}
 _MANY_FILES = 12
+_USERS = 1 << 16  # Hashed together.
 _LENGTHS = (
   "tokens_per_item",
   "tokens_per_event",
@@ -315,13 +355,13 @@ def _repeat_targets(prepared: domain_lib.Prepared) -> dict[str, float]:
   items = prepared.events.items
   for split in ("validation", "test"):
     part = prepared.documents[split]
-    hits = [
-      items[stop - 1] in items[start : stop - 1]
-      for start, stop in zip(part.starts, part.stops, strict=True)
-    ]
-    fractions[f"{split}_targets_repeated"] = (
-      float(np.mean(hits)) if hits else 0.0
-    )
+    rows = part.events()
+    lengths = part.stops - part.starts
+    again = items[rows] == np.repeat(items[part.stops - 1], lengths)
+    counts = np.bincount(np.repeat(np.arange(len(part)), lengths)[again])
+    # The target itself is one.
+    repeated = int(np.count_nonzero(counts > 1))
+    fractions[f"{split}_targets_repeated"] = repeated / max(len(part), 1)
     if prepared.events.targets is not None:
       fractions[f"{split}_targets_just_seen"] = _just_seen(prepared, part)
   test = items[prepared.documents["test"].stops - 1]
@@ -400,11 +440,15 @@ def _outputs(
     tokens.update(np.asarray(ids, "<i4").tobytes() + b"\xff\xff\xff\xff")
   hashes = {"catalogue": catalogue.hexdigest(), "tokens": tokens.hexdigest()}
   events = prepared.events
+  user_ids = id_codes.strings(events.user_ids)
   for split, part in prepared.documents.items():
     content = hashlib.sha256()
     rows = part.events()
-    for user in part.users:
-      content.update(f"{events.user_ids[user]}\n".encode())
+    for start in range(0, len(part), _USERS):
+      users = user_ids.take(pa.array(part.users[start : start + _USERS]))
+      content.update(
+        "".join(f"{user}\n" for user in users.to_pylist()).encode()
+      )
     content.update((part.stops - part.starts).astype("<i8").tobytes())
     content.update(events.items[rows].astype("<i4").tobytes())
     content.update(events.timestamps[rows].astype("<i8").tobytes())

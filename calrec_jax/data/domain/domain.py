@@ -127,7 +127,7 @@ class Prepared:
   def train_items(self) -> np.ndarray:
     """Catalogue rows with at least one training event."""
     rows = self.documents["train"].events()
-    return np.unique(self.events.items[rows])
+    return np.flatnonzero(np.bincount(self.events.items[rows]))
 
 
 @gin.configurable
@@ -279,11 +279,11 @@ class Domain:
       events, problems, f"Domain.min_count = {self.min_count} leaves nothing"
     )
     events = _with_used_kinds(events)
-    retained, renumbered = np.unique(events.items, return_inverse=True)
+    retained = np.flatnonzero(np.bincount(events.items))
     rows: list[int] = retained.tolist()
-    events = dataclasses.replace(events, items=renumbered.astype(np.int32))
     catalogue_rows = np.full(len(texts), -1, np.int32)
     catalogue_rows[retained] = np.arange(len(rows))
+    events = dataclasses.replace(events, items=catalogue_rows[events.items])
     # The k-core can make two purchases of an item consecutive again.
     fractions["consecutive_repeats_left"] = _fraction(
       events_lib.repeats(events, events.items, same_kind=True)
@@ -311,10 +311,21 @@ class Domain:
       everybody=_in_terms_of(events, whole, catalogue_rows),
     )
 
+  def _id_column(self) -> str:
+    """The column of the items' ids, where items are described."""
+    source: Any = self.source
+    column = getattr(source, "item_column", "item_id")
+    if getattr(source, "items", None) is None:
+      return column
+    return source.item_id_column or column
+
   def _present(
     self, fields: tuple[text_lib.Field, ...], items: events_lib.Items
   ) -> tuple[text_lib.Field, ...]:
     """The fields whose column exists; configured ones all must."""
+    if not items.available and not items.num_rows:
+      files = ", ".join(str(row["file"]) for row in self.source.inputs())
+      raise InputError(f"Domain {self.name!r} is empty: {files} has no rows.")
     present = tuple(f for f in fields if f.column in items.columns)
     absent = [f for f in fields if f.column not in items.columns]
     if absent and (self.fields is not None or not present):
@@ -324,7 +335,7 @@ class Domain:
         f"{', '.join(map(repr, items.available))}."
         + nearest(absent[0].column, items.available)
         + " Set LogFiles.text_columns, or Domain.fields; ids can be the text:"
-        ' Domain.fields = (("Item", "item_id"),).'
+        f' Domain.fields = (("Item", "{self._id_column()}"),).'
       )
     return present
 

@@ -55,7 +55,7 @@ def kind(head: bytes) -> str | None:
 
 
 def unpack(
-  raw: IO[bytes], path: str, *, size: int = PIECE_BYTES
+  raw: Any, path: str, *, size: int = PIECE_BYTES
 ) -> tuple[io.BufferedReader, str | None]:
   """Opens a stream that may be compressed.
 
@@ -77,7 +77,7 @@ def unpack(
   return io.BufferedReader(unpacked, size), method
 
 
-def pieces(raw: IO[bytes], method: str | None, size: int) -> Iterator[bytes]:
+def pieces(raw: Any, method: str | None, size: int) -> Iterator[bytes]:
   """A stream in pieces of at most `size` bytes, unpacked.
 
   Args:

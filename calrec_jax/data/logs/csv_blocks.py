@@ -12,6 +12,7 @@ inside a row, or as bad.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
@@ -29,6 +30,8 @@ from calrec_jax.data.logs.read_options import ReadOptions
 from calrec_jax.errors import InputError
 
 _PEEKED = 200  # Lines that show how wide the rows are.
+_FEW = 20  # Rows with a line break inside a field,
+_SELDOM = 0.05  # or such a share of them, may be damage.
 _QUOTES_ARE_TEXT = 'LogFiles.quoting = "none"'
 
 
@@ -61,7 +64,15 @@ def open_csv(
     dialect = csv_dialect.detect(sample, suffix=suffix, options=options)
   except InputError as error:
     raise InputError(f"{path}: {error}") from error
-  return Reader(path, stream, dialect, problems, options.columns, head=head)
+  return Reader(
+    path,
+    stream,
+    dialect,
+    problems,
+    options.columns,
+    head=head,
+    binding=options.columns_binding,
+  )
 
 
 class Reader:
@@ -86,6 +97,7 @@ class Reader:
     columns: Sequence[str] = (),
     *,
     head: str | bytes | None = None,
+    binding: str = "LogFiles.columns",
   ) -> None:
     """Reads the header.
 
@@ -98,13 +110,14 @@ class Reader:
         looks wrong.
       columns: Names of the columns if the file has no header.
       head: Whole lines that were taken from the stream already.
+      binding: The gin name of `columns`, for messages.
 
     Raises:
       InputError: If the columns do not fit the rows, or if a quoted field is
         never closed, here or while rows are read; the message names the line.
     """
     self.dialect, self._path, self._problems = dialect, path, problems
-    self._delimiter = dialect.translation.delimiter
+    self._delimiter, self._binding = dialect.translation.delimiter, binding
     self._lines = csv_lines.Lines(stream, dialect.translation, head)
     self.header_lines = self.blank_lines = self.quoted_lines = 0
     self.rows_read = self.bad_lines = 0
@@ -148,21 +161,24 @@ class Reader:
       "rows": self.rows_read,
     }
 
-  def rows(self, columns: Sequence[str]) -> Iterator[json_blocks.Rows]:
+  def rows(self, wanted: Sequence[str]) -> Iterator[json_blocks.Rows]:
     """The rows in the file's order, with the header's columns of these names.
 
     All values are text. `malformed` holds every line of the bad rows.
     """
-    if columns and self._looks_like_data:
+    if wanted and self._looks_like_data:
       self._note_data()
     layout = csv_parts.Layout(
       self._path,
-      {name: self.header.index(name) for name in columns},
+      {name: self.header.index(name) for name in wanted},
       len(self.header),
       self.dialect,
       self._header_line,
     )
-    work = functools.partial(csv_parts.parse, layout=layout)
+    work, broken = (
+      functools.partial(csv_parts.parse, layout=layout),
+      list[int](),
+    )
     for parsed in row_stream.in_order(work, self._parts(layout)):
       rows = parsed.rows
       self.blank_lines += parsed.blank
@@ -171,15 +187,18 @@ class Reader:
       self.bad_lines += len(rows.broken) + len(rows.malformed)
       for stretch in parsed.bad:
         self._count(stretch)
-      if parsed.breaks and self._delimiter == "\t" and not self.dialect.trusted:
-        self._note_once(
-          "line_break",
-          "suspect",
-          f"{problems_lib.location(self._path, parsed.breaks[0])}: a line "
-          "break inside a field between tabs is read as text",
-        )
+      broken += list(parsed.breaks)
       self._problems.add_rows("broken_encoding", self._path, rows.broken)
       yield rows
+    # Where many rows have them, fields of several lines are the rule.
+    seldom = 0 < len(broken) <= max(_FEW, _SELDOM * self.rows_read)
+    if seldom and self._delimiter == "\t" and not self.dialect.trusted:
+      self._note_once(
+        "line_break",
+        "suspect",
+        f"{problems_lib.location(self._path, broken[0])}: a line break inside "
+        "a field between tabs is read as text",
+      )
 
   def _count(self, bad: csv_parts.Bad) -> None:
     kind, first, last = bad
@@ -213,9 +232,11 @@ class Reader:
       "wrong",
       f"{problems_lib.location(self._path, self.header_lines)}: the first row "
       f"looks like data, but is taken for the header: {shown}",
-      "LogFiles.columns = ({})".format(
+      "{} = ({})  # in order; see calrec data guess {}".format(
+        self._binding,
         ", ".join(f'"column_{i + 1}"' for i in range(len(self.header)))
-        + ("," if len(self.header) == 1 else "")
+        + ("," if len(self.header) == 1 else ""),
+        os.path.basename(self._path),
       ),
     )
 
@@ -264,7 +285,7 @@ class Reader:
       self._problems.note(
         "info",
         f"{problems_lib.location(self._path, lines.number)}: this row holds "
-        "the names of LogFiles.columns; it is skipped as the header",
+        f"the names of {self._binding}; it is skipped as the header",
       )
       next(lines)
       self.header_lines += 1
@@ -282,7 +303,7 @@ class Reader:
     if not fitted.message:
       return names
     message = f"{problems_lib.location(self._path, lines.number)}: " + (
-      fitted.message.replace("the header has", "LogFiles.columns has")
+      fitted.message.replace("the header has", f"{self._binding} has")
       if given
       else fitted.message
     )
@@ -292,7 +313,7 @@ class Reader:
       raise InputError(f"{message}. Name each of them.")
     else:
       self._problems.note(
-        "wrong", message, "LogFiles.columns, with a name each"
+        "wrong", message, f"{self._binding} = (…)  # with a name each"
       )
     return fitted.names
 

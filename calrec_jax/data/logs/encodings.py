@@ -141,20 +141,20 @@ def note(
   encoding: Encoding, path: str, problems: problems_lib.Problems
 ) -> None:
   """Says on the card how a guessed encoding is read."""
+  name = problems_lib.base_name(path)
   if encoding.guess == "cp1252":
     problems.note(
       "info",
-      f"{problems_lib.base_name(path)} is not UTF-8 and is read as cp1252 "
+      f"{name} is not UTF-8 and is read as cp1252 "
       "(Western European); another encoding needs to be set",
       _BINDING,
     )
   elif encoding.guess == "unknown":
     problems.note(
       "wrong",
-      f"most characters of {problems_lib.base_name(path)} outside ASCII are "
-      "not UTF-8; their encoding cannot be told, and their rows are skipped as "
-      "broken_encoding",
-      'LogFiles.encoding = "gb18030" (or "shift_jis", "cp1251", "latin-1", …)',
+      f"most characters of {name} outside ASCII are not UTF-8; their encoding "
+      "cannot be told, and their rows are skipped as broken_encoding",
+      'LogFiles.encoding = "gb18030"  # or "shift_jis", "cp1251", "latin-1", …',
     )
 
 
@@ -169,13 +169,14 @@ def note_broken(
     broken: Number of its rows that were counted as broken_encoding.
     problems: Receives the note.
   """
+  name = problems_lib.base_name(path)
   if broken and not encoding.guess:
     problems.note(
       "suspect",
-      f"{broken:,} rows of {problems_lib.base_name(path)} are not text in "
-      f"{encoding.name} and were skipped; if the file has another encoding, "
-      "set it",
-      'LogFiles.encoding = "cp1252" (or "latin-1", "gb18030", "shift_jis", …)',
+      f"{broken:,} rows of {name} are not text in {encoding.name} and were "
+      "skipped; if the file has another encoding, set it",
+      'LogFiles.encoding = "cp1252"  # or "latin-1", "gb18030", "shift_jis", …',
+      "broken_encoding",
     )
 
 
@@ -189,7 +190,7 @@ def text(stream: IO[bytes], encoding: Encoding) -> io.TextIOWrapper:
     encoding: Their encoding.
   """
   _skip_mark(stream, encoding)
-  wrapped = io.TextIOWrapper(
+  wrapped: Any = io.TextIOWrapper(
     stream, encoding=encoding.name, errors=_ESCAPES, newline=""
   )
   wrapped._CHUNK_SIZE = _PIECE  # It would read 8 KiB at a time.

@@ -215,9 +215,11 @@ class EventColumns:
     rows.finish()
     if self._decimals is None:
       self._decide()
+    self._users.start()
+    self._items.start()
+    times, readable = self._finish_times(len(rows))
     users, user_ids = self._users.finish()
     items, item_ids = self._items.finish()
-    times, readable = self._finish_times(len(rows))
     masks = {
       leaf: event_rows.joined(parts) for leaf, parts in self._masks.items()
     }
@@ -251,9 +253,10 @@ class EventColumns:
       chosen = chosen[
         np.argsort(event_rows.joined(self._order)[chosen], kind="stable")
       ]
-    everybody = users
+    idle = np.zeros(len(user_ids), bool)
+    idle[users[users >= 0]] = True
     users, retained = _renumbered(users[chosen])
-    idle = np.setdiff1d(everybody[everybody >= 0], retained)
+    idle[retained] = False
     events = events_lib.Events(
       users=users,
       items=items[chosen],
@@ -261,7 +264,7 @@ class EventColumns:
       user_ids=id_codes.Column(user_ids.take(pa.array(retained))),
       num_rows=rows.num_rows,
       by_time=self._by_time,
-      idle_users=user_ids.take(pa.array(idle)).to_pylist(),
+      idle_users=user_ids.filter(pa.array(idle)).to_pylist(),
     )
     if kinds is not None:
       events = dataclasses.replace(
@@ -298,8 +301,9 @@ class EventColumns:
     if columns.time is None:
       return np.arange(count), np.ones(count, bool)
     found = self._times.finish()
-    for severity, message, remedy in found.notes:
-      self._problems.note(severity, message, remedy)
+    for note in found.notes:
+      message = f"{columns.time}: {note.message}"
+      self._problems.note(note.severity, message, note.remedy, note.about)
     if count and not found.readable.any():
       raise InputError(self._unreadable_times())
     self._problems.times = f"{columns.time}: {found.how}"
@@ -373,6 +377,7 @@ class EventColumns:
         f"{found.matched:,} of {found.unknown:,} unknown item ids are in the "
         f"catalogue in another spelling: {here!r} here, {there!r} there",
         found.binding,
+        "unknown_item",
       )
 
 

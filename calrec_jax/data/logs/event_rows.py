@@ -67,6 +67,10 @@ class Ids:
     self._missing.append(ids.is_null().to_numpy(zero_copy_only=False))
     self._codes.add(ids.drop_null())
 
+  def start(self) -> None:
+    """Lets a thread number the ids; `finish` waits for it."""
+    self._codes.start()
+
   def finish(self) -> tuple[np.ndarray, pa.LargeStringArray]:
     """int32[n] codes, and the ids by code."""
     found, ids = self._codes.finish()

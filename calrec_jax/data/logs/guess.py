@@ -7,49 +7,37 @@ card of the result shows whether it was right.
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 
-from calrec_jax.data.logs import log_checks, log_paths, read_options, tables
-from calrec_jax.data.logs import profile as profile_lib
-from calrec_jax.data.logs.profile import Profile
-from calrec_jax.errors import InputError
+from calrec_jax.data.logs import (
+  column_names,
+  file_roles,
+  file_samples,
+  log_checks,
+  profile,
+  read_options,
+)
+from calrec_jax.data.logs.file_samples import Sampled
 
-_ROWS = 20_000
-_FIELDS = ("title", "category", "brand", "price")
-_MANY_KINDS = 1  # Other kinds than purchases, for a hint on target_where.
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Sampled:
-  """A file, or several of one kind, and what their first rows hold.
-
-  Attributes:
-    path: The path as the user named it.
-    how: How it was read, in words.
-    sequences: Whether each line is a user and the items.
-    columns: Names for the columns of a file without a header; empty if it has
-      one.
-    profiles: Profile of each column.
-    roles: Column of each role that was found.
-  """
-
-  path: str
-  how: str
-  sequences: bool
-  columns: tuple[str, ...]
-  profiles: Mapping[str, Profile]
-  roles: Mapping[str, str]
-
-  @property
-  def is_items(self) -> bool:
-    """Whether rows describe items: each once, and no users."""
-    item = self.roles.get("item")
-    if item is None or "user" in self.roles:
-      return False
-    texts = self.profiles[item].texts
-    return len(self.profiles[item].distinct) >= 0.9 * max(len(texts), 1)
+_WIDTH = 78
+_SHOWN = 60  # Characters of an example.
+_MANY_MISSING = 0.2
+_NAMES = {
+  "user": "user_id",
+  "item": "item_id",
+  "time": "timestamp",
+  "rating": "rating",
+  "kind": "event",
+}
+_FILES = {
+  "interactions": ("INTERACTIONS", "columns", "purchases"),
+  "items": ("ITEMS", "item_columns", "items"),
+  "orders": ("LogFiles.orders", "order_columns", "orders"),
+}
+_BINDINGS = {"user": "user_column", "item": "item_column"}
 
 
 def guess(paths: Sequence[str]) -> str:
@@ -63,281 +51,343 @@ def guess(paths: Sequence[str]) -> str:
     InputError: If no file looks like purchases; the message lists what was
       found.
   """
-  files = _merged([_sampled(path) for path in paths])
-  interactions, items, orders = _parted(files)
-  writer = _Writer(interactions, items, orders)
-  return writer.text(paths)
-
-
-def _sampled(path: str) -> Sampled:
-  options = read_options.ReadOptions()
-  first = log_paths.expand(path, None)[0]
-  sample = tables.sample(first, options, _ROWS)
-  columns: tuple[str, ...] = ()
-  table = sample.table
-  if sample.sequences:
-    profiles = profile_lib.profiles(table, options.missing)
-    roles = {"user": "user_id", "item": "item_id", "position": "position"}
-    return Sampled(path, sample.how, True, (), profiles, roles)
-  if sample.headless:
-    numbered = tuple(f"column_{i + 1}" for i in range(len(table.column_names)))
-    options = dataclasses.replace(options, columns=numbered)
-    table = tables.sample(first, options, _ROWS).table
-    profiles = profile_lib.profiles(table, options.missing)
-    roles = profile_lib.roles_by_values(profiles)
-    columns, profiles, roles = _named(profiles, roles)
-  else:
-    profiles = profile_lib.profiles(table, options.missing)
-    roles = profile_lib.roles(profiles)
-  return Sampled(path, sample.how, False, columns, profiles, roles)
-
-
-_DEFAULT_NAMES = {
-  "user": "user_id",
-  "item": "item_id",
-  "time": "timestamp",
-  "rating": "rating",
-  "title": "title",
-  "category": "category",
-}
-
-
-def _named(
-  profiles: Mapping[str, Profile], roles: Mapping[str, str]
-) -> tuple[tuple[str, ...], dict[str, Profile], dict[str, str]]:
-  """Names columns by their roles, and the others by their place."""
-  roles = dict(roles)
-  first = next(iter(profiles))
-  texts = profiles[first].texts
-  unique = len(profiles[first].distinct) == len(texts)
-  if unique and roles.get("user") == first and "time" not in roles:
-    roles = _item_roles(profiles)
-  names = {column: _DEFAULT_NAMES[role] for role, column in roles.items()}
-  columns = tuple(names.get(column, column) for column in profiles)
-  renamed = {
-    new: dataclasses.replace(profile, name=new)
-    for new, profile in zip(columns, profiles.values(), strict=True)
-  }
-  return (
-    columns,
-    renamed,
-    {role: names[column] for role, column in roles.items()},
-  )
-
-
-def _item_roles(profiles: Mapping[str, Profile]) -> dict[str, str]:
-  """The roles in a table of items without a header: id, title, category."""
-  first, *rest = profiles
-  texts = [name for name in rest if not profiles[name].is_numeric]
-  return {"item": first} | dict(zip(("title", "category"), texts, strict=False))
-
-
-def _merged(files: list[Sampled]) -> list[Sampled]:
-  """Files of the same columns, such as months, as one list of files."""
-  return files
-
-
-def _parted(
-  files: list[Sampled],
-) -> tuple[list[Sampled], list[Sampled], list[Sampled]]:
-  """The files of purchases, items and orders."""
-  items = [file for file in files if file.is_items]
-  rest = [file for file in files if not file.is_items]
-  whole = [f for f in rest if {"user", "item"} <= set(f.roles)]
-  if whole:
-    return whole, items, []
-  orders = [f for f in rest if {"user", "order"} <= set(f.roles)]
-  lines = [f for f in files if {"item", "order"} <= set(f.roles)]
-  if orders and lines:
-    return lines, [f for f in items if f not in lines], orders
-  found = "; ".join(
-    f"{file.path} ({file.how}): {', '.join(file.profiles)}" for file in files
-  )
-  raise InputError(
-    "None of the files has a column that looks like users and one that looks "
-    f"like items. Found {found}. Set LogFiles.user_column and "
-    "LogFiles.item_column yourself, see gin/data/log.gin."
-  )
+  files = file_samples.merged([file_samples.sample(path) for path in paths])
+  plan = file_roles.plan(files)
+  return _Writer(plan).text(paths)
 
 
 class _Writer:
   """Writes the bindings with their reasons."""
 
-  def __init__(
-    self,
-    interactions: list[Sampled],
-    items: list[Sampled],
-    orders: list[Sampled],
-  ) -> None:
-    self._interactions, self._items, self._orders = interactions, items, orders
-    self._lines: list[str] = []
+  def __init__(self, plan: file_roles.Plan) -> None:
+    self._plan, self._lines = plan, list[str]()
+    self._missing: list[str] = []
+    # Names of columns as they are bound; those without a header get some.
+    self._main = _named(plan.interactions, plan.roles)
+    self._items = {}
+    if plan.items is not None:
+      roles = {"item": plan.item_id or "", **plan.texts}
+      self._items = _named(plan.items, roles)
 
   def text(self, paths: Sequence[str]) -> str:
     """The whole file."""
-    main = self._interactions[0]
-    name = pathlib.Path(main.path.rstrip("/")).name.partition(".")[0]
-    self._say(f"# Written by: calrec data guess {' '.join(paths)}")
-    self._say("# A guess by names and values of the first rows. Look at")
-    self._say("#   calrec data card --gin_file=THIS_FILE")
+    plan = self._plan
+    self._say(f"Written by: calrec data guess {' '.join(map(_shown, paths))}")
+    self._say(
+      "It is a guess by the names and values of the first rows: read it, mend "
+      "it, and look at the result with calrec data card --gin_file=THIS_FILE"
+    )
     self._lines += ["", 'include "recipes/own_log.gin"', ""]
-    slug = "".join(c if c.isalnum() else "_" for c in name.lower()).strip("_")
-    slug = slug if slug[:1].isalpha() else f"log_{slug}".strip("_")
-    self._bind("MIXTURE_OR_TASK_NAME", slug)
+    self._bind("MIXTURE_OR_TASK_NAME", _slug(plan.interactions.paths[0]))
     self._files()
-    self._columns(main)
-    self._times(main)
-    self._filters(main)
+    if plan.interactions.sequences:
+      self._sequences()
+    else:
+      self._columns()
+      self._times()
+      self._filters()
     self._texts()
     return "\n".join(self._lines) + "\n"
 
   def _say(self, text: str) -> None:
-    self._lines.append(text)
+    self._lines += textwrap.wrap(
+      text,
+      _WIDTH,
+      initial_indent="# ",
+      subsequent_indent="# ",
+      break_long_words=False,
+      break_on_hyphens=False,
+    )
 
-  def _bind(self, name: str, value: object, why: str = "") -> None:
-    if why:
-      self._say(f"# {why}")
-    self._say(f"{name} = {_literal(value)}")
+  def _say_binding(self, name: str, value: object) -> None:
+    """A binding that is not in force."""
+    self._lines.append(f"#   {name} = {literal(value)}")
+
+  def _bind(self, name: str, value: object) -> None:
+    self._lines.append(f"{name} = {literal(value)}")
+
+  def _space(self) -> None:
+    if self._lines[-1]:
+      self._lines.append("")
 
   def _files(self) -> None:
-    for binding, files in (
-      ("INTERACTIONS", self._interactions),
-      ("ITEMS", self._items),
-      ("LogFiles.orders", self._orders),
-    ):
-      if not files:
+    plan = self._plan
+    for kind, (binding, setting, holds) in _FILES.items():
+      file = getattr(plan, kind)
+      if file is None:
         continue
-      self._say("")
-      for file in files:
-        self._say(f"# {file.path}: {file.how}")
-      paths = [file.path for file in files]
+      self._space()
+      for path, how in zip(file.paths, file.how, strict=True):
+        self._say(f"{holds}: {_shown(path)}, read as {_shown(how)}")
+      paths = list(file.paths)
       self._bind(binding, paths[0] if len(paths) == 1 else paths)
-      setting = {"INTERACTIONS": "columns", "ITEMS": "item_columns"}.get(
-        binding, "order_columns"
-      )
-      if files[0].columns:
-        self._bind(
-          f"LogFiles.{setting}",
-          files[0].columns,
-          "The first row looks like data, so these names are made up.",
+      if file.headless:
+        names = self._items if kind == "items" else self._main
+        self._say(
+          "Its first row looks like data, so these names are made up, one for "
+          "each column in order."
         )
+        self._bind(f"LogFiles.{setting}", tuple(names.values()))
+    for file, why in plan.unused:
+      self._say(f"Not read: {', '.join(map(_shown, file.paths))}, which {why}.")
 
-  def _columns(self, main: Sampled) -> None:
-    self._say("")
-    if main.sequences:
-      self._bind(
-        "LogFiles.format", "sequences", "Each line: a user, the items."
+  def _sequences(self) -> None:
+    self._space()
+    self._say("Each line: a user and then the items, oldest first.")
+    self._bind("LogFiles.format", "sequences")
+    if self._plan.item_id and self._items[self._plan.item_id] != "item_id":
+      self._bind("LogFiles.item_id_column", self._items[self._plan.item_id])
+
+  def _name(self, column: str) -> str:
+    return self._main.get(column, column)
+
+  def _columns(self) -> None:
+    plan = self._plan
+    for role in ("user", "item"):
+      self._space()
+      self._column(role)
+    if self._missing:
+      missing = dict.fromkeys([*read_options.MISSING, *self._missing])
+      self._bind("LogFiles.missing", tuple(missing))
+    if plan.items is not None and plan.item_id is not None:
+      there, here = self._items[plan.item_id], self._name(plan.roles["item"])
+      if there != here:
+        self._say(f"The same ids in {plan.items.shown}:")
+        self._bind("LogFiles.item_id_column", there)
+    if plan.id_rules:
+      self._say(
+        "The ids are written differently in the two files; so they are alike:"
       )
-      return
-    users = self._orders[0] if self._orders else main
-    self._column("user", users, "user_id")
-    self._column("item", main, "item_id")
-    if self._items:
-      id_column = self._items[0].roles["item"]
-      if id_column != main.roles["item"]:
-        self._bind(
-          "LogFiles.item_id_column",
-          id_column,
-          f"as {self._items[0].path} has it",
-        )
-    if self._orders and main.roles["order"] != "order_id":
-      self._bind("LogFiles.order_id_column", main.roles["order"])
+      self._bind("LogFiles.id_rules", plan.id_rules)
+    if plan.order_id is not None:
+      self._space()
+      self._say(
+        f"{_shown(plan.order_id)} names the order; user and time are those of "
+        "the order."
+      )
+      if plan.order_id != "order_id":
+        self._bind("LogFiles.order_id_column", plan.order_id)
 
-  def _column(self, role: str, file: Sampled, default: str) -> None:
-    name = file.roles[role]
-    profile = file.profiles[name]
-    why = (
-      f"{len(profile.distinct):,} different values in {len(profile.texts):,} "
-      f"rows, such as {profile.distinct[0][0]!r}"
+  def _column(self, role: str) -> None:
+    plan, one = self._plan, self._plan.of(role)
+    name = self._name(plan.roles[role])
+    example = _shown(one.distinct[0][0]) if one.distinct else "none"
+    self._say(
+      f"{role}: {_shown(name)}, {len(one.distinct):,} different values in the "
+      f"first {len(one.ids):,} rows, such as {example}"
     )
-    self._say(f"# {role}: {name}, {why}")
+    if one.missing > _MANY_MISSING:
+      self._say(
+        f"{one.missing:.0%} of them are empty: such rows are counted and "
+        "skipped."
+      )
+    if one.absent is not None and one.absent not in read_options.MISSING:
+      self._say(
+        f"Many rows have {_shown(one.absent)}, which seems to mean that none "
+        "is known: such rows are counted and skipped."
+      )
+      self._missing.append(one.absent)
+    if role in plan.guessed:
+      if role == "user":
+        self._say(
+          "By its place only: users are taken to come before items. If it is "
+          "the other way round, exchange the two names in LogFiles.columns."
+        )
+    elif others := plan.others.get(role):
+      shown = " or ".join(_shown(self._name(other)) for other in others)
+      self._say(f"It could be {shown}, too.")
+    default = _NAMES[role]
     if name != default:
-      self._bind(f"LogFiles.{role}_column", name)
+      self._bind(f"LogFiles.{_BINDINGS[role]}", name)
 
-  def _times(self, main: Sampled) -> None:
-    file = self._orders[0] if self._orders else main
-    time = file.roles.get("time")
-    self._say("")
-    if main.sequences:
-      self._bind("LogFiles.time_column", "position")
-      self._bind("LogFiles.time_unit", "order")
-    elif time is None and self._orders and "position" in file.roles:
-      self._bind("LogFiles.time_column", file.roles["position"])
-      self._bind("LogFiles.time_unit", "order", "The order of a user's orders.")
-    elif time is None:
-      self._bind(
-        "LogFiles.time_column",
-        None,
-        "No column looks like times: the order of the rows, oldest first.",
+  def _times(self) -> None:
+    roles = self._plan.roles
+    self._space()
+    if "time" in roles:
+      self._time(self._name(roles["time"]))
+    else:
+      self._say(
+        "No column looks like times, so the order of the rows is taken, oldest "
+        "first. If the rows are in another order, what is predicted is not "
+        "what came next: name the column of the time here."
+      )
+      self._bind("LogFiles.time_column", None)
+    self._order()
+    self._fill_down()
+
+  def _time(self, name: str) -> None:
+    plan = self._plan
+    one = plan.of("time")
+    if "time" in plan.guessed:
+      self._say(
+        f"time: {_shown(name)}, numbers such as {_shown(one.distinct[0][0])}, "
+        "which are no times of our days. They are taken as positions: the "
+        "greater, the later."
+      )
+    elif plan.positions:
+      self._say(
+        f"No column looks like times. {_shown(name)} numbers what a user "
+        "bought: the greater, the later."
       )
     else:
-      profile = file.profiles[time]
-      self._say(f"# time: {time}, read as {profile.time}")
-      if time != "timestamp":
-        self._bind("LogFiles.time_column", time)
-    if (position := main.roles.get("position")) and not main.sequences:
-      self._bind("LogFiles.order_column", position, "The lines of a basket.")
+      example = _shown(one.texts[0].as_py())
+      self._say(f"time: {_shown(name)}, {one.time}, such as {example}")
+    if others := plan.others.get("time"):
+      shown = " or ".join(_shown(self._name(other)) for other in others)
+      self._say(f"It could be {shown}, too.")
+    if name != "timestamp":
+      self._bind("LogFiles.time_column", name)
+    if plan.positions:
+      self._bind("LogFiles.time_unit", "order")
 
-  def _filters(self, main: Sampled) -> None:
-    conditions = []
-    kind = main.roles.get("kind")
-    if kind is not None:
-      kinds = main.profiles[kind].kinds()
-      shown = ", ".join(f"{value} ({count:,})" for value, count in kinds)
-      binding = log_checks.purchase_condition(kind, kinds)
-      condition = binding.partition(" = ")[2].strip("'")
-      self._say("")
-      self._say(f"# {kind} holds kinds of event: {shown}. To have the other")
-      self._say(
-        "# kinds in the history, too, bind these two instead of `where`:"
-      )
-      self._say(f"#   LogFiles.event_column = {_literal(kind)}")
-      self._say(f"#   LogFiles.target_where = {_literal(condition)}")
-      conditions.append(condition)
-    quantity = main.roles.get("quantity")
-    if quantity and (main.profiles[quantity].numbers <= 0).any():
-      self._say(f"# {quantity} has values that are not positive: returns.")
-      conditions.append(f"{log_checks.quoted(quantity)} > 0")
+  def _order(self) -> None:
+    roles, main = self._plan.roles, self._plan.interactions
+    position = roles.get("position")
+    if position in main.profiles and ("time" in roles or self._plan.order_id):
+      assert position is not None
+      name = self._name(position)
+      self._say(f"{_shown(name)} orders purchases of the same time.")
+      self._bind("LogFiles.order_column", name)
+
+  def _fill_down(self) -> None:
+    plan, columns = self._plan, []
+    found = plan.interactions.profiles
+    for role in ("user", "time"):
+      name = plan.roles.get(role)
+      if name not in found or not found[name].missing:
+        continue
+      if key := profile.written_once(found[name], found):
+        self._say(
+          f"{_shown(self._name(name))} is only in the first row of each "
+          f"{_shown(self._name(key))}: empty values are those of the row above."
+        )
+        columns.append(self._name(name))
+    if columns:
+      self._bind("LogFiles.fill_down", tuple(columns))
+
+  def _filters(self) -> None:
+    plan, conditions = self._plan, []
+    if "kind" in plan.roles:
+      self._space()
+      conditions.append(self._kinds(self._name(plan.roles["kind"])))
+    if "quantity" in plan.roles:
+      one = plan.of("quantity")
+      if (one.numbers <= 0).any():
+        name = self._name(plan.roles["quantity"])
+        self._say(f"{_shown(name)} is not always positive: returns.")
+        conditions.append(f"{log_checks.quoted(name)} > 0")
     if conditions:
       self._bind("LogFiles.where", " and ".join(conditions))
-    if rating := main.roles.get("rating"):
-      binding = log_checks.rating_condition(rating, main.profiles[rating])
-      self._say("")
-      self._say(f"# {rating} looks like ratings. To count only good ones:")
-      self._say(f"#   {binding}")
+    for name, one in plan.interactions.profiles.items():
+      if one.is_codes() and name not in plan.roles.values():
+        self._codes(self._name(name), one)
+    if "rating" in plan.roles:
+      name = self._name(plan.roles["rating"])
+      self._space()
+      self._say(
+        f"{_shown(name)} looks like ratings. All rows count as purchases; to "
+        "take only good ones:"
+      )
+      condition = log_checks.rating_condition(name, plan.of("rating"))
+      self._say_binding("LogFiles.where", condition)
+
+  def _kinds(self, name: str) -> str:
+    kinds = self._plan.of("kind").kinds()
+    shown = ", ".join(f"{_shown(value)} ({count:,})" for value, count in kinds)
+    condition = log_checks.purchase_condition(name, kinds)
+    self._say(f"{_shown(name)} holds kinds of event: {shown}.")
+    if not any(profile.is_purchase(value) for value, _ in kinds):
+      self._say("None is surely a purchase: name the right one here.")
+    self._say(
+      "To have the other kinds in the history, bind these two instead of "
+      "LogFiles.where:"
+    )
+    self._say_binding("LogFiles.event_column", name)
+    self._say_binding("LogFiles.target_where", condition)
+    return condition
+
+  def _codes(self, name: str, one: profile.Profile) -> None:
+    shown = ", ".join(f"{code} ({n:,})" for code, n in one.distinct[:8])
+    self._space()
+    self._say(
+      f"{_shown(name)} may be kinds of event as numbers: {shown}. All rows "
+      "count as purchases; if only one number is a purchase, bind it:"
+    )
+    value = one.distinct[-1][0]
+    self._say_binding("LogFiles.where", f"{log_checks.quoted(name)} == {value}")
 
   def _texts(self) -> None:
-    described = self._items[0] if self._items else self._interactions[0]
-    columns = {
-      field: described.roles[field]
-      for field in _FIELDS
-      if field in described.roles
-    }
-    self._say("")
-    if not columns:
-      item = described.roles["item"]
-      self._bind(
-        "Domain.fields",
-        (("Item", item),),
-        "No column looks like titles: the ids are the items' text.",
+    plan, texts = self._plan, self._plan.texts
+    file = plan.items or plan.interactions
+    names = self._items if plan.items is not None else self._main
+    self._space()
+    if not texts:
+      item = plan.item_id if plan.items is not None else plan.roles["item"]
+      self._say(
+        "No column looks like titles, so the ids are the items' text, by which "
+        "a language model learns little. Name a file of the items in "
+        "`calrec data guess`, if there is one."
       )
+      self._bind("Domain.fields", (("Item", names.get(item or "", item)),))
       return
-    renamed = {field: name for field, name in columns.items() if field != name}
-    for field, name in columns.items():
-      examples = described.profiles[name].distinct
-      example = f", such as {examples[0][0][:60]!r}" if examples else ""
-      self._say(f"# {field}: {name}{example}")
-    if renamed:
-      self._bind("LogFiles.text_columns", renamed)
+    for field, column in texts.items():
+      examples = file.profiles[column].distinct
+      example = f", such as {_shown(examples[0][0])}" if examples else ""
+      self._say(f"{field}: {_shown(names.get(column, column))}{example}")
+    if "title" not in texts:
+      self._say(
+        "No column looks like titles: items of the same text cannot be told "
+        "apart."
+      )
+    columns = {field: names.get(name, name) for field, name in texts.items()}
+    columns = file_roles.mapping(columns)
+    if columns:
+      self._bind("LogFiles.text_columns", columns)
 
 
-def _literal(value: object) -> str:
+def _named(file: Sampled, roles: Mapping[str, str]) -> dict[str, str]:
+  """The name to be bound for each column."""
+  if not file.headless:
+    return {name: name for name in file.profiles}
+  named = {column: _NAMES.get(role, role) for role, column in roles.items()}
+  return {name: named.get(name, name) for name in file.profiles}
+
+
+def _slug(path: str) -> str:
+  """A file's name as a domain's: small letters, digits, underscores."""
+  name = pathlib.PurePath(path.rstrip("/")).name.partition(".")[0]
+  slug = column_names.as_words(name)
+  slug = re.sub("[^a-z0-9]+", "_", slug).strip("_")
+  if not re.match("[a-z]", slug) or slug == "all":  # "all" are all domains.
+    slug = f"log_{slug}".strip("_")
+  return slug
+
+
+def _shown(text: str) -> str:
+  """A text for a comment, on one line."""
+  text = " ".join(text.split()) if text.strip() else text
+  text = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+  plain = text.isprintable() and text.strip() == text and text
+  return text if plain else ascii(text)
+
+
+def literal(value: object) -> str:
   """A value as gin reads it."""
   if isinstance(value, str):
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    shown = repr(value) if _can_be_written(value) else ascii(value)
+    if shown.startswith("'") and '"' not in shown:
+      return '"' + shown[1:-1] + '"'
+    return shown
   if isinstance(value, dict):
-    pairs = (f"{_literal(k)}: {_literal(v)}" for k, v in value.items())
+    pairs = (f"{literal(k)}: {literal(v)}" for k, v in value.items())
     return "{" + ", ".join(pairs) + "}"
-  if isinstance(value, (tuple, list)):
-    parts = [_literal(part) for part in value]
+  if isinstance(value, list):
+    return "[" + ", ".join(map(literal, value)) + "]"
+  if isinstance(value, tuple):
+    parts = list(map(literal, value))
     return "(" + ", ".join(parts) + ("," if len(parts) == 1 else "") + ")"
   return repr(value)
+
+
+def _can_be_written(text: str) -> bool:
+  return not any(0xD800 <= ord(letter) < 0xE000 for letter in text)

@@ -104,12 +104,10 @@ class ItemRows:
     if self._own_files:
       missing = ids.is_null().to_numpy(zero_copy_only=False)
       self._problems.add_rows("missing_item", file, rows.lines[missing])
-    else:
-      known = _distinct([known])
     self._tables.append(known)
     self._waiting += len(known)
     if not self._own_files and self._waiting > _COMPACT_ROWS:
-      self._tables = [_distinct(self._tables)]
+      self._tables = [_compact(_concatenated(self._tables))]
       self._waiting = -len(self._tables[0])  # Wait for as many new rows.
 
   def _flat(self, column: pa.Array) -> pa.Array:
@@ -125,8 +123,6 @@ class ItemRows:
   def finish(self) -> events_lib.Items:
     """The distinct items, in the order of their first rows."""
     table = _concatenated(self._tables)
-    if not self._own_files:
-      table = _distinct([table]).sort_by(_ROW)
     encoded = _array(table, _ID).dictionary_encode()  # By first appearance.
     codes = encoded.indices.to_numpy()
     count = len(encoded.dictionary)
@@ -139,12 +135,11 @@ class ItemRows:
         first, other = _first_values(raw, codes, count)
         differs |= other
         chosen[column] = id_codes.Column(raw.take(first))
-    starts = np.full(count, -1, np.int64)
-    starts[codes[::-1]] = np.arange(len(codes))[::-1]
+    starts = _first_rows(codes, np.arange(len(codes)), count)
     conflicting = np.flatnonzero(differs)
     if not self._own_files:  # An item counts once, however often it is bought.
-      _, once = np.unique(codes[conflicting], return_index=True)
-      conflicting = conflicting[np.sort(once)]
+      once = _first_rows(codes, conflicting, count)
+      conflicting = np.sort(once[once >= 0])
     if len(conflicting):
       row = int(conflicting[0])
       file = self._files[table[_FILE][row].as_py()]
@@ -180,8 +175,7 @@ def _first_values(
   if pa.types.is_floating(column.type):
     valid = pc.fill_null(pc.invert(pc.is_nan(column)), False)
   there = np.flatnonzero(valid.to_numpy(zero_copy_only=False))
-  first = np.full(count, -1, np.int64)
-  first[codes[there[::-1]]] = there[::-1]
+  first = _first_rows(codes, there, count)
   firsts = pa.array(first[codes[there]])
   unequal = pc.not_equal(column.take(pa.array(there)), column.take(firsts))
   other = np.zeros(len(codes), bool)
@@ -189,22 +183,49 @@ def _first_values(
   return pa.array(first, mask=first < 0), other
 
 
+def _compact(table: pa.Table) -> pa.Table:
+  """The rows that the result depends on: at most a few per item.
+
+  Of each item its first row, the first value of each field, and the first row
+  that says something else.
+  """
+  codes, count = _codes(table)
+  keep = np.zeros(len(table), bool)
+  keep[_first_rows(codes, np.arange(len(table)), count)] = True
+  for name in table.column_names:
+    if name not in (_ID, _ROW, _FILE, _LINE):
+      first, other = _first_values(_array(table, name), codes, count)
+      keep[first.drop_null().to_numpy()] = True
+      conflicts = _first_rows(codes, np.flatnonzero(other), count)
+      keep[conflicts[conflicts >= 0]] = True
+  return table.filter(pa.array(keep)).combine_chunks()
+
+
+def _codes(table: pa.Table) -> tuple[np.ndarray, int]:
+  """int32[n], the item of each row by first appearance, and their number."""
+  codes = id_codes.IdCodes()
+  codes.add(table[_ID])
+  found, ids = codes.finish()
+  return found, len(ids)
+
+
+def _first_rows(codes: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
+  """int64[N], the first of some rows of each item, -1 if it has none.
+
+  Args:
+    codes: int32[n], the item of each row.
+    rows: int64[m], the rows, in order.
+    count: Number of items.
+  """
+  first = np.full(count, -1, np.int64)
+  first[codes[rows[::-1]]] = rows[::-1]
+  return first
+
+
 def _nested_texts(column: pa.Array) -> pa.Array:
   """Lists and objects as text; null if they are empty."""
   texts = [text or None for text in values.texts(column)]
   return pa.array(texts, pa.large_string())
-
-
-def _distinct(tables: list[pa.Table]) -> pa.Table:
-  """The first of equal descriptions of an item."""
-  table = _concatenated(tables)
-  keys = [name for name in table.column_names if name not in (_ROW, _LINE)]
-  if len(table) < 2:
-    return table
-  found = table.group_by(keys).aggregate([(_ROW, "min"), (_LINE, "min")])
-  return found.rename_columns(
-    [name.removesuffix("_min") for name in found.column_names]
-  ).select(table.column_names)
 
 
 def _concatenated(tables: list[pa.Table]) -> pa.Table:

@@ -119,9 +119,12 @@ class JsonFile:
     elif layout.kind == "sequences":
       found = sequences.columns(self._options)
     elif layout.kind == "object":
-      records = (
-        json_layout.unwrap(layout.first[0], ()) if layout.first else None
-      )
+      whole = layout.first[0] if layout.first else {}
+      wanted = tuple(whole) if json_layout.is_by_columns(whole) else ()
+      records = json_layout.unwrap(whole, wanted) if layout.first else None
+      if wanted:
+        self._found = dict.fromkeys(wanted)
+        return
       if layout.first and records is None:
         found = (*found, *sequences.columns(self._options))
       elif records is not None and records.rows is None:

@@ -239,6 +239,17 @@ def unwrap(whole: dict[str, Any], wanted: Sequence[str]) -> Records | None:
   return Records([whole])
 
 
+def is_by_columns(whole: Mapping[str, Any]) -> bool:
+  """Whether an object holds columns, each an object by the rows' labels."""
+  columns = list(whole.values())
+  return (
+    len(columns) > 1
+    and all(isinstance(column, dict) and column for column in columns)
+    and all(column.keys() == columns[0].keys() for column in columns)
+    and all(label.isdecimal() for label in columns[0])
+  )
+
+
 def _of_columns(
   whole: dict[str, Any], wanted: Sequence[str]
 ) -> list[dict[str, Any]] | None:

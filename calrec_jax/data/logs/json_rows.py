@@ -63,7 +63,7 @@ def _tops(
       [json_blocks.encodes([row.get(key) for key in keys]) for row in values],
       bool,
     )
-    values = [values[i] for i in np.flatnonzero(good)]
+    values = [values[i] for i in np.flatnonzero(good).tolist()]
     tops = {key: _column(values, key, as_json) for key in keys}
     return tops, lines[good], lines[~good]
 

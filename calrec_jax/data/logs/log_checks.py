@@ -6,6 +6,7 @@ was read.
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from calrec_jax.data.logs import events as events_lib
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import profile as profile_lib
+from calrec_jax.data.logs import read_options
 from calrec_jax.data.logs.profile import Profile
 
 _SHOWN = 4  # Values of a column in a note.
@@ -20,7 +22,8 @@ _SHOWN = 4  # Values of a column in a note.
 
 def review(
   profiles: Mapping[str, Profile],
-  used: set[str],
+  bindings: Mapping[str, str],
+  described: set[str],
   time_column: str | None,
   problems: problems_lib.Problems,
 ) -> None:
@@ -28,16 +31,20 @@ def review(
 
   Args:
     profiles: Columns of a sample of the purchases.
-    used: Names of the columns that some setting names.
+    bindings: The gin name by which each column of events is chosen.
+    described: Names of further columns that some setting names.
     time_column: Column of the time, or None.
     problems: Where the notes are added.
   """
-  unused = {
-    name: profile for name, profile in profiles.items() if name not in used
-  }
-  for name, profile in unused.items():
+  for name, profile in profiles.items():
+    if name in bindings and name not in described:
+      _note_missing(name, bindings[name], profile, profiles, problems)
+    if name in bindings or name in described:
+      continue
     if kinds := profile.kinds():
       _note_kinds(name, kinds, problems)
+    elif profile.is_codes():
+      _note_codes(name, profile, problems)
     elif profile.is_rating():
       _note_rating(name, profile, problems)
     elif profile.is_quantity() and np.any(profile.numbers <= 0):
@@ -46,10 +53,49 @@ def review(
         "suspect",
         f"the column {name!r} looks like quantities, and {share:.1%} of a "
         "sample are not positive: returns count as purchases",
-        f"LogFiles.where = '{quoted(name)} > 0'",
+        _where(f"{quoted(name)} > 0"),
       )
     if time_column is None and profile.time is not None:
       _note_time(name, profile, problems)
+
+
+def _note_missing(
+  name: str,
+  binding: str,
+  profile: Profile,
+  profiles: Mapping[str, Profile],
+  problems: problems_lib.Problems,
+) -> None:
+  key = profile_lib.written_once(profile, profiles)
+  is_id = binding in ("LogFiles.user_column", "LogFiles.item_column")
+  if is_id and (absent := profile.absent) is not None:
+    share = profile.distinct[0][1] / len(profile.ids)
+    problems.note(
+      "wrong",
+      f"{absent!r} is the value of {name!r} in {share:.1%} of a sample; if it "
+      "means a missing one, those rows are not of one user or item",
+      f"LogFiles.missing = {(*read_options.MISSING, absent)!r}",
+    )
+  if key is not None:
+    problems.note(
+      "wrong",
+      f"the column {name!r} is only in the first row of each {key!r}: "
+      f"{profile.missing:.1%} of a sample have no value, and are lost",
+      f"LogFiles.fill_down = ({text(name)},)",
+      "bad_timestamp" if binding == "LogFiles.time_column" else "missing_user",
+    )
+
+
+def _note_codes(
+  name: str, profile: Profile, problems: problems_lib.Problems
+) -> None:
+  shown = ", ".join(value for value, _ in profile.distinct[:_SHOWN])
+  problems.note(
+    "info",
+    f"the column {name!r} may be kinds of event as numbers ({shown}), and is "
+    "not used: all of them count as purchases",
+    _where(f"{quoted(name)} == {profile.distinct[-1][0]}"),
+  )
 
 
 def _note_kinds(
@@ -63,21 +109,28 @@ def _note_kinds(
     "suspect",
     f"the column {name!r} looks like kinds of event ({shown}), and is not "
     "used: all kinds count as purchases",
-    purchase_condition(name, kinds),
+    _where(purchase_condition(name, kinds)),
   )
 
 
 def purchase_condition(name: str, kinds: list[tuple[str, int]]) -> str:
-  """The binding that leaves only purchases of a column of kinds."""
+  """The condition that leaves only purchases of a column of kinds."""
   values = [value for value, _ in kinds]
-  bought = [
-    value
-    for word in profile_lib.PURCHASES
-    for value in values
-    if word in value.lower()
-  ]
-  chosen = bought[0] if bought else values[-1]
-  return f"LogFiles.where = '{quoted(name)} == \"{chosen}\"'"
+  bought = [value for value in values if profile_lib.is_purchase(value)]
+  undone = [value for value in values if profile_lib.is_undone(value)]
+  if undone and len(undone) < len(values) and not _has_views(values):
+    texts = ", ".join(map(text, undone))
+    if len(undone) == 1:
+      return f"{quoted(name)} != {texts}"
+    return f"{quoted(name)} not in ({texts})"
+  if len(bought) > 1:
+    return f"{quoted(name)} in ({', '.join(map(text, bought))})"
+  return f"{quoted(name)} == {text((bought or values[-1:])[0])}"
+
+
+def _has_views(values: list[str]) -> bool:
+  """Whether some kinds are neither purchases nor taken back."""
+  return any(profile_lib.is_view(value) for value in values)
 
 
 def _note_rating(
@@ -90,13 +143,13 @@ def _note_rating(
     "info",
     f"the column {name!r} looks like ratings from {low:g} to {high:g}, and is "
     f"not used: the {share:.1%} of a sample below {limit:g} count as purchases",
-    rating_condition(name, profile),
+    _where(rating_condition(name, profile)),
   )
 
 
 def rating_condition(name: str, profile: Profile) -> str:
-  """The binding that leaves only good ratings."""
-  return f"LogFiles.where = '{quoted(name)} >= {_good_rating(profile):g}'"
+  """The condition that leaves only good ratings."""
+  return f"{quoted(name)} >= {_good_rating(profile):g}"
 
 
 def _good_rating(profile: Profile) -> float:
@@ -133,4 +186,18 @@ def note_order_of_rows(
 
 def quoted(name: str) -> str:
   """A column's name as conditions write it."""
-  return name if name.isidentifier() else f"`{name}`"
+  plain = name.isidentifier() and name.isascii()
+  return name if plain and not keyword.iskeyword(name) else f"`{name}`"
+
+
+def text(value: str) -> str:
+  """A text as conditions write it, in double quotes if possible."""
+  shown = repr(value)
+  if shown.startswith("'") and '"' not in shown:
+    return f'"{shown[1:-1]}"'
+  return shown
+
+
+def _where(condition: str) -> str:
+  """The gin binding of a condition."""
+  return f"LogFiles.where = {condition!r}"

@@ -208,21 +208,22 @@ class LogFiles:
     names = {
       column: self.text_columns.get(column, column) for column in columns
     }
-    described, items = None, None
-    if self.items is not None:
-      items = self._read_items(names, problems)
-      described = pa.array(items.item_ids, pa.large_string())
-    else:
+    described, rows, known = None, None, None
+    if self.items is None:
       rows = self._item_rows(self.item_column, names, problems)
-    events = event_columns.EventColumns(self._columns(), problems, described)
+    else:
+      described = self._read_items(names, problems)
+      known = pa.array(described.item_ids, pa.large_string())
+    events = event_columns.EventColumns(self._columns(), problems, known)
     for block in self._blocks(problems, list(names.values())):
       events.add(block.file, block.rows)
-      if items is None:
+      if rows is not None:
         rows.add(block.file, block.rows, block.available)
     found = events.finish()
-    if items is None:  # Both number items by their first appearance.
-      items = rows.finish()
-      self._require_texts(items)
+    # Without a catalogue both number items by their first appearance.
+    items = described if rows is None else rows.finish()
+    assert items is not None
+    self._require_texts(items)
     items = dataclasses.replace(
       items, decimal=self.decimal, missing=tuple(self.missing)
     )
@@ -233,14 +234,16 @@ class LogFiles:
     self, events: events_lib.Events, problems: problems_lib.Problems
   ) -> None:
     """Adds notes on what a sample of the purchases shows."""
-    log_checks.note_order_of_rows(events, problems)
+    if self._times is None:
+      log_checks.note_order_of_rows(events, problems)
     path = self.paths()[0]
     if self.format == "sequences":
       return
     sample = tables.sample(path, self.options(), _SAMPLE_ROWS)
     log_checks.review(
       profile.profiles(sample.table, tuple(self.missing)),
-      {*self._bindings(), *self.text_columns.values(), self.order_id_column},
+      self._bindings(),
+      {*self.text_columns.values(), self.order_id_column, *self.fill_down},
       self.time_column,
       problems,
     )
@@ -251,10 +254,12 @@ class LogFiles:
     Args:
       columns: Setting that names its columns, where it has no header.
     """
+    table = columns != "columns" and self.format == "sequences"
     return read_options.ReadOptions(
       columns=tuple(getattr(self, columns)),
       columns_binding=f"LogFiles.{columns}",
-      format=self.format,
+      # Items and orders are tables.
+      format=None if table else self.format,
       delimiter=self.delimiter,
       quoting=self.quoting,
       quote=self.quote,
@@ -366,9 +371,7 @@ class LogFiles:
       problems=problems,
     ):
       rows.add(block.file, block.rows, block.available)
-    items = rows.finish()
-    self._require_texts(items)
-    return items
+    return rows.finish()
 
   def _require_texts(self, items: events_lib.Items) -> None:
     for column, name in self.text_columns.items():

@@ -14,9 +14,10 @@ import posixpath
 import re
 import urllib.parse
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
+from calrec_jax import config
 from calrec_jax.data.logs import formats, log_stores, zip_archives
 from calrec_jax.errors import InputError, nearest
 from calrec_jax.storage import identity
@@ -118,7 +119,7 @@ def local(path: str) -> LogPath:
     FileNotFoundError: If there is no such file.
   """
   if not os.path.isfile(path):
-    raise FileNotFoundError(_not_found(_Store(), path))
+    raise FileNotFoundError(_not_found(log_stores.Store.of(path), path))
   return LogPath(path, path)
 
 
@@ -376,4 +377,9 @@ def _not_found(store: log_stores.Store, full: str) -> str:
     shown = os.path.abspath(shown)
     if not os.path.isdir(shown):
       shown += ", which does not exist"
+    if found := config.beside(full):
+      shown += (
+        f"; paths are relative to the working directory, and {found} exists "
+        "beside the gin file"
+      )
   return f"There is no {what} {full} (in {shown}).{known} Set {_BINDINGS}."

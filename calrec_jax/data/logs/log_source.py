@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import IO, Any, Protocol, TextIO
+from typing import IO, Any, Protocol
 
 from calrec_jax.data.logs import (
   columnar_files,
@@ -52,9 +52,9 @@ class LogSource(Protocol):
     ...
 
 
-# Opens the text of a CSV file.
+# Opens a CSV file: its text, or its bytes if they are UTF-8.
 CsvSource = Callable[
-  [log_paths.LogPath, TextIO, read_options.ReadOptions, problems_lib.Problems],
+  [log_paths.LogPath, IO[Any], read_options.ReadOptions, problems_lib.Problems],
   LogSource,
 ]
 
@@ -96,7 +96,7 @@ def open_file(
     stack.enter_context(contextlib.closing(whole))
     if kind := _binary_format(sample, file, options):
       stored = _seekable(whole, kind, file, packed, stack)
-      formats.note_suffix(kind, file.path, file.suffix, problems)
+      formats.note_suffix(kind, name, file.suffix, problems)
       if kind == "xlsx":
         source: LogSource = spreadsheets.Sheet(
           stored, file.stored, file.sheet, options, problems
@@ -113,11 +113,11 @@ def open_file(
       return
     samples = [sample, *_probes(file, packed)]
     encoding = encodings.choose(options.encoding, samples)
-    encodings.note(encoding, file.path, problems)
+    encodings.note(encoding, name, problems)
     head = sample[len(encoding.mark) :][:_HEAD].decode(encoding.name, "replace")
     kind = options.format or formats.of_text(head, file.suffix)
     if options.format is None:
-      formats.note_suffix(kind, file.path, file.suffix, problems)
+      formats.note_suffix(kind, name, file.suffix, problems)
     if kind == "json":
       utf8 = encodings.utf8(whole, encoding)
       source = json_files.JsonFile(utf8, file.path, options, problems)
@@ -132,13 +132,15 @@ def open_file(
           "fields as the user has items",
           'LogFiles.format = "sequences"',
         )
-      text = encodings.text(whole, encoding)
-      source = csv_source(file, text, options, problems)
+      # The reader of CSV decodes UTF-8 itself, a column at a time.
+      plain = encoding.name in ("utf-8", "ascii")
+      open_ = encodings.utf8 if plain else encodings.text
+      source = csv_source(file, open_(whole, encoding), options, problems)
     before = problems.count("broken_encoding")
 
     def ended() -> None:
       broken = problems.count("broken_encoding") - before
-      encodings.note_broken(encoding, file.path, broken, problems)
+      encodings.note_broken(encoding, name, broken, problems)
 
     yield _Described(source, said | {"encoding": encoding.name}, ended)
 

@@ -122,7 +122,7 @@ class _Remote(Store):
     """Files and folders that match a glob."""
     if self._protocol.startswith("http"):
       return []
-    return [self._url(name) for name in self._system.glob(pattern)]
+    return [self._url(str(name)) for name in self._system.glob(pattern)]
 
   def walk(self, folder: str) -> Iterable[str]:
     """Files below a folder, those in hidden ones left out."""
@@ -161,7 +161,8 @@ def open_stored(stored: str) -> IO[bytes]:
   if not URL.match(stored):
     return open(stored, "rb")
   system, path = _system(stored)
-  return system.open(path, "rb")
+  stream: Any = system.open(path, "rb")
+  return stream
 
 
 def size_of(stored: str) -> int | None:

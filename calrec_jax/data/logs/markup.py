@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html.parser
 import re
+from typing import Any
 
 _BLOCKS = (
   "address area article aside audio base blockquote body br button canvas "
@@ -73,8 +74,8 @@ class _Parser(html.parser.HTMLParser):
   """
 
   # Scripts are gone already; an open one has no end.
-  CDATA_CONTENT_ELEMENTS = ()
-  RCDATA_CONTENT_ELEMENTS = ()
+  CDATA_CONTENT_ELEMENTS: Any = ()  # pyright: ignore
+  RCDATA_CONTENT_ELEMENTS: Any = ()  # pyright: ignore
 
   def __init__(self, ended: frozenset[str]) -> None:
     """Takes the capital letters that end tags have as their names."""

@@ -56,11 +56,13 @@ class Note(NamedTuple):
     message: What was seen, with an example and its place.
     remedy: The gin binding that changes it, such as `LogFiles.decimal = ","`;
       empty if there is none.
+    about: Kind of bad rows that it explains, or empty.
   """
 
   severity: Severity
   message: str
   remedy: str = ""
+  about: str = ""
 
 
 class Problems:
@@ -79,13 +81,17 @@ class Problems:
     self.excluded: dict[str, int] = {}
     self.times = ""
 
-  def note(self, severity: Severity, message: str, remedy: str = "") -> None:
+  def note(
+    self, severity: Severity, message: str, remedy: str = "", about: str = ""
+  ) -> None:
     """Adds a note; the same one twice counts once."""
-    self._notes[Note(severity, message, remedy)] = None
+    self._notes[Note(severity, message, remedy, about)] = None
 
   def notes(self) -> list[Note]:
-    """The notes, worst first."""
-    return sorted(self._notes, key=lambda note: SEVERITIES.index(note.severity))
+    """The notes, worst first; of two about the same rows that with a remedy."""
+    mended = {note.about for note in self._notes if note.about and note.remedy}
+    found = [n for n in self._notes if n.remedy or n.about not in mended]
+    return sorted(found, key=lambda note: SEVERITIES.index(note.severity))
 
   def exclude(self, condition: str, count: int) -> None:
     """Counts rows that a condition of the user's leaves out."""

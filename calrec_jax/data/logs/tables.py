@@ -16,12 +16,14 @@ import pyarrow as pa
 
 from calrec_jax.data.logs import (
   arrow_columns,
+  column_names,
   csv_blocks,
   csv_header,
   id_codes,
   json_blocks,
   log_paths,
   log_source,
+  nested,
   read_options,
 )
 from calrec_jax.data.logs import problems as problems_lib
@@ -48,14 +50,16 @@ class Sample(NamedTuple):
   """The first rows of a file.
 
   Attributes:
-    table: All columns.
+    table: The columns.
     how: How the file was read, in words.
+    available: Names of all columns of the file.
     headless: Whether the first row looks like data rather than names.
-    sequences: Whether the file holds sequences of items.
+    sequences: Whether the file holds, or seems to hold, sequences of items.
   """
 
   table: pa.Table
   how: str
+  available: tuple[str, ...]
   headless: bool
   sequences: bool
 
@@ -138,36 +142,73 @@ def read(
 
 
 def sample(
-  path: log_paths.LogPath, options: read_options.ReadOptions, count: int
+  path: log_paths.LogPath,
+  options: read_options.ReadOptions,
+  count: int,
+  names: Sequence[str] | None = None,
 ) -> Sample:
-  """Reads about the first rows of a file, with all columns.
+  """Reads about the first rows of a file.
 
   Args:
     path: The file.
     options: How it is written.
     count: Number of rows that suffice.
+    names: Names of the columns; None takes all of which a row has one value.
   """
   problems = problems_lib.Problems()
   with _opened(path, options, problems) as source:
-    names = tuple(dict.fromkeys([*filter(None, source.available)]))
-    tables, rows = [], 0
+    folders = [n for n in path.partitions if n not in source.available]
+    available = (*source.available, *folders)
+    if names is None:
+      names = [n for n in plain_names(available) if available.count(n) < 2]
+    found, rows = [], 0
     for block in _of_one(path, source, {}, names, options):
-      tables.append(block.rows.table)
+      found.append(block.rows.table)
       rows += len(block.rows.lines)
       if rows >= count:
         break
     described = source.describe()
     kind = described.get("format")
     return Sample(
-      table=arrow_columns.concatenated(tables or [pa.table({})]).slice(
-        0, count
-      ),
+      table=arrow_columns.concatenated(found or [pa.table({})]).slice(0, count),
       how=in_words(described),
+      available=available,
       headless=kind == "csv"
       and not options.columns
       and csv_header.looks_like_data(source.available),
-      sequences=kind == "sequences",
+      sequences=kind == "sequences"
+      or any('"sequences"' in note.remedy for note in problems.notes()),
     )
+
+
+def plain_names(names: Sequence[str], within: str = "") -> list[str]:
+  """The columns of which a row has one value, without those that hold others.
+
+  Args:
+    names: Names of columns and of what is inside them.
+    within: List, such as `items[]`, of whose parts there is a row each.
+  """
+  lists = {n[: -len(nested.EACH)] for n in names if n.endswith(nested.EACH)}
+  records = {name for name in lists if are_rows(name + nested.EACH, names)}
+  kept = [
+    name
+    for name in names
+    if name
+    and name.startswith(within)
+    and nested.EACH not in name[len(within) :]
+    and name not in records
+  ]
+  around = {
+    name[:i] for name in kept for i, letter in enumerate(name) if letter == "."
+  }
+  return [name for name in dict.fromkeys(kept) if name not in around]
+
+
+def are_rows(part: str, names: Sequence[str]) -> bool:
+  """Whether the parts of a list, such as `orders[]`, are the rows already."""
+  known = {*names}
+  inside = [name for name in names if name.startswith(f"{part}.")]
+  return bool(inside) and all(n[len(part) + 1 :] in known for n in inside)
 
 
 def in_words(reading: Mapping[str, Any]) -> str:
@@ -336,12 +377,29 @@ def _require(
         hint += " Is LogFiles.delimiter right?"
     elif described.get("format") == "json" and not available:
       hint += " It holds no objects with names."
-    if binding == "LogFiles.time_column":
+    if orders := _orders_hint(name, binding, available):
+      hint = orders
+    elif binding == "LogFiles.time_column":
       hint += " If rows are in the order of time: LogFiles.time_column = None."
     raise InputError(
       f"{path.path} has no column {name!r} ({binding}). It has "
       f"{listed(available)} ({in_words(described)}).{hint}"
     )
+
+
+def _orders_hint(name: str, binding: str, available: Sequence[str]) -> str:
+  """How users or times are found that another file has by order."""
+  if binding not in ("LogFiles.user_column", "LogFiles.time_column"):
+    return ""
+  ids = [n for n in available if column_names.rank("order", n) is not None]
+  if not ids:
+    return ""
+  how = f' LogFiles.order_id_column = "{ids[0]}",'
+  how = "" if ids[0] == "order_id" else how
+  return (
+    f" If a file of orders has {ids[0]!r} and {name!r}, set{how} "
+    "LogFiles.orders to it."
+  )
 
 
 def _reading(

@@ -112,7 +112,7 @@ def groups(texts: pa.Array) -> Iterator[Group]:
   largest = np.argsort(-np.diff(bounds), kind="stable")[:_MAX_SHAPES]
   for start, stop in zip(bounds[largest], bounds[largest + 1], strict=True):
     part = by_shape[start:stop]
-    one, width = first[part[0]], counts[part[0]]
+    one, width = int(first[part[0]]), int(counts[part[0]])
     shape = codes[one : one + width].tobytes().decode("latin-1")
     columns = first[part][:, None] + np.arange(width)
     yield Group(shape, rows[part], values[columns])

@@ -264,7 +264,8 @@ class TimeReader:
     if sample is not None:
       message += f"; the first is {sample!r}"
       remedy = self._otherwise(found) or _A_PATTERN
-    return [Note("suspect" if found.count() else "wrong", message, remedy)]
+    severity = "suspect" if found.count() else "wrong"
+    return [Note(severity, message, remedy, "bad_timestamp")]
 
   def _otherwise(self, found: time_columns.Read) -> str:
     """The binding with which more of the first rows would be readable."""

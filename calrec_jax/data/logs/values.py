@@ -159,6 +159,8 @@ def _number_texts(array: pa.Array, *, price: bool) -> list[str]:
 
 
 def _concatenated(arrays: list[pa.Array]) -> pa.LargeStringArray:
+  if len(arrays) == 1:
+    return arrays[0]
   return pa.concat_arrays([pa.array([], _TEXT), *arrays])
 
 

@@ -178,6 +178,37 @@ def test_a_path_that_means_none_says_what_is_there(tmp_path):
       store.find(tmp_path / absent)
 
 
+def test_what_was_handed_over_and_is_gone_is_named(tmp_path):
+  (tmp_path / "joint" / "checkpoint_2").mkdir(parents=True)
+  (tmp_path / "joint" / "handover.json").write_text(
+    json.dumps({"checkpoint": "checkpoint_4"})
+  )
+  with pytest.raises(store.CheckpointError, match="checkpoint_4, which is mis"):
+    store.find(tmp_path / "joint")
+  with pytest.raises(store.CheckpointError, match="Train first, by `calrec tr"):
+    store.find(tmp_path / "none")
+  (tmp_path / "cut" / "preempted" / "checkpoint_3").mkdir(parents=True)
+  with pytest.raises(store.CheckpointError, match="interrupted before its fir"):
+    store.find(tmp_path / "cut")
+
+
+@pytest.mark.parametrize(
+  "part", ["state", "state/d", "state/_METADATA", "state/manifest.ocdbt"]
+)
+def test_a_damaged_checkpoint_is_one_line(tmp_path, saved, part):
+  copy = tmp_path / saved.name
+  shutil.copytree(saved, copy)
+  path = copy / part
+  shutil.rmtree(path) if path.is_dir() else path.unlink()
+  for read in (store.metadata, store.read_arrays):
+    with pytest.raises(store.CheckpointError, match="damaged or incom") as one:
+      read(copy)
+    assert "\n" not in str(one.value)
+  (copy / "lineage" / "metadata").write_text("{")
+  with pytest.raises(store.CheckpointError, match="damaged or incomplete"):
+    store.read_json(copy, "lineage")
+
+
 @pytest.mark.parametrize(
   ("metrics", "settings", "retained", "best"),
   [

@@ -119,3 +119,18 @@ def test_errors_are_one_message_with_the_remedy(folder, capfd, more, match):
 def test_an_unknown_user_is_refused(folder, capfd):
   assert calrec(["data", "show", *flags(folder), "--user=nobody"]) == 1
   assert "no user 'nobody'" in capfd.readouterr().err
+
+
+def test_a_domain_without_validation_shows_what_it_has(tmp_path, capfd):
+  rows = [f"c{user},{item},2024-01-0{day}" for user in range(6)
+          for day, item in ((1, "tea"), (2, "soap"))]  # fmt: skip
+  (tmp_path / "purchases.csv").write_text(
+    "\n".join(["customer,product,day", *rows]) + "\n"
+  )
+  few = flags(tmp_path, "--gin.Domain.min_count=1")
+  assert calrec(["data", "show", *few]) == 1
+  said = capfd.readouterr().err
+  assert "log has no user in its validation split" in said
+  assert "--split=train" in said
+  assert calrec(["data", "show", *few, "--split=train"]) == 0
+  assert "log, train: user c0" in capfd.readouterr().out

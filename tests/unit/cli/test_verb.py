@@ -1,12 +1,16 @@
 """How `calrec` ends: one line for a user's mistake, a traceback for a bug."""
 
 import errno
+import os
+import subprocess
+import sys
 
 import gin
 import pytest
 
 from calrec_jax.__main__ import VERBS, main
 from calrec_jax.cli import checkpoint
+from calrec_jax.cli.verb import BROKEN_PIPE_STATUS
 from calrec_jax.errors import InputError
 
 
@@ -68,3 +72,54 @@ def test_every_verb_teaches_with_commands_and_has_debug(verb, capsys):
   shown = capsys.readouterr().out
   assert f"  calrec {verb} " in shown
   assert "--debug" in shown
+
+
+# The verb prints more than a pipe holds.
+_PRINTS = """
+import sys
+from calrec_jax.__main__ import main
+from calrec_jax.cli import checkpoint
+
+def fail(argv):
+  for number in range(50_000):
+    print(number, chr(252) + chr(0xDCFF))
+  return 0
+
+checkpoint.main = fail
+sys.exit(main(["checkpoint"]))
+"""
+
+
+@pytest.mark.parametrize("read", [0, 1, 100_000])
+def test_a_reader_that_has_enough_is_no_error(read):
+  run = subprocess.Popen(
+    [sys.executable, "-c", _PRINTS],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  )
+  run.stdout.read(read)
+  run.stdout.close()
+  assert run.stderr.read() == b""
+  run.stderr.close()
+  assert run.wait() == BROKEN_PIPE_STATUS
+
+
+def test_a_terminal_without_the_letters_gets_escapes():
+  shown = subprocess.run(
+    [sys.executable, "-c", _PRINTS],
+    env=os.environ
+    | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    capture_output=True,
+    check=True,
+  )
+  assert shown.stdout.startswith(b"0 \\xfc\\udcff\n")
+  assert shown.stderr == b""
+
+
+def test_a_missing_file_names_the_folder_that_was_looked_in(
+  monkeypatch, capsys
+):
+  error = FileNotFoundError(errno.ENOENT, "No such file or directory", "x.csv")
+  failing(monkeypatch, error)
+  assert main(["checkpoint", "show", "x"]) == 1
+  assert f"(looked for {os.path.abspath('x.csv')})" in capsys.readouterr().err

@@ -375,3 +375,36 @@ def test_folders_as_domains(tmp_path):
     dataset_lib.folder_domains(
       root=str(tmp_path), names=("a",), positions=("b",)
     )
+
+
+def test_a_domain_is_called_as_its_folder_is(tmp_path):
+  folders = ("ml-100k", "ML 1M")
+  dataset = dataset_lib.Dataset(
+    domains=dataset_lib.folder_domains(root=str(tmp_path), names=folders),
+    mixtures={"stage_one": folders},
+    data_dir=str(tmp_path),
+  )
+  assert dataset.mixtures == {"stage_one": ("ml_100k", "ml_1m")}
+  for name in ("ml-100k", "ml_100k"):
+    assert [d.name for d in dataset.select(name)] == ["ml_100k"]
+  assert [d.name for d in dataset.select("stage_one")] == ["ml_100k", "ml_1m"]
+
+
+@pytest.mark.parametrize(
+  ("folders", "said"),
+  [
+    (("ml-100k", "ml_100k"), "'ml-100k' and 'ml_100k' would both be the"),
+    (("2018",), "the folder '2018' makes no domain's name"),
+    (("книги",), "the folder 'книги' makes no domain's name"),
+  ],
+)
+def test_folders_that_make_no_domains_are_refused(tmp_path, folders, said):
+  with pytest.raises(ValueError, match=said):
+    dataset_lib.folder_domains(root=str(tmp_path), names=folders)
+
+
+def test_what_is_no_name_or_no_vocabulary_is_refused(dataset):
+  with pytest.raises(ValueError, match="MIXTURE_OR_TASK_NAME = 5: must be a"):
+    dataset.select(5)
+  with pytest.raises(ValueError, match=r"Dataset\.vocabulary = 'x': must be a"):
+    dataset_lib.Dataset(domains=dataset.domains, vocabulary="x")

@@ -178,3 +178,14 @@ def test_the_verb_prints_and_writes(two, tmp_path, capsys):
   assert np.all([len(line) <= 100 for line in printed.splitlines()[4:]])
   assert main(["eval", "--compare", runs[0], f"{tmp_path}/no"]) == 1
   assert f"{tmp_path}/no" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("two")
+def test_a_folder_without_results_says_what_to_do(tmp_path):
+  with pytest.raises(ValueError, match="does not exist: evaluate that run"):
+    compare(tmp_path / "none", tmp_path / "a")
+  (tmp_path / "empty").mkdir()
+  with pytest.raises(ValueError, match="holds no results: evaluate that run"):
+    compare(tmp_path / "empty", tmp_path / "a")
+  with pytest.raises(ValueError, match=f"Give {tmp_path / 'a'} or"):
+    compare(tmp_path, tmp_path / "a")

@@ -6,7 +6,7 @@ import gin
 import numpy as np
 import pytest
 
-from calrec_jax.evaluate import Bootstrap, Protocol, evaluate
+from calrec_jax.evaluate import Bootstrap, Protocol, evaluate, table
 from calrec_jax.evaluate.evaluator import run_recommender
 from calrec_jax.evaluate.runs import Block, Call, Run
 from calrec_jax.metrics.ranking import Ranking
@@ -408,3 +408,25 @@ def test_only_the_sampled_users_are_retained(batch_users):
     assert bool(explained) == (user in (8, 20))
     if explained:
       assert explained[0]["items"] == [history.items[-1]]
+
+
+def test_ties_that_decide_hits_are_in_the_numbers_and_a_note():
+  items = toys.catalogue(12)
+  # No target is the last item, which is no candidate.
+  users = [toys.history(user, [user], user + 1) for user in range(11)]
+  constant = toys.Scorer("constant", lambda _: np.zeros(12))
+  results = run([constant], users, items)
+  ties = results.recommenders["constant"]["ties"]
+  # Eleven candidates tie: by the expected rank, 6, all are hits at ten.
+  assert results.recommenders["constant"]["metrics"]["recall@10"]["value"] == 1
+  assert ties["recall@10"]["users"] == 1
+  assert abs(ties["recall@10"]["at_random"] - 10 / 11) < FLOAT
+  assert ties["recall@20"] == {"users": 0, "at_random": 1}
+  shown = table.format_table(results)
+  assert "100% of users: Recall@10 is 1.0000 by the expected rank" in shown
+  assert ".9091 if ties were broken at random" in shown
+  without = {
+    name: {key: value for key, value in entry.items() if key != "ties"}
+    for name, entry in results.recommenders.items()
+  }
+  assert table.tie_notes(without) == []  # As an earlier version wrote them.

@@ -100,3 +100,18 @@ def test_unknown_metrics_are_named(name):
 def test_the_horizon_is_the_largest_cutoff():
   assert ranking_metrics.horizon_of(ranking_metrics.METRICS) == 50
   assert ranking_metrics.horizon_of(("mrr",)) == 10
+
+
+def test_the_span_of_a_tie_and_its_chance_of_a_hit():
+  ranking = Ranking(
+    np.array([[0, 1, 2, 3], [3, 2, 1, 0], [0, 1, 2, 3]], np.int32),
+    np.array([[1, 1, 1, 1], [4, 3, 3, 1], [4, 3, 2, 1]], np.float32),
+    np.array([9, 0, 2], np.int32),
+  )
+  first, last = ranking_metrics.tie_spans(ranking, np.array([2, 1, 7]))
+  np.testing.assert_array_equal(first, [1, 2, np.inf])
+  np.testing.assert_array_equal(last, [13, 3, np.inf])
+  for cutoff, chances in ((10, [10 / 13, 1, 0]), (2, [2 / 13, 1 / 2, 0])):
+    np.testing.assert_allclose(
+      ranking_metrics.hits_at_random(first, last, cutoff), chances
+    )

@@ -1,5 +1,6 @@
 """A file is the old one or the new one, whatever happens in between."""
 
+import errno
 import os
 import stat
 
@@ -78,3 +79,16 @@ def test_a_folder_that_another_process_published_stays(tmp_path):
   with pytest.raises(OSError, match="not empty"):
     publish()
   assert os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("path", ["file.txt", "folder"])
+def test_an_error_names_the_path_that_was_to_be_written(tmp_path, path):
+  full = OSError(errno.ENOSPC, "No space left on device")
+  context = atomic.replacing if path == "file.txt" else atomic.new_folder
+  with (
+    pytest.raises(OSError, match=str(tmp_path / path)) as raised,
+    context(tmp_path / path),
+  ):
+    raise full
+  assert raised.value.errno == errno.ENOSPC
+  assert not (tmp_path / path).exists()

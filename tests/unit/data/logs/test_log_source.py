@@ -3,6 +3,7 @@
 import bz2
 import csv
 import gzip
+import io
 import json
 import lzma
 import zipfile
@@ -39,6 +40,8 @@ class CsvSource:
   num_lines = 0
 
   def __init__(self, file, text, options, problems):
+    if not isinstance(text, io.TextIOBase):  # It is UTF-8.
+      text = io.TextIOWrapper(text, "utf-8", "surrogateescape", newline="")
     self._reader = csv.reader(text)
     self.available = tuple(next(self._reader))
     self._problems, self._file = problems, file

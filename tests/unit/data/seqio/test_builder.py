@@ -39,6 +39,7 @@ class Log:
       columns={"title": [f"tea {n} é{'!' * n}" for n in range(30)]},
       file="made up",
       lines=np.arange(30),
+      num_rows=30,
     )
     return events_lib.Events(
       users=users.astype(np.int32),
