@@ -9,6 +9,7 @@ import dataclasses
 import gin
 import pytest
 
+from calrec_jax.__main__ import main
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import splits
 from calrec_jax.data.logs import log_files  # noqa: F401, for gin
@@ -111,3 +112,39 @@ def test_a_log_is_read_right_or_says_how(name, tmp_path, monkeypatch):
   if remedy:
     mended = dataclasses.replace(case, **case.mended)
     check(mended, prepare(mended, remedy))
+
+
+def test_two_commands_from_files_to_a_card(tmp_path, monkeypatch, capsys):
+  files = {
+    "orders.csv": logs_people_have.csv(
+      [
+        (f"c{n % 12}", f"00{n % 7}", f"{1 + n % 28}.09.2020 10:{n % 60:02}", p)
+        for n in range(120)
+        for p in ["purchase" if n % 4 else "view"]
+      ],
+      ("Kunde", "Artikelnr", "Datum", "event"),
+      ";",
+    ),
+    "products.csv": logs_people_have.csv(
+      [(n, f"Tea of kind {n}", f"{n},95 €") for n in range(7)],
+      ("Artikelnr", "Bezeichnung", "Preis"),
+      ";",
+    ),
+  }
+  write(tmp_path, files)
+  monkeypatch.chdir(tmp_path)
+  guess = ["data", "guess", "products.csv", "orders.csv"]
+  assert main([*guess, "--output=mine.gin"]) == 0
+  assert "Read it, then" in capsys.readouterr().out
+  assert main([*guess, "--output=mine.gin"]) != 0  # It is not written over.
+  capsys.readouterr()
+  flags = ["--gin.VOCABULARY_SIZE=320", "--gin.Domain.min_count=1"]
+  folder = f"--gin.Dataset.data_dir='{tmp_path}/data'"
+  card = ["data", "card", "--quiet", "--gin_file=mine.gin", folder, *flags]
+  assert main(card) == 0
+  out = capsys.readouterr().out
+  assert "an item: Title: Tea of kind" in out
+  assert "Price: 0.95." in out
+  assert 'event == "purchase"' in out
+  assert "times from Datum: dates with the day first" in out
+  assert "read orders.csv: csv, utf-8, delimiter ';'" in out

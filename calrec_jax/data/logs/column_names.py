@@ -29,7 +29,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     *("profile_id", "subscriber_id", "username", "user_name", "customer_email"),
     *("email", "e_mail", "billing_email", "email_billing", "account"),
     *("device_id", "playlist_id", "pid", "session_id", "sessionid", "session"),
-    *("user_session", "visit_id", "anonymous_id"),
+    *("user_session", "visit_id", "anonymous_id", "kunnr", "kundnr"),
   ),
   "item": (
     *("item_id", "itemid", "item", "iid", "product_id", "productid"),
@@ -46,7 +46,8 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     *("product_number", "produkt", "produkt_id", "produktnummer", "produit"),
     *("id_produit", "ref_produit", "reference", "producto", "id_producto"),
     *("articulo", "articolo", "prodotto", "produto", "id_produto", "artigo"),
-    *("producten", "artikelcode", "item_code", "item_number", "id"),
+    *("artikelcode", "item_code", "item_number", "item_sk", "aid", "matnr"),
+    "id",
   ),
   "time": (
     *("timestamp", "event_timestamp", "event_time", "datetime", "date_time"),
@@ -66,7 +67,8 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     *("data_ordine", "data_compra", "data_pedido", "data_hora", "ora", "hora"),
     *("besteldatum", "aankoopdatum", "tijd", "tijdstip", "created", "day"),
     *("check_in_time", "checkin_time", "visited_at", "watched_at", "played_at"),
-    *("timestamp_ms", "timestamp_s", "utc_time", "local_time", "month", "week"),
+    *("timestamp_ms", "timestamp_s", "utc_time", "local_time", "server_time"),
+    *("audat", "erdat", "transaction_dt", "month", "week"),
   ),
   "title": (
     *("title", "product_name", "productname", "item_name", "product_title"),
@@ -79,7 +81,9 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     *("productnaam", "naam", "omschrijving", "description", "desc"),
     *("product_description", "beschreibung", "descripcion", "descricao"),
     *("descrizione", "label", "track", "song", "movie", "book", "product"),
-    *("artist", "venue_category_name", "venue_name", "detail_desc"),
+    *("artist", "venue_category_name", "venue_name", "detail_desc", "arktx"),
+    *("maktx", "item_desc", "sub_commodity_desc", "commodity_desc"),
+    *("product_type", "product_subcategory"),
   ),
   "category": (
     *("category", "categories", "main_category", "category_code", "genre"),
@@ -125,6 +129,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     *("quantity", "qty", "menge", "anzahl", "units", "amount", "count"),
     *("lineitem_quantity", "quantite", "cantidad", "sales_qty", "stueck"),
     *("stuck", "qte", "quantidade", "quantita", "aantal", "item_quantity"),
+    *("qty_ordered", "kwmeng"),
   ),
   "order": (
     *("order_id", "orderid", "order_number", "order_no", "order", "invoice"),
@@ -132,11 +137,13 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     *("transaction_id", "transactionid", "receipt_id", "receipt", "bestellnr"),
     *("bestell_id", "bestellnummer", "commande", "id_commande", "pedido"),
     *("id_pedido", "ordine", "bon", "bonnummer", "bestelling", "cart_id"),
+    *("increment_id", "vbeln", "basket", "receipt_no"),
   ),
   "position": (
     *("add_to_cart_order", "position", "pos", "line", "line_no", "line_number"),
     *("line_item", "sequence", "seq", "order_line", "order_number"),
     *("item_index", "timeframe", "rank", "positionsnummer"),
+    *("posnr", "order_item_id", "step"),
   ),
 }
 # Nouns that mean an id together with one of `_TAILS`: `SupplierItemNo`.
@@ -169,7 +176,10 @@ _LAST: Mapping[str, tuple[str, ...]] = {
     *("timestamp", "datetime", "time", "at", "date", "datum", "ts", "fecha"),
     "zeit",
   ),
-  "title": ("title", "name", "titel", "bezeichnung", "description", "label"),
+  "title": (
+    *("title", "name", "titel", "bezeichnung", "description", "label", "desc"),
+    "descr",
+  ),
   "category": ("category", "genre", "genres", "kategorie", "categoria"),
   "brand": ("brand", "marke", "marca", "manufacturer", "hersteller"),
   "price": ("price", "preis", "precio", "prix", "prezzo", "preco", "prijs"),
@@ -177,6 +187,8 @@ _LAST: Mapping[str, tuple[str, ...]] = {
   "rating": ("rating", "stars", "score"),
   "quantity": ("quantity", "qty", "menge", "anzahl"),
 }
+# Words of names of groups of items, wherever they stand.
+_GROUPS = {"category", "genre", "genres", "kategorie", "categorie", "categoria"}
 # Words of times that are not those of the purchase.
 _OTHER_TIMES = {
   *("updated", "update", "modified", "release", "released", "birth", "shipped"),
@@ -191,6 +203,11 @@ _OTHER_NAMES = {
   *("original", "event", "payment", "discount", "store", "category", "brand"),
   *("collection", "aisle", "department", "section", "group", "index", "type"),
 }
+
+
+def known(role: str) -> tuple[str, ...]:
+  """The whole names that mean a role, the surest first."""
+  return _NAMES[role]
 
 
 def rank(role: str, name: str) -> int | None:
@@ -208,8 +225,16 @@ def rank(role: str, name: str) -> int | None:
   for index, noun in enumerate(_NOUNS.get(role, ())):
     if noun in parts and parts[-1] in _TAILS:
       return UNSURE + index
-    if words.startswith(noun) and words[len(noun) :] in _TAILS:
+    if parts[-1].startswith(noun) and parts[-1][len(noun) :] in _TAILS:
       return UNSURE + index
+    if words.replace("_", "") in (f"id{noun}", f"{noun}name") and (
+      role == "user" or words.startswith("id")
+    ):
+      return UNSURE + index
+    if role == "user" and parts[-1] in (f"{noun}name", f"{noun}s"):
+      return UNSURE + 50 + index
+  if role == "category" and _GROUPS & {*parts} and parts[-1] not in _TAILS:
+    return UNSURE + 20
   last = _last(role, parts)
   return None if last is None else UNSURE + last
 

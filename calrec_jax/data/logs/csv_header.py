@@ -16,7 +16,9 @@ _VALUE = re.compile(
   r"|(?=.*\d)[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}"  # or a UUID.
 )
 # Never a name, even among names that are.
-_CERTAIN = re.compile(r"\d{9,}(\.\d+)?|\d{4}-\d\d-\d\d([ T].*)?")
+_CERTAIN = re.compile(
+  r"\d{9,}(\.\d+)?|\d{4}-\d\d-\d\d([ T].*)?|https?://\S+|\[\]|\[\{.*"
+)
 _LONG = 80  # Characters; names of columns are shorter.
 _MOST = 0.9  # Share of the rows that decide how many fields a row has.
 

@@ -118,25 +118,38 @@ class EventColumns:
     self._time_leaves = {leaf for leaf in leaves if leaf.column == columns.time}
     self._negative: list[np.ndarray] = []
 
-  def add(self, file: str, rows: json_blocks.Rows) -> None:
+  def ids(self, rows: json_blocks.Rows) -> tuple[pa.Array, pa.Array]:
+    """The ids of a block's users and items; any thread may read them."""
+    columns = self._columns
+    users, items = (
+      values.ids(_column(rows.table, name), columns.missing)
+      for name in (columns.user, columns.item)
+    )
+    rules = columns.id_rules
+    return id_rules.normalise(users, rules), id_rules.normalise(items, rules)
+
+  def add(
+    self,
+    file: str,
+    rows: json_blocks.Rows,
+    ids: tuple[pa.Array, pa.Array] | None = None,
+  ) -> None:
     """Adds a block; values of a column that it lacks are missing.
 
     Args:
       file: Path of its file, for the locations of bad rows.
       rows: The block.
+      ids: What `ids` says of it, if that has been asked already.
     """
     columns, table = self._columns, rows.table
 
     def column(name: str) -> pa.Array:
       return _column(table, name)
 
-    def ids(name: str) -> pa.Array:
-      found = values.ids(column(name), columns.missing)
-      return id_rules.normalise(found, columns.id_rules)
-
     self._rows.add(file, rows)
-    self._users.add(ids(columns.user))
-    self._items.add(ids(columns.item))
+    users, items = self.ids(rows) if ids is None else ids
+    self._users.add(users)
+    self._items.add(items)
     if columns.kind:
       self._kinds.add(values.ids(column(columns.kind), columns.missing))
     if columns.time:

@@ -25,7 +25,7 @@ from calrec_jax.errors import InputError
 TEXTS = ("title", "category", "brand", "price")
 _ONCE = 0.9  # Share of rows with a new id in a table of items or orders.
 _JOINED = 0.1  # Share of ids that two files have in common.
-_CLEARLY = 0.3  # Difference of two such shares that decides.
+_REPEATED = 0.7  # Share of rows with a new title, if titles are like ids.
 _BOUGHT = re.compile(
   "buy|bought|purchase|order|transaction|sale|kauf|bestell|compra|vente|achat"
 )
@@ -110,6 +110,10 @@ def _ids(file: Sampled) -> dict[str, str]:
     return {"user": user, "item": item}
   if file.headless:
     names = _like_ids(file)
+    if len(names) == 1:  # Titles may be the items' ids.
+      names += [name for name in _titles(file) if name != names[0]]
+    if names and _numbers_users(file.profiles[names[0]]):
+      names = []
     return dict(zip(("user", "item"), names, strict=False))
   users = profile.ranked("user", file.profiles)
   items = profile.ranked("item", file.profiles, users[:1])
@@ -124,6 +128,18 @@ def _ids(file: Sampled) -> dict[str, str]:
     for role, names in (("user", users), ("item", items))
     if names
   }
+
+
+def _titles(file: Sampled) -> list[str]:
+  """Columns of texts that are in many rows each."""
+  names = profile.ranked("title", file.profiles)
+  return [
+    name
+    for name in ([*file.profiles] if file.headless else names)
+    if file.profiles[name].is_text
+    and file.profiles[name].unique < _REPEATED
+    and not file.profiles[name].kinds()
+  ]
 
 
 def _is_key(name: str, one: Profile) -> bool:
@@ -144,7 +160,9 @@ def _left(file: Sampled) -> dict[str, str]:
       column_names.rank(role, name) is None for role in column_names.ROLES
     )
   ]
-  return {**found, "item": left[0]} if len(left) == 1 else {}
+  if len(left) != 1:
+    left = _titles(file)[:1]
+  return {**found, "item": left[0]} if left else {}
 
 
 def _like_ids(file: Sampled) -> list[str]:
@@ -180,6 +198,11 @@ def _like_ids(file: Sampled) -> list[str]:
 def _is_small(one: Profile) -> bool:
   """Whether values are grades or counts rather than ids."""
   return one.is_numeric and (one.is_grades() or len(one.distinct) <= 12)
+
+
+def _numbers_users(one: Profile) -> bool:
+  """Whether no user would be there twice: then they are something else."""
+  return one.unique >= _ONCE and len(one.texts) > 2
 
 
 def _numbers_rows(one: Profile) -> bool:
@@ -356,6 +379,11 @@ def _add_roles(found: Plan) -> None:
     names = profile.ranked(role, main.profiles, roles.values())
     if names:
       roles[role] = names[0]
+  if "kind" not in roles:
+    kinds = [name for name, one in main.profiles.items() if one.kinds()]
+    kinds = [name for name in kinds if name not in roles.values()]
+    if kinds:
+      roles["kind"] = kinds[0]
   for role in ("user", "item"):
     names = profile.ranked(role, main.profiles, roles.values())
     found.others[role] = [
@@ -443,6 +471,8 @@ def _texts_of(
       names = _unnamed_texts(file, field, taken)
     else:
       names = profile.ranked(field, file.profiles, taken)
+      if field == "title":
+        names.sort(key=lambda name: _names_another(name, item))
       names.sort(key=lambda name: not name.startswith(within))
     for name in names:
       one = file.profiles[name]
@@ -451,7 +481,15 @@ def _texts_of(
       texts[field] = name
       taken.add(name)
       break
-  return texts
+  return {} if [*texts] == ["price"] else texts
+
+
+def _names_another(name: str, item: str) -> bool:
+  """Whether a column names something else: `brewery_name`, of a `beer_id`."""
+  rank = column_names.rank("title", name)
+  words = {*column_names.as_words(name).split("_")}
+  own = {*column_names.as_words(item).split("_")} - {"id"}
+  return rank is not None and rank >= column_names.UNSURE and not words & own
 
 
 def _unnamed_texts(

@@ -65,7 +65,8 @@ def sample(path: str) -> Sampled:
     found = tables.sample(first, options, _ROWS)
   table = _with_more(files[1:], options, found)
   columns = profile.profiles(table, options.missing)
-  if any(nested.EACH in name for name in found.available):
+  is_table = found.how.startswith(("csv", "sequences", "xlsx"))
+  if not is_table and any(nested.EACH in name for name in found.available):
     columns = _inside_lists(first, options, found.available, columns)
   return Sampled(
     (path,), (found.how,), size, columns, headless, found.sequences

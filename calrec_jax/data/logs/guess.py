@@ -78,7 +78,7 @@ class _Writer:
       "it, and look at the result with calrec data card --gin_file=THIS_FILE"
     )
     self._lines += ["", 'include "recipes/own_log.gin"', ""]
-    self._bind("MIXTURE_OR_TASK_NAME", _slug(plan.interactions.paths[0]))
+    self._bind("MIXTURE_OR_TASK_NAME", slug(plan.interactions.paths[0]))
     self._files()
     if plan.interactions.sequences:
       self._sequences()
@@ -353,14 +353,13 @@ def _named(file: Sampled, roles: Mapping[str, str]) -> dict[str, str]:
   return {name: named.get(name, name) for name in file.profiles}
 
 
-def _slug(path: str) -> str:
+def slug(path: str) -> str:
   """A file's name as a domain's: small letters, digits, underscores."""
   name = pathlib.PurePath(path.rstrip("/")).name.partition(".")[0]
-  slug = column_names.as_words(name)
-  slug = re.sub("[^a-z0-9]+", "_", slug).strip("_")
-  if not re.match("[a-z]", slug) or slug == "all":  # "all" are all domains.
-    slug = f"log_{slug}".strip("_")
-  return slug
+  found = re.sub("[^a-z0-9]+", "_", column_names.as_words(name)).strip("_")
+  if not re.match("[a-z]", found) or found == "all":  # "all" are all domains.
+    found = f"log_{found}".strip("_")
+  return found
 
 
 def _shown(text: str) -> str:

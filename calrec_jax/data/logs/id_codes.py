@@ -100,12 +100,10 @@ def _whole_numbers(ids: pa.Array) -> np.ndarray | None:
   low, high = int(numbers.min()), int(numbers.max())
   if low < 0:
     return None
-  # No text is shorter than its number: equal sums mean no leading zeros.
-  digits = len(numbers) + sum(
-    int(np.count_nonzero(numbers >= 10**power))
-    for power in range(1, len(str(high)))
-  )
-  if pc.sum(pc.binary_length(ids)).as_py() != digits:
+  # Arrow also reads leading zeros, "-0" and hexadecimal numbers.
+  zeros = pc.sum(pc.equal(ids, "0")).as_py()
+  begin = pc.sum(pc.starts_with(ids, "0")).as_py()
+  if not zeros == begin == np.count_nonzero(numbers == 0):
     return None
   return numbers.astype(np.int32) if high < 2**31 else numbers
 

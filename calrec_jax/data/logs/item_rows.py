@@ -65,7 +65,11 @@ class ItemRows:
     self._available: dict[str, None] = {}
 
   def add(
-    self, file: str, rows: json_blocks.Rows, available: tuple[str, ...]
+    self,
+    file: str,
+    rows: json_blocks.Rows,
+    available: tuple[str, ...],
+    ids: pa.Array | None = None,
   ) -> None:
     """Adds a block.
 
@@ -73,14 +77,16 @@ class ItemRows:
       file: Path of its file.
       rows: The block, with the columns of the names that it has.
       available: Names of all columns of its file.
+      ids: Ids of its items, if they have been read already.
     """
     table = rows.table
     self._available |= dict.fromkeys(available)
     if file not in self._files:
       self._files.append(file)
     count = len(rows.lines)
-    found = values.ids(_array(table, self._id_column), self._missing)
-    ids = id_rules.normalise(found, self._id_rules)
+    if ids is None:
+      found = values.ids(_array(table, self._id_column), self._missing)
+      ids = id_rules.normalise(found, self._id_rules)
     columns: dict[str, pa.Array] = {
       _ID: ids.cast(pa.large_string()),
       _ROW: pa.array(np.arange(self._next_row, self._next_row + count)),

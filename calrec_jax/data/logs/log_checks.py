@@ -153,9 +153,10 @@ def rating_condition(name: str, profile: Profile) -> str:
 
 
 def _good_rating(profile: Profile) -> float:
-  """The lowest good rating: 4 of 1 to 5."""
-  low, high = float(np.min(profile.numbers)), float(np.max(profile.numbers))
-  return low + 0.75 * (high - low)
+  """The lowest good rating: 4 of 1 to 5, 8 of 0 to 10."""
+  grades = np.unique(profile.numbers)
+  low, high = max(float(grades[0]), 0.0), float(grades[-1])
+  return float(grades[grades >= low + 0.75 * (high - low) - 1e-9][0])
 
 
 def _note_time(

@@ -21,6 +21,7 @@ from calrec_jax.data.logs import (
   order_rows,
   profile,
   read_options,
+  row_stream,
   tables,
   time_layouts,
   where,
@@ -215,10 +216,14 @@ class LogFiles:
       described = self._read_items(names, problems)
       known = pa.array(described.item_ids, pa.large_string())
     events = event_columns.EventColumns(self._columns(), problems, known)
-    for block in self._blocks(problems, list(names.values())):
-      events.add(block.file, block.rows)
+    blocks = self._blocks(problems, list(names.values()))
+    # Threads read the ids of some blocks ahead.
+    for block, ids in row_stream.in_order(
+      lambda block: (block, events.ids(block.rows)), blocks
+    ):
+      events.add(block.file, block.rows, ids)
       if rows is not None:
-        rows.add(block.file, block.rows, block.available)
+        rows.add(block.file, block.rows, block.available, ids[1])
     found = events.finish()
     # Without a catalogue both number items by their first appearance.
     items = described if rows is None else rows.finish()

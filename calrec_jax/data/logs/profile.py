@@ -61,9 +61,9 @@ _ABSENT = {
 _MANY = 0.1  # Share of rows with one value that then means none.
 _MAX_KINDS = 20
 _MAX_RATINGS = 21
-_MOST_STARS = 100
 _SAMPLE_TIMES = 2000
 _CONSISTENT = 0.8  # Share of an item's rows that describe it alike.
+_SURE = 10  # Rank of names that mean kinds of event whatever they hold.
 _MANY_WORDS = 3
 _MOST_WORDS = 4  # Of a kind of event.
 _CODE = re.compile(r"(?=\S*\d)[\w:-]{6,}", re.ASCII)  # Ids rather than words.
@@ -198,7 +198,13 @@ class Profile:
       for text in sample
     ]
     flags = {text.lower() for text in sample} <= {"true", "false", "y", "n"}
-    return float(np.mean(letters)) > 0.8 and not flags and self.time is None
+    code = sum(text.startswith(("[", "{")) for text in sample)
+    return (
+      float(np.mean(letters)) > 0.8
+      and not flags
+      and code < 0.5 * len(sample)
+      and self.time is None
+    )
 
   @functools.cached_property
   def is_list_of_texts(self) -> bool:
@@ -225,7 +231,11 @@ class Profile:
       for value, _ in self.distinct
       if is_view(value) or is_purchase(value) or is_undone(value)
     ]
-    enough = known and (named or len(known) > 0.5 * len(self.distinct) > 0.5)
+    rank = column_names.rank("kind", self.name)
+    surely = rank is not None and rank < _SURE and not self.is_numeric
+    enough = surely or (
+      known and (named or len(known) > 0.5 * len(self.distinct) > 0.5)
+    )
     return self.distinct if enough else []
 
   def is_codes(self) -> bool:
@@ -252,7 +262,7 @@ class Profile:
     highest = float(np.max(self.numbers))
     return (
       float(np.min(self.numbers)) > 0
-      and 3 <= highest <= _MOST_STARS
+      and (3 <= highest <= 10 or highest in (20, 100))
       and float(np.median(self.numbers)) >= 0.5 * highest
       and bool(np.all(2 * self.numbers == np.round(2 * self.numbers)))
     )
@@ -286,7 +296,9 @@ def is_purchase(value: str) -> bool:
 
 def is_view(value: str) -> bool:
   """Whether a kind of event comes before a purchase, such as a view."""
-  return column_names.as_words(value) in _VIEWS
+  words = column_names.as_words(value)
+  first = words.partition("_")[0]
+  return bool({words, words.rstrip("s"), first, first.rstrip("s")} & _VIEWS)
 
 
 def profiles(
@@ -329,7 +341,10 @@ def ranked(
     rank = column_names.rank(role, name)
     if rank is None or name in {*skip} or not _fits(role, profile, rank):
       continue
-    mostly_missing = profile.missing > 0.6 or profile.absent is not None
+    missing = profile.missing
+    if profile.absent is not None:
+      missing = max(missing, profile.distinct[0][1] / len(profile.ids))
+    mostly_missing = missing > 0.4
     pairs.append((mostly_missing, rank, position, name))
   return [name for *_, name in sorted(pairs)]
 

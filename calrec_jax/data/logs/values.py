@@ -19,6 +19,7 @@ from calrec_jax.data.logs.read_options import MISSING
 
 _TEXT = arrow_columns.TEXT
 _UUID_BYTES = 16
+_FEW = 64  # Values that mostly show what the others are.
 # MongoDB's ids and integers as JSON.
 _WRAPPED = (
   r'^\{\s*"\$(?:oid|numberLong|numberInt|uuid)"\s*:\s*"?([^"{}]*)"?\s*\}$'
@@ -48,10 +49,24 @@ def ids(column: Any, missing: Sequence[str] = MISSING) -> pa.LargeStringArray:
   if pa.types.is_temporal(kind):
     return pa.array(_texts(array), _TEXT)
   if arrow_columns.is_text(kind):
+    if _are_numbers(array, missing):  # Nothing to trim, and none is missing.
+      return array
     return _unwrapped(arrow_columns.trimmed(array, missing))
   if arrow_columns.is_binary(kind) or _is_fixed(kind):
     return arrow_columns.trimmed(_decoded(array)[0], missing)
   return pa.nulls(len(array), _TEXT)
+
+
+def _are_numbers(texts: pa.Array, missing: Sequence[str]) -> bool:
+  """Whether all texts are whole numbers, and no such word means missing."""
+  if any(word.lstrip("+-").isdecimal() for word in missing):
+    return False
+  try:
+    for part in (texts.slice(0, _FEW), texts):
+      part.cast(pa.int64())
+  except pa.ArrowInvalid:
+    return False
+  return True
 
 
 def broken(column: Any) -> np.ndarray:

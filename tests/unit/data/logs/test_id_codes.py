@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from calrec_jax.data.logs import id_codes
 
 NUMBERS = st.integers(0, 30).map(str) | st.integers(0, 2**62).map(str)
-ODD = st.sampled_from(["007", "-1", "+2", "a", "1.0", "é", "00", " 3", "1e3"])
+ODD = st.sampled_from(
+  ["007", "-1", "+2", "a", "1.0", "é", "00", "-0", "0x10", " 3", "1e3"]
+)
 BLOCKS = st.lists(st.lists(NUMBERS, max_size=8), max_size=6) | st.lists(
   st.lists(NUMBERS | ODD, max_size=8), max_size=6
 )
