@@ -213,14 +213,17 @@ def _milliseconds(
     noon = part("p")
     good &= (hour <= 12) | (noon == 12)
     hour = np.where(hour <= 12, hour % 12 + noon, hour)
-  fraction = zeros
-  if "f" in roles:
-    fraction = np.round(part("f") * 10.0 ** (3 - width("f"))).astype(np.int64)
   east, is_zone = _east(part, roles)
   days, is_date = civil_days(year, month, day)
   good &= is_date & is_zone & (hour < 24) & (minute < 60) & (second < 60)
   minutes = days * 1440 + hour * 60 + minute - east
-  return minutes * _MINUTE + second * 1000 + fraction, good
+  times = minutes * _MINUTE + second * 1000
+  if "f" in roles:
+    # As Python's `datetime.timestamp() * 1000` rounds, and whole blocks do.
+    digits = width("f")
+    micro = part("f") * 10 ** max(6 - digits, 0) // 10 ** max(digits - 6, 0)
+    times = np.round((times * 1000 + micro) / 1e6 * 1000).astype(np.int64)
+  return times, good
 
 
 def _east(

@@ -45,6 +45,13 @@ def test_times_are_milliseconds(unit, values, expected):
   assert (times - 1_503_273_600_000).tolist() == expected
 
 
+def test_fractions_are_rounded_alike_in_any_block():
+  text = "4254-01-01 00:00:00.001481"
+  alone, _ = timestamps([text], "iso")
+  beside, _ = timestamps(Column(pa.array(["0", text])), "iso")
+  assert beside[1] == alone[0]
+
+
 @pytest.mark.parametrize("unit", ["s", "ms", "order", "iso"])
 @given(
   st.lists(

@@ -112,10 +112,10 @@ def test_each_row_is_an_event_or_is_counted_once(
   )
   try:
     prepared = domain.prepare()
-  except InputError as error:
-    if "everything after it would be lost" not in str(error):
+  except InputError:
+    if not any(kind in ("half", "quote") for _, kind in log[1]):
       raise
-    return  # A quote that is never closed.
+    return  # A quote is never closed, or swallowed all good rows.
   problems = prepared.problems
   [reading] = problems.reading
   assert reading["lines"] == lines
