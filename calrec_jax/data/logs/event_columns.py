@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from calrec_jax.data.logs import (
   amount_columns,
+  id_checks,
   id_codes,
   id_rules,
   json_blocks,
@@ -130,6 +131,7 @@ class EventColumns:
       return _column(table, name)
 
     def ids(name: str) -> pa.Array:
+      id_checks.note_floats(name, column(name), self._problems)
       found = values.ids(column(name), columns.missing)
       return id_rules.normalise(found, columns.id_rules)
 
@@ -220,6 +222,9 @@ class EventColumns:
       rows.count(self._problems, "unknown_item", unknown)
       good &= ~unknown
     chosen = np.flatnonzero(good)
+    self._note_ids(columns.user, users[chosen], user_ids)
+    if self._num_known is None:
+      self._note_ids(columns.item, items[chosen], item_ids)
     if columns.order:
       chosen = chosen[np.argsort(_joined(self._order)[chosen], kind="stable")]
     idle = np.zeros(len(user_ids), bool)
@@ -243,6 +248,10 @@ class EventColumns:
       targets = columns.targets.holds(masks, len(rows))
       events = dataclasses.replace(events, targets=targets[chosen])
     return events
+
+  def _note_ids(self, name: str, codes: np.ndarray, ids: pa.Array) -> None:
+    missing = self._columns.missing
+    id_checks.note(name, codes, ids, missing, self._problems)
 
   def _bad(
     self, users: np.ndarray, items: np.ndarray, readable: np.ndarray
@@ -348,6 +357,13 @@ class EventColumns:
         f"{found.matched:,} of {found.unknown:,} unknown item ids are in the "
         f"catalogue in another spelling: {here!r} here, {there!r} there",
         found.binding,
+      )
+    elif len(known) and not np.any((items >= 0) & (items < len(known))):
+      self._problems.note(
+        "wrong",
+        "no item id of the log is in the catalogue: "
+        f"{item_ids[int(codes[0])].as_py()!r} here, {known[0].as_py()!r} there",
+        "LogFiles.item_column or LogFiles.item_id_column, if they name others",
       )
 
 
