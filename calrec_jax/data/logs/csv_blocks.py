@@ -35,6 +35,7 @@ from calrec_jax.data.logs.csv_rows import Dialect
 from calrec_jax.data.logs.read_options import ReadOptions
 from calrec_jax.errors import InputError
 
+_SHOWN = 60  # Characters of a line in a note.
 _PEEKED = 200  # Lines that show how wide the rows are.
 _QUOTES_ARE_TEXT = 'LogFiles.quoting = "none"'
 
@@ -64,11 +65,16 @@ def open_csv(
   sample = head
   if isinstance(head, bytes):
     sample = head.decode("utf-8-sig", "surrogateescape")
+  before = csv_dialect.before_header(sample, options)
+  for _ in range(before):
+    sample = csv_dialect.BREAKS.split(sample, maxsplit=1)[1]
   try:
     dialect = csv_dialect.detect(sample, suffix=suffix, options=options)
   except InputError as error:
     raise InputError(f"{path}: {error}") from error
-  return Reader(path, stream, dialect, problems, options.columns, head=head)
+  return Reader(
+    path, stream, dialect, problems, options.columns, head=head, before=before
+  )
 
 
 class Reader:
@@ -93,6 +99,7 @@ class Reader:
     columns: Sequence[str] = (),
     *,
     head: str | bytes | None = None,
+    before: int = 0,
   ) -> None:
     """Reads the header.
 
@@ -105,6 +112,7 @@ class Reader:
         looks wrong.
       columns: Names of the columns if the file has no header.
       head: Whole lines that were taken from the stream already.
+      before: Number of lines before the header, which are skipped.
 
     Raises:
       InputError: If the columns do not fit the rows, or if a quoted field is
@@ -117,6 +125,7 @@ class Reader:
     self.rows_read = self.bad_lines = 0
     self._noted: set[str] = set()
     self._header_line, self._looks_like_data = b"", False
+    self._skip_before(before)
     self._skip_blank()
     more, block = self._lines.more(), self._lines.block
     first = block.line(self._lines.index) if more else ""
@@ -255,6 +264,23 @@ class Reader:
         + ("," if len(self.header) == 1 else "")
       ),
     )
+
+  def _skip_before(self, count: int) -> None:
+    lines, shown = self._lines, ""
+    for _ in range(count):
+      if not lines.more():
+        return
+      blank = not lines.block.content(lines.index)
+      text = self.dialect.translation.restore(next(lines)).strip()
+      shown = shown or text
+      self.blank_lines += blank
+      self.header_lines += not blank
+    if count:
+      self._problems.note(
+        "info",
+        f"{problems_lib.location(self._path, 1, count)}: no row of the table, "
+        f"skipped: {shown[:_SHOWN]!r}",
+      )
 
   def _skip_blank(self) -> None:
     lines = self._lines

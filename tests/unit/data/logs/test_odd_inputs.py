@@ -388,3 +388,60 @@ class TestIds:
     assert not found
     [note] = notes(problems, "no item id of the log")
     assert "'i0' here, 'SKU-i1' there" in note.message
+
+
+class TestAboveAndBeside:
+  @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+  @pytest.mark.parametrize(
+    ("above", "count"),
+    [
+      ("# exported 2020-09-01\n# by the shop\n", 2),
+      ("Sales report\n\n", 2),
+      ("Sales report{0}{0}{0}\n{0}{0}{0}\r\n", 2),
+      ("# exported{0} 2020-09-01\n", 1),
+      ("+------+------+\n", 1),
+    ],
+  )
+  def test_lines_above_the_names_are_skipped_and_counted(
+    self, tmp_path, delimiter, above, count
+  ):
+    above = above.format(delimiter)
+    content = above + csv(rows(), delimiter=delimiter)
+    found, _, problems = read(tmp_path, content)
+    assert found == expected(rows())
+    [reading] = problems.reading
+    assert reading["lines"] == 41 + count
+    assert reading["header_lines"] + reading["blank_lines"] == 1 + count
+    [note] = notes(problems, "no row of the table")
+    assert note.message.startswith("log.csv:1")
+
+  @pytest.mark.parametrize("genres", ["a|b|c", "a|b|c|d"])
+  def test_lists_in_the_rows_do_not_make_the_names_a_title(
+    self, tmp_path, genres
+  ):
+    content = csv([(*row, genres) for row in rows()], (*NAMES, "genres"))
+    found, _, problems = read(tmp_path, content)
+    assert found == expected(rows())
+    assert not problems.notes()
+
+  def test_a_name_for_one_of_three_columns_is_no_title_above_data(
+    self, tmp_path
+  ):
+    content = "x\n" + "".join(f"{k},{k % 3},{START + k}\n" for k in range(9))
+    with pytest.raises(InputError, match="has no column"):
+      read(tmp_path, content)
+
+  @pytest.mark.parametrize("delimiter", [", ", "; "])
+  @pytest.mark.parametrize("title", ["Tea, green; fresh", "Tea"])
+  def test_blanks_before_quotes(self, tmp_path, delimiter, title):
+    quoted = [(*row[:3], f'"{title}"') for row in rows()]
+    found, items, problems = read(tmp_path, csv(quoted, delimiter=delimiter))
+    assert len(found) == 40
+    assert set(items.columns["title"]) == {title}
+    assert not problems.as_list()
+
+  def test_blanks_in_quotes_are_no_delimiter(self, tmp_path):
+    quoted = [(*row[:3], '"Tea, "", green"') for row in rows()]
+    _, items, problems = read(tmp_path, csv(quoted))
+    assert set(items.columns["title"]) == {'Tea, ", green'}
+    assert problems.reading[0]["delimiter"] == ","
