@@ -36,6 +36,7 @@ from calrec_jax.data.logs.csv_rows import Dialect
 from calrec_jax.data.logs.read_options import ReadOptions
 from calrec_jax.errors import InputError
 
+_SHOWN = 60  # Characters of a line in a note.
 _PEEKED = 200  # Lines that show how wide the rows are.
 _FEW = 20  # Rows with a line break inside a field,
 _SELDOM = 0.05  # or such a share of them, may be damage.
@@ -67,6 +68,9 @@ def open_csv(
   sample = head
   if isinstance(head, bytes):
     sample = head.decode("utf-8-sig", "surrogateescape")
+  before = csv_dialect.before_header(sample, options)
+  for _ in range(before):
+    sample = csv_dialect.BREAKS.split(sample, maxsplit=1)[1]
   try:
     dialect = csv_dialect.detect(sample, suffix=suffix, options=options)
   except InputError as error:
@@ -79,6 +83,7 @@ def open_csv(
     options.columns,
     head=head,
     binding=options.columns_binding,
+    before=before,
   )
 
 
@@ -105,6 +110,7 @@ class Reader:
     *,
     head: str | bytes | None = None,
     binding: str = "LogFiles.columns",
+    before: int = 0,
   ) -> None:
     """Reads the header.
 
@@ -118,6 +124,7 @@ class Reader:
       columns: Names of the columns if the file has no header.
       head: Whole lines that were taken from the stream already.
       binding: The gin name of `columns`, for messages.
+      before: Number of lines before the header, which are skipped.
 
     Raises:
       InputError: If the columns do not fit the rows, or if a quoted field is
@@ -130,6 +137,7 @@ class Reader:
     self.rows_read = self.bad_lines = 0
     self._noted: set[str] = set()
     self._header_line, self._looks_like_data = b"", False
+    self._skip_before(before)
     self._skip_blank()
     more, block = self._lines.more(), self._lines.block
     first = block.line(self._lines.index) if more else ""
@@ -276,6 +284,23 @@ class Reader:
         os.path.basename(self._path),
       ),
     )
+
+  def _skip_before(self, count: int) -> None:
+    lines, shown = self._lines, ""
+    for _ in range(count):
+      if not lines.more():
+        return
+      blank = not lines.block.content(lines.index)
+      text = self.dialect.translation.restore(next(lines)).strip()
+      shown = shown or text
+      self.blank_lines += blank
+      self.header_lines += not blank
+    if count:
+      self._problems.note(
+        "info",
+        f"{problems_lib.location(self._path, 1, count)}: no row of the table, "
+        f"skipped: {shown[:_SHOWN]!r}",
+      )
 
   def _skip_blank(self) -> None:
     lines = self._lines

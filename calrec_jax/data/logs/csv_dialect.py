@@ -11,18 +11,19 @@ from __future__ import annotations
 import collections
 import csv
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from calrec_jax.data.logs import csv_lines, csv_rows
+from calrec_jax.data.logs import csv_header, csv_lines, csv_rows
 from calrec_jax.data.logs.csv_rows import Dialect
 from calrec_jax.data.logs.read_options import ReadOptions
 from calrec_jax.errors import InputError
 
 SAMPLE_CHARACTERS = 1 << 18
 
-_DELIMITERS = (",", ";", "\t", "|", "::", "\x01")
+_DELIMITERS = (",", ";", "\t", "|", "::", "\x01", ", ", "; ")
 # Characters that are hardly ever part of a text.
 _STRONG = ("\t", "::", "\x01")
 _USUAL = {
@@ -36,9 +37,14 @@ _USUAL = {
 }
 _NAMES = {"\t": "a tab", "\x01": r"\x01", csv_lines.BLANKS: "runs of blanks"}
 _SEP_LINE = re.compile(r'\ufeff?"?sep=(.|\\t)"?\s*', re.IGNORECASE)
-_BREAKS = re.compile(r"\r\n|\r|\n")
+BREAKS = re.compile(r"\r\n|\r|\n")
 _ENCLOSED = re.compile(r'".*"')
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
+_SEEN = 200  # Lines that show whether others stand before the header.
+_FEWEST = 4  # Of them, so that most are rows.
+_MOST_BEFORE = 20
+_DELIMITING = re.compile(r"[,;\t|]")
+_COMMENTS = ("#", "//", "--", "%", "*")
 _FEW = 50  # Lines that a field cut by the end of the sample may span.
 
 
@@ -95,6 +101,47 @@ def detect(sample: str, *, suffix: str, options: ReadOptions) -> Dialect:
       _quoting_reason(chosen, options),
     ),
   )
+
+
+def before_header(sample: str, options: ReadOptions) -> int:
+  """Number of lines before the names of the columns: titles and comments.
+
+  They have no delimiter, or begin like a comment and have fewer than a row, or
+  only their first field is filled.
+
+  Args:
+    sample: First whole lines of the file.
+    options: Options that the user gave.
+  """
+  lines = list(itertools.islice(_lines(sample), _SEEN))
+  if options.columns or not lines or sep_line(lines[0]) is not None:
+    return 0
+  given = options.delimiter
+  for delimiter in (given,) if given else ("\t", ";", "|", ","):
+    counts = [line.count(delimiter) for line in lines if line.strip()]
+    [(count, same)] = collections.Counter(counts).most_common(1) or [(0, 0)]
+    # A title in a table of two columns may be the only name of a header.
+    if count < 2 or same < 0.5 * len(counts) or len(counts) < _FEWEST:
+      continue
+    number = 0
+    while number < len(lines) and _is_before(lines[number], delimiter, count):
+      number += 1
+    if 0 < number <= _MOST_BEFORE and number < len(lines):
+      is_data = csv_header.looks_like_data(lines[number].split(delimiter))
+      return 0 if is_data else number
+  return 0
+
+
+def _is_before(line: str, delimiter: str, count: int) -> bool:
+  """Whether a line is a title, a comment or blank; rows have `count`."""
+  first, *others = (
+    field.strip(' "') for field in line.strip("\r\n").split(delimiter)
+  )
+  if others:
+    is_comment = len(others) < count and first.startswith(_COMMENTS)
+    return is_comment or not any(others)
+  # The names of the columns have some delimiter, if not that of lists in rows.
+  return first.startswith(_COMMENTS) or not _DELIMITING.search(first)
 
 
 def name(delimiter: str) -> str:
@@ -161,7 +208,7 @@ def _check(options: ReadOptions) -> None:
 
 def _lines(sample: str) -> Iterator[str]:
   start = 0
-  for found in _BREAKS.finditer(sample):
+  for found in BREAKS.finditer(sample):
     yield sample[start : found.end()]
     start = found.end()
   if start < len(sample):
@@ -173,6 +220,10 @@ def _present(lines: Sequence[str], options: ReadOptions) -> list[str]:
   found = []
   for delimiter in _DELIMITERS:
     many = sum(delimiter in line for line in lines[1:])
+    if delimiter.endswith(" ") and not any(
+      f'{delimiter}"' in line for line in lines
+    ):
+      continue  # The blank only matters where it keeps quotes from enclosing.
     # Rows may span lines, most of which then have no delimiter.
     if lines and delimiter in lines[0] and many >= 0.05 * (len(lines) - 1):
       found.append(delimiter)
@@ -286,6 +337,7 @@ def _rank(
     trial.num_fields == len(options.columns),
     trial.head == trial.num_fields,
     round(trial.share, 1),
+    delimiter.endswith(" "),
     delimiter in _STRONG,
     trial.num_fields,
     delimiter == ";" and _only_decimal_commas(lines),

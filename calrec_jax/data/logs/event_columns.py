@@ -15,6 +15,7 @@ import pyarrow as pa
 from calrec_jax.data.logs import (
   amount_columns,
   event_rows,
+  id_checks,
   id_codes,
   id_rules,
   json_blocks,
@@ -153,6 +154,8 @@ class EventColumns:
     def column(name: str) -> pa.Array:
       return _column(table, name)
 
+    for name in (columns.user, columns.item):
+      id_checks.note_floats(name, column(name), self._problems)
     self._rows.add(file, rows)
     users, items = self.ids(rows) if ids is None else ids
     self._users.add(users)
@@ -275,6 +278,9 @@ class EventColumns:
       rows.count(self._problems, "unknown_item", unknown)
       good &= ~unknown
     chosen = np.flatnonzero(good)
+    self._note_ids(columns.user, users[chosen], user_ids)
+    if self._num_known is None:
+      self._note_ids(columns.item, items[chosen], item_ids)
     if columns.order:
       chosen = chosen[
         np.argsort(event_rows.joined(self._order)[chosen], kind="stable")
@@ -309,6 +315,10 @@ class EventColumns:
         f"{len(names):,} different values, such as {shown}; kinds of event are "
         f"few. Name another column, or None."
       )
+
+  def _note_ids(self, name: str, codes: np.ndarray, ids: pa.Array) -> None:
+    missing = self._columns.missing
+    id_checks.note(name, codes, ids, missing, self._problems)
 
   def _bad(
     self, users: np.ndarray, items: np.ndarray, readable: np.ndarray
@@ -417,6 +427,13 @@ class EventColumns:
         f"catalogue in another spelling: {here!r} here, {there!r} there",
         found.binding,
         "unknown_item",
+      )
+    elif len(known) and not np.any((items >= 0) & (items < len(known))):
+      self._problems.note(
+        "wrong",
+        "no item id of the log is in the catalogue: "
+        f"{item_ids[int(codes[0])].as_py()!r} here, {known[0].as_py()!r} there",
+        "LogFiles.item_column or LogFiles.item_id_column, if they name others",
       )
 
 

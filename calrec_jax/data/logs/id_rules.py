@@ -16,10 +16,10 @@ from calrec_jax.data.logs import id_codes
 from calrec_jax.errors import InputError
 
 # In the order in which they are tried, the mildest first.
-RULES = ("leading_zeros", "case", "blanks", "decimals")
+RULES = ("leading_zeros", "case", "blanks", "decimals", "accents")
 _BLANKS = r"[\s\p{Z}\x{feff}\x{200b}]+"
 # A decimal point must be gone before zeros are, and blanks before both.
-_APPLIED = ("blanks", "decimals", "leading_zeros", "case")
+_APPLIED = ("accents", "blanks", "decimals", "leading_zeros", "case")
 
 
 class Spelling(NamedTuple):
@@ -63,13 +63,16 @@ def normalise(
   Args:
     ids: Ids as text; null stays null.
     rules: Some of `RULES`: "leading_zeros" removes them, "case" makes letters
-      small, "blanks" removes white space inside, "decimals" makes `15.0` `15`.
+      small, "blanks" removes white space inside, "decimals" makes `15.0` `15`,
+      "accents" makes a letter and its accent one character.
   """
   check_rules(rules)
   for rule in _APPLIED:
     if rule not in rules:
       continue
-    if rule == "blanks":
+    if rule == "accents":
+      ids = pc.utf8_normalize(ids, form="NFC")
+    elif rule == "blanks":
       ids = pc.replace_substring_regex(ids, _BLANKS, "")
     elif rule == "decimals":
       ids = pc.replace_substring_regex(ids, r"^(-?[0-9]+)\.0*$", r"\1")

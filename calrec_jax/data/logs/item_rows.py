@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from calrec_jax.data.logs import (
   arrow_columns,
+  id_checks,
   id_codes,
   id_rules,
   json_blocks,
@@ -140,7 +141,9 @@ class ItemRows:
         raw = _array(table, str(number))
         first, other = _first_values(raw, codes, count)
         differs |= other
-        chosen[column] = id_codes.Column(raw.take(first))
+        values_ = raw.take(first)
+        id_checks.note_words(column, values_, self._missing, self._problems)
+        chosen[column] = id_codes.Column(values_)
     starts = _first_rows(codes, np.arange(len(codes)), count)
     conflicting = np.flatnonzero(differs)
     if not self._own_files:  # An item counts once, however often it is bought.

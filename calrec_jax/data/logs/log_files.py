@@ -95,8 +95,8 @@ class LogFiles:
     encoding: Encoding of text files.
     decimal: Decimal sign of prices and other numbers, "." or ",".
     missing: Words that mean a missing value.
-    id_rules: Rules that spell ids alike in all files: some of "blanks",
-      "case", "decimals" (15.0 is 15) and "leading_zeros".
+    id_rules: Rules that spell ids alike in all files: some of "accents",
+      "blanks", "case", "decimals" (15.0 is 15) and "leading_zeros".
   """
 
   default_fields: ClassVar[tuple[text_lib.Field, ...]] = text_lib.DEFAULT_FIELDS

@@ -3,11 +3,13 @@
 Of every file, its rows are events, or counted as bad or left out.
 """
 
+import ast
 import datetime
 import gzip
 import json
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from calrec_jax.data.logs import problems as problems_lib
@@ -276,3 +278,170 @@ class TestFormats:
     assert found == expected(rows())
     with pytest.raises(InputError, match="damaged"):
       read(tmp_path, content[: len(content) // 2], name)
+
+
+def binding(note):
+  """The value of the setting that a note's remedy binds."""
+  name, _, value = note.remedy.partition(" = ")
+  assert name.startswith("LogFiles.")
+  return {name.removeprefix("LogFiles."): ast.literal_eval(value)}
+
+
+class TestIds:
+  @pytest.mark.parametrize(
+    "words", [["n/a"], ["N/A", "n/a"], ["-"], ["(null)"], ["NaT", "?"]]
+  )
+  def test_words_for_no_value_are_said_and_the_remedy_counts_them(
+    self, tmp_path, words
+  ):
+    changed = rows()
+    for k in range(0, 40, 5):
+      changed[k] = (words[k % len(words)], *changed[k][1:])
+    found, _, problems = read(tmp_path, csv(changed))
+    assert len(found) == 40
+    [note] = notes(problems, "may stand for no value")
+    assert "the 8 events" in note.message
+    found, _, problems = read(tmp_path, csv(changed), **binding(note))
+    assert len(found) == 32
+    assert problems.count("missing_user") == 8
+    assert not problems.notes()
+
+  @pytest.mark.parametrize("word", ["0", "-1", "guest", "Unknown"])
+  def test_a_word_that_may_be_an_id_is_said_if_it_has_many_events(
+    self, tmp_path, word
+  ):
+    some = [(word if k % 3 == 0 else u, *r) for k, (u, *r) in enumerate(rows())]
+    _, _, problems = read(tmp_path, csv(some))
+    [note] = notes(problems, "may stand for no value")
+    found, _, problems = read(tmp_path, csv(some), **binding(note))
+    assert len(found) == 26
+    assert not problems.notes()
+    few = [(word if u == "u0" else u, *r) for u, *r in rows()]
+    _, _, problems = read(tmp_path, csv(few))
+    assert not problems.notes()
+
+  def test_titles_that_are_words_for_no_value_are_said(self, tmp_path):
+    changed = [
+      (*row[:3], "n/a" if row[1] == "i3" else row[3]) for row in rows()
+    ]
+    _, _, problems = read(tmp_path, csv(changed))
+    [note] = notes(problems, "the title of 1 items")
+    _, items, problems = read(tmp_path, csv(changed), **binding(note))
+    assert items.columns["title"][3] is None
+    assert not problems.notes()
+
+  @pytest.mark.parametrize(
+    ("write", "rule"),
+    [
+      (lambda user: f"{user}.0", "decimals"),
+      (lambda user: f"000{user}", "leading_zeros"),
+    ],
+  )
+  def test_files_that_spell_ids_differently_are_said(
+    self, tmp_path, write, rule
+  ):
+    numbered = [(user.removeprefix("u"), *rest) for user, *rest in rows()]
+    later = [
+      (write(user), item, str(int(time) + 7), title)
+      for user, item, time, title in numbered
+    ]
+    (tmp_path / "more.csv").write_text(csv(later))
+    files = [str(tmp_path / name) for name in ("log.csv", "more.csv")]
+    found, _, problems = read(tmp_path, csv(numbered), interactions=files)
+    assert len({user for user, *_ in found}) == 16
+    [note] = notes(problems, "only in spelling")
+    assert binding(note) == {"id_rules": (rule,)}
+    found, _, problems = read(
+      tmp_path, csv(numbered), interactions=files, **binding(note)
+    )
+    assert len({user for user, *_ in found}) == 8
+    assert not problems.notes()
+
+  def test_one_name_in_two_normal_forms(self, tmp_path):
+    names = ["Jos\u00e9", "Jose\u0301"]
+    changed = [(names[k % 2], *r) for k, (_, *r) in enumerate(rows())]
+    _, _, problems = read(tmp_path, csv(changed))
+    [note] = notes(problems, "only in spelling")
+    assert binding(note) == {"id_rules": ("accents",)}
+    found, _, _ = read(tmp_path, csv(changed), **binding(note))
+    assert len({user for user, *_ in found}) == 1
+
+  def test_ids_that_a_spreadsheet_shortened_are_wrong(self, tmp_path):
+    changed = [(user, "1.23457E+12", *rest) for user, _, *rest in rows()]
+    _, _, problems = read(tmp_path, csv(changed))
+    [note] = notes(problems, "shortened")
+    assert note.severity == "wrong"
+
+  @pytest.mark.parametrize(("first", "said"), [(2**53, True), (2**40, False)])
+  def test_ids_that_are_large_floats_are_wrong(self, tmp_path, first, said):
+    columns = dict(zip(NAMES, zip(*rows(), strict=True), strict=True))
+    columns["user_id"] = [float(first + k % 8) for k in range(40)]
+    pq.write_table(pa.table(columns), tmp_path / "log.parquet")
+    found, _, problems = read(tmp_path, None, "log.parquet")
+    assert len({user for user, *_ in found}) == (5 if said else 8)
+    assert bool(notes(problems, "floating-point")) == said
+
+  def test_a_catalogue_of_other_ids_is_shown(self, tmp_path):
+    (tmp_path / "items.csv").write_text("item_id,title\nSKU-i1,Tea\n")
+    items = str(tmp_path / "items.csv")
+    found, _, problems = read(tmp_path, csv(rows()), items=items)
+    assert not found
+    [note] = notes(problems, "no item id of the log")
+    assert "'i0' here, 'SKU-i1' there" in note.message
+
+
+class TestAboveAndBeside:
+  @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+  @pytest.mark.parametrize(
+    ("above", "count"),
+    [
+      ("# exported 2020-09-01\n# by the shop\n", 2),
+      ("Sales report\n\n", 2),
+      ("Sales report{0}{0}{0}\n{0}{0}{0}\r\n", 2),
+      ("# exported{0} 2020-09-01\n", 1),
+      ("+------+------+\n", 1),
+    ],
+  )
+  def test_lines_above_the_names_are_skipped_and_counted(
+    self, tmp_path, delimiter, above, count
+  ):
+    above = above.format(delimiter)
+    content = above + csv(rows(), delimiter=delimiter)
+    found, _, problems = read(tmp_path, content)
+    assert found == expected(rows())
+    [reading] = problems.reading
+    assert reading["lines"] == 41 + count
+    assert reading["header_lines"] + reading["blank_lines"] == 1 + count
+    [note] = notes(problems, "no row of the table")
+    assert note.message.startswith("log.csv:1")
+
+  @pytest.mark.parametrize("genres", ["a|b|c", "a|b|c|d"])
+  def test_lists_in_the_rows_do_not_make_the_names_a_title(
+    self, tmp_path, genres
+  ):
+    content = csv([(*row, genres) for row in rows()], (*NAMES, "genres"))
+    found, _, problems = read(tmp_path, content)
+    assert found == expected(rows())
+    assert not problems.notes()
+
+  def test_a_name_for_one_of_three_columns_is_no_title_above_data(
+    self, tmp_path
+  ):
+    content = "x\n" + "".join(f"{k},{k % 3},{START + k}\n" for k in range(9))
+    with pytest.raises(InputError, match="has no column"):
+      read(tmp_path, content)
+
+  @pytest.mark.parametrize("delimiter", [", ", "; "])
+  @pytest.mark.parametrize("title", ["Tea, green; fresh", "Tea"])
+  def test_blanks_before_quotes(self, tmp_path, delimiter, title):
+    quoted = [(*row[:3], f'"{title}"') for row in rows()]
+    found, items, problems = read(tmp_path, csv(quoted, delimiter=delimiter))
+    assert len(found) == 40
+    assert set(items.columns["title"]) == {title}
+    assert not problems.as_list()
+
+  def test_blanks_in_quotes_are_no_delimiter(self, tmp_path):
+    quoted = [(*row[:3], '"Tea, "", green"') for row in rows()]
+    _, items, problems = read(tmp_path, csv(quoted))
+    assert set(items.columns["title"]) == {'Tea, ", green'}
+    assert problems.reading[0]["delimiter"] == ","
