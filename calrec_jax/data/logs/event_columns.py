@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from calrec_jax.data.logs import (
   id_codes,
   id_rules,
   json_blocks,
+  log_checks,
   numbers,
   values,
 )
@@ -26,6 +28,9 @@ from calrec_jax.data.logs import times as times_lib
 from calrec_jax.data.logs import where as where_lib
 from calrec_jax.errors import InputError
 
+# Ways to write dates that are compared with days without a word.
+_PLAIN_DATES = ("ISO 8601", "times of the file's own type")
+_MOST_KINDS = 127  # Each is a byte.
 _SHOWN = 1000  # First times, which show how they could be read.
 
 
@@ -106,7 +111,24 @@ class EventColumns:
     self._masks: dict[where_lib.Comparison, list[np.ndarray]] = {
       leaf: [] for leaf in leaves if leaf.column != columns.time
     }
-    self._time_leaves = {leaf for leaf in leaves if leaf.column == columns.time}
+    # Each with the name of its condition.
+    self._time_leaves = {
+      leaf: condition.binding
+      for condition in columns.conditions()
+      for leaf in condition.comparisons()
+      if leaf.column == columns.time
+    }
+    # Columns that are compared with days, which may be written otherwise.
+    self._dates = {
+      leaf.column: times_lib.TimeReader(missing=columns.missing)
+      for leaf in self._masks
+      if where_lib.is_day(leaf)
+    }
+    # Where a column that is compared with numbers holds something else.
+    self._no_numbers: dict[str, list[np.ndarray]] = {
+      leaf.column: [] for leaf in self._masks if where_lib.is_numeric(leaf)
+    }
+    self._first_texts: dict[str, Any] = {}
     self._negative: list[np.ndarray] = []
 
   def add(self, file: str, rows: json_blocks.Rows) -> None:
@@ -143,6 +165,16 @@ class EventColumns:
     """Adds for which rows of a block the comparisons hold."""
     for leaf, masks in self._masks.items():
       masks.append(self._mask(leaf, _column(table, leaf.column)))
+    for name, reader in self._dates.items():
+      reader.add(_column(table, name))
+    for name, parts in self._no_numbers.items():
+      column = _column(table, name)
+      sign = self._decimal(name, column)
+      bad = where_lib.unreadable(column, sign, self._columns.missing)
+      parts.append(bad)
+      if bad.any():
+        first = column[int(np.argmax(bad))].as_py()
+        self._first_texts.setdefault(name, first)
     if self._columns.where is not None:
       negative = np.zeros(table.num_rows, bool)
       for leaf in self._columns.where.amounts():
@@ -187,8 +219,10 @@ class EventColumns:
     users, user_ids = self._users.finish()
     items, item_ids = self._items.finish()
     masks = {leaf: _joined(parts) for leaf, parts in self._masks.items()}
-    for leaf in self._time_leaves:
-      masks[leaf] = where_lib.time_mask(leaf, times, readable)
+    for leaf, binding in self._time_leaves.items():
+      masks[leaf] = where_lib.time_mask(leaf, times, readable, binding)
+    self._compare_dates(masks)
+    self._note_no_numbers()
     good = self._selected(masks, len(rows))
     for kind, bad in self._bad(users, items, readable):
       rows.count(self._problems, kind, good & bad)
@@ -199,12 +233,23 @@ class EventColumns:
       rows.count(self._problems, "missing_kind", good & (codes < 0))
       good &= codes >= 0
       kinds, kind_names = codes, tuple(names.to_pylist())
-      if columns.targets is None:
+      if len(kind_names) > _MOST_KINDS:
+        raise InputError(
+          f"LogFiles.event_column = {columns.kind!r} has {len(kind_names):,} "
+          f"values, such as {kind_names[0]!r}; kinds of event are at most "
+          f"{_MOST_KINDS}. Name the column that tells views from purchases."
+        )
+      if columns.targets is None and len(kind_names) > 1:
+        counts = np.bincount(codes[good], minlength=len(kind_names))
+        order = np.argsort(-counts, kind="stable").tolist()
+        purchases = log_checks.purchase_condition(
+          columns.kind, [(kind_names[n], int(counts[n])) for n in order]
+        )
         self._problems.note(
           "suspect",
           f"all kinds of {columns.kind} may be targets: "
           f"{', '.join(kind_names[:4])}",
-          f"LogFiles.target_where = '{columns.kind} == \"{kind_names[-1]}\"'",
+          f"LogFiles.target_where = {purchases!r}",
         )
     if self._num_known is not None:
       self._note_spelling(items, item_ids, good & (items >= self._num_known))
@@ -285,6 +330,36 @@ class EventColumns:
       "LogFiles.time_column to another column or to None."
     )
 
+  def _compare_dates(
+    self, masks: dict[where_lib.Comparison, np.ndarray]
+  ) -> None:
+    """Compares dates with days as times, however the column writes them."""
+    for name, reader in self._dates.items():
+      found = reader.finish()
+      if not found.readable.any():
+        continue  # Texts that are compared as texts.
+      for leaf in masks:
+        if leaf.column == name and where_lib.is_day(leaf):
+          masks[leaf] = where_lib.time_mask(leaf, found.values, found.readable)
+      if found.how not in _PLAIN_DATES:
+        self._problems.note(
+          "info",
+          f"the column {name!r} is compared with days, and read as {found.how}",
+        )
+
+  def _note_no_numbers(self) -> None:
+    """Says where a column that is compared with numbers has other values."""
+    for name, parts in self._no_numbers.items():
+      bad = _joined(parts)
+      if bad.any():
+        first = self._rows.location(int(np.argmax(bad)))
+        self._problems.note(
+          "suspect",
+          f"{np.count_nonzero(bad):,} values of {name!r} are no numbers, the "
+          f"first is {self._first_texts[name]!r} at {first}; no comparison "
+          "with a number holds for them",
+        )
+
   def _selected(
     self, masks: dict[where_lib.Comparison, np.ndarray], count: int
   ) -> np.ndarray:
@@ -307,6 +382,7 @@ class EventColumns:
       )
       raise InputError(
         f"{where.binding} leaves none of {count:,} rows. Left out by {counts}."
+        + "".join(f" Note: {note.message}." for note in self._problems.notes())
       )
     return good
 

@@ -27,7 +27,15 @@ from calrec_jax.data.logs import numbers, values
 from calrec_jax.errors import InputError
 
 _EXAMPLE = "event == \"purchase\" and rating >= 4 and date >= '2024-01-01'"
-_QUOTED_NAME = re.compile("`([^`]+)`")
+_GRAMMAR = (
+  "Texts stand in quotes, a column whose name is not one word in backticks "
+  "(`event type`); and, or, not join comparisons by == != < <= > >= in."
+)
+# Texts come first: a backtick in one is a character of it.
+_QUOTED_NAME = re.compile(
+  r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')|`([^`]+)`"""
+)
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}([T ].*)?")
 _OPERATORS: Mapping[type[ast.cmpop], tuple[str, Callable[[Any, Any], Any]]] = {
   ast.Eq: ("==", operator.eq),
   ast.NotEq: ("!=", operator.ne),
@@ -37,6 +45,7 @@ _OPERATORS: Mapping[type[ast.cmpop], tuple[str, Callable[[Any, Any], Any]]] = {
   ast.GtE: (">=", operator.ge),
 }
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
+_TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 _SYMBOLS = {symbol: compare for symbol, compare in _OPERATORS.values()}
 _OF_TEXTS = {
   "==": pc.equal,
@@ -121,7 +130,7 @@ class Where:
       leaf.column
       for clause in self.clauses
       for leaf in clause.comparisons()
-      if leaf.symbol in (">", ">=") and isinstance(leaf.value, (int, float))
+      if leaf.symbol in (">", ">=") and is_numeric(leaf)
     ]
     return [Comparison(name, "<", 0) for name in dict.fromkeys(names)]
 
@@ -152,8 +161,10 @@ def parse(text: str, binding: str) -> Where:
   names: dict[str, str] = {}
 
   def stand_in(match: re.Match[str]) -> str:
-    name = f"quoted_name_{len(names)}"
-    names[name] = match[1]
+    if match[1] is not None:
+      return match[1]
+    name = f"quoted_name_{len(names)}_"
+    names[name] = match[2]
     return name
 
   source = _QUOTED_NAME.sub(stand_in, text.strip())
@@ -162,10 +173,10 @@ def parse(text: str, binding: str) -> Where:
   except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
     hint = " Equality is written ==." if re.search("[^=<>!]=[^=]", text) else ""
     raise InputError(
-      f"{binding} = {text!r} is not a condition ({error.args[0]}).{hint} An "
-      f"example: {_EXAMPLE}"
+      f"{binding} = {text!r} is not a condition ({error.args[0]}).{hint} "
+      f"{_GRAMMAR} An example: {_EXAMPLE}"
     ) from error
-  reader = _Reader(text, binding, names)
+  reader = _Reader(text, source, binding, names)
   is_and = isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And)
   parts = tree.values if is_and else [tree]
 
@@ -183,8 +194,11 @@ def parse(text: str, binding: str) -> Where:
 class _Reader:
   """Reads a syntax tree as comparisons."""
 
-  def __init__(self, text: str, binding: str, names: Mapping[str, str]) -> None:
-    self._text, self._binding, self._names = text, binding, names
+  def __init__(
+    self, text: str, source: str, binding: str, names: Mapping[str, str]
+  ) -> None:
+    self._text, self._source = text, source
+    self._binding, self._names = binding, names
 
   def read(self, node: ast.AST) -> Any:
     """The tree of a `Clause`."""
@@ -212,6 +226,8 @@ class _Reader:
     column, other = self._name(left), self._name(right)
     if isinstance(op, (ast.In, ast.NotIn)):
       values_ = self._constant(right)
+      if isinstance(values_, str):  # ("a") is one text in parentheses.
+        values_ = (values_,)
       if column is None or not isinstance(values_, tuple):
         raise self._error('`in` needs a column and a list: event in ("a", "b")')
       return Comparison(
@@ -232,12 +248,23 @@ class _Reader:
       raise self._error("a list of constants needs `in`")
     if comparison.value is None and comparison.symbol not in ("==", "!="):
       raise self._error("None, a missing value, can only be compared by == !=")
+    if comparison.symbol in ("==", "!="):
+      return comparison
+    if isinstance(comparison.value, bool):
+      raise self._error(f"{comparison.value} can only be compared by == !=")
+    if isinstance(comparison.value, str) and _is_number(comparison.value):
+      # As texts "9" comes after "10", which nobody means.
+      raise self._error(
+        f"{comparison.value!r} is a text; a number stands without quotes"
+      )
     return comparison
 
   def _name(self, node: ast.AST) -> str | None:
     """The column that a node names; dots name parts of it."""
     if isinstance(node, ast.Name):
-      return self._names.get(node.id, node.id)
+      # As it is written: Python's parser makes one of similar letters.
+      name = ast.get_source_segment(self._source, node) or node.id
+      return self._names.get(name, name)
     if isinstance(node, ast.Attribute):
       before = self._name(node.value)
       return None if before is None else f"{before}.{node.attr}"
@@ -258,7 +285,8 @@ class _Reader:
 
   def _error(self, why: str) -> InputError:
     return InputError(
-      f"{self._binding} = {self._text!r}: {why}. An example: {_EXAMPLE}"
+      f"{self._binding} = {self._text!r}: {why}. {_GRAMMAR} An example: "
+      f"{_EXAMPLE}"
     )
 
 
@@ -287,6 +315,11 @@ def mask(
       return found
     return ~found & mask(Comparison(name, "!=", None), column, decimal, missing)
   value, compare = comparison.value, _SYMBOLS[comparison.symbol]
+  if isinstance(value, bool):
+    texts = pc.utf8_lower(_truths(column, missing))
+    same, other = (_TRUE, _FALSE) if value else (_FALSE, _TRUE)
+    chosen = same if comparison.symbol == "==" else other
+    return _to_numpy(pc.is_in(texts, pa.array(chosen, texts.type)))
   if value is None:
     absent = _to_numpy(values.ids(column, missing).is_null())
     return absent if comparison.symbol == "==" else ~absent
@@ -300,10 +333,26 @@ def mask(
   return _to_numpy(pc.fill_null(holds, False))
 
 
+def is_day(comparison: Comparison) -> bool:
+  """Whether a comparison is with a day or time, as ISO 8601 writes them."""
+  value = comparison.value
+  many = value if isinstance(value, tuple) else (value,)
+  return bool(many) and all(
+    isinstance(v, str) and _DAY.fullmatch(v.strip()) for v in many
+  )
+
+
+def is_numeric(comparison: Comparison) -> bool:
+  """Whether a comparison is with a number."""
+  value = comparison.value
+  return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def time_mask(
   comparison: Comparison,
   times: np.ndarray,
   readable: np.ndarray,
+  binding: str = "LogFiles.where",
 ) -> np.ndarray:
   """bool[n], for which times a comparison with a day or time holds.
 
@@ -311,21 +360,49 @@ def time_mask(
     comparison: Comparison of the time column.
     times: int64[n], unix milliseconds.
     readable: bool[n], which of them could be read.
+    binding: The gin name of the condition, for messages.
   """
+  if comparison.value is None:
+    return ~readable if comparison.symbol == "==" else readable
   if comparison.symbol in ("in", "not in"):
     found = np.zeros(len(times), bool)
     for value in comparison.value:
       one = Comparison(comparison.column, "==", value)
-      found |= time_mask(one, times, readable)
+      found |= time_mask(one, times, readable, binding)
     return found if comparison.symbol == "in" else ~found & readable
   try:
     limit = round(events_lib.milliseconds(comparison.value))
   except (TypeError, ValueError) as error:
     raise InputError(
-      f"LogFiles.where: the column {comparison.column!r} holds times; compare "
+      f"{binding}: the column {comparison.column!r} holds times; compare "
       f"it with a day or time such as '2024-01-31', not {comparison.value!r}."
     ) from error
   return _SYMBOLS[comparison.symbol](times, limit) & readable
+
+
+def unreadable(
+  column: pa.Array | pa.ChunkedArray,
+  decimal: str,
+  missing: Sequence[str],
+) -> np.ndarray:
+  """bool[n], which values are there, but are no number."""
+  _, readable = numbers.parse(_numeric(column), decimal)
+  if readable.all():
+    return ~readable
+  return ~readable & _to_numpy(values.ids(column, missing).is_valid())
+
+
+def _truths(
+  column: pa.Array | pa.ChunkedArray, missing: Sequence[str]
+) -> pa.Array:
+  """A column of truth values as text, whatever its type."""
+  if pa.types.is_boolean(column.type):
+    return column.cast(pa.large_string())
+  return values.ids(column, missing)
+
+
+def _is_number(value: str) -> bool:
+  return re.fullmatch(r"\s*[-+]?\d+([.,]\d+)?\s*", value) is not None
 
 
 def _numeric(column: pa.Array | pa.ChunkedArray) -> pa.Array:
