@@ -7,16 +7,23 @@ request without items that says why and where; the others are answered.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from calrec_jax.data.cache.token_cache import TokenCache
-from calrec_jax.data.logs import id_codes, log_files, read_options, tables
+from calrec_jax.data.logs import (
+  id_rules,
+  log_files,
+  read_options,
+  tables,
+)
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import times as times_lib
 from calrec_jax.data.logs import values as values_lib
@@ -43,6 +50,8 @@ class Columns(NamedTuple):
     time: Name of the column of times, or None.
     time_unit: Unit of times, as of `LogFiles`.
     time_format: Pattern of times, or None.
+    kind: Name of the column of kinds of event, or None.
+    id_rules: Rules that spell ids alike, as of `LogFiles`.
     options: How files are written.
   """
 
@@ -51,6 +60,8 @@ class Columns(NamedTuple):
   time: str | None = "timestamp"
   time_unit: str | None = None
   time_format: str | None = None
+  kind: str | None = None
+  id_rules: tuple[str, ...] = ()
   options: read_options.ReadOptions = read_options.ReadOptions()
 
   @classmethod
@@ -64,6 +75,8 @@ class Columns(NamedTuple):
       source.time_column,
       source.time_unit,
       source.time_format,
+      source.event_column,
+      tuple(source.id_rules),
       read_options.ReadOptions(missing=tuple(source.missing)),
     )
 
@@ -112,7 +125,8 @@ def read(
     _present(table, _LISTS),
     _present(table, (columns.item, *_ITEMS)),
   )
-  reader = _Reader(path, cache, skip_unknown)
+  as_json = any(each.get("format") == "json" for each in problems.reading)
+  reader = _Reader(path, cache, skip_unknown, columns, as_json)
   if not len(table.lines) and not problems.places:
     raise InputError(f"{path} holds no history. {_EXAMPLE}")
   if len(table.lines) and (users is None or not (lists or items)):
@@ -124,13 +138,13 @@ def read(
   if len(table.lines) and lists is not None:
     for line, user, values in zip(
       table.lines.tolist(),
-      _ids(table.columns[str(users)]),
-      _lists(table.columns[lists], problems),
+      reader.ids(table, str(users)),
+      map(_parsed if as_json else _list_of_text, table.columns[lists]),
       strict=True,
     ):
       requests.append(reader.of_list(line, user, values))
   elif len(table.lines):
-    requests = reader.of_events(table, str(users), str(items), columns)
+    requests = reader.of_events(table, str(users), str(items))
   # A line that is no row cannot say whose it is.
   requests += [
     nobody(None, f"{BAD_HISTORY}: {place}: {what}")
@@ -143,41 +157,68 @@ def _read_table(
   path: pathlib.Path, columns: Columns, problems: problems_lib.Problems
 ) -> Table:
   """The columns that a file of histories may have; the log's own reader."""
-  wanted = [columns.user, *_USERS, *_LISTS, columns.item, *_ITEMS, *_TIMES]
-  if columns.time:
-    wanted.append(columns.time)
-  # In JSON one history may be a list, the next by mistake a text.
-  options = dataclasses.replace(columns.options, as_json=_LISTS)
+  ids = [columns.user, *_USERS, columns.item, *_ITEMS]
+  wanted = [*ids, *_LISTS, *_TIMES]
+  wanted += [name for name in (columns.time, columns.kind) if name]
+  # In JSON one history may be a list, the next by mistake a text; and an id
+  # that is none must not change the type of the others.
+  apart = (*_LISTS, *filter(_is_key, ids))
+  options = dataclasses.replace(columns.options, as_json=apart)
   return tables.read(str(path), wanted, problems, options)
 
 
-def _lists(
-  values: id_codes.Column, problems: problems_lib.Problems
-) -> Iterable[Any]:
-  """The values of a column of lists, each as it is in the file."""
-  [reading] = problems.reading
-  if reading.get("format") != "json":
-    return values
-  return (None if each is None else json.loads(each) for each in values)
+def _list_of_text(value: Any) -> Any:
+  """A list that a file without lists, such as CSV, holds as JSON."""
+  if not isinstance(value, str):
+    return value
+  text = value.strip()
+  if not text:
+    return None
+  if text.startswith("["):
+    with contextlib.suppress(ValueError, RecursionError):
+      return json.loads(text)
+  return value
+
+
+def _parsed(value: str | None) -> Any:
+  return None if value is None else json.loads(value)
+
+
+def _is_key(name: str) -> bool:
+  """Whether a column can only be a key of objects, not a part of a value."""
+  return "." not in name and "[" not in name
 
 
 def _present(table: Table, names: Sequence[str]) -> str | None:
   return next((name for name in names if name in table.available), None)
 
 
-def _ids(values: id_codes.Column) -> list[str | None]:
-  return values_lib.ids(values.values).to_pylist()
-
-
 class _Reader:
   """Histories of one file as requests."""
 
   def __init__(
-    self, path: pathlib.Path, cache: TokenCache, skip_unknown: bool
+    self,
+    path: pathlib.Path,
+    cache: TokenCache,
+    skip_unknown: bool,
+    columns: Columns,
+    as_json: bool,
   ) -> None:
-    self._path, self._cache = path, cache
+    self._path, self._cache, self._columns = path, cache, columns
+    self._as_json = as_json
     self._rows = cache.catalogue.rows
     self._skip_unknown = skip_unknown
+
+  def ids(self, table: Table, name: str) -> list[str | None]:
+    """The ids of a column, spelt as those of the log are."""
+    values = table.columns[name].values
+    if self._as_json and _is_key(name):
+      found = [_id(_parsed(value)) for value in values.to_pylist()]
+      values = pa.array(found, pa.large_string())
+    return self._spelt(values_lib.ids(values, self._columns.options.missing))
+
+  def _spelt(self, ids: pa.Array) -> list[str | None]:
+    return id_rules.normalise(ids, self._columns.id_rules).to_pylist()
 
   def of_list(self, line: int, user: str | None, values: Any) -> Request:
     """The request of a row that holds a whole history."""
@@ -186,57 +227,101 @@ class _Reader:
       return nobody(None, f"{BAD_HISTORY}: {place}: no user id")
     if isinstance(values, str):
       fault = f"items is the text {values[:40]!r}; it must be a list of ids"
+      if not self._as_json:
+        fault += ', as JSON writes it: ["id-1", "id-2"]'
     elif values is None:
       fault = "items is missing; give a list of ids"
     elif not isinstance(values, (list, tuple, np.ndarray)):
       fault = f"items is {str(values)[:40]}; it must be a list of ids"
     else:
-      ids = [_item_id(value) for value in values]
+      ids = [_id(value) for value in values]
       if None not in ids:
-        return self._request(place, user, ids)
+        spelt = self._spelt(pa.array(ids, pa.large_string()))
+        return self._request(place, user, spelt)
       wrong = values[ids.index(None)]
-      fault = f"items holds {str(wrong)[:40]}, which is no id"
+      shown = str(wrong)[:40] or "an empty text"
+      fault = f"items holds {shown}, which is no id"
     return nobody(user, f"{BAD_HISTORY}: {place}: {fault}")
 
-  def of_events(
-    self, table: Table, user: str, item: str, columns: Columns
-  ) -> list[Request]:
+  def of_events(self, table: Table, user: str, item: str) -> list[Request]:
     """The requests of rows that hold one event each, by user."""
-    users, items = _ids(table.columns[user]), _ids(table.columns[item])
-    times, readable = _times(table, columns)
+    users, items = self.ids(table, user), self.ids(table, item)
+    times, readable = _times(table, self._columns)
+    kinds = self._kinds(table)
     lines = table.lines.tolist()
+
+    def place(row: int) -> str:
+      return problems_lib.location(str(self._path), lines[row])
+
+    def fault(row: int) -> str | None:
+      if items[row] is None:
+        return "no item id"
+      if not readable[row]:
+        return "no readable time"
+      return None if kinds is None else self._fault_of_kind(kinds[row])
+
     events: dict[str | None, list[int]] = {}
     for row, user_id in enumerate(users):
       events.setdefault(user_id, []).append(row)
     requests = []
     for user_id, rows in events.items():
-      place = problems_lib.location(str(self._path), lines[rows[0]])
       if user_id is None:
         requests += [
-          nobody(
-            None,
-            f"{BAD_HISTORY}: "
-            f"{problems_lib.location(str(self._path), lines[row])}: no user id",
-          )
+          nobody(None, f"{BAD_HISTORY}: {place(row)}: no user id")
           for row in rows
         ]
         continue
-      bad = [row for row in rows if items[row] is None or not readable[row]]
-      rows = [row for row in rows if items[row] is not None and readable[row]]
-      rows.sort(key=lambda row: times[row])  # Stable: ties as in the file.
-      request = self._request(place, user_id, [items[row] for row in rows])
+      bad = [(row, why) for row in rows if (why := fault(row)) is not None]
+      left_out = {row for row, _ in bad}
+      good = [row for row in rows if row not in left_out]
+      good.sort(key=lambda row: times[row])  # Stable: ties as in the file.
+      said = ""
       if bad:
-        at = problems_lib.location(str(self._path), lines[bad[0]])
-        what = "no item id" if items[bad[0]] is None else "no readable time"
-        said = f"{BAD_HISTORY}: {at}: {what}; {len(bad)} events left out"
-        request = request._replace(reason=request.reason or said)
-      requests.append(request)
+        said = (
+          f"{BAD_HISTORY}: {place(bad[0][0])}: {bad[0][1]}; "
+          f"{len(bad)} events left out"
+        )
+      if not good:
+        requests.append(nobody(user_id, said))
+        continue
+      request = self._request(
+        place(good[0]),
+        user_id,
+        [items[row] for row in good],
+        None if kinds is None else [str(kinds[row]) for row in good],
+      )
+      reasons = [each for each in (request.reason, said) if each]
+      requests.append(request._replace(reason="; ".join(reasons) or None))
     return requests
 
+  def _kinds(self, table: Table) -> list[str | None] | None:
+    """The kind of each event; None where all are what is asked for."""
+    name = self._columns.kind
+    if self._cache.kinds is None or name is None:
+      return None
+    if name not in table.available:
+      return None
+    missing = self._columns.options.missing
+    return values_lib.ids(table.columns[name].values, missing).to_pylist()
+
+  def _fault_of_kind(self, kind: str | None) -> str | None:
+    known = self._cache.kinds
+    assert known is not None
+    if kind is None:
+      return "no kind of event"
+    if kind in known.names:
+      return None
+    return f"the model knows no event {kind!r}, but {', '.join(known.names)}"
+
   def _request(
-    self, place: str, user: str, ids: Sequence[str | None]
+    self,
+    place: str,
+    user: str,
+    ids: Sequence[str | None],
+    kinds: Sequence[str] | None = None,
   ) -> Request:
-    known = [self._rows[str(i)] for i in ids if i in self._rows]
+    places = [n for n, i in enumerate(ids) if i in self._rows]
+    known = [self._rows[str(ids[n])] for n in places]
     unknown = [i for i in ids if i not in self._rows]
     if not known:
       held = (
@@ -249,7 +334,10 @@ class _Reader:
         f"{UNKNOWN_ITEMS}: {place}: the catalogue does not hold "
         f"{unknown[0]!r}; {len(unknown)} of {len(ids)} left out"
       )
-    items = self._cache.plain_history(np.array(known, np.int32))
+    items = self._cache.plain_history(
+      np.array(known, np.int32),
+      None if kinds is None else [kinds[n] for n in places],
+    )
     return Request(user, items, reason)
 
 
@@ -272,7 +360,7 @@ def _times(table: Table, columns: Columns) -> tuple[np.ndarray, np.ndarray]:
   return found.values, found.readable
 
 
-def _item_id(value: Any) -> str | None:
+def _id(value: Any) -> str | None:
   """An id as the log's readers read it; None for what is none."""
   if isinstance(value, bool):
     return None

@@ -132,6 +132,11 @@ class TokenCache:
     self._split(split)
     return self._array(f"{split}.lengths"), self._array(f"{split}.offsets")
 
+  def user_ids(self, split: str) -> list[str]:
+    """Ids of the users of a split, in the order of `event_lengths`."""
+    users = range(self.num_documents(split))
+    return [document.user_id for document in self._streamed(split, users)]
+
   def event_times(self, split: str) -> np.ndarray | None:
     """The time of every event, int64[E], in the order of `event_lengths`.
 
@@ -316,13 +321,9 @@ class TokenCache:
     """The parts of a joined split; all users are read once."""
     if split not in self._joins:
       self._joins[split] = joined_splits.join(
-        [(name, self._user_ids(name)) for name in joined_splits.names(split)]
+        [(name, self.user_ids(name)) for name in joined_splits.names(split)]
       )
     return self._joins[split]
-
-  def _user_ids(self, split: str) -> list[str]:
-    users = range(self.num_documents(split))
-    return [document.user_id for document in self._streamed(split, users)]
 
   def _streamed(
     self, split: str, indices: Sequence[int] | np.ndarray

@@ -365,7 +365,11 @@ class Domain:
     if not len(events):
       raise InputError(
         f"Domain {self.name!r} is empty: {why}."
-        + (f" Bad rows:\n{problems.table()}" if len(problems) else "")
+        + "".join(
+          f"\n  {count:>9,}  rows left out by LogFiles.where: {condition}"
+          for condition, count in problems.excluded.items()
+        )
+        + (f"\nBad rows:\n{problems.table()}" if len(problems) else "")
         + "".join(
           f"\n  {note.message}"
           + (f"\n    -> {note.remedy}" * bool(note.remedy))

@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 
 from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.data.domain import splits
 from calrec_jax.data.logs import events
 from calrec_jax.errors import InputError
 from calrec_jax.storage import lineage
 
 CHECKPOINT = "checkpoint"
 _SECOND = 1000  # Cards give times to the second.
+# Numbers in between are days such as 20240501, or unix seconds.
+_NO_MILLISECONDS = (10**7, 10**11)
 # Fewest events of a user who is evaluated by `leave_one_out`.
 _EVALUATED = 3
 
@@ -85,19 +88,71 @@ class Since:
       )
     if possible is None:
       possible = np.ones(len(times), bool)
-    return possible & ~_known(times, offsets, possible, trained)
+    later = np.zeros(len(offsets) - 1, np.int64)
+    if trained.held_out and not _temporal(cache.card["period"]):
+      later = _held_out_now(cache, split, trained.before)
+    return possible & ~_known(times, offsets, possible, trained, later)
+
+
+def _temporal(period: Mapping[str, Any]) -> bool:
+  """Whether a split is global temporal, by the period on its card."""
+  return "validation_start" in period
+
+
+def _held_out_now(cache: TokenCache, split: str, before: int) -> np.ndarray:
+  """Number of events before a time that the log of today holds out, by user.
+
+  They follow the user's events in `split`, which does not show them.
+
+  Args:
+    cache: Token cache of a domain with a leave-one-out split.
+    split: Split that is trained on.
+    before: Unix milliseconds.
+
+  Returns:
+    int64[n], for each user of the split.
+  """
+  number = 2 if split == "train" else 1
+  _, offsets = cache.event_lengths("test")
+  times, possible = (
+    cache.event_times("test"),
+    cache.event_marks("test", "targets"),
+  )
+  assert times is not None
+  found = {}
+  for row, user in enumerate(cache.user_ids("test")):
+    at = np.arange(offsets[row], offsets[row + 1])
+    if possible is not None:
+      at = at[possible[at]]
+    found[user] = np.count_nonzero(times[at[-number:]] < before)
+  users = cache.user_ids(split)
+  return np.array([found.get(user, 0) for user in users], np.int64)
 
 
 def _known(
-  times: np.ndarray, offsets: np.ndarray, possible: np.ndarray, trained: Trained
+  times: np.ndarray,
+  offsets: np.ndarray,
+  possible: np.ndarray,
+  trained: Trained,
+  later: np.ndarray,
 ) -> np.ndarray:
-  """bool[E], which events were trained on."""
+  """bool[E], which events were trained on.
+
+  Args:
+    times: int64[E], time of each event.
+    offsets: int64[n + 1], offsets of users.
+    possible: bool[E], which events may be targets.
+    trained: What was trained on.
+    later: int64[n], number of possible targets of each user that follow these
+      events and are before `trained.before` too.
+  """
   before = times < trained.before
   if not trained.held_out:
     return before
   earlier = np.concatenate([[0], np.cumsum(before & possible)])
   counts = np.diff(earlier[offsets])  # Targets before then, by user.
-  known = np.where(counts < _EVALUATED, counts, counts - trained.held_out)
+  held_out = np.where(counts + later < _EVALUATED, 0, trained.held_out)
+  known = counts - np.maximum(held_out - later, 0)
   ranks = np.concatenate([[0], np.cumsum(possible)])
   lengths = np.diff(offsets)
   of_user = ranks[:-1] - np.repeat(ranks[offsets[:-1]], lengths)
@@ -110,6 +165,12 @@ def on_or_after(value: str | int) -> Since:
   Raises:
     InputError: If the text is no day.
   """
+  low, high = _NO_MILLISECONDS
+  if not isinstance(value, str) and low <= value < high:
+    raise InputError(
+      f"Feed.since = {value}: as unix milliseconds that is "
+      f"{splits.day(value)}. Write a day as text, such as '2024-05-01'."
+    )
   if isinstance(value, str):
     try:
       value = round(events.milliseconds(value))

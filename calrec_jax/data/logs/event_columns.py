@@ -31,6 +31,8 @@ from calrec_jax.data.logs import times as times_lib
 from calrec_jax.data.logs import where as where_lib
 from calrec_jax.errors import InputError
 
+# Ways to write dates that are compared with days without a word.
+_PLAIN_DATES = ("ISO 8601", "times of the file's own type")
 _SHOWN = 1000  # First times, which show how they could be read.
 _DECIDING = 10_000  # First rows, which tell the decimal signs of columns.
 _MOST_KINDS = 127  # An int8 numbers them.
@@ -123,7 +125,19 @@ class EventColumns:
     self._masks: dict[where_lib.Comparison, list[np.ndarray]] = {
       leaf: [] for leaf in leaves if leaf.column != columns.time
     }
-    self._time_leaves = {leaf for leaf in leaves if leaf.column == columns.time}
+    # Each with the name of its condition.
+    self._time_leaves = {
+      leaf: condition.binding
+      for condition in columns.conditions()
+      for leaf in condition.comparisons()
+      if leaf.column == columns.time
+    }
+    # Columns that are compared with days, which may be written otherwise.
+    self._dates = {
+      leaf.column: times_lib.TimeReader(missing=columns.missing)
+      for leaf in self._masks
+      if where_lib.is_day(leaf)
+    }
     self._negative: list[np.ndarray] = []
 
   def ids(self, rows: json_blocks.Rows) -> tuple[pa.Array, pa.Array]:
@@ -222,6 +236,8 @@ class EventColumns:
       amounts.parse(name, _column(table, name))
     for leaf, masks in self._masks.items():
       masks.append(mask(leaf))
+    for name, reader in self._dates.items():
+      reader.add(_column(table, name))
     if self._columns.where is not None:
       negative = np.zeros(table.num_rows, bool)
       for leaf in self._columns.where.amounts():
@@ -251,8 +267,9 @@ class EventColumns:
     masks = {
       leaf: event_rows.joined(parts) for leaf, parts in self._masks.items()
     }
-    for leaf in self._time_leaves:
-      masks[leaf] = where_masks.time_mask(leaf, times, readable)
+    for leaf, binding in self._time_leaves.items():
+      masks[leaf] = where_masks.time_mask(leaf, times, readable, binding)
+    self._compare_dates(masks)
     good = self._selected(masks, len(rows))
     self._note_times(times, readable, good)
     for kind, bad in self._bad(users, items, readable):
@@ -266,11 +283,16 @@ class EventColumns:
       good &= codes >= 0
       kinds, kind_names = codes, tuple(names.to_pylist())
       if columns.targets is None and len(kind_names) > 1:
+        counts = np.bincount(codes[good], minlength=len(kind_names))
+        order = np.argsort(-counts, kind="stable").tolist()
+        purchases = log_checks.purchase_condition(
+          columns.kind, [(kind_names[n], int(counts[n])) for n in order]
+        )
         self._problems.note(
           "suspect",
           f"all kinds of {columns.kind} may be targets: "
           f"{', '.join(kind_names[:4])}",
-          f"LogFiles.target_where = '{columns.kind} == \"{kind_names[-1]}\"'",
+          f"LogFiles.target_where = {purchases!r}",
         )
     if self._num_known is not None:
       self._note_spelling(items, item_ids, good & (items >= self._num_known))
@@ -381,6 +403,25 @@ class EventColumns:
       f"LogFiles.time_unit to one of {', '.join(times_lib.UNITS)}, or "
       "LogFiles.time_column to another column or to None."
     )
+
+  def _compare_dates(
+    self, masks: dict[where_lib.Comparison, np.ndarray]
+  ) -> None:
+    """Compares dates with days as times, however the column writes them."""
+    for name, reader in self._dates.items():
+      found = reader.finish()
+      if not found.readable.any():
+        continue  # Texts that are compared as texts.
+      for leaf in masks:
+        if leaf.column == name and where_lib.is_day(leaf):
+          masks[leaf] = where_masks.time_mask(
+            leaf, found.values, found.readable
+          )
+      if found.how not in _PLAIN_DATES:
+        self._problems.note(
+          "info",
+          f"the column {name!r} is compared with days, and read as {found.how}",
+        )
 
   def _selected(
     self, masks: dict[where_lib.Comparison, np.ndarray], count: int

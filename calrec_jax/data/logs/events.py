@@ -136,8 +136,8 @@ def repeats(
 def duplicates(events: Events) -> np.ndarray:
   """bool[E], whether an event is a second one of its user, item and time.
 
-  Also of its kind, where there are several. Such events come from exports that
-  overlap; the first one is the event.
+  Also of its kind, where there are several, and both targets or neither. Such
+  events come from exports that overlap; the first one is the event.
 
   Args:
     events: Sorted events.
@@ -148,8 +148,9 @@ def duplicates(events: Events) -> np.ndarray:
   tied[:-1] |= tied[1:]
   rows = np.flatnonzero(tied)
   columns = [rows, events.items[rows]]  # The last is the first key.
-  if events.kinds is not None:
-    columns.insert(1, events.kinds[rows])
+  for column in (events.kinds, events.targets):
+    if column is not None:
+      columns.insert(1, column[rows])
   columns += [events.timestamps[rows], events.users[rows]]
   order = np.lexsort(columns)
   same = np.logical_and.reduce(

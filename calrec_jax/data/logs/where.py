@@ -25,6 +25,7 @@ _QUOTED = re.compile(
   r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`(?P<name>[^`]+)`"""
 )
 _SQL = re.compile(r"\b(?:AND|OR|NOT|LIKE|IN|IS|BETWEEN)\b|&&|\|\||<>")
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}([T ].*)?")
 _WORDS = {"and", "or", "not", "in", "is", "None", "True", "False"}
 _SHOWN = 200  # Characters of a condition in a message.
 _SYMBOLS: Mapping[type[ast.cmpop], str] = {
@@ -119,7 +120,7 @@ class Where:
       leaf.column
       for clause in self.clauses
       for leaf in clause.comparisons()
-      if leaf.symbol in (">", ">=") and isinstance(leaf.value, (int, float))
+      if leaf.symbol in (">", ">=") and is_numeric(leaf)
     ]
     return [Comparison(name, "<", 0) for name in dict.fromkeys(names)]
 
@@ -131,6 +132,15 @@ class Where:
     for clause in self.clauses:
       found &= clause.holds(masks, length)
     return found
+
+
+def is_day(comparison: Comparison) -> bool:
+  """Whether a comparison is with a day or time, as ISO 8601 writes them."""
+  value = comparison.value
+  many = value if isinstance(value, tuple) else (value,)
+  return bool(many) and all(
+    isinstance(v, str) and _DAY.fullmatch(v.strip()) for v in many
+  )
 
 
 def parse(text: str, binding: str) -> Where:
@@ -251,6 +261,8 @@ class _Reader:
     column, other = self._name(left), self._name(right)
     if isinstance(op, (ast.In, ast.NotIn)):
       values_ = self._constant(right)
+      if isinstance(values_, str):  # ("a") is one text in parentheses.
+        values_ = (values_,)
       if column is None or not isinstance(values_, tuple):
         raise self._error(
           left, '`in` needs a column and a list: event in ("a", "b")'
@@ -285,7 +297,9 @@ class _Reader:
   def _name(self, node: ast.AST) -> str | None:
     """The column that a node names; dots name parts of it."""
     if isinstance(node, ast.Name):
-      return self._names.get(node.id, node.id)
+      # As it is written: Python's parser makes one of similar letters.
+      name = ast.get_source_segment(self._source, node) or node.id
+      return self._names.get(name, name)
     if isinstance(node, ast.Attribute):
       before = self._name(node.value)
       return None if before is None else f"{before}.{node.attr}"

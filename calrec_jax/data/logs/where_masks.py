@@ -91,6 +91,7 @@ def time_mask(
   comparison: Comparison,
   times: np.ndarray,
   readable: np.ndarray,
+  binding: str = "LogFiles.where",
 ) -> np.ndarray:
   """bool[n], for which times a comparison with a day or time holds.
 
@@ -98,12 +99,13 @@ def time_mask(
     comparison: Comparison of the time column.
     times: int64[n], unix milliseconds.
     readable: bool[n], which of them could be read.
+    binding: The gin name of the condition, for messages.
   """
   if comparison.symbol in ("in", "not in"):
     found = np.zeros(len(times), bool)
     for value in comparison.value:
       one = Comparison(comparison.column, "==", value)
-      found |= time_mask(one, times, readable)
+      found |= time_mask(one, times, readable, binding)
     return found if comparison.symbol == "in" else ~found & readable
   if comparison.value is None:
     return ~readable if comparison.symbol == "==" else readable
@@ -111,7 +113,7 @@ def time_mask(
     limit = round(events_lib.milliseconds(comparison.value))
   except (TypeError, ValueError) as error:
     raise InputError(
-      f"A condition compares the times of the column {comparison.column!r} "
+      f"{binding} compares the times of the column {comparison.column!r} "
       f"with {comparison.value!r}; compare them with a day or time such as "
       "'2024-01-31'."
     ) from error

@@ -7,7 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from calrec_jax.data import building
+from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.data.dataset import Dataset
+from calrec_jax.data.domain.domain import Domain
 from calrec_jax.data.logs.log_files import LogFiles
+from calrec_jax.data.vocabulary.trained import TrainedSentencePiece
 from calrec_jax.recommend import histories
 from calrec_jax.recommend.histories import Columns
 from tests.fixtures import small_logs
@@ -216,3 +221,94 @@ def test_times_in_another_unit_than_the_log_s_are_refused(read):
   assert read("h.csv", rows) == [("anna", "a", None)]  # Detected.
   with pytest.raises(ValueError, match="can be read as those of the log"):
     read("h.csv", rows, columns=Columns(time_unit="s"))
+
+
+@pytest.mark.parametrize("wrong", [["x"], {"a": 1}, True, 1.5])
+def test_an_id_that_is_none_spoils_no_other_history(read, wrong):
+  found = read(
+    "h.jsonl",
+    LISTS + lines({"user_id": wrong, "items": ["a"]}),
+  )
+  assert found[2:] == [(None, "", "bad history: h.jsonl:3: no user id")]
+  assert dict(each[:2] for each in found[:2]) == EXPECTED
+  found = read(
+    "h.jsonl",
+    lines(
+      {"user_id": "anna", "item_id": "a"}, {"user_id": "ben", "item_id": wrong}
+    ),
+  )
+  said = "bad history: h.jsonl:2: no item id; 1 events left out"
+  assert found == [("anna", "a", None), ("ben", "", said)]
+
+
+def test_a_list_in_a_csv_file_is_written_as_json(read):
+  rows = 'user_id,items\nanna,"[""a"", ""b""]"\nben,"[""a"", "\ncleo,\n'
+  anna, ben, cleo = read("h.csv", rows)
+  assert anna == ("anna", "ab", None)
+  assert "h.csv:3: items is the text" in ben[2]
+  assert "items is missing" in cleo[2]
+
+
+def test_ids_are_spelt_as_those_of_the_log(read):
+  columns = Columns(id_rules=("case",))
+  assert read(
+    "h.csv", "user_id,item_id\nAnna,A\nanna,B\n", columns=columns
+  ) == [("anna", "ab", None)]
+  assert read("h.jsonl", lines({"user_id": "X", "items": ["C"]})) != [
+    ("x", "c", None)
+  ]
+  history = lines({"user_id": "X", "items": ["C"]})
+  assert read("h.jsonl", history, columns=columns) == [("x", "c", None)]
+
+
+def test_every_reason_of_a_history_is_said(read):
+  [(user, items, reason)] = read(
+    "h.csv", "user_id,item_id,timestamp\nanna,a,1\nanna,cola,2\nanna,b,soon\n"
+  )
+  assert (user, items) == ("anna", "a")
+  assert "unknown items: h.csv:2: the catalogue does not hold 'cola'" in reason
+  assert "h.csv:4: no readable time; 1 events left out" in reason
+
+
+@pytest.fixture(scope="module")
+def kinds_shop(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("kinds")
+  path = folder / "log.csv"
+  events = [
+    f"u{user},{item},{10 * n + m},tea {item},{kind}\n"
+    for user in range(8)
+    for n, item in enumerate("abcabc")
+    for m, kind in enumerate(("view", "buy"))
+  ]
+  path.write_text("user_id,item_id,timestamp,title,event\n" + "".join(events))
+  source = LogFiles(
+    interactions=str(path),
+    time_unit="order",
+    event_column="event",
+    target_where='event == "buy"',
+  )
+  dataset = Dataset(
+    domains=[Domain(name="shop", source=source)],
+    vocabulary=TrainedSentencePiece(size=320),
+    data_dir=str(folder / "data"),
+  )
+  [cache] = building.build(dataset, "shop", progress=False).values()
+  return small_logs.Shop(dataset, TokenCache.open(cache)), source
+
+
+def test_events_of_a_history_have_their_kinds(kinds_shop, tmp_path):
+  shop, source = kinds_shop
+  path = tmp_path / "h.csv"
+  path.write_text(
+    "user_id,item_id,event\nanna,a,view\nanna,b,buy\nben,c,steal\ncleo,a,\n"
+  )
+  columns = Columns.of_source(source)
+  anna, ben, cleo = histories.read(path, shop.cache, False, columns)
+  kinds = [shop.cache.kinds.names[code] for code in anna.items.kinds]
+  assert kinds == ["view", "buy"]
+  assert not len(ben.items)
+  assert "h.csv:4: the model knows no event 'steal', but" in ben.reason
+  assert "h.csv:5: no kind of event" in cleo.reason
+  path.write_text("user_id,item_id\nanna,a\n")
+  [anna] = histories.read(path, shop.cache, False, columns)
+  assert [shop.cache.kinds.names[n] for n in anna.items.kinds] == ["buy"]

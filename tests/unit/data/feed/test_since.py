@@ -108,15 +108,68 @@ def test_the_mask_equals_a_loop_over_users():
       [np.sort(numbers.integers(0, 10, n)) for n in lengths]
     ).astype(int)
     possible = numbers.random(len(times)) < 0.7
+    later = numbers.integers(0, 3, 9)
     for held_out in (0, 1, 2):
-      found = since_lib._known(times, offsets, possible, Trained(5, held_out))
-      for start, stop in itertools.pairwise(offsets):
+      found = since_lib._known(
+        times, offsets, possible, Trained(5, held_out), later
+      )
+      for user, (start, stop) in enumerate(itertools.pairwise(offsets)):
         asked = [
           row for row in range(start, stop) if times[row] < 5 and possible[row]
         ]
-        known = len(asked) - (held_out if len(asked) >= 3 else 0)
-        assert all(found[asked[:known]])
-        assert not any(found[asked[known:]])
+        everything = asked + [None] * later[user]
+        if held_out and len(everything) >= 3:
+          everything = everything[:-held_out]
+        known = [row for row in everything if row is not None]
+        if held_out:
+          assert all(found[known])
+          assert not any(found[asked[len(known) :]])
+        else:
+          assert all(found[asked])
+
+
+@pytest.mark.parametrize("added", [0, 1, 2, 3])
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_only_what_is_new_is_a_target_however_little_is_new(
+  tmp_path, added, split
+):
+  events = [*OLD, *((f"u{n}", "abcd"[n % 4], 20 + n) for n in range(added))]
+  events += [("u0", "bd"[n % 2], 30 + n) for n in range(added)]
+  shop = small_logs.build(tmp_path, events, "abcd")
+  held_out = {"train": 2, "validation": 1}[split]
+  feed = Feed(
+    row_tokens=512,
+    row_slots=24,
+    rows=2,
+    split=split,
+    since=Since({"shop": Trained(day(7) + 1000, held_out)}),
+  )
+  ids = dict(enumerate(shop.cache.user_ids(feed.documents)))
+  total = {f"u{user}": DAYS for user in range(6)}
+  for user, *_ in events[len(OLD) :]:
+    total[user] += 1
+  expected = {}
+  for user, count in total.items():
+    new = list(range(DAYS - held_out, count - held_out))
+    if new:
+      expected[user] = new
+  if not expected:
+    with pytest.raises(InputError, match="is new"):
+      feed.open([shop.cache]).batch(0)
+    return
+  documents = feed.open([shop.cache])._plan.epoch(0).documents
+  found = {}
+  for user, first, stop in zip(
+    documents.user, documents.first_target, documents.stop, strict=True
+  ):
+    found.setdefault(ids[int(user)], []).extend(range(first, stop))
+  assert {user: sorted(set(at)) for user, at in found.items()} == expected
+
+
+@pytest.mark.parametrize("number", [20240501, 1714521600])
+def test_numbers_that_are_no_milliseconds_are_refused(number):
+  with pytest.raises(InputError, match=r"as unix milliseconds that is 1970"):
+    Feed(row_tokens=512, row_slots=24, rows=2, since=number)
 
 
 def test_another_domain_is_all_new(shop):
