@@ -13,16 +13,16 @@ from calrec_jax.data import records
 from calrec_jax.data.vocabulary import files
 from calrec_jax.errors import InputError, refuse
 
+_VIEWS = (
+  *("view", "viewed", "viewitem", "pageview", "productview"),
+  *("detail", "detailview"),
+)
 _PURCHASES = (
   *("purchase", "purchased", "buy", "bought", "order", "orders", "ordered"),
   *("transaction", "sale"),
 )
 VERBS = {
-  **dict.fromkeys(
-    ("view", "viewed", "pageview", "productview", "viewitem", "detail")
-    + ("detailview",),
-    "viewed",
-  ),
+  **dict.fromkeys(_VIEWS, "viewed"),
   **dict.fromkeys(("click", "clicks", "clicked"), "clicked"),
   **dict.fromkeys(
     ("cart", "addtocart", "carts", "addtobasket", "basket"), "added to the cart"
@@ -62,7 +62,7 @@ class Prompt:
       named have one of `VERBS`, or else "with the event 'NAME'".
     first_of_kind: Then the text before a first item, with `{verb}` in it.
     next_of_kind: Likewise before every later item. A prompt ends with that of
-      the kind that may be a target; of several, with the last one's.
+      the kind that may be a target; of several, with the most frequent one's.
   """
 
   prefix: str = "This is the summary of a user's purchase history. "
