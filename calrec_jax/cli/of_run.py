@@ -23,7 +23,7 @@ _FOLDERS = {
   "Dataset": ("data_dir",),
   "SentencePieceFile": ("path",),
 }
-_FILES = {"LogFiles": ("interactions", "items")}
+_FILES = {"LogFiles": ("interactions", "items", "orders")}
 _MAYBE_FILES = {
   "PretrainedVocabulary": ("source",),
   "Stage": ("initial_checkpoint",),

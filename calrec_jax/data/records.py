@@ -70,7 +70,7 @@ class EventKinds:
   Attributes:
     names: Names of the kinds, such as `("view", "cart", "purchase")`; the codes
       of events are rows of it.
-    targets: Names of the kinds that targets have, in the order of `names`.
+    targets: Names of the kinds that targets have, the most frequent one last.
   """
 
   names: tuple[str, ...]
@@ -78,7 +78,7 @@ class EventKinds:
 
   @property
   def query(self) -> int:
-    """Code of the kind that prompts ask for: the last kind of a target."""
+    """Code of the kind that prompts ask for: the most frequent target."""
     return self.names.index(self.targets[-1])
 
   def codes(self, names: Sequence[str]) -> np.ndarray:

@@ -120,7 +120,10 @@ class Prepared:
     events = self.events
     if events.kinds is None:
       return None
-    codes = np.unique(events.kinds[events.target_mask()]).tolist()
+    codes, counts = np.unique(
+      events.kinds[events.target_mask()], return_counts=True
+    )
+    codes = codes[np.argsort(counts, kind="stable")].tolist()
     names = events.kind_names
     return records.EventKinds(names, tuple(names[code] for code in codes))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,25 +13,31 @@ from calrec_jax.data import records
 from calrec_jax.data.vocabulary import files
 from calrec_jax.errors import InputError, refuse
 
+_VIEWS = (
+  *("view", "viewed", "viewitem", "pageview", "productview"),
+  *("detail", "detailview"),
+)
+_PURCHASES = (
+  *("purchase", "purchased", "buy", "bought", "order", "orders", "ordered"),
+  *("transaction", "sale"),
+)
 VERBS = {
-  **dict.fromkeys(("view", "pageview", "detail", "detail_view"), "viewed"),
-  **dict.fromkeys(("click", "clicks"), "clicked"),
+  **dict.fromkeys(_VIEWS, "viewed"),
+  **dict.fromkeys(("click", "clicks", "clicked"), "clicked"),
   **dict.fromkeys(
-    ("cart", "addtocart", "add_to_cart", "carts"), "added to the cart"
+    ("cart", "addtocart", "carts", "addtobasket", "basket"), "added to the cart"
   ),
   **dict.fromkeys(
-    ("removefromcart", "remove_from_cart"), "removed from the cart"
+    ("removefromcart", "removefrombasket"), "removed from the cart"
   ),
   **dict.fromkeys(
-    ("wishlist", "add_to_wishlist", "favorite", "favourite", "fav"),
+    ("wishlist", "addtowishlist", "favorite", "favourite", "fav"),
     "added to the wish list",
   ),
-  **dict.fromkeys(
-    ("purchase", "buy", "bought", "order", "orders", "transaction", "sale"),
-    "bought",
-  ),
+  **dict.fromkeys(_PURCHASES, "bought"),
 }
-"""What a user did with an item in an event of a well-known kind."""
+"""What a user did with an item in an event of a well-known kind, whose name is
+in small letters without blanks, hyphens and underscores."""
 _VERB = "{verb}"
 _OF_KINDS = ("kinds", "first_of_kind", "next_of_kind")
 
@@ -55,7 +62,7 @@ class Prompt:
       named have one of `VERBS`, or else "with the event 'NAME'".
     first_of_kind: Then the text before a first item, with `{verb}` in it.
     next_of_kind: Likewise before every later item. A prompt ends with that of
-      the kind that may be a target; of several, with the last one's.
+      the kind that may be a target; of several, with the most frequent one's.
   """
 
   prefix: str = "This is the summary of a user's purchase history. "
@@ -96,7 +103,8 @@ class Prompt:
 
   def of_kind(self, kind: str) -> tuple[str, str]:
     """The texts before a first and a later item of an event of this kind."""
-    known = VERBS.get(kind.strip().lower(), f"with the event {kind!r}")
+    plain = re.sub(r"[\s_-]", "", kind.lower())
+    known = VERBS.get(plain, f"with the event {kind!r}")
     verb = self.kinds.get(kind, known)
     return (
       self.first_of_kind.replace(_VERB, verb),

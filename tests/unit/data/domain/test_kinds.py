@@ -212,3 +212,9 @@ def test_the_card_counts_kinds_and_targets_seen_just_before():
   text = card.render(made)
   assert "kind of event" in text
   assert "of the event before, of another kind" in text
+
+
+def test_of_several_kinds_of_target_the_most_frequent_is_asked_for():
+  kinds = prepare("c1 c2 c3 p4", targets=("cart", "purchase")).kinds
+  assert kinds.targets == ("purchase", "cart")
+  assert kinds.query == kinds.names.index("cart")

@@ -94,3 +94,20 @@ def test_verbs_are_texts_and_have_a_place():
     Prompt(kinds={"view": 1})
   with pytest.raises(ValueError, match=r"Prompt\.next_of_kind.*\{verb\}"):
     Prompt(next_of_kind="The next item is as follows. ")
+
+
+@pytest.mark.parametrize(
+  ("kind", "verb"),
+  [
+    ("add to cart", "added to the cart"),
+    ("Add-To-Cart", "added to the cart"),
+    ("add_to_cart", "added to the cart"),
+    ("page_view", "viewed"),
+    ("view_item", "viewed"),
+    ("Purchased", "bought"),
+    ("remove_from_cart", "removed from the cart"),
+    ("gift", "with the event 'gift'"),
+  ],
+)
+def test_well_known_kinds_have_verbs_however_they_are_written(kind, verb):
+  assert Prompt().of_kind(kind)[1] == f"The next item {verb} is as follows. "
