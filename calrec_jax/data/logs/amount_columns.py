@@ -32,7 +32,8 @@ class AmountColumns:
       decimal: Decimal sign of all columns; None takes that of the evidence.
       missing: Words that mean a missing value.
     """
-    self._evidence, self._decimal, self._missing = evidence, decimal, missing
+    self._evidence = dict(evidence)
+    self._decimal, self._missing = decimal, missing
     self._unreadable: dict[str, tuple[int, str]] = {}
 
   def sign(self, name: str) -> str:
@@ -41,6 +42,10 @@ class AmountColumns:
 
   def parse(self, name: str, column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """A block as float64[n], and bool[n]: which values are numbers."""
+    known = self._evidence[name]
+    if self._decimal is None and known.decimal is None:
+      # Whole numbers before the first sign are the same either way.
+      self._evidence[name] = known.merged(numbers.evidence(column))
     found, readable = numbers.parse(column, self.sign(name))
     if not readable.all():
       absent = values.ids(column, self._missing).is_null()

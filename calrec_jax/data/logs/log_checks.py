@@ -15,7 +15,6 @@ import numpy as np
 from calrec_jax.data.logs import events as events_lib
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs import profile as profile_lib
-from calrec_jax.data.logs import read_options
 from calrec_jax.data.logs.profile import Profile
 
 _SHOWN = 4  # Values of a column in a note.
@@ -88,15 +87,6 @@ def _note_missing(
   problems: _OfFile,
 ) -> None:
   key = profile_lib.written_once(profile, profiles)
-  is_id = binding in ("LogFiles.user_column", "LogFiles.item_column")
-  if is_id and (absent := profile.absent) is not None:
-    share = profile.distinct[0][1] / len(profile.ids)
-    problems.note(
-      "wrong",
-      f"{absent!r} is the value of {name!r} in {share:.1%} of a sample; if it "
-      "means a missing one, those rows are not of one user or item",
-      f"LogFiles.missing = {(*read_options.MISSING, absent)!r}",
-    )
   if key is not None:
     problems.note(
       "wrong",
@@ -179,9 +169,9 @@ def _good_rating(profile: Profile) -> float:
 def _note_time(name: str, profile: Profile, problems: _OfFile) -> None:
   problems.note(
     "suspect",
-    f"the column {name!r} looks like times, but LogFiles.time_column is None "
-    f"({profile.time}); if the file is not sorted by time, oldest first, the "
-    "targets are the wrong purchases",
+    f"the column {name!r} looks like times ({profile.time}), but "
+    "LogFiles.time_column is None; if the file is not sorted by time, oldest "
+    "first, the targets are the wrong purchases",
     f"LogFiles.time_column = {text(name)}",
     "order_of_rows",
   )

@@ -19,6 +19,10 @@ import numpy as np
 
 from calrec_jax.errors import InputError
 
+_GRAMMAR = (
+  "Texts stand in quotes, a column whose name is not one word in backticks "
+  "(`event type`); and, or, not join comparisons by == != < <= > >= in."
+)
 _EXAMPLE = "event == \"purchase\" and rating >= 4 and date >= '2024-01-01'"
 # Backticks within a text are part of it.
 _QUOTED = re.compile(
@@ -120,7 +124,7 @@ class Where:
       leaf.column
       for clause in self.clauses
       for leaf in clause.comparisons()
-      if leaf.symbol in (">", ">=") and is_numeric(leaf)
+      if leaf.symbol in (">", ">=") and leaf.is_of_numbers()
     ]
     return [Comparison(name, "<", 0) for name in dict.fromkeys(names)]
 
@@ -229,7 +233,7 @@ class _Reader:
     place = f", from {rest[:40]!r} on" if rest else ", at its end"
     return InputError(
       f"{self._binding} = {self._text[:_SHOWN]!r} is not a condition"
-      f"{place}.{hint} An example: {_EXAMPLE}"
+      f"{place}.{hint} {_GRAMMAR} An example: {_EXAMPLE}"
     )
 
   def read(self, node: ast.AST) -> Any:
@@ -255,14 +259,14 @@ class _Reader:
       node, "only comparisons of columns with constants are allowed"
     )
 
-  def _comparison(self, left: ast.AST, op: ast.cmpop, right: ast.AST) -> Any:
+  def _comparison(self, left: ast.AST, op: ast.cmpop, right: ast.expr) -> Any:
     if isinstance(op, (ast.Is, ast.IsNot)):
       op = ast.Eq() if isinstance(op, ast.Is) else ast.NotEq()
     column, other = self._name(left), self._name(right)
     if isinstance(op, (ast.In, ast.NotIn)):
       values_ = self._constant(right)
-      if isinstance(values_, str):  # ("a") is one text in parentheses.
-        values_ = (values_,)
+      if isinstance(values_, str) and self._in_parentheses(right):
+        values_ = (values_,)  # A list of one without its comma.
       if column is None or not isinstance(values_, tuple):
         raise self._error(
           left, '`in` needs a column and a list: event in ("a", "b")'
@@ -285,12 +289,17 @@ class _Reader:
       right, Comparison(column, symbol, self._constant(right))
     )
 
+  def _in_parentheses(self, node: ast.expr) -> bool:
+    line = self._source.splitlines()[node.lineno - 1].encode()
+    return line[: node.col_offset].rstrip().endswith(b"(")
+
   def _checked(self, node: ast.AST, comparison: Comparison) -> Comparison:
     if isinstance(comparison.value, tuple):
       raise self._error(node, "a list of constants needs `in`")
-    if comparison.value is None and comparison.symbol not in ("==", "!="):
+    plain = comparison.value is None or isinstance(comparison.value, bool)
+    if plain and comparison.symbol not in ("==", "!="):
       raise self._error(
-        node, "None, a missing value, can only be compared by == !="
+        node, f"{comparison.value} can only be compared by == !="
       )
     return comparison
 
@@ -321,7 +330,7 @@ class _Reader:
   def _error(self, node: ast.AST, why: str) -> InputError:
     return InputError(
       f"{self._binding} = {self._text[:_SHOWN]!r}: {why}, at "
-      f"{self._written(node)[:40]!r}. An example: {_EXAMPLE}"
+      f"{self._written(node)[:40]!r}. {_GRAMMAR} An example: {_EXAMPLE}"
     )
 
 

@@ -113,7 +113,7 @@ def time_mask(
     limit = round(events_lib.milliseconds(comparison.value))
   except (TypeError, ValueError) as error:
     raise InputError(
-      f"{binding} compares the times of the column {comparison.column!r} "
+      f"{binding}: the times of the column {comparison.column!r} are compared "
       f"with {comparison.value!r}; compare them with a day or time such as "
       "'2024-01-31'."
     ) from error

@@ -56,20 +56,19 @@ def test_how_dates_were_read_is_said(chosen):
   assert any("'day'" in note.message for note in problems.notes())
 
 
-def test_values_that_are_no_numbers_are_named_with_their_place(chosen):
+def test_values_that_are_no_numbers_are_named(chosen):
   found, problems = chosen("amount >= 1", missing=("n/a",))
   assert found == ["a", "c"]
   assert not [n for n in problems.notes() if "no numbers" in n.message]
   found, problems = chosen("amount >= 1")
   [note] = [n for n in problems.notes() if "no numbers" in n.message]
   assert found == ["a", "c"]
-  assert "1 values of 'amount'" in note.message
-  assert "'n/a' at" in note.message
-  assert "log.csv:3" in note.message
+  assert "1 values of the column 'amount'" in note.message
+  assert "'n/a'" in note.message
 
 
 def test_a_condition_that_leaves_nothing_says_what_the_column_holds(chosen):
-  with pytest.raises(InputError, match=r"'view' at .*log\.csv:2"):
+  with pytest.raises(InputError, match=r"no numbers, such as 'view'"):
     chosen("`event type` > 3")
 
 
@@ -86,7 +85,6 @@ def test_missing_times_can_be_asked_for(tmp_path):
 @pytest.mark.parametrize(
   ("condition", "said"),
   [
-    ('amount > "9"', "a number stands without quotes"),
     ('event type == "buy"', "backticks"),
     ('event-type == "buy"', "backticks"),
     ("kind == buy", "Texts stand in quotes"),
@@ -126,7 +124,7 @@ def test_a_column_with_too_many_kinds_is_refused(tmp_path):
   rows = "".join(f"u,a,{n},x,kind {n}\n" for n in range(200))
   path.write_text("user_id,item_id,timestamp,title,event\n" + rows)
   source = LogFiles(interactions=str(path), event_column="event")
-  with pytest.raises(InputError, match="200 values"):
+  with pytest.raises(InputError, match="200 different values"):
     source.read(problems_lib.Problems(), ["title"])
 
 

@@ -19,7 +19,9 @@ def notes(columns, time_column="timestamp", bindings=USED):
   """Remedies by message, of a sample of rows."""
   problems = problems_lib.Problems()
   found = profile.profiles(pa.table(columns), ("", "NULL"))
-  log_checks.review(found, bindings, set(), time_column, problems)
+  log_checks.review(
+    found, bindings, set(), time_column, problems, "folder/log.csv"
+  )
   return {note.message: note.remedy for note in problems.notes()}
 
 
