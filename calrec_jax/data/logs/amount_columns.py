@@ -111,5 +111,6 @@ def _has_sign(column: pa.Array) -> bool:
   """Whether texts have a comma or a point."""
   if not arrow_columns.is_text(column.type):
     return False
-  found = pc.match_substring_regex(column, "[.,]")
-  return bool(pc.any(found).as_py())
+  return any(
+    pc.any(pc.match_substring(column, sign)).as_py() for sign in numbers.SIGNS
+  )
