@@ -225,16 +225,17 @@ class Reader:
     names = [name for name in layout.at if name]
     if len(names) < 2 or self._looks_like_data or not len(rows.lines):
       return rows
-    is_header = np.ones(len(rows.lines), bool)
+    maybe = np.ones(len(rows.lines), bool)
+    for name in names:  # With quotes or a byte order mark, or without.
+      length = pc.binary_length(rows.table[name]).to_numpy()
+      maybe &= np.isin(length - len(name.encode()), (0, 2, 3, 5))
+    at = np.flatnonzero(maybe)
     for name in names:
-      at = np.flatnonzero(is_header)
-      if not len(at):
-        return rows
-      found = rows.table[name]
-      found = found if len(at) == len(found) else found.take(pa.array(at))
+      found = rows.table[name].take(pa.array(at))
       found = pc.utf8_trim(pc.utf8_lower(found), ' \t\ufeff"')
-      same = pc.equal(found, name.lower())
-      is_header[at] = same.to_numpy(zero_copy_only=False)
+      at = at[pc.equal(found, name.lower()).to_numpy()]
+    is_header = np.zeros(len(rows.lines), bool)
+    is_header[at] = True
     repeated = rows.lines[is_header]
     if not len(repeated):
       return rows

@@ -150,7 +150,8 @@ def _note_missing(
 def _note_shortened(
   column: str, ids: pa.Array, problems: problems_lib.Problems
 ) -> None:
-  short = ids.filter(pc.match_substring_regex(ids, _SHORTENED))
+  short = ids.filter(pc.match_substring(ids, "E+"))
+  short = short.filter(pc.match_substring_regex(short, _SHORTENED))
   if len(short):
     problems.note(
       "wrong",
@@ -160,12 +161,28 @@ def _note_shortened(
     )
 
 
+def _may_apply(rule: str, ids: pa.Array) -> bool:
+  """Whether a rule may change some id; quick, since most ids are numbers."""
+  ascii_ = pc.string_is_ascii(ids)
+  if rule == "leading_zeros":
+    found = pc.starts_with(ids, "0")
+  elif rule == "decimals":
+    found = pc.match_substring(ids, ".0")
+  elif rule == "accents":
+    found = pc.invert(ascii_)
+  else:
+    pattern = "[A-Z]" if rule == "case" else r"\s"
+    found = pc.match_substring_regex(ids, pattern)
+    found = pc.or_(found, pc.invert(ascii_))
+  return bool(pc.any(found).as_py())
+
+
 def _note_spelling(
   column: str, ids: pa.Array, problems: problems_lib.Problems
 ) -> None:
   """A note if ids differ only in how they are written."""
   examples, rules = [], []
-  for rule in id_rules.RULES:
+  for rule in filter(lambda rule: _may_apply(rule, ids), id_rules.RULES):
     written = id_rules.normalise(ids, [rule])
     alike = written.dictionary_encode()
     merged = len(ids) - len(alike.dictionary)

@@ -369,7 +369,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _not_found(store: log_stores.Store, full: str) -> str:
   """That there is no such file, where it was sought and what is there."""
-  what = "file matches" if _GLOB.search(full) else "file"
+  what = "no file matches" if _GLOB.search(full) else "There is no file"
   base = posixpath.dirname(_GLOB.split(full)[0] if _GLOB.search(full) else full)
   known = nearest(posixpath.basename(full), store.names(base or "."))
   shown = base or "."
@@ -382,4 +382,4 @@ def _not_found(store: log_stores.Store, full: str) -> str:
         f"; paths are relative to the working directory, and {found} exists "
         "beside the gin file"
       )
-  return f"There is no {what} {full} (in {shown}).{known} Set {_BINDINGS}."
+  return f"{what} {full} (in {shown}).{known} Set {_BINDINGS}."

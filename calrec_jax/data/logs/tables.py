@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from calrec_jax.data.logs import (
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.errors import InputError, nearest
 
+_IN_SINGLE_QUOTES = re.compile("'.*'")
 _SHOWN = 16  # Names of columns in a message.
 
 
@@ -373,6 +375,15 @@ def _require(
           f"by {options.columns_binding}, in order. "
           f"`calrec data guess {path.path}` suggests how."
         )
+      elif len(available) == 1 and nearest(
+        name, re.split(r"\W+", available[0])
+      ):
+        hint += (
+          " If quotes enclose whole lines, remove those; else set "
+          "LogFiles.delimiter."
+        )
+      elif all(_IN_SINGLE_QUOTES.fullmatch(each) for each in available):
+        hint += """ Set LogFiles.quote = "'"."""
       elif len(available) == 1:
         hint += " Is LogFiles.delimiter right?"
     elif described.get("format") == "json" and not available:

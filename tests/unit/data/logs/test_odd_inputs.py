@@ -445,3 +445,25 @@ class TestAboveAndBeside:
     _, items, problems = read(tmp_path, csv(quoted))
     assert set(items.columns["title"]) == {'Tea, ", green'}
     assert problems.reading[0]["delimiter"] == ","
+
+
+class TestHints:
+  def test_single_quotes_name_the_setting_that_reads_them(self, tmp_path):
+    quoted = [tuple(f"'{value}'" for value in row) for row in rows()]
+    names = tuple(f"'{name}'" for name in NAMES)
+    content = csv(quoted, names)
+    with pytest.raises(InputError, match=r"Set LogFiles\.quote = \"'\""):
+      read(tmp_path, content)
+    found, *_ = read(tmp_path, content, quote="'")
+    assert found == expected(rows())
+
+  def test_lines_in_quotes_as_a_whole_are_named(self, tmp_path):
+    content = "".join(f'"{line}"\n' for line in csv(rows()).splitlines())
+    with pytest.raises(InputError, match="quotes enclose whole lines"):
+      read(tmp_path, content)
+
+  def test_a_pattern_without_a_match_says_so(self, tmp_path):
+    pattern = str(tmp_path / "b*.csv")
+    said = r"^no file matches .*'log\.csv'"
+    with pytest.raises(FileNotFoundError, match=said):
+      read(tmp_path, csv(rows()), interactions=pattern)
