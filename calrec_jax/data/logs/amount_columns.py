@@ -103,15 +103,3 @@ def note_decimal(
       "value shows that it does",
       'LogFiles.decimal = ","',
     )
-<<<<<<< HEAD
-=======
-
-
-def _has_sign(column: pa.Array) -> bool:
-  """Whether texts have a comma or a point."""
-  if not arrow_columns.is_text(column.type):
-    return False
-  return any(
-    pc.any(pc.match_substring(column, sign)).as_py() for sign in numbers.SIGNS
-  )
->>>>>>> breakfiles

@@ -369,23 +369,7 @@ def _require(
     described = source.describe()
     hint = nearest(name, available)
     if described.get("format") == "csv":
-      if csv_header.looks_like_data(available):
-        hint += (
-          " Its first row looks like data: without a header, name the columns "
-          f"by {options.columns_binding}, in order. "
-          f"`calrec data guess {path.path}` suggests how."
-        )
-      elif len(available) == 1 and nearest(
-        name, re.split(r"\W+", available[0])
-      ):
-        hint += (
-          " If quotes enclose whole lines, remove those; else set "
-          "LogFiles.delimiter."
-        )
-      elif all(_IN_SINGLE_QUOTES.fullmatch(each) for each in available):
-        hint += """ Set LogFiles.quote = "'"."""
-      elif len(available) == 1:
-        hint += " Is LogFiles.delimiter right?"
+      hint += _csv_hint(path, name, available, options)
     elif described.get("format") == "json" and not available:
       hint += " It holds no objects with names."
     if orders := _orders_hint(name, binding, available):
@@ -396,6 +380,29 @@ def _require(
       f"{path.path} has no column {name!r} ({binding}). It has "
       f"{listed(available)} ({in_words(described)}).{hint}"
     )
+
+
+def _csv_hint(
+  path: log_paths.LogPath,
+  name: str,
+  available: Sequence[str],
+  options: read_options.ReadOptions,
+) -> str:
+  """Why a CSV file may lack a column that is thought to be there."""
+  if csv_header.looks_like_data(available):
+    return (
+      " Its first row looks like data: without a header, name the columns by "
+      f"{options.columns_binding}, in order. `calrec data guess {path.path}` "
+      "suggests how."
+    )
+  if len(available) == 1 and nearest(name, re.split(r"\W+", available[0])):
+    return (
+      " If quotes enclose whole lines, remove those; else set "
+      "LogFiles.delimiter."
+    )
+  if all(_IN_SINGLE_QUOTES.fullmatch(each) for each in available):
+    return """ Set LogFiles.quote = "'"."""
+  return " Is LogFiles.delimiter right?" if len(available) == 1 else ""
 
 
 def _orders_hint(name: str, binding: str, available: Sequence[str]) -> str:
