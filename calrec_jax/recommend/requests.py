@@ -86,9 +86,11 @@ def _of_row(cache: TokenCache, everybody: Everybody, row: int) -> Request:
       else ": no event can be used; `calrec data card` counts the bad rows"
     )
   elif not everybody.core_events[row]:
+    targets = everybody.targets
+    one = "" if targets is None else ", of which one may be a target"
     reason = (
       f"{BELOW_CORE}: {events} events, {len(items)} of them used; the k-core "
-      f"has users with {everybody.min_count} (Domain.min_count)"
+      f"has users with {everybody.min_count} (Domain.min_count){one}"
     )
   return Request(everybody.user_ids[row], items, reason)
 

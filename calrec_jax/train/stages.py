@@ -101,6 +101,11 @@ class Stage:
 
   def __post_init__(self):
     """Refuses settings that do not fit together."""
+    if not str(self.model_dir).strip():
+      raise InputError(
+        f"MODEL_DIR = {self.model_dir!r} names no folder. Write MODEL_DIR = "
+        "'runs/mine', or '.' for the current one."
+      )
     if "://" in str(self.model_dir):
       # As a path it would be a local folder, lost with the machine.
       raise InputError(

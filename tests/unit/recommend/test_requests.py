@@ -2,8 +2,12 @@
 
 import pytest
 
+from calrec_jax.data import building
+from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.data.dataset import Dataset
+from calrec_jax.data.vocabulary.trained import TrainedSentencePiece
 from calrec_jax.recommend import requests
-from tests.fixtures import small_logs
+from tests.fixtures import kinds_toys, small_logs
 from tests.unit.data.cache.test_everybody import CORE, LATE, OTHERS, TEMPORAL
 
 ALL = "abcabcabc"
@@ -68,3 +72,20 @@ def test_reasons_are_counted_by_their_kind():
     "3 of 1,200 answers have a reason: 2 below the core, 1 not in the log"
   )
   assert requests.summary([], 7) == ""
+
+
+def test_who_only_looked_is_told_that_a_target_is_missing(tmp_path):
+  rows = kinds_toys.rows(users=6, visits=4)
+  looks = tuple(("looker", item, kinds_toys.VIEW) for item in (1, 2, 3, 4))
+  dataset = Dataset(
+    domains=[kinds_toys.domain(kinds_toys.Log((*rows, *looks)), min_count=3)],
+    vocabulary=TrainedSentencePiece(size=320),
+    data_dir=str(tmp_path),
+  )
+  [path] = building.build(dataset, "toys", progress=False).values()
+  cache = TokenCache.open(path)
+  [request] = requests.of_log(cache, ["looker"])
+  assert request.reason == (
+    "below the core: 4 events, 3 of them used; the k-core has users with 3 "
+    "(Domain.min_count), of which one may be a target"
+  )

@@ -94,6 +94,18 @@ def test_a_start_for_a_stage_is_taken(changes):
   refuse_shared_start(*changes)
 
 
+@pytest.mark.parametrize("name", ["''", "' '"])
+def test_a_folder_without_a_name_is_refused(name):
+  configuration = config.Configuration(
+    files=("recipes/quickstart.gin",), bindings=(f"MODEL_DIR={name}",)
+  )
+  with (
+    configuration.stage("target"),
+    pytest.raises(ValueError, match="names no folder"),
+  ):
+    stages.Stage()
+
+
 def test_a_bucket_is_no_folder():
   configuration = config.Configuration(
     files=("recipes/quickstart.gin",), bindings=("MODEL_DIR='gs://b/run'",)
