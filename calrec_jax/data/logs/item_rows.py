@@ -11,6 +11,7 @@ something else are counted.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -70,7 +71,7 @@ class ItemRows:
     file: str,
     rows: json_blocks.Rows,
     available: tuple[str, ...],
-    ids: pa.Array | None = None,
+    ids: Any = None,
   ) -> None:
     """Adds a block.
 

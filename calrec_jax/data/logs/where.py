@@ -195,8 +195,9 @@ class _Reader:
       tree = ast.parse(self._source, mode="eval").body
     except (SyntaxError, ValueError) as error:
       raise self._syntax_error(error) from error
-    is_and = isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And)
-    parts = tree.values if is_and else [tree]
+    parts: list[ast.expr] = [tree]
+    if isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And):
+      parts = tree.values
     return Where(
       self._binding,
       tuple(Clause(self._written(part), self.read(part)) for part in parts),
