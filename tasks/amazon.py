@@ -17,9 +17,10 @@ from calrec_jax.data import dataset as dataset_lib
 from calrec_jax.data.domain import card
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.logs import events as events_lib
-from calrec_jax.data.logs import id_codes, log_paths
 from calrec_jax.data.logs import problems as problems_lib
-from calrec_jax.data.logs import text as text_lib
+from calrec_jax.data.logs.columns import id_codes
+from calrec_jax.data.logs.columns import text as text_lib
+from calrec_jax.data.logs.files import log_paths
 from calrec_jax.errors import InputError
 from calrec_tasks import (
   amazon_items,

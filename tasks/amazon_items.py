@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from calrec_jax.data.logs import events as events_lib
-from calrec_jax.data.logs import id_codes, python_literals, row_stream
 from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.data.logs.columns import id_codes
+from calrec_jax.data.logs.json import python_literals, row_stream
 from calrec_tasks import amazon_releases, amazon_reviews
 
 COLUMNS = ("title", "category", "brand", "price")

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from calrec_jax.data.logs import id_codes, row_stream
 from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.data.logs.columns import id_codes
+from calrec_jax.data.logs.json import row_stream
 from calrec_tasks import amazon_releases
 
 # As milliseconds this is in 1973, as seconds in the year 5138: no review is

@@ -27,9 +27,9 @@ import pyarrow.parquet as pq
 
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.logs import events as events_lib
-from calrec_jax.data.logs import log_paths
 from calrec_jax.data.logs import problems as problems_lib
-from calrec_jax.data.logs import text as text_lib
+from calrec_jax.data.logs.columns import text as text_lib
+from calrec_jax.data.logs.files import log_paths
 from calrec_jax.errors import InputError, MissingPackageError
 
 _REQUIRED: Any = gin.REQUIRED  # Gin refuses it where it is used.

@@ -18,7 +18,8 @@ from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.domain import card as card_lib
 from calrec_jax.data.domain import splits
 from calrec_jax.data.feed import tokenization
-from calrec_jax.data.logs import guess, progress
+from calrec_jax.data.logs import progress
+from calrec_jax.data.logs.guessing import guess
 from calrec_jax.errors import InputError
 from calrec_jax.storage import atomic
 

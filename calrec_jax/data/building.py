@@ -25,7 +25,7 @@ from calrec_jax.data.cache import files, writer
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.domain import card, leakage, splits
 from calrec_jax.data.domain import domain as domain_lib
-from calrec_jax.data.logs import text as text_lib
+from calrec_jax.data.logs.columns import text as text_lib
 from calrec_jax.data.vocabulary import files as vocabulary_files
 from calrec_jax.storage import build_lock
 

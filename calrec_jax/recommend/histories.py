@@ -18,16 +18,14 @@ import numpy as np
 import pyarrow as pa
 
 from calrec_jax.data.cache.token_cache import TokenCache
-from calrec_jax.data.logs import (
-  id_rules,
-  log_files,
-  read_options,
-  tables,
-)
+from calrec_jax.data.logs import log_files
 from calrec_jax.data.logs import problems as problems_lib
-from calrec_jax.data.logs import times as times_lib
-from calrec_jax.data.logs import values as values_lib
-from calrec_jax.data.logs.tables import Table
+from calrec_jax.data.logs.columns import id_rules
+from calrec_jax.data.logs.columns import times as times_lib
+from calrec_jax.data.logs.columns import values as values_lib
+from calrec_jax.data.logs.files import read_options
+from calrec_jax.data.logs.reading import tables
+from calrec_jax.data.logs.reading.tables import Table
 from calrec_jax.errors import InputError
 from calrec_jax.recommend.requests import NO_KNOWN_ITEM, Request, nobody
 

@@ -6,7 +6,7 @@ import pytest
 from calrec_jax import config
 from calrec_jax.data import dataset as dataset_lib
 from calrec_jax.data.domain import splits
-from calrec_jax.data.logs import guess
+from calrec_jax.data.logs.guessing import guess
 from calrec_jax.errors import InputError
 from tests.fixtures import public_formats
 

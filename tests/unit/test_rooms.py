@@ -11,6 +11,11 @@ ROOMS = (
   *("cli", "aot", "evaluate", "train", "recommend", "checkpoint", "models"),
   *("data", "weights", "metrics", "storage", "runtime", "config", "errors"),
 )
+# The same within the room of logs; its loose files may import all of them.
+ROOMS_OF_LOGS = (
+  *("rows", "guessing", "reading", "csv", "columns", "json", "files"),
+)
+LOGS = "calrec_jax.data.logs."
 LOOSE_FILES = {"__init__", "__main__", "config", "errors"}
 TENSORFLOW = {"tensorflow", "tensorflow_datasets", "tensorflow_text", "seqio"}
 
@@ -65,6 +70,18 @@ def test_imports_run_downwards():
     for target in targets
     if ROOMS.index(_room(target)) < ROOMS.index(_room(name))
   ]
+  assert not upwards
+
+
+def test_rooms_of_logs_import_downwards():
+  upwards = []
+  for name, targets in ARROWS.items():
+    own, *rest = name.removeprefix(LOGS).split(".")
+    for target in targets if name.startswith(LOGS) and rest else ():
+      room, *rest = target.removeprefix(LOGS).split(".")
+      if target.startswith(LOGS) and rest:
+        order = ROOMS_OF_LOGS.index(own), ROOMS_OF_LOGS.index(room)
+        upwards += [f"{name} imports {target}"] if order[1] < order[0] else []
   assert not upwards
 
 

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from calrec_jax.data import records
 from calrec_jax.data.cache.files import MARKS, DocumentRecord
 from calrec_jax.data.domain import domain as domain_lib
-from calrec_jax.data.logs import id_codes
+from calrec_jax.data.logs.columns import id_codes
 from calrec_jax.storage import atomic
 
 NAME = "everybody"

@@ -17,8 +17,9 @@ import pyarrow as pa
 
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import splits
-from calrec_jax.data.logs import id_codes, tables
 from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.data.logs.columns import id_codes
+from calrec_jax.data.logs.reading import tables
 
 SCHEMA = 1
 

@@ -18,10 +18,11 @@ import pyarrow as pa
 
 from calrec_jax.data import records
 from calrec_jax.data.domain import splits
-from calrec_jax.data.logs import amount_columns, id_codes
 from calrec_jax.data.logs import events as events_lib
 from calrec_jax.data.logs import problems as problems_lib
-from calrec_jax.data.logs import text as text_lib
+from calrec_jax.data.logs.columns import id_codes
+from calrec_jax.data.logs.columns import text as text_lib
+from calrec_jax.data.logs.rows import amount_columns
 from calrec_jax.errors import (
   InputError,
   at_least,

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from calrec_jax.data import records
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import splits
-from calrec_jax.data.logs import id_codes
+from calrec_jax.data.logs.columns import id_codes
 from calrec_jax.errors import CalrecError
 
 CHECKS = (

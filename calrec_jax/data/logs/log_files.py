@@ -10,25 +10,21 @@ from typing import Any, ClassVar
 import gin
 import pyarrow as pa
 
-from calrec_jax.data.logs import (
+from calrec_jax.data.logs import events as events_lib
+from calrec_jax.data.logs import log_settings
+from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.data.logs.columns import id_rules, time_layouts
+from calrec_jax.data.logs.columns import text as text_lib
+from calrec_jax.data.logs.files import ahead, log_paths, read_options
+from calrec_jax.data.logs.guessing import log_checks, profile
+from calrec_jax.data.logs.reading import tables
+from calrec_jax.data.logs.rows import (
   event_columns,
   fill_down,
-  id_rules,
   item_rows,
-  log_checks,
-  log_paths,
-  log_settings,
   order_rows,
-  profile,
-  read_options,
-  row_stream,
-  tables,
-  time_layouts,
   where,
 )
-from calrec_jax.data.logs import events as events_lib
-from calrec_jax.data.logs import problems as problems_lib
-from calrec_jax.data.logs import text as text_lib
 from calrec_jax.errors import InputError, check, nearest
 
 _REQUIRED: Any = gin.REQUIRED  # Gin rejects it when used.
@@ -219,7 +215,7 @@ class LogFiles:
     events = event_columns.EventColumns(self._columns(), problems, known)
     blocks = self._blocks(problems, list(names.values()))
     # Threads read the ids of some blocks ahead.
-    for block, ids in row_stream.in_order(
+    for block, ids in ahead.in_order(
       lambda block: (block, events.ids(block.rows)), blocks
     ):
       events.add(block.file, block.rows, ids)

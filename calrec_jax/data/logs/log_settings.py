@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from calrec_jax.data.logs import read_options, times
+from calrec_jax.data.logs.columns import times
+from calrec_jax.data.logs.files import read_options
 from calrec_jax.errors import Rule, one_of, optional
 
 

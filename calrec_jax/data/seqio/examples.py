@@ -20,7 +20,7 @@ from etils import epath
 from calrec_jax.data import records
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import splits
-from calrec_jax.data.logs import id_codes
+from calrec_jax.data.logs.columns import id_codes
 
 CATALOGUE = "catalogue"  # A split with one document per item, without users.
 SPLITS = (CATALOGUE, *splits.SPLITS)

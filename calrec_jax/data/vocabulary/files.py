@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from calrec_jax.data.logs import text as text_lib
+from calrec_jax.data.logs.columns import text as text_lib
 from calrec_jax.data.vocabulary import sentencepiece
 from calrec_jax.errors import InputError
 from calrec_jax.storage import atomic, identity

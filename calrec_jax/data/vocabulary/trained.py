@@ -20,8 +20,8 @@ import sentencepiece
 
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import prompt as prompt_lib
-from calrec_jax.data.logs import log_paths
-from calrec_jax.data.logs import text as text_lib
+from calrec_jax.data.logs.columns import text as text_lib
+from calrec_jax.data.logs.files import log_paths
 from calrec_jax.data.vocabulary import files
 from calrec_jax.data.vocabulary import sentencepiece as sentencepiece_model
 from calrec_jax.errors import InputError, at_least, check, one_of, optional

@@ -6,8 +6,8 @@ import pytest
 
 from calrec_jax.data.logs import events as events_lib
 from calrec_jax.data.logs import problems as problems_lib
-from calrec_jax.data.logs import where
 from calrec_jax.data.logs.log_files import LogFiles
+from calrec_jax.data.logs.rows import where
 from calrec_jax.errors import InputError
 
 HEADER = "user_id,item_id,timestamp,title,event type,day,amount,µg,gift\n"

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from calrec_jax.data.logs import tables, text
+from calrec_jax.data.logs.columns import text
 from calrec_jax.data.logs.log_files import LogFiles
 from calrec_jax.data.logs.problems import Problems
+from calrec_jax.data.logs.reading import tables
 from calrec_tasks import amazon
 from tests.fixtures import amazon_toys
 

@@ -11,7 +11,7 @@ from etils import epath
 
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.logs import events as events_lib
-from calrec_jax.data.logs import text as text_lib
+from calrec_jax.data.logs.columns import text as text_lib
 from calrec_jax.storage import build_lock
 
 

@@ -1,0 +1,1 @@
+"""Files of a log, wherever they lie and however they are packed."""

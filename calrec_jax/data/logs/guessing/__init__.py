@@ -1,0 +1,1 @@
+"""What unknown files and columns are likely to be."""

@@ -1,0 +1,1 @@
+"""Rows of a log to its events and items."""
