@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import contextlib
 import importlib
@@ -9,14 +10,17 @@ import io
 import os
 import select
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from calrec_jax import config
 from calrec_jax.errors import CalrecError
 
 # What shells report for a program that SIGINT ended.
 INTERRUPTED_STATUS = 130
+_INTERRUPT_AGAIN_SECONDS = 0.05
 # Likewise SIGPIPE.
 BROKEN_PIPE_STATUS = 141
 # What gin appends to an error in a class or function that it configures.
@@ -83,6 +87,31 @@ def output() -> Iterator[None]:
       raise SystemExit(BROKEN_PIPE_STATUS)
 
 
+@contextlib.contextmanager
+def _interrupts_heard() -> Iterator[None]:
+  """Sends Ctrl-C again where Python would drop it.
+
+  An exception in a callback of the garbage collector, which JAX has, or in a
+  finalizer is printed and forgotten, a KeyboardInterrupt too.
+  """
+  before = sys.unraisablehook
+
+  def hook(unraisable: Any) -> None:
+    if issubclass(unraisable.exc_type, Exception):
+      before(unraisable)
+    elif issubclass(unraisable.exc_type, KeyboardInterrupt):
+      # Later, when the callback has ended.
+      again = threading.Timer(_INTERRUPT_AGAIN_SECONDS, _thread.interrupt_main)
+      again.daemon = True
+      again.start()
+
+  sys.unraisablehook = hook
+  try:
+    yield
+  finally:
+    sys.unraisablehook = before
+
+
 def _drop_broken_pipes() -> bool:
   """Flushes both streams; one that nobody reads goes nowhere from now on."""
   broken = False
@@ -110,7 +139,8 @@ def run(verb: str, argv: Sequence[str]) -> int:
   debug = "--debug" in argv
   argv = [argument for argument in argv if argument != "--debug"]
   try:
-    return importlib.import_module(f"calrec_jax.cli.{verb}").main(argv)
+    with _interrupts_heard():
+      return importlib.import_module(f"calrec_jax.cli.{verb}").main(argv)
   except BrokenPipeError:
     raise
   except UnicodeEncodeError as error:

@@ -106,6 +106,11 @@ class Stage:
         f"MODEL_DIR = {self.model_dir!r} names no folder. Write MODEL_DIR = "
         "'runs/mine', or '.' for the current one."
       )
+    if os.path.isfile(os.path.expanduser(self.model_dir)):
+      raise InputError(
+        f"MODEL_DIR = {self.model_dir!r} is a file; it must be a folder, which "
+        "is made if it is missing."
+      )
     if "://" in str(self.model_dir):
       # As a path it would be a local folder, lost with the machine.
       raise InputError(

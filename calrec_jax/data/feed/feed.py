@@ -335,13 +335,25 @@ class OpenFeed:
       _histories(cache, feed.documents, feed.since) for cache in self.caches
     ]
     for cache, found in zip(self.caches, histories, strict=True):
-      if feed.since is not None and not found.num_targets().any():
+      if found.num_targets().any():
+        continue
+      if feed.since is None:
+        asked = ""
+        if found.targets is not None:
+          asked = " that may be a target (LogFiles.target_where)"
         raise InputError(
-          f"Nothing in the {feed.documents} split of {cache.name} is new "
-          f"(Feed.since): {_described(feed.since, cache.name)}. Is this the "
-          "log of today (INTERACTIONS)? A leave-one-out split holds out each "
-          "user's last two events."
+          f"There is nothing to train on in {cache.name}: no user of its "
+          f"{feed.documents} split has an event{asked} after another one. Are "
+          "users and times in the right columns (`calrec data card`)? "
+          "Repeats of an item right after itself are removed unless "
+          'Domain.dedup = "none".'
         )
+      raise InputError(
+        f"Nothing in the {feed.documents} split of {cache.name} is new "
+        f"(Feed.since): {_described(feed.since, cache.name)}. Is this the "
+        "log of today (INTERACTIONS)? A leave-one-out split holds out each "
+        "user's last two events."
+      )
     return plan.Plan(
       histories,
       self._costs,

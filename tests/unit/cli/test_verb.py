@@ -1,9 +1,12 @@
 """How `calrec` ends: one line for a user's mistake, a traceback for a bug."""
 
 import errno
+import gc
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import gin
 import pytest
@@ -63,6 +66,23 @@ def test_an_interrupted_verb_says_so(monkeypatch, capsys):
   failing(monkeypatch, KeyboardInterrupt())
   assert main(["checkpoint", "show", "x"]) == 130
   assert capsys.readouterr().err == "calrec checkpoint: interrupted.\n"
+
+
+def test_an_interrupt_that_python_drops_is_sent_again(monkeypatch, capfd):
+  def collect(phase, info):
+    gc.callbacks.remove(collect)
+    signal.raise_signal(signal.SIGINT)
+
+  def work(argv):
+    gc.callbacks.append(collect)
+    gc.collect()  # Here Python prints the interrupt and goes on.
+    for _ in range(1000):
+      time.sleep(0.01)
+    return 0
+
+  monkeypatch.setattr(checkpoint, "main", work)
+  assert main(["checkpoint", "show", "x"]) == 130
+  assert capfd.readouterr().err == "calrec checkpoint: interrupted.\n"
 
 
 @pytest.mark.parametrize("verb", VERBS)

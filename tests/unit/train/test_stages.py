@@ -106,6 +106,19 @@ def test_a_folder_without_a_name_is_refused(name):
     stages.Stage()
 
 
+def test_a_file_is_no_folder(tmp_path):
+  path = tmp_path / "log.csv"
+  path.touch()
+  configuration = config.Configuration(
+    files=("recipes/quickstart.gin",), bindings=(f"MODEL_DIR='{path}'",)
+  )
+  with (
+    configuration.stage("target"),
+    pytest.raises(ValueError, match="is a file; it must be a folder"),
+  ):
+    stages.Stage()
+
+
 def test_a_bucket_is_no_folder():
   configuration = config.Configuration(
     files=("recipes/quickstart.gin",), bindings=("MODEL_DIR='gs://b/run'",)

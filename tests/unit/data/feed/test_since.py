@@ -214,3 +214,10 @@ def test_positions_have_no_days(tmp_path):
   feed = Feed(row_tokens=512, row_slots=24, rows=2, since=3)
   with pytest.raises(InputError, match="has positions only"):
     feed.open([shop.cache]).batch(0)
+
+
+def test_a_log_without_a_second_event_names_the_domain(tmp_path):
+  events = [(f"u{user}", "ab"[user % 2], user) for user in range(4)]
+  shop = small_logs.build(tmp_path, events, "ab", min_count=1)
+  with pytest.raises(InputError, match="nothing to train on in shop: no user"):
+    FEED.open([shop.cache]).batch(0)
