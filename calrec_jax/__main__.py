@@ -37,7 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     The exit status: 0, 1 for an error that the user can fix, 2 for wrong usage.
   """
   with verb.output():
-    return _run(list(sys.argv[1:] if argv is None else argv))
+    status = _run(list(sys.argv[1:] if argv is None else argv))
+  if argv is None:
+    verb.end_if_stopped(status)
+  return status
 
 
 def _run(argv: Sequence[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import argparse
+import atexit
 import contextlib
 import importlib
 import io
@@ -168,6 +169,27 @@ def run(verb: str, argv: Sequence[str]) -> int:
   except Exception as error:
     error.add_note(_BUG)
     raise
+
+
+def end_if_stopped(status: int) -> None:
+  """Ends a process that a signal stopped, with the status that says so.
+
+  Native libraries whose import or work was cut off can crash when they are
+  unloaded, and launchers would see a crash instead of a preemption.
+
+  Args:
+    status: Exit status of the verb. With 0, 1 and 2, those of work that came to
+      an end of its own, nothing happens.
+  """
+  if status in (0, 1, 2):
+    return
+  # What Python does before it unloads anything.
+  threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+  atexit._run_exitfuncs()
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(ValueError, OSError):
+      stream.flush()
+  os._exit(status)
 
 
 def _show(message: str, debug: bool) -> None:

@@ -272,6 +272,12 @@ def explained() -> Iterator[None]:
   except RuntimeError as error:
     if "Required bindings" not in str(error):
       raise
+    if "'dataset'" in str(error) and "'decoder'" in str(error):
+      raise ConfigurationError(
+        "There is no recipe. Give one by --gin_file=mine.gin, "
+        "or to `calrec eval` and `calrec infer` a trained run by "
+        "--run=MODEL_DIR."
+      ) from error
     raise ConfigurationError(
       f"{str(error).splitlines()[0]} Set the value in a gin file or on the "
       "command line with --gin.NAME=VALUE."

@@ -52,6 +52,8 @@ _MOVED = {
 }
 _IMPORT = re.compile(r"^import calrec_jax\.([\w.]+)", flags=re.MULTILINE)
 
+# The files that are being read, from the outermost to the innermost include.
+_open: list[pathlib.Path] = []
 # Folders of the files that were read, in order of their first one.
 _folders: dict[pathlib.Path, None] = {}
 
@@ -82,15 +84,21 @@ class _GinFile(io.StringIO):
   def __init__(self, path: str):
     super().__init__(_text_of(path))
     self.name = path  # gin's messages name it.
+    self._file = pathlib.Path(path).resolve()
     self._folder = pathlib.Path(path).absolute().parent
 
   def __enter__(self) -> _GinFile:
+    if self._file in _open:
+      names = " includes ".join(map(str, (*_open, self._file)))
+      raise ConfigurationError(f"A gin file includes itself: {names}.")
+    _open.append(self._file)
     _folders.setdefault(self._folder)
     gin_config._LOCATION_PREFIXES.insert(0, str(self._folder))
     return self
 
   def __exit__(self, *error: Any) -> None:
     gin_config._LOCATION_PREFIXES.remove(str(self._folder))
+    _open.remove(self._file)
     self.close()
 
 

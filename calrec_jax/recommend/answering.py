@@ -21,6 +21,7 @@ import tqdm
 from calrec_jax.data import building
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.dataset import Dataset
+from calrec_jax.data.domain.domain import slug
 from calrec_jax.data.feed.feed import Feed
 from calrec_jax.data.feed.tokenization import PromptTooLong
 from calrec_jax.data.records import Catalogue
@@ -320,9 +321,14 @@ def _domain(caches: Sequence[TokenCache], name: str | None) -> TokenCache:
   known = {cache.name: cache for cache in caches}
   if name is None and len(caches) == 1:
     return caches[0]
-  if name not in known:
+  if name is None:
     raise InputError(
-      f"--domain={name}: choose from {', '.join(known)}."
-      f"{nearest(name or '', known)}"
+      f"The stage has several domains; choose one by --domain: "
+      f"{', '.join(known)}."
     )
-  return known[name]
+  found = known.get(name) or known.get(slug(name))  # Or its folder's name.
+  if found is None:
+    raise InputError(
+      f"--domain={name}: choose from {', '.join(known)}.{nearest(name, known)}"
+    )
+  return found

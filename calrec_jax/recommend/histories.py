@@ -26,7 +26,7 @@ from calrec_jax.data.logs.columns import values as values_lib
 from calrec_jax.data.logs.files import read_options
 from calrec_jax.data.logs.reading import tables
 from calrec_jax.data.logs.reading.tables import Table
-from calrec_jax.errors import InputError
+from calrec_jax.errors import InputError, nearest
 from calrec_jax.recommend.requests import NO_KNOWN_ITEM, Request, nobody
 
 BAD_HISTORY = "bad history"
@@ -114,8 +114,9 @@ def read(
     columns: How the domain's own log is written.
 
   Raises:
-    InputError: for a file that holds no histories at all.
+    InputError: For a file that is not there, or holds no histories at all.
   """
+  _require_file(path)
   problems = _Located(str(path))
   table = _read_table(path, columns, problems)
   users = _present(table, (columns.user, *_USERS))
@@ -149,6 +150,20 @@ def read(
     for place, what in problems.places
   ]
   return requests
+
+
+def _require_file(path: pathlib.Path) -> None:
+  """Refuses a missing file in the words of who asks for recommendations."""
+  folder = path.expanduser().absolute().parent
+  if path.expanduser().exists() or not folder.is_dir():
+    return  # Or a member of an archive, or a URL, which the reader explains.
+  if "*" in path.name or "?" in path.name:
+    return
+  files = [each.name for each in folder.iterdir() if each.is_file()]
+  raise InputError(
+    f"--histories={path}: there is no such file in {folder}."
+    f"{nearest(path.name, files)}"
+  )
 
 
 def _read_table(

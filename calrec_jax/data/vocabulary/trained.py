@@ -11,6 +11,7 @@ import functools
 import io
 import os
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ _REQUIRED: Any = gin.REQUIRED  # Gin rejects it when used.
 
 _MAX_TEXTS = 200_000
 PADDING, BEGIN, END_OF_TEXT, UNKNOWN = range(4)  # Of trained vocabularies.
+# Of SentencePiece's message.
+_TOO_SMALL = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
 _SPACE = "\u2581"  # SentencePiece's escape of a space.
 
 # Reads a domain; fields limited in tokens are truncated with the tokenizer.
@@ -180,9 +183,15 @@ class TrainedSentencePiece:
         minloglevel=2,
       )
     except RuntimeError as error:
+      needed = _TOO_SMALL.search(str(error))
       raise InputError(
         f"TrainedSentencePiece.size = {self.size} does not fit the text "
-        f"({len(texts)} texts): {error}"
+        f"({len(texts)} texts): "
+        + (
+          f"its characters alone need {needed[1]}. Raise VOCABULARY_SIZE."
+          if needed
+          else str(error)
+        )
       ) from error
     return model.getvalue()
 

@@ -85,6 +85,35 @@ def test_an_interrupt_that_python_drops_is_sent_again(monkeypatch, capfd):
   assert capfd.readouterr().err == "calrec checkpoint: interrupted.\n"
 
 
+STOPPED = """
+import atexit, os, sys, threading
+from calrec_jax import __main__
+atexit.register(print, "left", flush=True)
+class Library:
+  def __del__(self, write=os.write):
+    write(1, b"unloaded")
+library = Library()
+__main__.verb.run = lambda *_: (
+  threading.Timer(0.1, print, ["saved"]).start() or STATUS
+)
+sys.argv = ["calrec", "train"]
+sys.exit(__main__.main())
+"""
+
+
+@pytest.mark.parametrize("status", [0, 83, 130])
+def test_who_was_stopped_leaves_without_unloading(status):
+  run = subprocess.run(
+    [sys.executable, "-c", STOPPED.replace("STATUS", str(status))],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert run.returncode == status
+  assert run.stdout.split()[:2] == ["saved", "left"]
+  assert ("unloaded" in run.stdout) == (status == 0)
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_teaches_with_commands_and_has_debug(verb, capsys):
   with pytest.raises(SystemExit):

@@ -106,6 +106,24 @@ def test_a_missing_file_offers_the_nearest_of_the_project():
   assert "Did you mean 'recipes/quickstart.gin'?" in message
 
 
+def test_a_file_that_includes_itself_is_named(tmp_path):
+  one, two = tmp_path / "one.gin", tmp_path / "two.gin"
+  one.write_text('include "two.gin"\n')
+  two.write_text('include "one.gin"\n')
+  for _ in range(2):  # The first error leaves nothing behind.
+    message = refused(files=(str(one),))
+    assert f"includes itself: {one} includes {two} includes {one}." in message
+  two.write_text("")
+  apply(files=(str(one),))
+
+
+def test_without_a_recipe_one_is_asked_for():
+  config.Configuration().apply()
+  with pytest.raises(config.ConfigurationError) as caught, config.explained():
+    stages.Stage()
+  assert str(caught.value).startswith("There is no recipe. Give one by --gin_")
+
+
 def test_a_required_value_that_is_missing_names_the_remedy(tmp_path):
   files = write(
     tmp_path, "import calrec_jax.data.feed.feed\nFeed.row_tokens = 64\n"

@@ -61,11 +61,11 @@ EVENTS = "user_id,item_id,timestamp\nanna,c,30\nanna,a,10\nben,c,5\nanna,b,20\n"
   [
     ("h.jsonl", LISTS),
     ("h.jsonl", "\n" + LISTS),
-    ("h.jsonl.gz", gzip.compress(LISTS.encode())),
+    ("h.jsonl.gz", gzip.compress(LISTS.encode(), mtime=0)),
     ("h.jsonl", b"\xef\xbb\xbf" + LISTS.encode()),
     ("h.csv", EVENTS),
     ("h.csv", b"\xef\xbb\xbf" + EVENTS.encode()),
-    ("h.csv.gz", gzip.compress(EVENTS.encode())),
+    ("h.csv.gz", gzip.compress(EVENTS.encode(), mtime=0)),
     ("h.csv", "user_id,item_id\nanna,a\nben,c\nanna,b\nanna,c\n"),
     ("h.tsv", EVENTS.replace(",", "\t")),
     (
@@ -312,3 +312,11 @@ def test_events_of_a_history_have_their_kinds(kinds_shop, tmp_path):
   path.write_text("user_id,item_id\nanna,a\n")
   [anna] = histories.read(path, shop.cache, False, columns)
   assert [shop.cache.kinds.names[n] for n in anna.items.kinds] == ["buy"]
+
+
+def test_a_missing_file_is_named_as_it_was_given(shop, tmp_path):
+  (tmp_path / "new.csv").touch()
+  with pytest.raises(
+    ValueError, match=r"^--histories=.*nwe\.csv: .*'new\.csv'"
+  ):
+    histories.read(tmp_path / "nwe.csv", shop.cache, False, Columns())

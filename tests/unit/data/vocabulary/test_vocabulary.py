@@ -87,6 +87,12 @@ def test_a_size_that_does_not_fit_names_the_binding(domain):
     vocabulary_lib.TrainedSentencePiece(size=20).train(TEXTS, PROMPT.pieces())
 
 
+def test_a_size_below_the_characters_names_the_size_that_is_needed():
+  said = r"characters alone need \d+\. Raise VOCABULARY_SIZE\.$"
+  with pytest.raises(ValueError, match=said):
+    vocabulary_lib.TrainedSentencePiece(size=20).train(["tea"], ())
+
+
 def test_a_changed_model_is_refused(trained, tmp_path):
   folder = tmp_path / "v"
   files.write(str(folder), trained, None)
