@@ -123,9 +123,8 @@ def test_commands_are_understood(command, tmp_path, monkeypatch):
     words.append("--gin_file=recipes/quickstart.gin")
   for word in words[2:] if words[:2] == ["data", "guess"] else ():
     if word.endswith(".csv"):
-      (tmp_path / word).write_text(
-        "user_id,item_id,timestamp\nu,i,1600000000\n"
-      )
+      rows = "".join(f"u{n % 7},i{n % 5},{10**9 + n}\n" for n in range(40))
+      (tmp_path / word).write_text("user_id,item_id,timestamp\n" + rows)
   printed = io.StringIO()
   with contextlib.redirect_stdout(printed):
     assert calrec.main([*words, "--dry_run"]) == 0

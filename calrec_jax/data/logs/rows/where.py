@@ -56,6 +56,11 @@ class Comparison:
   column: str
   symbol: str
   value: Any
+  # True equals 1, but is another constant.
+  written: str = dataclasses.field(init=False)
+
+  def __post_init__(self) -> None:
+    object.__setattr__(self, "written", repr(self.value))
 
   def is_of_numbers(self) -> bool:
     """Whether a constant is a number, which a truth value is not."""
