@@ -131,7 +131,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _guess(paths: Sequence[str], output: str | None) -> int:
   """Prints or writes a gin file for the files of a log."""
   if not paths:
-    raise InputError("calrec data guess needs the files of a log.")
+    raise InputError("guess needs the files of a log, such as purchases.csv.")
   text = guess.guess(paths)
   if output is None:
     print(text, end="")
