@@ -14,7 +14,8 @@ from calrec_jax.data.logs.problems import Problems
 def test_every_row_of_the_log_is_an_event(tmp_path, iso, text_ids):
   path = tmp_path / "log.csv"
   csv_at_size.write_log(path, 300, titles=True, iso=iso, text_ids=text_ids)
-  rows = list(csv.DictReader(path.open()))
+  with path.open() as file:
+    rows = list(csv.DictReader(file))
   assert len(rows) == 300
   assert len({row["item_id"] for row in rows}) <= 10
   problems = Problems()
