@@ -113,7 +113,12 @@ def last_stage(run: pathlib.Path) -> pathlib.Path | None:
   """
   if not run.is_dir():
     return None
-  begun = [child for child in sorted(run.iterdir()) if steps(child)]
+  begun = [
+    child
+    for child in sorted(run.iterdir())
+    # In a stage's own folder it holds what an interrupted run has saved.
+    if child.name != "preempted" and steps(child)
+  ]
   records = {child: stage_folder.handover(child) for child in begun}
   finished = {
     child: record

@@ -21,6 +21,11 @@ from tests.fixtures.checkpoint_toys import (
   policy,
 )
 
+# TensorStore may still call back when the loop of a failed read is closed.
+pytestmark = pytest.mark.filterwarnings(
+  "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
 
 def on_mesh(tree, **axes):
   """Shardings of the state's leaves: one spec for each shape."""
