@@ -11,8 +11,8 @@ import pytest
 
 from calrec_jax.__main__ import main
 from calrec_jax.data.domain import domain as domain_lib
-from calrec_jax.data.logs import log_files  # noqa: F401 (gin names it)
 from calrec_jax.data.domain import splits
+from calrec_jax.data.logs import log_files  # noqa: F401 (gin names it)
 from calrec_jax.errors import CalrecError
 from tests.fixtures import logs_people_have
 
