@@ -181,9 +181,8 @@ class _Reader:
     self._text, self._binding = text, binding
     self._names: dict[str, str] = {}  # By the word that stands for them.
     # Gin continues texts over several lines.
-    self._source = _QUOTED.sub(
-      self._stand_in, " ".join(text.split("\n")).strip()
-    )
+    named = _QUOTED.sub(self._stand_in, text)
+    self._source = " ".join(named.split("\n")).strip()
 
   def _stand_in(self, match: re.Match[str]) -> str:
     if match["name"] is None:

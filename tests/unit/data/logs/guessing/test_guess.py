@@ -2,7 +2,7 @@
 
 import gin
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from calrec_jax.data.logs.guessing import guess, log_checks
@@ -27,9 +27,8 @@ def test_gin_reads_back_what_is_written(value):
   assert gin.query_parameter("VALUE/gin.macro.value") == value
 
 
-@given(
-  _NAMES.filter(lambda name: "`" not in name and name == name.strip()), _NAMES
-)
+@example(name="0\n0", value="0")
+@given(_NAMES.filter(lambda name: "`" not in name), _NAMES)
 def test_conditions_name_any_column_and_text(name, value):
   condition = f"{log_checks.quoted(name)} == {log_checks.text(value)}"
   [clause] = where.parse(condition, "LogFiles.where").clauses
