@@ -73,8 +73,8 @@ def unpack(
   stored = Prefixed(head, raw)
   if method is None:
     return io.BufferedReader(stored, size), None
-  unpacked = _Unpacked(pieces(stored, method, size), path, raw.close)
-  return io.BufferedReader(unpacked, size), method
+  parts = _located(pieces(stored, method, size), path)
+  return io.BufferedReader(Pieces(parts, raw.close), size), method
 
 
 def pieces(raw: Any, method: str | None, size: int) -> Iterator[bytes]:
@@ -212,33 +212,50 @@ class Prefixed(io.RawIOBase):
     super().close()
 
 
-class _Unpacked(io.RawIOBase):
-  """Pieces as a stream; damage is an error that names the line."""
+class Pieces(io.RawIOBase):
+  """Pieces of bytes, none of them empty, as a stream."""
 
   def __init__(
-    self, parts: Iterator[bytes], path: str, close: Callable[[], object]
+    self, parts: Iterator[bytes], close: Callable[[], object]
   ) -> None:
-    self._parts, self._path, self._close = parts, path, close
+    """Starts before the first piece.
+
+    Args:
+      parts: The pieces, in order.
+      close: Function that closes what they come from.
+    """
+    self._parts, self._close = parts, close
     self._part = memoryview(b"")
-    self._line = 1
 
   def readable(self) -> bool:
+    """Whether it can be read: always."""
     return True
 
   def readinto(self, buffer: Any) -> int:
+    """Reads the next bytes."""
     if not self._part:
-      try:
-        part = next(self._parts, b"")
-      except ValueError as error:
-        raise damaged(self._path, self._line, error) from error
-      self._line += part.count(b"\n")
-      self._part = memoryview(part)
+      self._part = memoryview(next(self._parts, b""))
     size = min(len(buffer), len(self._part))
     buffer[:size] = self._part[:size]
     self._part = self._part[size:]
     return size
 
   def close(self) -> None:
+    """Closes the stream."""
     if not self.closed:
       self._close()
     super().close()
+
+
+def _located(parts: Iterator[bytes], path: str) -> Iterator[bytes]:
+  """The pieces; damage is an error that names the line."""
+  line = 1
+  while True:
+    try:
+      part = next(parts, b"")
+    except ValueError as error:
+      raise damaged(path, line, error) from error
+    if not part:
+      return
+    line += part.count(b"\n")
+    yield part

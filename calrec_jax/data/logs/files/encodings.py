@@ -11,7 +11,7 @@ from __future__ import annotations
 import codecs
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -207,7 +207,8 @@ def utf8(stream: IO[bytes], encoding: Encoding) -> IO[bytes]:
   _skip_mark(stream, encoding)
   if encoding.name in ("utf-8", "ascii"):
     return stream
-  return io.BufferedReader(_Utf8(stream, encoding.name), _PIECE)
+  parts = _in_utf8(stream, encoding.name)
+  return io.BufferedReader(containers.Pieces(parts, stream.close), _PIECE)
 
 
 def _skip_mark(stream: IO[bytes], encoding: Encoding) -> None:
@@ -230,30 +231,13 @@ _ESCAPES = "calrec_jax.surrogates"
 codecs.register_error(_ESCAPES, _escape)
 
 
-class _Utf8(io.RawIOBase):
-  """A stream of another encoding in UTF-8."""
-
-  def __init__(self, stream: IO[bytes], name: str) -> None:
-    self._stream = stream
-    self._decoder = codecs.getincrementaldecoder(name)(_ESCAPES)
-    self._part = memoryview(b"")
-    self._ended = False
-
-  def readable(self) -> bool:
-    return True
-
-  def readinto(self, buffer: Any) -> int:
-    while not self._part and not self._ended:
-      data = self._stream.read(_PIECE)
-      self._ended = not data
-      text = self._decoder.decode(data, final=self._ended)
-      self._part = memoryview(text.encode("utf-8", "surrogatepass"))
-    size = min(len(buffer), len(self._part))
-    buffer[:size] = self._part[:size]
-    self._part = self._part[size:]
-    return size
-
-  def close(self) -> None:
-    if not self.closed:
-      self._stream.close()
-    super().close()
+def _in_utf8(stream: IO[bytes], name: str) -> Iterator[bytes]:
+  """The pieces of a stream of another encoding in UTF-8."""
+  decoder = codecs.getincrementaldecoder(name)(_ESCAPES)
+  ended = False
+  while not ended:
+    data = stream.read(_PIECE)
+    ended = not data
+    text = decoder.decode(data, final=ended)
+    if text:
+      yield text.encode("utf-8", "surrogatepass")

@@ -71,13 +71,6 @@ class Columns:
     """The conditions that are set."""
     return [each for each in (self.where, self.targets) if each is not None]
 
-  def wanted(self) -> list[str]:
-    """Names of all columns that are read."""
-    names = [self.user, self.item, self.time, self.order, self.kind]
-    for condition in self.conditions():
-      names += condition.columns()
-    return list(dict.fromkeys(name for name in names if name))
-
 
 class EventColumns:
   """Collects the rows of a log, and makes events of them."""
