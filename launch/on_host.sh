@@ -160,13 +160,16 @@ find_process() {
 # Runs a command and forwards SIGTERM to it: a container and a Slurm job signal
 # only the first process.
 forward_term() {
-  local child status=0
+  local child="" signalled="" status=0
+  # Before the command starts: it may be signalled as soon as it runs.
+  trap 'signalled=yes; [ -z "$child" ] || kill -TERM "$child" 2> /dev/null ||
+    true' TERM INT
   "$@" &
   child=$!
-  trap 'kill -TERM "$child" 2> /dev/null || true' TERM INT
+  [ -z "$signalled" ] || kill -TERM "$child" 2> /dev/null || true
   wait "$child" || status=$?
-  while kill -0 "$child" 2> /dev/null; do # wait was interrupted by a signal
-    status=0
+  while [ -n "$signalled" ]; do # This wait may have ended with the signal.
+    signalled="" status=0
     wait "$child" || status=$?
   done
   trap - TERM INT
