@@ -100,7 +100,7 @@ def measure(
   Raises:
     ValueError: If losses or gradients differ.
   """
-  decoder = family_of(stage.decoder).module(stage.decoder)
+  decoder = family_of(stage.decoder).module(stage.decoder, [])
   mesh = partitioning.make_mesh(
     partitioning.MeshShape(), jax.local_devices()[:1]
   )

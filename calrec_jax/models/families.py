@@ -4,13 +4,16 @@ A family tells the training loop what depends on the kind of model: its module,
 objective and tokens, and the FLOPs of a step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from calrec_jax.data.cache import item_ids
+from calrec_jax.data.cache.item_ids import ItemCache, ItemDomain, ItemTexts
+from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.errors import InputError
 from calrec_jax.models import flops, next_item, objective, sasrec
 from calrec_jax.models.decoder import Decoder
@@ -25,24 +28,53 @@ class Family(NamedTuple):
   """What the training loop needs to know about a kind of model.
 
   Attributes:
-    module: Function from a configuration to its Flax module, which is called
-      with tokens, positions and segment ids [R, L], and `deterministic`.
+    module: Function from a configuration, and the token caches of a mixture
+      for what the model knows of their items, to its Flax module, which is
+      called with tokens, positions and segment ids [R, L], and `deterministic`.
     objective: Class of its losses, a frozen dataclass, so that lineages can
       record it.
     tokens: What its tokens stand for: "texts" of items, or item "ids".
     train_step_flops: See `flops.train_step_flops`.
   """
 
-  module: Callable[[Any], nn.Module]
+  module: Callable[[Any, Sequence[TokenCache]], nn.Module]
   objective: type[RowObjective]
   tokens: Literal["texts", "ids"]
   train_step_flops: Callable[..., float]
 
 
+def _decoder(config: DecoderConfig, caches: Sequence[TokenCache]) -> Decoder:
+  del caches  # It reads the texts themselves.
+  return Decoder(config)
+
+
+def _sasrec(config: SASRecConfig, caches: Sequence[TokenCache]) -> SASRec:
+  pairs = [
+    (cache.texts(), cache.domain)
+    for cache in caches
+    if isinstance(cache, ItemCache)
+  ]
+  return SASRec(config, texts_for(config, pairs))
+
+
 _DECODERS = Family(
-  Decoder, objective.Objective, "texts", flops.train_step_flops
+  _decoder, objective.Objective, "texts", flops.train_step_flops
 )
-_SASREC = Family(SASRec, next_item.NextItem, "ids", sasrec.train_step_flops)
+_SASREC = Family(_sasrec, next_item.NextItem, "ids", sasrec.train_step_flops)
+
+
+def texts_for(
+  config: SASRecConfig, caches: Sequence[tuple[TokenCache, ItemDomain]]
+) -> ItemTexts | None:
+  """The texts that a model of item ids reads; None if it reads none.
+
+  Args:
+    config: Shape of the model.
+    caches: Token caches of texts, each with the item tokens of its domain.
+  """
+  if not config.text_tokens:
+    return None
+  return item_ids.item_texts(caches, config.table_rows, config.text_tokens)
 
 
 def family_of(config: ModelConfig) -> Family:

@@ -6,7 +6,7 @@ Tested against NumPy in `tests/reference/test_sasrec_reference.py`.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gin
@@ -83,9 +83,9 @@ class NextItem(RowObjective):
       how often it has the highest logit; both among the sampled items where
       items are sampled.
     """
-    table = model.apply({"params": params}, method="output_weights")
-    table = jnp.asarray(table, jnp.float32)
     if self.negatives is None or dropout_rng is None:
+      table = model.apply({"params": params}, method="output_weights")
+      table = jnp.asarray(table, jnp.float32)
       nats, hits = full_softmax(
         model.config,
         hidden,
@@ -103,9 +103,14 @@ class NextItem(RowObjective):
         num_items,
       )
       fraction = self.negatives / num_items
+
+      def embed(tokens: Array) -> Array:
+        rows = model.apply({"params": params}, tokens, method="embed")
+        return jnp.asarray(rows, jnp.float32)
+
       nats, hits = sampled_softmax(
         hidden,
-        table,
+        embed,
         batch.tokens,
         batch.loss_weights,
         sampled,
@@ -161,7 +166,7 @@ def full_softmax(
 
 def sampled_softmax(
   hidden: Float[Array, "R L D"],
-  table: Float[Array, "V D"],
+  embed: Callable[[Array], Array],
   tokens: Int[Array | np.ndarray, "R L"],
   weights: Float[Array | np.ndarray, "R L"],
   negatives: Int[Array, "R G M"],
@@ -174,7 +179,7 @@ def sampled_softmax(
 
   Args:
     hidden: Last layer at every position.
-    table: Item embeddings.
+    embed: Function from item tokens to their embeddings, float32[..., D].
     tokens: Tokens of the rows; position t predicts token t + 1.
     weights: Weight of each position, 1 where its next token counts.
     negatives: Sampled items of each of the G groups of consecutive positions in
@@ -193,8 +198,8 @@ def sampled_softmax(
     _in_groups(array, negatives.shape[1])
     for array in (hidden.astype(jnp.float32), labels, weights)
   )
-  true = jnp.sum(hidden * table[labels], axis=-1)  # [R, G, positions]
-  sampled = jnp.einsum("rgld,rgmd->rglm", hidden, table[negatives])
+  true = jnp.sum(hidden * embed(labels), axis=-1)  # [R, G, positions]
+  sampled = jnp.einsum("rgld,rgmd->rglm", hidden, embed(negatives))
   same = labels[..., None] == negatives[:, :, None]
   sampled = jnp.where(same, _MASKED, sampled - log_expected)
   total = jnp.logaddexp(true, jax.nn.logsumexp(sampled, axis=-1))

@@ -7,6 +7,11 @@ values are not, and the residual of a sublayer is its normalised input; dropout
 is applied to the sum of the embeddings, to attention weights, and twice in the
 feed-forward layer.
 
+With `SASRecConfig.text_tokens` an item's embedding is the sum of its own and
+of those of the tokens of its text: items that are seldom bought are known by
+their words (as in feature-aware models, such as FDSA, Zhang et al., IJCAI 2019,
+whose features have a network of their own).
+
 It reads packed rows. The last position of a segment holds the target item,
 whose embedding no other position attends to.
 Tested against a NumPy loop in `tests/reference/test_sasrec_reference.py`, and
@@ -23,7 +28,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from calrec_jax.data.cache.item_ids import FIRST_TOKEN
+from calrec_jax.data.cache.item_ids import FIRST_TOKEN, ItemTexts
 from calrec_jax.errors import (
   InputError,
   at_least,
@@ -60,6 +65,8 @@ class SASRecConfig:
     positions: Origin of the positions: "from_end" counts back from the target
       item, so that the newest item always has the same position (the authors'
       code, which pads on the left), "from_start" from the oldest item read.
+    text_tokens: Number of tokens of an item's text, the first ones, whose
+      embeddings are added to that of its id; 0 reads ids alone, as the authors.
     norm_eps: Epsilon of the layer norms.
     dtype: Dtype of activations and matrix products.
     param_dtype: Dtype of parameters.
@@ -72,6 +79,7 @@ class SASRecConfig:
   heads: int = 2
   dropout: float = 0.5
   positions: str = "from_end"
+  text_tokens: int = 0
   norm_eps: float = 1e-8
   dtype: str = "float32"
   param_dtype: str = "float32"
@@ -85,6 +93,7 @@ class SASRecConfig:
       blocks=at_least(1),
       heads=at_least(1),
       dropout=within("[0, 1)"),
+      text_tokens=at_least(0),
       positions=one_of(*POSITIONS),
       dtype=one_of(*DTYPES),
       param_dtype=one_of(*DTYPES),
@@ -138,27 +147,22 @@ class SASRec(nn.Module):
 
   Attributes:
     config: Shape of the model.
+    texts: Texts of the items, [V, text_tokens], if the model reads them.
   """
 
   config: SASRecConfig
+  texts: ItemTexts | None = None
 
   def setup(self):
     """Declares the parameters."""
     config = self.config
-    self.item_embedding, self.position_embedding = (
-      parameter(
-        self,
-        name,
-        nn.initializers.glorot_normal(),
-        (rows, config.width),
-        (axis, "embed"),
-        jnp.dtype(config.param_dtype),
-      )
-      for name, rows, axis in (
-        ("item_embedding", config.table_rows, "vocab"),
-        ("position_embedding", config.max_items, None),
-      )
+    self.item_embedding = self._table("item_embedding", config.table_rows)
+    self.position_embedding = self._table(
+      "position_embedding", config.max_items, None
     )
+    if self.texts is not None:
+      words = -(-self.texts.vocabulary_size // _ROWS) * _ROWS
+      self.text_embedding = self._table("text_embedding", words)
     self.dropout = nn.Dropout(config.dropout)
     self.blocks = [
       Block(config, name=f"block_{block}") for block in range(config.blocks)
@@ -182,7 +186,7 @@ class SASRec(nn.Module):
     """
     dtype = jnp.dtype(self.config.dtype)
     rows = self._position_rows(positions, segment_ids)
-    x = self.output_weights()[tokens]
+    x = self.embed(tokens)
     x = x + self.position_embedding[rows].astype(dtype)
     x = self.dropout(x, deterministic)
     seen = packed_mask((positions, segment_ids), (positions, segment_ids))
@@ -193,10 +197,41 @@ class SASRec(nn.Module):
       x = block(x, seen, deterministic)
     return self.last_norm(x)
 
+  def embed(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
+    """The embeddings of item tokens in the compute dtype."""
+    own = self._gathered(self.item_embedding)[tokens]
+    if self.texts is None:
+      return own
+    return own + self._words(jnp.asarray(self.texts.tokens)[tokens])
+
   def output_weights(self) -> Float[Array, "V D"]:
-    """The item embeddings in the compute dtype, gathered over the width."""
+    """The embeddings of all item tokens, gathered over the width."""
+    table = self._gathered(self.item_embedding)
+    if self.texts is None:
+      return table
+    return table + self._words(jnp.asarray(self.texts.tokens))
+
+  def _words(self, tokens: Int[Array, "*batch W"]) -> Float[Array, "*batch D"]:
+    """The embeddings of texts: sums, as long as those of one token."""
+    written = tokens >= 0
+    rows = self._gathered(self.text_embedding)[jnp.maximum(tokens, 0)]
+    rows = jnp.where(written[..., None], rows, 0)
+    count = jnp.maximum(jnp.sum(written, axis=-1, keepdims=True), 1)
+    return jnp.sum(rows, axis=-2) * jax.lax.rsqrt(count.astype(rows.dtype))
+
+  def _gathered(self, table: Float[Array, "V D"]) -> Float[Array, "V D"]:
     dtype = jnp.dtype(self.config.dtype)
-    return gather_output(self.item_embedding, ("vocab", "embed"), dtype)
+    return gather_output(table, ("vocab", "embed"), dtype)
+
+  def _table(self, name: str, rows: int, axis: str | None = "vocab") -> Array:
+    return parameter(
+      self,
+      name,
+      nn.initializers.glorot_normal(),
+      (rows, self.config.width),
+      (axis, "embed"),
+      jnp.dtype(self.config.param_dtype),
+    )
 
   def _position_rows(
     self, positions: Int[Array, "R L"], segment_ids: Int[Array, "R L"]
@@ -293,6 +328,7 @@ def train_step_flops(
   scores = 2 * attended * config.width
   blocks = config.blocks * (kernels + scores)
   logits = config.width * config.table_rows
+  # Words are looked up and added, not multiplied.
   return 3 * 2 * (tokens * blocks + loss_tokens * logits)
 
 

@@ -182,7 +182,7 @@ class _Loop:
     self.stage, self.name, self.folder = stage, name, folder
     self.feed, self.mesh, self.record = feed, mesh, record
     self.decoder_config = decoder_config
-    self.decoder = family_of(decoder_config).module(decoder_config)
+    self.decoder = family_of(decoder_config).module(decoder_config, feed.caches)
     boxed = states.abstract_state(self.decoder, stage.optimizer, stage.tuning)
     self.abstract, self.shardings = partitioning.place(boxed, mesh)
     table = partitioning.parameter_table(

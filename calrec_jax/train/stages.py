@@ -343,7 +343,7 @@ def describe_training(
     "task": stage.task,
     "steps": stage.steps,
     "seed": stage.seed,
-    _kind(decoder): dataclasses.asdict(decoder),
+    _kind(decoder): _settings(decoder),
     _kind(stage.objective): dataclasses.asdict(stage.objective),
     "Tuning": dataclasses.asdict(stage.tuning),
     "feed": feed_settings,
@@ -366,6 +366,14 @@ def describe_training(
       },
     }
   return identity.plain(described)
+
+
+def _settings(decoder: ModelConfig) -> dict[str, Any]:
+  """A model's shape, without settings that earlier releases did not have."""
+  settings = dataclasses.asdict(decoder)
+  if isinstance(decoder, SASRecConfig) and not decoder.text_tokens:
+    del settings["text_tokens"]
+  return settings
 
 
 def optimizer_bindings() -> dict[str, Any]:

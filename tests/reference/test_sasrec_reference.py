@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calrec_jax.data.cache.item_ids import FIRST_TOKEN, ItemDomain
+from calrec_jax.data.cache.item_ids import FIRST_TOKEN, ItemDomain, ItemTexts
 from calrec_jax.models import next_item
 from calrec_jax.models.next_item import NextItem
 from calrec_jax.recommend import candidates, protocol
@@ -118,7 +118,7 @@ def sampled_of(hidden, batch, negatives, log_expected):
   _, params = sasrec_toys.model()
   return next_item.sampled_softmax(
     hidden,
-    params["item_embedding"],
+    lambda tokens: params["item_embedding"][tokens],
     batch.tokens,
     batch.loss_weights,
     negatives,
@@ -209,3 +209,24 @@ def test_ranks_as_a_full_sort_does(positions):
     np.testing.assert_allclose(
       rankings[rule].scores, expected.scores, rtol=1e-4, atol=HIDDEN_TOLERANCE
     )
+
+
+def test_words_are_added_to_an_item():
+  tokens = np.full((128, 3), -1, np.int32)
+  tokens[FIRST_TOKEN : FIRST_TOKEN + 3] = [[5, 0, -1], [2, -1, -1], [2, 5, 9]]
+  texts = ItemTexts(tokens, vocabulary_size=10)
+  module, params = sasrec_toys.model(texts, text_tokens=3)
+  own, words = (
+    np.asarray(params[name], np.float64)
+    for name in ("item_embedding", "text_embedding")
+  )
+  expected = own[: len(tokens)].copy()
+  for row, text in enumerate(tokens):
+    written = text[text >= 0]
+    if len(written):
+      expected[row] += words[written].sum(axis=0) / np.sqrt(len(written))
+  table = module.apply({"params": params}, method="output_weights")
+  np.testing.assert_allclose(table, expected, rtol=LOSS_RTOL, atol=1e-6)
+  asked = jnp.array([[FIRST_TOKEN + 2, FIRST_TOKEN], [0, FIRST_TOKEN + 1]])
+  rows = module.apply({"params": params}, asked, method="embed")
+  np.testing.assert_array_equal(rows, table[asked])

@@ -2,7 +2,8 @@
 
 Models of item ids, such as SASRec, use the same plan, packing and batches as
 models of text. Item row r of a domain is the token `first_token + r`; the
-domains of a mixture are numbered consecutively, and token 0 is padding.
+domains of a mixture are numbered consecutively, and token 0 is padding. Such a
+model may also read what the items are called, see `ItemTexts`.
 Tested by `tests/unit/data/test_item_ids.py`.
 """
 
@@ -35,12 +36,38 @@ class ItemDomain(NamedTuple):
     items: Number of items.
     first_token: Token of its row 0.
     sha256: Hash of its item ids in catalogue order.
+    texts_sha256: Hash of the tokens of their texts; None in the record of an
+      earlier release.
   """
 
   name: str
   items: int
   first_token: int
   sha256: str
+  texts_sha256: str | None = None
+
+
+class ItemTexts:
+  """The text of each item as tokens of the text vocabulary, cut to a length.
+
+  Equal and hashable by content, as a part of a model's structure.
+
+  Attributes:
+    tokens: int32[V, W], the first W tokens of the text of each of V item
+      tokens; -1 after a text's end, and for tokens that are no item.
+    vocabulary_size: Number of tokens of the text vocabulary.
+  """
+
+  def __init__(self, tokens: np.ndarray, vocabulary_size: int):
+    self.tokens, self.vocabulary_size = tokens, vocabulary_size
+    content = f"{tokens.shape} {vocabulary_size} ".encode() + tokens.tobytes()
+    self._digest = hashlib.sha256(content).digest()
+
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, ItemTexts) and self._digest == other._digest
+
+  def __hash__(self) -> int:
+    return hash(self._digest)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,13 +169,24 @@ class ItemCache(TokenCache):
     """Each item's own row: ids distinguish items with identical text."""
     return np.arange(self.num_items, dtype=np.int32)
 
+  def texts(self) -> TokenCache:
+    """The same cache, read by the tokens of the texts."""
+    return TokenCache(self.path, self._manifest)
+
 
 def by_item_ids(caches: Sequence[TokenCache]) -> list[ItemCache]:
   """The caches of a mixture, read by item ids with one vocabulary."""
   domains, first = [], FIRST_TOKEN
   for cache in caches:
-    sha256 = item_digest(cache)
-    domains.append(ItemDomain(cache.name, cache.num_items, first, sha256))
+    domains.append(
+      ItemDomain(
+        cache.name,
+        cache.num_items,
+        first,
+        sha256=item_digest(cache),
+        texts_sha256=texts_digest(cache),
+      )
+    )
     first += cache.num_items
   vocabulary = ItemVocabulary(tuple(domains))
   return [
@@ -163,3 +201,36 @@ def item_digest(cache: TokenCache) -> str:
   for item_id in cache.catalogue.item_ids:
     digest.update(f"{item_id}\0".encode())
   return digest.hexdigest()
+
+
+def texts_digest(cache: TokenCache) -> str:
+  """sha256 of the tokens of a catalogue's texts, in order."""
+  values, offsets = cache.item_tokens
+  digest = hashlib.sha256(np.asarray(values, np.int32).tobytes())
+  digest.update(np.asarray(offsets, np.int64).tobytes())
+  return digest.hexdigest()
+
+
+def item_texts(
+  caches: Sequence[tuple[TokenCache, ItemDomain]], rows: int, length: int
+) -> ItemTexts:
+  """What a model of item ids reads of the items' texts.
+
+  Args:
+    caches: Token caches of texts, each with the item tokens of its domain;
+      items of domains that are missing have no text.
+    rows: Number of item tokens, V.
+    length: Most tokens of a text that are read, W.
+  """
+  tokens = np.full((rows, length), -1, np.int32)
+  for cache, domain in caches:
+    values, offsets = cache.item_tokens
+    lengths = np.minimum(np.diff(offsets), length)
+    places = np.arange(length) < lengths[:, None]
+    at = np.minimum(offsets[:-1, None] + np.arange(length), len(values) - 1)
+    own = slice(domain.first_token, domain.first_token + domain.items)
+    tokens[own] = np.where(places, values[at], -1)
+  size = max(
+    max(cache.largest_token + 1, cache.vocabulary().size) for cache, _ in caches
+  )
+  return ItemTexts(tokens, size)

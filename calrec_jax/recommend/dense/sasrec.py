@@ -92,9 +92,10 @@ class SASRecRecommender(Recommender):
   def describe(self) -> str:
     """One human-readable line: what ranks."""
     config = self._model.config
+    words = " and words" if config.text_tokens else ""
     return (
-      f"SASRec on item ids: {config.blocks} blocks of width {config.width}, "
-      f"the last {config.max_items} items"
+      f"SASRec on item ids{words}: {config.blocks} blocks of width "
+      f"{config.width}, the last {config.max_items} items"
     )
 
   def fingerprint(self) -> dict[str, Any]:

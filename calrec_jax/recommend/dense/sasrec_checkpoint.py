@@ -20,7 +20,7 @@ from calrec_jax.data.cache import item_ids
 from calrec_jax.data.cache.item_ids import ItemDomain
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.errors import InputError
-from calrec_jax.models.families import abstract_params
+from calrec_jax.models.families import abstract_params, texts_for
 from calrec_jax.models.sasrec import SASRec, SASRecConfig
 from calrec_jax.recommend import provenance
 from calrec_jax.recommend.dense.sasrec import SASRecRecommender, SASRecSearch
@@ -61,7 +61,7 @@ def trained_sasrec(
   folder = store.find(path)
   record = store.read_json(folder, "lineage")
   config, domain = _described(folder, record, cache)
-  model = SASRec(config)
+  model = SASRec(config, texts_for(config, [(cache, domain)]))
   placed = partitioning.place(abstract_params(model), mesh)
   return SASRecRecommender(
     model,
@@ -97,6 +97,13 @@ def _described(
       "texts serve new items as they are."
     )
   [domain, *_] = found
+  shape = SASRecConfig.from_record(shape)
+  if shape.text_tokens and domain.texts_sha256 != item_ids.texts_digest(cache):
+    raise CheckpointError(
+      f"{folder} was trained on other texts of {cache.name}, or with another "
+      "vocabulary (SASRecConfig.text_tokens). Train it with the same "
+      "Domain.fields and Dataset.vocabulary."
+    )
   outputs = record["cards"][domain.name]["outputs"]
   own = cache.card["outputs"]
   differing = [s for s in _SPLITS if outputs.get(s) != own.get(s)]
@@ -106,4 +113,4 @@ def _described(
       f"{', '.join(differing)} differ, so that it may have seen test targets. "
       "Train it with the same Domain settings."
     )
-  return SASRecConfig.from_record(shape), domain
+  return shape, domain

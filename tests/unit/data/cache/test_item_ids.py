@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import pickle
+import types
 
 import numpy as np
 import pytest
 
 from calrec_jax.checkpoint import initial_parameters
 from calrec_jax.data.cache import item_ids
+from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.feed.feed import Feed
 from tests.fixtures import synthetic_caches
 
@@ -135,3 +137,23 @@ def test_views_travel_to_worker_processes(views):
   assert again.domain == views[1].domain
   assert again.vocabulary().sha256 == views[1].vocabulary().sha256
   np.testing.assert_array_equal(again.item_tokens[0], views[1].item_tokens[0])
+
+
+def test_texts_of_items_are_cut_and_padded(caches, views, monkeypatch):
+  vocabulary = types.SimpleNamespace(size=50)
+  monkeypatch.setattr(TokenCache, "vocabulary", lambda _: vocabulary)
+  pairs = [(view.texts(), view.domain) for view in views]
+  texts = item_ids.item_texts(pairs, rows=16, length=3)
+  again = item_ids.item_texts(pairs, rows=16, length=3)
+  longer = item_ids.item_texts(pairs, rows=16, length=4)
+  assert texts == again
+  assert hash(texts) == hash(again)
+  assert texts != longer
+  assert (texts.tokens[0] == -1).all()  # Padding is no item.
+  for cache, view in zip(caches, views, strict=True):
+    values, offsets = cache.item_tokens
+    for row in range(cache.num_items):
+      text = values[offsets[row] : offsets[row + 1]].tolist()[:3]
+      found = texts.tokens[view.domain.first_token + row].tolist()
+      assert found == text + [-1] * (3 - len(text))
+  assert texts.vocabulary_size >= max(50, 1 + texts.tokens.max())
