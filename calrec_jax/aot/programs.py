@@ -125,13 +125,20 @@ def _train_step(
 ) -> Program:
   feed = stage.feed
   partitioning.require_rows(feed.rows, mesh, stage.microbatches)
-  boxed = states.abstract_state(decoder, stage.optimizer, stage.tuning)
+  boxed = states.abstract_state(
+    decoder, stage.optimizer, stage.tuning, stage.averaging
+  )
   state = _sharded(*partitioning.place(boxed, mesh))
   rows = Batch.empty(feed.rows, feed.row_tokens, feed.row_slots)
   by_rows = partitioning.batch_sharding(mesh)
   batch = _sharded(rows, jax.tree.map(lambda _: by_rows, rows))
   step = train_step.make_train_step(
-    decoder, stage.objective, stage.optimizer, stage.tuning, stage.microbatches
+    decoder,
+    stage.objective,
+    stage.optimizer,
+    stage.tuning,
+    stage.microbatches,
+    stage.averaging,
   )
   what = (
     f"{feed.rows} rows of {feed.row_tokens} tokens with {feed.row_slots} slots"

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from calrec_jax import config
 from calrec_jax.checkpoint import (
@@ -183,7 +184,9 @@ class _Loop:
     self.feed, self.mesh, self.record = feed, mesh, record
     self.decoder_config = decoder_config
     self.decoder = family_of(decoder_config).module(decoder_config, feed.caches)
-    boxed = states.abstract_state(self.decoder, stage.optimizer, stage.tuning)
+    boxed = states.abstract_state(
+      self.decoder, stage.optimizer, stage.tuning, stage.averaging
+    )
     self.abstract, self.shardings = partitioning.place(boxed, mesh)
     table = partitioning.parameter_table(
       boxed.params,
@@ -223,7 +226,12 @@ class _Loop:
     else:
       self.step = 0
       self.state = states.create_state(
-        self.decoder, stage.optimizer, self.shardings, stage.seed, stage.tuning
+        self.decoder,
+        stage.optimizer,
+        self.shardings,
+        stage.seed,
+        stage.tuning,
+        stage.averaging,
       )
       origin = f"starts from {source or 'scratch'}"
       if source is not None:
@@ -273,7 +281,10 @@ class _Loop:
       self.shardings.params,
       fresh=loras.lora_leaves(self.state.params),
     )
-    self.state = self.state._replace(params=params)
+    average = self.state.average
+    if average is not None:  # Copies: both are updated in place.
+      average = jax.tree.map(jnp.copy, self.stage.tuning.split(params)[0])
+    self.state = self.state._replace(params=params, average=average)
 
   def run(self) -> None:
     """Trains until TRAIN_STEPS or until validations stop improving."""
@@ -288,6 +299,7 @@ class _Loop:
         stage.optimizer,
         stage.tuning,
         stage.microbatches,
+        stage.averaging,
       ),
       donate_argnums=0,
     )
@@ -469,7 +481,7 @@ class _Loop:
         self.timeline.during(goodput.VALIDATION),
         self.guard.interruptible(),
       ):
-        values = self.validator(self.state.params)
+        values = self.validator(self.state.model)
     except DivergedError as error:
       what = f"the validation fails ({str(error).rstrip('.')})"
       raise DivergedError(self._diverged(what)) from error

@@ -39,6 +39,7 @@ from calrec_jax.models.tuning import EVERYTHING, Tuning
 from calrec_jax.runtime.partitioning import MeshShape
 from calrec_jax.storage import identity
 from calrec_jax.train import optimizers, profiling
+from calrec_jax.train.averaging import Averaging
 from calrec_jax.train.checkpointing import CheckpointPolicy
 from calrec_jax.train.profiling import ProfileWindow
 from calrec_jax.train.validation import Validation
@@ -78,6 +79,8 @@ class Stage:
     seed: RANDOM_SEED of initial parameters and dropout.
     log_period: Steps between rows of the metrics log.
     profile: Steps that JAX's profiler records; by default none.
+    averaging: Mean of the parameters that is validated and handed over; None
+      takes those of the last step.
   """
 
   model_dir: str = _REQUIRED
@@ -98,6 +101,7 @@ class Stage:
   seed: int = 0
   log_period: int = 20
   profile: ProfileWindow = profiling.NOTHING
+  averaging: Averaging | None = None
 
   def __post_init__(self):
     """Refuses settings that do not fit together."""
@@ -355,6 +359,8 @@ def describe_training(
     # Each samples its own masks and items. Otherwise only rounding differs, as
     # on another mesh.
     described["microbatches"] = stage.microbatches
+  if stage.averaging is not None:
+    described["Averaging"] = dataclasses.asdict(stage.averaging)
   if stage.validation.patience is not None:
     # Validations may end the stage, so their settings matter.
     policy = stage.checkpoints

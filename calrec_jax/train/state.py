@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
-from calrec_jax.models.tuning import EVERYTHING, Tuning
+from calrec_jax.models.tuning import EVERYTHING, Tuning, join
 from calrec_jax.runtime import partitioning
+from calrec_jax.train.averaging import Averaging
 
 
 class TrainState(NamedTuple):
@@ -26,27 +27,44 @@ class TrainState(NamedTuple):
     params: Parameters of the model, unboxed, trained and frozen.
     opt_state: Optimizer state of the trained parameters, sharded like them.
     rng: uint32 key data; step k samples from `fold_in(rng, k)`.
+    average: Mean of the trained parameters over the last steps; None where a
+      stage takes none, see `Averaging`.
   """
 
   step: jax.Array
   params: Any
   opt_state: Any
   rng: jax.Array
+  average: Any = None
+
+  @property
+  def model(self) -> Any:
+    """The parameters that are validated and handed over."""
+    if self.average is None:
+      return self.params
+    return join(self.params, self.average)
 
   def on_disk(self) -> dict[str, Any]:
-    """The tree of a t5x checkpoint: `target` and `state`, plus the key."""
-    return {
-      "target": self.params,
-      "state": {"step": self.step, "param_states": self.opt_state},
-      "rng": self.rng,
-    }
+    """The tree of a t5x checkpoint: `target` and `state`, plus the key.
+
+    The target is what readers of a model want, `model`. Where that is a mean,
+    the parameters that training goes on from are part of the state.
+    """
+    state = {"step": self.step, "param_states": self.opt_state}
+    if self.average is not None:
+      state["params"] = _subtree(self.params, self.average)
+    return {"target": self.model, "state": state, "rng": self.rng}
 
   @classmethod
   def from_disk(cls, tree: dict[str, Any]) -> TrainState:
     """The inverse of `on_disk`."""
-    state = tree["state"]
+    state, target = tree["state"], tree["target"]
+    params, average = target, None
+    if "params" in state:
+      params = join(target, state["params"])
+      average = _subtree(target, state["params"])
     return cls(
-      state["step"], tree["target"], state["param_states"], tree["rng"]
+      state["step"], params, state["param_states"], tree["rng"], average
     )
 
 
@@ -55,6 +73,7 @@ def _initialise(
   optimizer: optax.GradientTransformation,
   tuning: Tuning,
   key_data: jax.Array,
+  averaging: Averaging | None,
 ) -> TrainState:
   """A fresh state whose leaves still carry their logical axes."""
   tokens = jnp.zeros((1, 1), jnp.int32)
@@ -70,6 +89,7 @@ def _initialise(
     params=tuning.store(params),
     opt_state=fit_axes(optimizer.init(trained), trained),
     rng=key_data,
+    average=None if averaging is None else trained,
   )
 
 
@@ -77,13 +97,14 @@ def abstract_state(
   decoder: nn.Module,
   optimizer: optax.GradientTransformation,
   tuning: Tuning = EVERYTHING,
+  averaging: Averaging | None = None,
 ) -> TrainState:
   """Shapes and logical axes of the state; nothing is allocated or computed."""
 
   def initialise() -> TrainState:
     # The key is created inside: the devices of the mesh may be absent.
     key_data = jax.random.key_data(jax.random.key(0))
-    return _initialise(decoder, optimizer, tuning, key_data)
+    return _initialise(decoder, optimizer, tuning, key_data, averaging)
 
   return jax.eval_shape(initialise)
 
@@ -94,6 +115,7 @@ def create_state(
   shardings: TrainState,
   seed: int,
   tuning: Tuning = EVERYTHING,
+  averaging: Averaging | None = None,
 ) -> TrainState:
   """A fresh state, every leaf created on its devices.
 
@@ -103,13 +125,24 @@ def create_state(
     shardings: `NamedSharding` of every leaf.
     seed: Seed of the initial weights and of dropout.
     tuning: Choice of the trained parameters.
+    averaging: Mean of the parameters that is taken, if any.
   """
   key_data = jax.random.key_data(jax.random.key(seed))
 
   def create(data: jax.Array) -> TrainState:
-    return partitioning.unbox(_initialise(decoder, optimizer, tuning, data))
+    return partitioning.unbox(
+      _initialise(decoder, optimizer, tuning, data, averaging)
+    )
 
   return jax.jit(create, out_shardings=shardings)(key_data)
+
+
+def _subtree(tree: Any, part: Any) -> Any:
+  """The leaves of nested dictionaries that another tree has, too."""
+  leaves = traverse_util.flatten_dict(tree)
+  return traverse_util.unflatten_dict(
+    {path: leaves[path] for path in traverse_util.flatten_dict(part)}
+  )
 
 
 def fit_axes(opt_state: Any, params: Any) -> Any:

@@ -15,6 +15,7 @@ from calrec_jax.metrics.weighted_sum import WeightedSum
 from calrec_jax.models.row_objective import RowObjective
 from calrec_jax.models.tuning import EVERYTHING, Tuning, join
 from calrec_jax.train import accumulation
+from calrec_jax.train.averaging import Averaging
 from calrec_jax.train.state import TrainState
 
 Metrics = dict[str, WeightedSum]
@@ -26,6 +27,7 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   tuning: Tuning = EVERYTHING,
   microbatches: int = 1,
+  averaging: Averaging | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """The update as a pure function of state and batch, to be jitted.
 
@@ -37,6 +39,7 @@ def make_train_step(
       norm is the metric `gradient_norm`.
     microbatches: Number of parts of a batch, computed one after another;
       see `calrec_jax.train.accumulation`.
+    averaging: Mean of the parameters that is taken, if any.
   """
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -63,7 +66,11 @@ def make_train_step(
         microbatches=microbatches,
       )
     updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
-    params = join(optax.apply_updates(trained, updates), frozen)
+    trained = optax.apply_updates(trained, updates)
+    params = join(trained, frozen)
+    step, average = state.step + 1, state.average
+    if averaging is not None:
+      average = averaging.update(average, trained, step)
     one = jnp.ones((), jnp.float32)
     metrics = {
       "loss": WeightedSum(loss, one),
@@ -71,7 +78,7 @@ def make_train_step(
       "gradient_norm": WeightedSum(optax.tree.norm(gradients), one),
       **count(batch),
     }
-    return TrainState(state.step + 1, params, opt_state, state.rng), metrics
+    return TrainState(step, params, opt_state, state.rng, average), metrics
 
   return train_step
 
