@@ -11,7 +11,7 @@ import gin
 import pyarrow as pa
 
 from calrec_jax.data.logs import events as events_lib
-from calrec_jax.data.logs import log_settings
+from calrec_jax.data.logs import log_settings, other_names
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs.columns import id_rules, time_layouts
 from calrec_jax.data.logs.columns import text as text_lib
@@ -96,6 +96,7 @@ class LogFiles:
   """
 
   default_fields: ClassVar[tuple[text_lib.Field, ...]] = text_lib.DEFAULT_FIELDS
+  elsewhere: ClassVar[Mapping[str, str]] = other_names.BINDINGS
 
   interactions: str | Sequence[str] = _REQUIRED
   items: str | Sequence[str] | None = None
