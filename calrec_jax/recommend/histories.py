@@ -82,9 +82,8 @@ class Columns(NamedTuple):
 class _Located(problems_lib.Problems):
   """Problems that also keep the place of every bad row."""
 
-  def __init__(self, file: str) -> None:
+  def __init__(self) -> None:
     super().__init__()
-    self._file = file
     self.places: list[tuple[str, str]] = []
 
   def add(self, kind: str, first: str, count: int = 1) -> None:
@@ -107,7 +106,8 @@ def read(
   """Reads histories by item id.
 
   Args:
-    path: CSV, JSON lines or Parquet file; see `tables.read`.
+    path: CSV, JSON lines or Parquet file, or a folder or a glob of such files;
+      see `tables.read`.
     cache: Token cache of the domain.
     skip_unknown: Whether items outside the catalogue are left out without
       saying so in the answers.
@@ -117,7 +117,7 @@ def read(
     InputError: For a file that is not there, or holds no histories at all.
   """
   _require_file(path)
-  problems = _Located(str(path))
+  problems = _Located()
   table = _read_table(path, columns, problems)
   users = _present(table, (columns.user, *_USERS))
   lists, items = (
@@ -125,7 +125,7 @@ def read(
     _present(table, (columns.item, *_ITEMS)),
   )
   as_json = any(each.get("format") == "json" for each in problems.reading)
-  reader = _Reader(path, cache, skip_unknown, columns, as_json)
+  reader = _Reader(cache, skip_unknown, columns, as_json)
   if not len(table.lines) and not problems.places:
     raise InputError(f"{path} holds no history. {_EXAMPLE}")
   if len(table.lines) and (users is None or not (lists or items)):
@@ -135,13 +135,13 @@ def read(
     )
   requests = []
   if len(table.lines) and lists is not None:
-    for line, user, values in zip(
-      table.lines.tolist(),
+    for row, user, values in zip(
+      range(len(table.lines)),
       reader.ids(table, str(users)),
       map(_parsed if as_json else _list_of_text, table.columns[lists]),
       strict=True,
     ):
-      requests.append(reader.of_list(line, user, values))
+      requests.append(reader.of_list(table.place(row), user, values))
   elif len(table.lines):
     requests = reader.of_events(table, str(users), str(items))
   # A line that is no row cannot say whose it is.
@@ -207,17 +207,16 @@ def _present(table: Table, names: Sequence[str]) -> str | None:
 
 
 class _Reader:
-  """Histories of one file as requests."""
+  """Histories of a table as requests."""
 
   def __init__(
     self,
-    path: pathlib.Path,
     cache: TokenCache,
     skip_unknown: bool,
     columns: Columns,
     as_json: bool,
   ) -> None:
-    self._path, self._cache, self._columns = path, cache, columns
+    self._cache, self._columns = cache, columns
     self._as_json = as_json
     self._rows = cache.catalogue.rows
     self._skip_unknown = skip_unknown
@@ -233,9 +232,8 @@ class _Reader:
   def _spelt(self, ids: pa.Array) -> list[str | None]:
     return id_rules.normalise(ids, self._columns.id_rules).to_pylist()
 
-  def of_list(self, line: int, user: str | None, values: Any) -> Request:
-    """The request of a row that holds a whole history."""
-    place = problems_lib.location(str(self._path), line)
+  def of_list(self, place: str, user: str | None, values: Any) -> Request:
+    """The request of a row that holds a whole history, at a `file:line`."""
     if user is None:
       return nobody(None, f"{BAD_HISTORY}: {place}: no user id")
     if isinstance(values, str):
@@ -261,10 +259,7 @@ class _Reader:
     users, items = self.ids(table, user), self.ids(table, item)
     times, readable = _times(table, self._columns)
     kinds = self._kinds(table)
-    lines = table.lines.tolist()
-
-    def place(row: int) -> str:
-      return problems_lib.location(str(self._path), lines[row])
+    place = table.place
 
     def fault(row: int) -> str | None:
       if items[row] is None:
