@@ -149,11 +149,17 @@ class LogFiles:
     return self.time_column
 
   def paths(self, name: str = "interactions") -> list[log_paths.LogPath]:
-    """The files that a setting names: interactions, items or orders."""
+    """The files that a setting names: interactions, items or orders.
+
+    They are those of the last `fingerprint`, so that a file that appears later
+    in a folder is not read into what is named by the files of before.
+    """
+    found = self.__dict__.get("_found")
+    return self._find(name) if found is None else list(found[name])
+
+  def _find(self, name: str) -> list[log_paths.LogPath]:
     value = getattr(self, name)
-    if value is None:
-      return []
-    return log_paths.expand(value, self.folder)
+    return [] if value is None else log_paths.expand(value, self.folder)
 
   def files(self) -> list[log_paths.LogPath]:
     """The files that are read."""
@@ -182,6 +188,8 @@ class LogFiles:
       elif field.name in _IN_EARLIER_FINGERPRINTS or value != field.default:
         settings[field.name] = value
     settings["text_columns"] = dict(self.text_columns)
+    found = {name: self._find(name) for name in _PATHS if name != "folder"}
+    object.__setattr__(self, "_found", found)
     return settings | {"inputs": [path.sha256() for path in self.files()]}
 
   def read(
