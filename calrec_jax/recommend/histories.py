@@ -20,10 +20,10 @@ import pyarrow as pa
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.logs import log_files
 from calrec_jax.data.logs import problems as problems_lib
-from calrec_jax.data.logs.columns import id_rules
+from calrec_jax.data.logs.columns import id_rules, text_lists
 from calrec_jax.data.logs.columns import times as times_lib
 from calrec_jax.data.logs.columns import values as values_lib
-from calrec_jax.data.logs.files import read_options
+from calrec_jax.data.logs.files import nested, read_options
 from calrec_jax.data.logs.reading import tables
 from calrec_jax.data.logs.reading.tables import Table
 from calrec_jax.errors import InputError, nearest
@@ -61,6 +61,12 @@ class Columns(NamedTuple):
   kind: str | None = None
   id_rules: tuple[str, ...] = ()
   options: read_options.ReadOptions = read_options.ReadOptions()
+
+  @property
+  def lists(self) -> tuple[str, ...]:
+    """Names of the column of whole histories."""
+    own = self.item.removesuffix(nested.EACH)
+    return (own, *_LISTS) if own != self.item and _is_key(own) else _LISTS
 
   @classmethod
   def of_source(cls, source: Any) -> Columns:
@@ -121,7 +127,7 @@ def read(
   table = _read_table(path, columns, problems)
   users = _present(table, (columns.user, *_USERS))
   lists, items = (
-    _present(table, _LISTS),
+    _present(table, columns.lists),
     _present(table, (columns.item, *_ITEMS)),
   )
   as_json = any(each.get("format") == "json" for each in problems.reading)
@@ -138,7 +144,7 @@ def read(
     for row, user, values in zip(
       range(len(table.lines)),
       reader.ids(table, str(users)),
-      map(_parsed if as_json else _list_of_text, table.columns[lists]),
+      _lists(table.columns[lists], columns, as_json),
       strict=True,
     ):
       requests.append(reader.of_list(table.place(row), user, values))
@@ -170,14 +176,31 @@ def _read_table(
   path: pathlib.Path, columns: Columns, problems: problems_lib.Problems
 ) -> Table:
   """The columns that a file of histories may have; the log's own reader."""
-  ids = [columns.user, *_USERS, columns.item, *_ITEMS]
-  wanted = [*ids, *_LISTS, *_TIMES]
+  ids = [columns.user, *_USERS, *_ITEMS]
+  if not columns.item.endswith(nested.EACH):  # A row is a whole history.
+    ids.append(columns.item)
+  wanted = [*ids, *columns.lists, *_TIMES]
   wanted += [name for name in (columns.time, columns.kind) if name]
   # In JSON one history may be a list, the next by mistake a text; and an id
   # that is none must not change the type of the others.
-  apart = (*_LISTS, *filter(_is_key, ids))
+  apart = (*columns.lists, *filter(_is_key, ids))
   options = dataclasses.replace(columns.options, as_json=apart)
   return tables.read(str(path), wanted, problems, options)
+
+
+def _lists(values: Sequence[Any], columns: Columns, as_json: bool) -> list[Any]:
+  """The items of each history; what is no list stays as it is."""
+  if as_json:
+    return list(map(_parsed, values))
+  values = list(values)
+  if columns.item.endswith(nested.EACH):
+    texts = [value if isinstance(value, str) else None for value in values]
+    separator = text_lists.separator(texts)
+    return [
+      value if text is None else text_lists.parts(text, separator) or value
+      for value, text in zip(values, texts, strict=True)
+    ]
+  return list(map(_list_of_text, values))
 
 
 def _list_of_text(value: Any) -> Any:

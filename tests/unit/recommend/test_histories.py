@@ -341,3 +341,18 @@ def test_a_folder_of_lists_names_the_file_of_a_bad_one(shop, tmp_path):
   *good, bad = histories.read(tmp_path, shop.cache, False, Columns())
   assert [request.user_id for request in good] == ["anna", "ben"]
   assert "b.jsonl:1: the catalogue does not hold '?'" in bad.reason
+
+
+@pytest.mark.parametrize(
+  ("name", "content"),
+  [
+    ("h.csv", "user_id,items\nanna,a b c\nben,c\n"),
+    ("h.csv", "user_id,items\nanna,a|b|c\nben,c\n"),
+    ("h.csv", "user_id,items\nanna,\"['a', 'b', 'c']\"\nben,\"['c']\"\n"),
+    ("h.jsonl", LISTS),
+    ("h.csv", EVENTS),
+  ],
+)
+def test_histories_of_a_log_whose_items_are_lists(read, name, content):
+  found = read(name, content, columns=Columns(item="items[]"))
+  assert {user: items for user, items, _ in found} == EXPECTED

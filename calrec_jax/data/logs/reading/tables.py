@@ -26,7 +26,7 @@ from calrec_jax.data.logs.files import (
   read_options,
   row_blocks,
 )
-from calrec_jax.data.logs.reading import log_source
+from calrec_jax.data.logs.reading import lists_in_texts, log_source
 from calrec_jax.errors import InputError, nearest
 
 _IN_SINGLE_QUOTES = re.compile("'.*'")
@@ -243,6 +243,7 @@ def in_words(reading: Mapping[str, Any]) -> str:
       words.append(f"escaped by {reading['escape']}")
   if "layout" in reading:
     words.append(str(reading["layout"]))
+  words += [f"{name}: {how}" for name, how in reading.get("lists", {}).items()]
   return ", ".join(filter(None, words))
 
 
@@ -274,6 +275,8 @@ def _opened(
         )
         options = dataclasses.replace(options, columns=columns)
         source = stack.enter_context(_open(path, options, problems))
+      if source.describe().get("format") in lists_in_texts.FORMATS:
+        source = lists_in_texts.ListsInTexts(source, path.path, problems)
       yield source
     except (EOFError, pa.ArrowInvalid, UnicodeError) as error:
       raise InputError(
