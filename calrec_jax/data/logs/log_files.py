@@ -58,7 +58,8 @@ class LogFiles:
       order instead of their user and time; None if they do not.
     folder: Folder of relative paths.
     user_column: Column of the user's id.
-    item_column: Column of the item's id in the purchases.
+    item_column: Column of the item's id in the purchases; "items[]" where each
+      row lists a user's items, also in a text such as "1 2 3" or "[1, 2]".
     item_id_column: Column of the item's id in `items`; None is `item_column`.
     order_id_column: Column of the order's id, in `orders` and the purchases.
     time_column: Column of the time; None takes the order of the rows.
