@@ -472,6 +472,23 @@ def _refuse_unentered_scopes(stages: Sequence[str]) -> None:
         )
 
 
+def _instead(configurable: Any, name: str) -> str:
+  """What to bind instead of a parameter that a configurable does not have.
+
+  A configurable class may declare `elsewhere`: by names that other programs
+  give to a parameter, the binding that does the same here.
+  """
+  elsewhere: Mapping[str, str] = getattr(configurable, "elsewhere", {})
+  plain = {_plain(other): binding for other, binding in elsewhere.items()}
+  if binding := plain.get(_plain(name)):
+    return f"\n  Bind instead {binding}."
+  return nearest(name, inspect.signature(configurable).parameters)
+
+
+def _plain(name: str) -> str:
+  return name.lower().replace("_", "")
+
+
 def _explain(error: Exception, configuration: Configuration) -> str:
   message = str(error.args[0] if isinstance(error, KeyError) else error)
   if isinstance(error, SyntaxError) and error.filename:
@@ -491,8 +508,7 @@ def _explain(error: Exception, configuration: Configuration) -> str:
     return message + nearest(match[1].split(".")[-1], names)
   if match := _NO_PARAMETER.search(message):
     entry = gin_config._REGISTRY.get_match(match[1])
-    parameters = inspect.signature(entry.wrapped).parameters if entry else ()
-    return message + nearest(match[2], parameters)
+    return message + (_instead(entry.wrapped, match[2]) if entry else "")
   if isinstance(error, OSError):
     offered = [
       str(path.relative_to(folder))

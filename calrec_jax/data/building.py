@@ -256,6 +256,11 @@ class Building:
   ) -> domain_lib.Prepared:
     with self.step(f"{domain.name}: reading the log"):
       prepared = domain.prepare(tokenizer)
+    self.dataset.prompt.review(
+      prepared.events.kind_names,
+      prepared.problems,
+      alone=len(self.dataset.domains) == 1,
+    )
     if len(prepared.problems):
       self.say(f"{domain.name}: bad rows\n{prepared.problems.table()}")
     return prepared

@@ -20,10 +20,10 @@ import pyarrow as pa
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.logs import log_files
 from calrec_jax.data.logs import problems as problems_lib
-from calrec_jax.data.logs.columns import id_rules
+from calrec_jax.data.logs.columns import id_rules, text_lists
 from calrec_jax.data.logs.columns import times as times_lib
 from calrec_jax.data.logs.columns import values as values_lib
-from calrec_jax.data.logs.files import read_options
+from calrec_jax.data.logs.files import nested, read_options
 from calrec_jax.data.logs.reading import tables
 from calrec_jax.data.logs.reading.tables import Table
 from calrec_jax.errors import InputError, nearest
@@ -62,6 +62,12 @@ class Columns(NamedTuple):
   id_rules: tuple[str, ...] = ()
   options: read_options.ReadOptions = read_options.ReadOptions()
 
+  @property
+  def lists(self) -> tuple[str, ...]:
+    """Names of the column of whole histories."""
+    own = self.item.removesuffix(nested.EACH)
+    return (own, *_LISTS) if own != self.item and _is_key(own) else _LISTS
+
   @classmethod
   def of_source(cls, source: Any) -> Columns:
     """Those of a domain's source; the usual ones if it is no `LogFiles`."""
@@ -82,9 +88,8 @@ class Columns(NamedTuple):
 class _Located(problems_lib.Problems):
   """Problems that also keep the place of every bad row."""
 
-  def __init__(self, file: str) -> None:
+  def __init__(self) -> None:
     super().__init__()
-    self._file = file
     self.places: list[tuple[str, str]] = []
 
   def add(self, kind: str, first: str, count: int = 1) -> None:
@@ -107,7 +112,8 @@ def read(
   """Reads histories by item id.
 
   Args:
-    path: CSV, JSON lines or Parquet file; see `tables.read`.
+    path: CSV, JSON lines or Parquet file, or a folder or a glob of such files;
+      see `tables.read`.
     cache: Token cache of the domain.
     skip_unknown: Whether items outside the catalogue are left out without
       saying so in the answers.
@@ -117,15 +123,15 @@ def read(
     InputError: For a file that is not there, or holds no histories at all.
   """
   _require_file(path)
-  problems = _Located(str(path))
+  problems = _Located()
   table = _read_table(path, columns, problems)
   users = _present(table, (columns.user, *_USERS))
   lists, items = (
-    _present(table, _LISTS),
+    _present(table, columns.lists),
     _present(table, (columns.item, *_ITEMS)),
   )
   as_json = any(each.get("format") == "json" for each in problems.reading)
-  reader = _Reader(path, cache, skip_unknown, columns, as_json)
+  reader = _Reader(cache, skip_unknown, columns, as_json)
   if not len(table.lines) and not problems.places:
     raise InputError(f"{path} holds no history. {_EXAMPLE}")
   if len(table.lines) and (users is None or not (lists or items)):
@@ -135,13 +141,13 @@ def read(
     )
   requests = []
   if len(table.lines) and lists is not None:
-    for line, user, values in zip(
-      table.lines.tolist(),
+    for row, user, values in zip(
+      range(len(table.lines)),
       reader.ids(table, str(users)),
-      map(_parsed if as_json else _list_of_text, table.columns[lists]),
+      _lists(table.columns[lists], columns, as_json),
       strict=True,
     ):
-      requests.append(reader.of_list(line, user, values))
+      requests.append(reader.of_list(table.place(row), user, values))
   elif len(table.lines):
     requests = reader.of_events(table, str(users), str(items))
   # A line that is no row cannot say whose it is.
@@ -170,14 +176,31 @@ def _read_table(
   path: pathlib.Path, columns: Columns, problems: problems_lib.Problems
 ) -> Table:
   """The columns that a file of histories may have; the log's own reader."""
-  ids = [columns.user, *_USERS, columns.item, *_ITEMS]
-  wanted = [*ids, *_LISTS, *_TIMES]
+  ids = [columns.user, *_USERS, *_ITEMS]
+  if not columns.item.endswith(nested.EACH):  # A row is a whole history.
+    ids.append(columns.item)
+  wanted = [*ids, *columns.lists, *_TIMES]
   wanted += [name for name in (columns.time, columns.kind) if name]
   # In JSON one history may be a list, the next by mistake a text; and an id
   # that is none must not change the type of the others.
-  apart = (*_LISTS, *filter(_is_key, ids))
+  apart = (*columns.lists, *filter(_is_key, ids))
   options = dataclasses.replace(columns.options, as_json=apart)
   return tables.read(str(path), wanted, problems, options)
+
+
+def _lists(values: Sequence[Any], columns: Columns, as_json: bool) -> list[Any]:
+  """The items of each history; what is no list stays as it is."""
+  if as_json:
+    return list(map(_parsed, values))
+  values = list(values)
+  if columns.item.endswith(nested.EACH):
+    texts = [value if isinstance(value, str) else None for value in values]
+    separator = text_lists.separator(texts)
+    return [
+      value if text is None else text_lists.parts(text, separator) or value
+      for value, text in zip(values, texts, strict=True)
+    ]
+  return list(map(_list_of_text, values))
 
 
 def _list_of_text(value: Any) -> Any:
@@ -207,17 +230,16 @@ def _present(table: Table, names: Sequence[str]) -> str | None:
 
 
 class _Reader:
-  """Histories of one file as requests."""
+  """Histories of a table as requests."""
 
   def __init__(
     self,
-    path: pathlib.Path,
     cache: TokenCache,
     skip_unknown: bool,
     columns: Columns,
     as_json: bool,
   ) -> None:
-    self._path, self._cache, self._columns = path, cache, columns
+    self._cache, self._columns = cache, columns
     self._as_json = as_json
     self._rows = cache.catalogue.rows
     self._skip_unknown = skip_unknown
@@ -233,9 +255,8 @@ class _Reader:
   def _spelt(self, ids: pa.Array) -> list[str | None]:
     return id_rules.normalise(ids, self._columns.id_rules).to_pylist()
 
-  def of_list(self, line: int, user: str | None, values: Any) -> Request:
-    """The request of a row that holds a whole history."""
-    place = problems_lib.location(str(self._path), line)
+  def of_list(self, place: str, user: str | None, values: Any) -> Request:
+    """The request of a row that holds a whole history, at a `file:line`."""
     if user is None:
       return nobody(None, f"{BAD_HISTORY}: {place}: no user id")
     if isinstance(values, str):
@@ -261,10 +282,7 @@ class _Reader:
     users, items = self.ids(table, user), self.ids(table, item)
     times, readable = _times(table, self._columns)
     kinds = self._kinds(table)
-    lines = table.lines.tolist()
-
-    def place(row: int) -> str:
-      return problems_lib.location(str(self._path), lines[row])
+    place = table.place
 
     def fault(row: int) -> str | None:
       if items[row] is None:

@@ -10,8 +10,9 @@ from typing import Any
 import gin
 
 from calrec_jax.data import records
+from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.vocabulary import files
-from calrec_jax.errors import InputError, refuse
+from calrec_jax.errors import InputError, nearest, refuse
 
 _VIEWS = (
   *("view", "viewed", "viewitem", "pageview", "productview"),
@@ -110,6 +111,47 @@ class Prompt:
       self.first_of_kind.replace(_VERB, verb),
       self.next_of_kind.replace(_VERB, verb),
     )
+
+  def review(
+    self,
+    present: Sequence[str],
+    problems: problems_lib.Problems,
+    *,
+    alone: bool = True,
+  ) -> None:
+    """Notes the names of `kinds` that a domain's events do not have.
+
+    Args:
+      present: Names of the domain's kinds of event; empty if it reads none.
+      problems: Receives the notes.
+      alone: Whether no other domain has this prompt, for which a name may be.
+
+    Raises:
+      InputError: If `alone`, and the events have kinds, but none of these.
+    """
+    unknown = [name for name in self.kinds if name not in present]
+    if not unknown:
+      return
+    if not present:
+      if alone:
+        problems.note(
+          "suspect",
+          "Prompt.kinds names kinds of event, but none are read",
+          'LogFiles.event_column = "event"',
+        )
+      return
+    known = ", ".join(map(repr, present))
+    if alone and len(unknown) == len(self.kinds):
+      raise InputError(
+        f"Prompt.kinds names {unknown[0]!r}, a kind that no event has; the "
+        f"kinds are {known}.{nearest(unknown[0], present)}"
+      )
+    for name in unknown:
+      problems.note(
+        "suspect" if alone else "info",
+        f"Prompt.kinds names {name!r}, a kind that no event has; the kinds are "
+        f"{known}.{nearest(name, present)}".removesuffix("."),
+      )
 
   def fingerprint(self) -> dict[str, Any]:
     """Everything the tokens depend on; JSON-compatible."""

@@ -11,7 +11,7 @@ import gin
 import pyarrow as pa
 
 from calrec_jax.data.logs import events as events_lib
-from calrec_jax.data.logs import log_settings
+from calrec_jax.data.logs import log_settings, other_names
 from calrec_jax.data.logs import problems as problems_lib
 from calrec_jax.data.logs.columns import id_rules, time_layouts
 from calrec_jax.data.logs.columns import text as text_lib
@@ -58,7 +58,8 @@ class LogFiles:
       order instead of their user and time; None if they do not.
     folder: Folder of relative paths.
     user_column: Column of the user's id.
-    item_column: Column of the item's id in the purchases.
+    item_column: Column of the item's id in the purchases; "items[]" where each
+      row lists a user's items, also in a text such as "1 2 3" or "[1, 2]".
     item_id_column: Column of the item's id in `items`; None is `item_column`.
     order_id_column: Column of the order's id, in `orders` and the purchases.
     time_column: Column of the time; None takes the order of the rows.
@@ -96,6 +97,7 @@ class LogFiles:
   """
 
   default_fields: ClassVar[tuple[text_lib.Field, ...]] = text_lib.DEFAULT_FIELDS
+  elsewhere: ClassVar[Mapping[str, str]] = other_names.BINDINGS
 
   interactions: str | Sequence[str] = _REQUIRED
   items: str | Sequence[str] | None = None
@@ -148,11 +150,17 @@ class LogFiles:
     return self.time_column
 
   def paths(self, name: str = "interactions") -> list[log_paths.LogPath]:
-    """The files that a setting names: interactions, items or orders."""
+    """The files that a setting names: interactions, items or orders.
+
+    They are those of the last `fingerprint`, so that a file that appears later
+    in a folder is not read into what is named by the files of before.
+    """
+    found = self.__dict__.get("_found")
+    return self._find(name) if found is None else list(found[name])
+
+  def _find(self, name: str) -> list[log_paths.LogPath]:
     value = getattr(self, name)
-    if value is None:
-      return []
-    return log_paths.expand(value, self.folder)
+    return [] if value is None else log_paths.expand(value, self.folder)
 
   def files(self) -> list[log_paths.LogPath]:
     """The files that are read."""
@@ -181,6 +189,8 @@ class LogFiles:
       elif field.name in _IN_EARLIER_FINGERPRINTS or value != field.default:
         settings[field.name] = value
     settings["text_columns"] = dict(self.text_columns)
+    found = {name: self._find(name) for name in _PATHS if name != "folder"}
+    object.__setattr__(self, "_found", found)
     return settings | {"inputs": [path.sha256() for path in self.files()]}
 
   def read(

@@ -6,6 +6,7 @@ vocabulary in `files`. None of this needs TensorFlow.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 import io
@@ -196,9 +197,28 @@ class TrainedSentencePiece:
     return model.getvalue()
 
 
+class GivenModel(abc.ABC):
+  """A SentencePiece model that is there already, whatever a dataset holds."""
+
+  @abc.abstractmethod
+  def read(self) -> tuple[bytes, int | None]:
+    """The model's bytes, and the begin token of segments or None."""
+
+  def make(
+    self,
+    folder: str,
+    domains: Sequence[domain_lib.Domain],
+    prompt: prompt_lib.Prompt,
+    prepare: Prepare,
+  ) -> files.Vocabulary:
+    """Writes a copy of the model."""
+    del domains, prompt, prepare
+    return files.write(folder, *self.read())
+
+
 @gin.configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SentencePieceFile:
+class SentencePieceFile(GivenModel):
   """A given SentencePiece model.
 
   Attributes:
@@ -219,17 +239,6 @@ class SentencePieceFile:
       {"schema": files.SCHEMA, "sha256": sha256, "begin": self.begin}
     )
 
-  def make(
-    self,
-    folder: str,
-    domains: Sequence[domain_lib.Domain],
-    prompt: prompt_lib.Prompt,
-    prepare: Prepare,
-  ) -> files.Vocabulary:
-    """Writes a copy of the model."""
-    del domains, prompt, prepare
-    return files.write(folder, *self.read())
-
   def read(self) -> tuple[bytes, int | None]:
     """The model's bytes and its begin token."""
     model = pathlib.Path(self.path).expanduser().read_bytes()
@@ -238,7 +247,7 @@ class SentencePieceFile:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunVocabulary:
+class RunVocabulary(GivenModel):
   """The vocabulary that a run was trained with, out of its folder.
 
   A log that has grown would give another `TrainedSentencePiece`, whose ids mean
@@ -264,17 +273,10 @@ class RunVocabulary:
     given = SentencePieceFile(path=self.stored.model_file, begin=begin)
     return given.fingerprint(domains, prompt)
 
-  def make(
-    self,
-    folder: str,
-    domains: Sequence[domain_lib.Domain],
-    prompt: prompt_lib.Prompt,
-    prepare: Prepare,
-  ) -> files.Vocabulary:
-    """Writes a copy."""
-    del domains, prompt, prepare
+  def read(self) -> tuple[bytes, int | None]:
+    """The model's bytes and the begin token that the run had."""
     model = pathlib.Path(self.stored.model_file).read_bytes()
-    return files.write(folder, model, self.stored.begin)
+    return model, self.stored.begin
 
 
 def symbols(

@@ -408,3 +408,35 @@ def test_what_is_no_name_or_no_vocabulary_is_refused(dataset):
     dataset.select(5)
   with pytest.raises(ValueError, match=r"Dataset\.vocabulary = 'x': must be a"):
     dataset_lib.Dataset(domains=dataset.domains, vocabulary="x")
+
+
+def test_a_misspelt_kind_of_the_prompt_is_on_the_card(tmp_path):
+  rows = [
+    f"u{user},i{item},{1_600_000_000 + user * 9 + item},{kind}"
+    for user in range(6)
+    for item, kind in enumerate(("view", "purchase") * 3)
+  ]
+  header = "user_id,item_id,timestamp,event"
+  (tmp_path / "log.csv").write_text("\n".join([header, *rows]) + "\n")
+
+  def card(**kinds):
+    domain = domain_lib.Domain(
+      name="mixed",
+      source=LogFiles(
+        interactions=str(tmp_path / "log.csv"), event_column="event"
+      ),
+      fields=(("Item", "item_id"),),
+      min_count=2,
+    )
+    dataset = dataset_lib.Dataset(
+      domains=[domain],
+      vocabulary=vocabulary_lib.TrainedSentencePiece(size=320),
+      prompt=prompt_lib.Prompt(kinds=kinds),
+      data_dir=str(tmp_path / "data"),
+    )
+    return building.Building(dataset, progress=False).card(domain)
+
+  notes = json.dumps(card(view="saw", purchse="took"))
+  assert "Did you mean 'purchase'?" in notes
+  with pytest.raises(ValueError, match="Did you mean 'purchase'"):
+    card(purchse="took")

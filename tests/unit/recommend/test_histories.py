@@ -320,3 +320,39 @@ def test_a_missing_file_is_named_as_it_was_given(shop, tmp_path):
     ValueError, match=r"^--histories=.*nwe\.csv: .*'new\.csv'"
   ):
     histories.read(tmp_path / "nwe.csv", shop.cache, False, Columns())
+
+
+def test_a_folder_of_files_is_read_as_one(shop, tmp_path):
+  head = "user_id,item_id,timestamp\n"
+  (tmp_path / "part-1.csv").write_text(f"{head}anna,c,30\nben,c,5\n")
+  (tmp_path / "part-2.csv").write_text(f"{head}anna,a,10\nanna,b,x\nben,,9\n")
+  for path in (tmp_path, tmp_path / "part-*.csv"):
+    found = histories.read(path, shop.cache, False, Columns())
+    items = {r.user_id: "".join(shop.ids(r.items)) for r in found}
+    assert items == {"anna": "ac", "ben": "c"}
+    reasons = {r.user_id: r.reason for r in found}
+    assert "part-2.csv:3: no readable time" in reasons["anna"]
+    assert "part-2.csv:4: no item id" in reasons["ben"]
+
+
+def test_a_folder_of_lists_names_the_file_of_a_bad_one(shop, tmp_path):
+  (tmp_path / "a.jsonl").write_text(LISTS)
+  (tmp_path / "b.jsonl").write_text(lines({"user_id": "eva", "items": ["?"]}))
+  *good, bad = histories.read(tmp_path, shop.cache, False, Columns())
+  assert [request.user_id for request in good] == ["anna", "ben"]
+  assert "b.jsonl:1: the catalogue does not hold '?'" in bad.reason
+
+
+@pytest.mark.parametrize(
+  ("name", "content"),
+  [
+    ("h.csv", "user_id,items\nanna,a b c\nben,c\n"),
+    ("h.csv", "user_id,items\nanna,a|b|c\nben,c\n"),
+    ("h.csv", "user_id,items\nanna,\"['a', 'b', 'c']\"\nben,\"['c']\"\n"),
+    ("h.jsonl", LISTS),
+    ("h.csv", EVENTS),
+  ],
+)
+def test_histories_of_a_log_whose_items_are_lists(read, name, content):
+  found = read(name, content, columns=Columns(item="items[]"))
+  assert {user: items for user, items, _ in found} == EXPECTED

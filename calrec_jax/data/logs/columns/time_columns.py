@@ -22,7 +22,6 @@ from calrec_jax.data.logs.columns import (
 
 _TEXT = arrow_columns.TEXT
 _NUMBER = r"^[+-]?([0-9]+[.,]?[0-9]*|[.,][0-9]+)([eE][+-]?[0-9]+)?$"
-_NARROW_BLANKS = "[\u00a0\u2007\u2009\u202f]"
 _FEW = 8
 _ISO = (pa.timestamp("us"), pa.timestamp("us", "UTC"))
 # MongoDB's dates, as JSON and as its shell writes them, and .NET's.
@@ -164,8 +163,6 @@ def _read_texts(
 
 def _read_layouts(block: Block, texts: pa.Array, orders: Sequence[str]) -> None:
   """Reads the texts of a block that have one of the common layouts."""
-  if not pc.all(pc.string_is_ascii(texts)).as_py():
-    texts = pc.replace_substring_regex(texts, _NARROW_BLANKS, " ")
   times, readable, by_order = time_layouts.read(texts, orders)
   block.sure = Read(times, readable)
   block.by_order = {name: Read(*found) for name, found in by_order.items()}

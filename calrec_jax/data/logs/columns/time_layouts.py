@@ -23,12 +23,13 @@ _MINUTE = 60_000
 
 _CLOCK = (
   r"(?P<h>[12])(?P<c>[:.])(?P<m>[12])"
-  r"(?:(?P=c)(?P<s>[12])(?:[.,](?P<f>[1-9]))?)?(?: ?(?P<p>P))?"
+  r"(?:(?P=c)(?P<s>[12])(?:[.,](?P<f>[1-9]))?)?(?: ?(?P<p>P)| U)?"
 )
 _OFFSET = r"(?P<o>[+-])(?:(?P<zz>4)|(?P<zh>[12])(?::(?P<zm>2))?)"
-_ZONE = rf"(?: ?(?P<z>Z))?(?: ?{_OFFSET})?(?: \([^()]*\))?"
-_WHEN = rf"(?:(?:T|, ?| - | ){_CLOCK}{_ZONE})?"
-_WEEKDAY = r"(?:W[.,]* )?"
+_CITY = r"(?:\[[^\[\]]*\])?"  # Java's, `+01:00[Europe/Berlin]`.
+_ZONE = rf"(?: ?(?P<z>Z){_CITY})?(?: ?{_OFFSET}{_CITY})?(?: \([^()]*\))?"
+_WHEN = rf"(?:(?:T|(?:, ?| )(?:F )?| - ){_CLOCK}{_ZONE})?"
+_WEEKDAY = r"(?:F )?(?:W[.,]* )?"
 _SEPARATOR = r"(?P<q>[-/.])"
 
 # Those that can be read in one way only.
@@ -37,7 +38,8 @@ _PLAIN = (
   rf"(?P<ymd>8){_WHEN}",
   rf"(?P<ymd>8)(?:T| |-|_)(?P<hms>[46])(?:[.,](?P<f>[1-9]))?{_ZONE}",
   rf"(?P<ymdhms>[ce])(?:[.,](?P<f>[1-9]))?{_ZONE}",
-  rf"{_WEEKDAY}(?P<D>[12])O?[-/. ]{{1,2}}(?P<M>M)[-/., ]{{1,2}}(?P<Y>[42])"
+  rf"{_WEEKDAY}(?P<D>[12])O?[-/. ]{{1,2}}(?:F )?(?P<M>M)[-/., ]{{1,2}}(?:F )?"
+  r"(?P<Y>[42])"
   rf"{_WHEN}",
   # Web servers' logs.
   rf"(?P<D>[12])/(?P<M>M)/(?P<Y>4):{_CLOCK}{_ZONE}",

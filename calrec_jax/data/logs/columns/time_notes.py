@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import re
 import time
 
 import numpy as np
@@ -11,6 +14,15 @@ from calrec_jax.data.logs.problems import Note
 
 _DAY = time_numbers.DAY
 _1990 = 631_152_000_000
+_ZONE = re.compile(
+  r"(?P<when>.*\d:\d\d(?:[:.,]\d+)*(?: ?[AaPp][Mm])?) ?"
+  r"(?P<zone>\b[A-Z]{2,5}|[A-Z][A-Za-z]+/[A-Za-z_/+-]+)"
+)
+_WITH_ZONES = tuple(
+  f"{date} {clock}"
+  for date in ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y")
+  for clock in ("%H:%M:%S.%f", "%H:%M:%S", "%H:%M", "%I:%M:%S %p", "%I:%M %p")
+)
 
 
 def shown(milliseconds: int) -> str:
@@ -119,3 +131,23 @@ def plausible(times: np.ndarray, readable: np.ndarray) -> int:
   """How many times, int64[n] and bool[n], lie from 1990 to today."""
   last = time.time() * 1000 + _DAY
   return int(np.count_nonzero(readable & (times >= _1990) & (times <= last)))
+
+
+def unknown_zone(text: str) -> tuple[str, str] | None:
+  """The zone that makes a time unreadable, and a pattern that leaves it out.
+
+  Returns:
+    The zone's name, and the strptime pattern that reads the time as it is
+    written, or "" if there is none or more than one; None if the text has no
+    such zone.
+  """
+  match = _ZONE.fullmatch(text.strip())
+  if match is None:
+    return None
+  zone = text.strip()[len(match["when"]) :]
+  fitting = []
+  for pattern in _WITH_ZONES:
+    with contextlib.suppress(ValueError):
+      datetime.datetime.strptime(match["when"], pattern)
+      fitting.append(pattern + zone)
+  return match["zone"], fitting[0] if len(fitting) == 1 else ""

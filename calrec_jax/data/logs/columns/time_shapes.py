@@ -19,39 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from calrec_jax.data.logs.columns import time_words
+
+_BLANKS = "[\u00a0\u2007\u2009\u202f]"
+_ACCENTS = r"\p{Mn}"
 _MAX_BYTES = 64  # Longer texts are no times.
 _MAX_SHAPES = 4096  # Of one block; the rarest are no times, either.
-_MONTHS = (
-  *("january", "february", "march", "april", "may", "june", "july", "august"),
-  *("september", "october", "november", "december"),
-)
-_DAYS = (
-  *("monday", "tuesday", "wednesday", "thursday", "friday", "saturday"),
-  "sunday",
-)
-# Minutes east of Greenwich; those of RFC 2822.
-_ZONES = {
-  **{"z": 0, "utc": 0, "gmt": 0, "ut": 0},
-  **{"est": -300, "edt": -240, "cst": -360, "cdt": -300},
-  **{"mst": -420, "mdt": -360, "pst": -480, "pdt": -420},
-}
-
-
-def _words() -> dict[str, tuple[str, int]]:
-  """Class and value of each known word."""
-  words = {"t": ("T", 0), "am": ("P", 0), "pm": ("P", 12), "sept": ("M", 9)}
-  for number, name in enumerate(_MONTHS, start=1):
-    words[name] = words[name[:3]] = ("M", number)
-  for name in _DAYS:
-    words[name] = words[name[:3]] = ("W", 0)
-  for name, minutes in _ZONES.items():
-    words[name] = ("Z", minutes)
-  for name in ("st", "nd", "rd", "th"):
-    words[name] = ("O", 0)
-  return words
-
-
-_WORDS = _words()
+_WORDS = time_words.by_word()
 _BLANK, _DIGIT, _LETTER = 1, 2, 3  # Kinds of bytes; others are themselves.
 _KINDS = np.arange(256, dtype=np.uint8)
 _KINDS[:4] = ord("?")
@@ -94,7 +68,7 @@ def groups(texts: pa.Array) -> Iterator[Group]:
     return
   if len(rows) < len(texts):
     texts = texts.take(pa.array(rows))
-  starts, data = _bytes(texts)
+  starts, data = _bytes(_plain(texts))
   kinds = _KINDS[data]
   begins = np.ones(len(data), bool)
   begins[1:] = (kinds[1:] != kinds[:-1]) | (kinds[1:] > _LETTER)
@@ -116,6 +90,15 @@ def groups(texts: pa.Array) -> Iterator[Group]:
     shape = codes[one : one + width].tobytes().decode("latin-1")
     columns = first[part][:, None] + np.arange(width)
     yield Group(shape, rows[part], values[columns])
+
+
+def _plain(texts: pa.Array) -> pa.Array:
+  """Texts with ordinary blanks and without accents, `aout` for `août`."""
+  if pc.all(pc.string_is_ascii(texts)).as_py():
+    return texts
+  texts = pc.replace_substring_regex(texts, _BLANKS, " ")
+  texts = pc.utf8_normalize(texts, form="NFD")
+  return pc.replace_substring_regex(texts, _ACCENTS, "")
 
 
 def _bytes(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -154,11 +137,11 @@ def _meanings(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Classes and values of words; `?` if unknown."""
   keys = np.zeros(len(at), np.uint64)
-  for place in range(int(min(widths.max(), 9))):
+  for place in range(int(min(widths.max(), _LONGEST))):
     inside = widths > place
     letters = data[np.where(inside, at + place, at)] | np.uint8(32)
     keys = np.where(inside, keys * np.uint64(27) + (letters - 96), keys)
-  keys[widths > 9] = 0  # The longest, "september" and "wednesday", have 9.
+  keys[widths > _LONGEST] = 0
   place = np.searchsorted(_KEYS, keys).clip(max=len(_KEYS) - 1)
   known = _KEYS[place] == keys
   return (
@@ -174,6 +157,7 @@ def _key(word: str) -> int:
   return key
 
 
+_LONGEST = max(map(len, _WORDS))  # At most 13, of which 64 bits are a key.
 _SORTED = sorted(_WORDS, key=_key)
 _KEYS = np.array([_key(word) for word in _SORTED], np.uint64)
 _CLASSES = np.array([ord(_WORDS[word][0]) for word in _SORTED], np.uint8)

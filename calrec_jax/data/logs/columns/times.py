@@ -332,6 +332,10 @@ class TimeReader:
     if sample is not None:
       message += f"; the first is {sample!r}"
       remedy = self._otherwise(found)
+      zone = time_notes.unknown_zone(sample) if self._detects else None
+      if zone is not None:
+        message += f"; its time zone {zone[0]!r} is unknown or ambiguous"
+        remedy = _bound(zone[1]) if zone[1] else ""
       if not remedy and 2 * (bad - missing) > size:
         remedy = _A_PATTERN  # Most are written in an unknown way.
     for order in self._orders:

@@ -29,6 +29,7 @@ _FOLDERS_OF_TABLES = {
   "_delta_log": "a Delta table",
   ".hoodie": "a Hudi table",
 }
+_ICEBERG = re.compile(r"(?:^|/)metadata/[^/]+\.metadata\.json$")
 _BINDINGS = "LogFiles.interactions, LogFiles.items and LogFiles.folder"
 _SHOWN = 5
 
@@ -302,7 +303,7 @@ def _of_folder(store: log_stores.Store, folder: str) -> list[str]:
     for name in store.walk(folder)
     if log_stores.is_data(name[len(folder) :].strip("/"))
   ]
-  if any(name.endswith(".metadata.json") for name in below):
+  if any(_ICEBERG.search(name[len(folder) :]) for name in below):
     raise InputError(
       f"{folder} is an Iceberg table: its files hold rows that were deleted or "
       "replaced since. Export the current table as Parquet."

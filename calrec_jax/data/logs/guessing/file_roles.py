@@ -189,7 +189,9 @@ def _nothing_found(files: Sequence[Sampled]) -> str:
       f"{file.shown}: no column holds one item a row, and {name!r} holds "
       f"several ids in a text, such as {example!r}. LogFiles reads a user and "
       "an item per row, or lines of a user and items "
-      '(LogFiles.format = "sequences"). Write one row per user, item and time.'
+      '(LogFiles.format = "sequences"), or by LogFiles.item_column = '
+      f'"{name}[]" each id of such a text. Write one row per user, item and '
+      "time."
     )
   seen = []
   for file in files:

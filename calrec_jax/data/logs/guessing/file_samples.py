@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from calrec_jax.data.logs.columns import arrow_columns
+from calrec_jax.data.logs.columns import arrow_columns, text_lists
 from calrec_jax.data.logs.files import (
   log_paths,
   log_stores,
@@ -18,7 +18,7 @@ from calrec_jax.data.logs.files import (
 )
 from calrec_jax.data.logs.guessing import profile
 from calrec_jax.data.logs.guessing.profile import Profile
-from calrec_jax.data.logs.reading import tables
+from calrec_jax.data.logs.reading import lists_in_texts, tables
 from calrec_jax.errors import InputError
 
 _ROWS = 20_000
@@ -109,6 +109,8 @@ def sample(path: str) -> Sampled:
   is_table = found.how.startswith(("csv", "sequences", "xlsx"))
   if not is_table and any(nested.EACH in name for name in found.available):
     columns = _inside_lists(first, options, found.available, columns)
+  elif not headless and found.how.startswith(lists_in_texts.FORMATS):
+    columns = _inside_texts(first, options, columns)
   return Sampled(
     (path,), (found.how,), size, columns, headless, found.sequences
   )
@@ -162,6 +164,27 @@ def _inside_lists(
     if profile.ranked("item", inside) and len(inside) > score:
       best, score = columns, len(inside)
   return best
+
+
+def _inside_texts(
+  file: log_paths.LogPath,
+  options: read_options.ReadOptions,
+  flat: dict[str, Profile],
+) -> dict[str, Profile]:
+  """Columns with the items of the texts that list them, `1 2 3`, if some do."""
+  users = profile.ranked("user", flat)
+  lists = [
+    name
+    for name, one in flat.items()
+    if name not in users and text_lists.look_like(one.column)
+  ]
+  others = {name: one for name, one in flat.items() if name not in lists}
+  items = profile.ranked("item", others, users[:1])
+  if not users or len(lists) != 1 or any(flat[n].unique < 1 for n in items):
+    return flat
+  names = [*others, lists[0] + nested.EACH]
+  table = tables.sample(file, options, _ROWS, names).table
+  return profile.profiles(table, options.missing)
 
 
 def _list_of(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from calrec_jax.data.logs.columns import column_names
+from calrec_jax.data.logs.files import nested
 from calrec_jax.data.logs.guessing import profile
 from calrec_jax.data.logs.guessing.file_samples import Sampled
 from calrec_jax.data.logs.guessing.profile import Profile
@@ -31,6 +32,8 @@ def users_and_items(file: Sampled) -> dict[str, str]:
     if not file.profiles[name].is_lists
     and not (users and is_key(name, file.profiles[name]))
   ]
+  if not items:  # Texts may list them.
+    items = [name for name in file.profiles if name.endswith(nested.EACH)]
   return {
     role: names[0]
     for role, names in (("user", users), ("item", items))

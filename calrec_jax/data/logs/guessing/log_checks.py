@@ -14,6 +14,8 @@ import numpy as np
 
 from calrec_jax.data.logs import events as events_lib
 from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.data.logs.columns import text_lists
+from calrec_jax.data.logs.files import nested
 from calrec_jax.data.logs.guessing import profile as profile_lib
 from calrec_jax.data.logs.guessing.profile import Profile
 
@@ -42,6 +44,7 @@ def review(
   for name, profile in profiles.items():
     if name in bindings and name not in described:
       _note_missing(name, bindings[name], profile, profiles, notes)
+      _note_lists(name, bindings[name], profile, notes)
     if name in bindings or name in described:
       continue
     if kinds := profile.kinds():
@@ -105,6 +108,19 @@ def _note_codes(name: str, profile: Profile, problems: _OfFile) -> None:
     "not used: all of them count as purchases",
     _where(f"{quoted(name)} == {profile.distinct[-1][0]}"),
   )
+
+
+def _note_lists(
+  name: str, binding: str, profile: Profile, problems: _OfFile
+) -> None:
+  if binding == "LogFiles.item_column" and text_lists.look_like(profile.column):
+    problems.note(
+      "wrong",
+      f"the column {name!r} looks like lists of items in texts, such as "
+      f"{profile.texts[0].as_py()[:80]!r}, and each is read as the id of one "
+      "item",
+      f"LogFiles.item_column = {text(name + nested.EACH)}",
+    )
 
 
 def _note_kinds(

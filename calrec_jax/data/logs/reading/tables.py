@@ -6,8 +6,10 @@ folders name, and records how each file was read.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,7 +26,7 @@ from calrec_jax.data.logs.files import (
   read_options,
   row_blocks,
 )
-from calrec_jax.data.logs.reading import log_source
+from calrec_jax.data.logs.reading import lists_in_texts, log_source
 from calrec_jax.errors import InputError, nearest
 
 _IN_SINGLE_QUOTES = re.compile("'.*'")
@@ -65,14 +67,15 @@ class Sample(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Table:
-  """Some columns of one file, whole.
+  """Some columns of one file, or of the files of a folder, whole.
 
   Attributes:
-    file: Path of the file.
+    file: Path of the file or folder.
     columns: Values by column name.
     lines: int64[n], the line where each row starts; its number in Parquet.
-    available: Names of all columns of the file.
-    num_rows: Number of rows in the file, unreadable ones included.
+    available: Names of all columns of the files.
+    num_rows: Number of rows in the files, unreadable ones included.
+    starts: First row and file of each block.
   """
 
   file: str
@@ -80,6 +83,13 @@ class Table:
   lines: np.ndarray
   available: tuple[str, ...]
   num_rows: int
+  starts: tuple[tuple[int, str], ...] = ()
+
+  def place(self, row: int) -> str:
+    """Where a row stands, `file:line`."""
+    block = bisect.bisect(self.starts, row, key=lambda start: start[0]) - 1
+    file = self.starts[block][1]
+    return problems_lib.location(file, int(self.lines[row]))
 
 
 def blocks(
@@ -117,11 +127,14 @@ def read(
   problems: problems_lib.Problems,
   options: read_options.ReadOptions | None = None,
 ) -> Table:
-  """Reads some columns of one file whole; absent ones are left out."""
-  [file] = log_paths.expand(path, None)
+  """Reads some columns of a file or a folder whole; absent ones are left out.
+
+  Raises:
+    InputError: If a file cannot be read.
+  """
   parts = list(
     blocks(
-      [file],
+      log_paths.expand(path, None),
       {},
       wanted,
       options=options or read_options.ReadOptions(),
@@ -131,12 +144,17 @@ def read(
   tables = [part.rows.table for part in parts]
   whole = arrow_columns.concatenated(tables or [pa.table({})])
   lines = [part.rows.lines for part in parts]
+  ends = itertools.accumulate(map(len, lines), initial=0)
+  names = itertools.chain.from_iterable(part.available for part in parts)
   return Table(
-    file=file.path,
+    file=path,
     columns={name: id_codes.Column(whole[name]) for name in whole.column_names},
     lines=np.concatenate([np.empty(0, np.int64), *lines]),
-    available=parts[-1].available if parts else (),
+    available=tuple(dict.fromkeys(names)),
     num_rows=sum(part.rows.num_rows for part in parts),
+    starts=tuple(
+      (start, part.file) for start, part in zip(ends, parts, strict=False)
+    ),
   )
 
 
@@ -225,6 +243,7 @@ def in_words(reading: Mapping[str, Any]) -> str:
       words.append(f"escaped by {reading['escape']}")
   if "layout" in reading:
     words.append(str(reading["layout"]))
+  words += [f"{name}: {how}" for name, how in reading.get("lists", {}).items()]
   return ", ".join(filter(None, words))
 
 
@@ -256,6 +275,8 @@ def _opened(
         )
         options = dataclasses.replace(options, columns=columns)
         source = stack.enter_context(_open(path, options, problems))
+      if source.describe().get("format") in lists_in_texts.FORMATS:
+        source = lists_in_texts.ListsInTexts(source, path.path, problems)
       yield source
     except (EOFError, pa.ArrowInvalid, UnicodeError) as error:
       raise InputError(

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from calrec_jax.data.domain.prompt import Prompt
+from calrec_jax.data.logs.problems import Problems
 from calrec_jax.data.records import EventKinds, PromptTokens
 
 
@@ -111,3 +112,36 @@ def test_verbs_are_texts_and_have_a_place():
 )
 def test_well_known_kinds_have_verbs_however_they_are_written(kind, verb):
   assert Prompt().of_kind(kind)[1] == f"The next item {verb} is as follows. "
+
+
+def reviewed(kinds, present, **more):
+  problems = Problems()
+  Prompt(kinds=kinds).review(present, problems, **more)
+  return problems.notes()
+
+
+def test_a_misspelt_kind_is_noted_with_the_nearest_one():
+  kinds = {"view": "saw", "purchse": "took"}
+  [note] = reviewed(kinds, ("view", "purchase"))
+  assert note.severity == "suspect"
+  assert "'purchse'" in note.message
+  assert "Did you mean 'purchase'?" in note.message
+  [note] = reviewed(kinds, ("view", "purchase"), alone=False)
+  assert note.severity == "info"
+  assert not reviewed({"view": "saw"}, ("view", "purchase"))
+
+
+def test_kinds_of_which_none_is_in_the_log_are_refused():
+  with pytest.raises(
+    ValueError, match=r"Prompt\.kinds names 'vew'.*Did you mean 'view'\?"
+  ):
+    reviewed({"vew": "saw"}, ("view", "buy"))
+  # Those of another domain that has the same prompt.
+  [note] = reviewed({"play": "played"}, ("view", "buy"), alone=False)
+  assert note.severity == "info"
+
+
+def test_kinds_of_a_log_that_reads_none_name_the_column():
+  [note] = reviewed({"view": "saw"}, ())
+  assert note.remedy == 'LogFiles.event_column = "event"'
+  assert not reviewed({"view": "saw"}, (), alone=False)

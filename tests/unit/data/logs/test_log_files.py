@@ -11,6 +11,7 @@ import pytest
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.logs import log_settings
 from calrec_jax.data.logs import problems as problems_lib
+from calrec_jax.data.logs.files import log_paths
 from calrec_jax.data.logs.log_files import LogFiles
 from calrec_jax.errors import InputError
 from calrec_jax.storage import identity
@@ -321,3 +322,24 @@ def test_each_new_setting_has_a_fingerprint_of_its_own(earlier):
     earlier(columns=["user_id", "item_id"]).fingerprint()
     == earlier(columns=("user_id", "item_id")).fingerprint()
   )
+
+
+def test_files_are_looked_for_once_for_what_is_read(tmp_path, monkeypatch):
+  head, row = "user_id,item_id,timestamp,title\n", "u,i,100,A\n"
+  (tmp_path / "a.csv").write_text(head + row)
+  source = LogFiles(interactions=str(tmp_path))
+  looked, expand = [], log_paths.expand
+  monkeypatch.setattr(
+    log_paths, "expand", lambda *args: looked.append(args) or expand(*args)
+  )
+  first = source.fingerprint()
+  # A file that appears later belongs to the next fingerprint.
+  (tmp_path / "b.csv").write_text(head + row)
+  events, _, _ = read(source)
+  assert len(events) == 1
+  assert [one["file"] for one in source.inputs()] == ["a.csv"]
+  assert len(looked) == 1
+  assert source.fingerprint() != first
+  assert [one["file"] for one in source.inputs()] == ["a.csv", "b.csv"]
+  assert len(looked) == 2
+  assert dataclasses.replace(source) == source

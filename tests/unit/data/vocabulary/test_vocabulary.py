@@ -205,3 +205,24 @@ def test_the_sentences_of_kinds_of_event_are_one_token_each(tmp_path):
   sentences = (*tokens.first_of_kind, *tokens.next_of_kind)
   assert len(set(sentences)) == 6
   assert {len(sentence) for sentence in sentences} == {1}
+
+
+@pytest.mark.parametrize("begin", [True, False])
+def test_the_vocabulary_of_a_run_is_that_of_its_file(tmp_path, begin):
+  model = vocabulary_lib.TrainedSentencePiece(size=300).train(["a b", "c"], [])
+  (tmp_path / "m.model").write_bytes(model)
+  path = str(tmp_path / "m.model")
+  given = vocabulary_lib.SentencePieceFile(path=path, begin=begin)
+
+  def make(vocabulary, name):
+    folder = str(tmp_path / name)
+    return vocabulary.make(folder, (), PROMPT, prepare=None)
+
+  first = make(given, "first")
+  run = vocabulary_lib.RunVocabulary(path=first.folder)
+  again = make(run, "again")
+  assert (first.begin is not None) == begin
+  assert (again.begin, again.sha256) == (first.begin, first.sha256)
+  assert run.fingerprint((), PROMPT) == given.fingerprint((), PROMPT)
+  # Both are written by one function.
+  assert type(run).make is type(given).make

@@ -82,6 +82,17 @@ def test_unreadable_prices_are_reported_by_row():
   assert column.unreadable == [1]
 
 
+@pytest.mark.parametrize(
+  "written", ["15%", "15 %", "-15 %", "10% off", "10 - 15%", "15 ‰", "15 pct"]
+)
+def test_a_percentage_is_no_price(written):
+  column = text.column_texts(
+    text.Field("Price", "price"), ["3.50", written, "15"], None
+  )
+  assert column.texts == ["3.50", "", "15.00"]
+  assert column.unreadable == [1]
+
+
 def test_fields_from_gin():
   assert text.as_field("title") == text.Field("Title", "title")
   assert text.as_field(("T", "name", 9)) == text.Field("T", "name", 9)

@@ -1,6 +1,7 @@
 """Paths: what a setting names, in which order, and what is refused."""
 
 import gzip
+import posixpath
 import zipfile
 
 import fsspec
@@ -102,6 +103,12 @@ def test_a_folder_of_several_kinds_is_refused(folder):
   with pytest.raises(ValueError, match=r"2 \.csv, 1 \.parquet\).*\*\.csv"):
     expand("d", None)
   assert len(expand("d/*.csv", None)) == 2
+
+
+def test_a_file_of_metadata_alone_is_no_iceberg_table(folder):
+  write(folder, "t/a.metadata.json", "t/b.json")
+  names = [posixpath.basename(file.path) for file in expand("t", None)]
+  assert names == ["a.metadata.json", "b.json"]
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,45 @@ def test_a_named_sheet_and_columns_by_name():
     read(book(sheets), "bb")
 
 
+TABLE = [["user", "item", "at"], *[[f"u{n}", n, TIME] for n in range(4)]]
+
+
+def test_titles_before_the_header_are_skipped_and_stated():
+  titles = [[None, "Sales of May"], ["Confidential"], [None]]
+  rows, lines, file, problems = read(book({"a": [*titles, *TABLE]}))
+  assert rows[0] == ("u0", 0, TIME, None)
+  assert lines == [5, 6, 7, 8]
+  assert file.num_lines == 8
+  assert file.available == ("user", "item", "at")
+  [note] = problems.notes()
+  assert note.severity == "info"
+  assert note.message == (
+    "a.xlsx:1-3: no row of the table, skipped: 'Sales of May'"
+  )
+
+
+@pytest.mark.parametrize(
+  ("rows", "header"),
+  [
+    ([[None, None], *TABLE], "user"),  # Blank rows are no titles.
+    ([["Sales"], ["u", "i"], ["a", 1], ["b", 2], ["c", 3]], "Sales"),
+    ([["Sales"], *TABLE[1:]], "Sales"),  # There is no header below it.
+    ([["Sales"], *TABLE[:2]], "Sales"),  # Too few rows show what is one.
+  ],
+)
+def test_what_is_no_title_is_the_header(rows, header):
+  *_, file, problems = read(book({"a": rows}))
+  assert file.available[0] == header
+  assert not problems.notes()
+
+
+def test_titles_of_a_sheet_with_given_columns_are_rows():
+  rows, *_ = read(
+    book({"a": [["Sales"], *TABLE[1:]]}), columns=("user", "item", "at")
+  )
+  assert rows[0][0] == "Sales"
+
+
 def test_empty_and_repeated():
   with pytest.raises(ValueError, match="'a' is empty"):
     read(book({"a": []}))
