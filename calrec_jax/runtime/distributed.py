@@ -21,6 +21,7 @@ import sys
 from collections.abc import Iterator, Mapping
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from calrec_jax.errors import CalrecError
@@ -138,6 +139,13 @@ def together(point: str) -> None:
   """Waits until all processes reach this point, named for diagnosis."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(point)
+
+
+def agreed(value: float) -> float:
+  """What process 0 says, for decisions that depend on a clock."""
+  if jax.process_count() == 1:
+    return value
+  return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
 
 
 @contextlib.contextmanager

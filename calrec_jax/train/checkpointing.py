@@ -1,7 +1,8 @@
 """Checkpoints of a stage in training: when to save, and which to retain.
 
 A checkpoint holds the items of `calrec_jax.checkpoint.store` and, if
-validations may end the stage, `early_stopping/`. Saving is asynchronous.
+validations may end the stage, `early_stopping/`; if the clock may, `budget/`.
+Saving is asynchronous.
 
 Where a step is validated too, its checkpoint is saved before, so that a failure
 in the validation loses no step, and gets `early_stopping/` and `metrics/`
@@ -30,11 +31,12 @@ from calrec_jax.checkpoint.store import (
   restore_arguments,
   steps,
 )
-from calrec_jax.errors import at_least, check
+from calrec_jax.errors import at_least, check, optional
 from calrec_jax.runtime import distributed
 from calrec_jax.train.state import TrainState
 
 EARLY_STOPPING = "early_stopping"
+BUDGET = "budget"
 PREEMPTED = "preempted"
 UNREPORTED = "unreported"
 
@@ -45,21 +47,22 @@ class CheckpointPolicy:
   """When to save and what to retain.
 
   Attributes:
-    period: Steps between checkpoints; the last step is always saved.
+    period: Steps between checkpoints; the last step is always saved. None saves
+      whatever TRAIN_BUDGET validates.
     keep: Number of newest checkpoints that are retained.
     best_metric: Validation metric of one more retained checkpoint, the best,
       from which the next stage starts. If empty, it starts from the last one.
     best_is_highest: Whether a larger value of the metric is better.
   """
 
-  period: int = 500
+  period: int | None = 500
   keep: int = 2
   best_metric: str = "ndcg@10"
   best_is_highest: bool = True
 
   def __post_init__(self):
     """Checks the ranges."""
-    check(self, period=at_least(1), keep=at_least(1))
+    check(self, period=optional(at_least(1)), keep=at_least(1))
 
   def rank(self, metrics: Mapping[str, float]) -> float:
     """Rank of a checkpoint by its metrics; the larger, the better."""
@@ -100,7 +103,7 @@ class Checkpoints:
       ),
       item_names=(
         *("state", "feed", "lineage", "vocabulary"),
-        *(EARLY_STOPPING, UNREPORTED),
+        *(EARLY_STOPPING, BUDGET, UNREPORTED),
       ),
     )
 
@@ -129,6 +132,7 @@ class Checkpoints:
     vocabulary: Mapping[str, Any],
     metrics: Mapping[str, float] | None,
     early_stopping: Mapping[str, Any] | None = None,
+    budget: Mapping[str, Any] | None = None,
     unreported: Mapping[str, Any] | None = None,
   ) -> None:
     """Starts saving; returns when the arrays are copied off the devices."""
@@ -137,6 +141,7 @@ class Checkpoints:
       "lineage": lineage,
       "vocabulary": vocabulary,
       EARLY_STOPPING: early_stopping,
+      BUDGET: budget,
       UNREPORTED: unreported,
     }
     items = {

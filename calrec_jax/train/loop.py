@@ -10,6 +10,7 @@ import dataclasses
 import math
 import pathlib
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ from calrec_jax.runtime import (
 )
 from calrec_jax.runtime.preemption import Preempted, PreemptionGuard
 from calrec_jax.storage import atomic, identity, lineage, run_lock
+from calrec_jax.train import budget as budgets
 from calrec_jax.train import (
   checkpointing,
   goodput,
@@ -46,6 +48,7 @@ from calrec_jax.train import (
   train_step,
 )
 from calrec_jax.train import state as states
+from calrec_jax.train.budget import Budget
 from calrec_jax.train.early_stopping import EarlyStopping
 from calrec_jax.train.meter import Meter
 from calrec_jax.train.stages import Stage
@@ -95,13 +98,16 @@ def run_stage(
     training=stages.describe_training(stage, decoder_config, feed.settings()),
     configuration=config.text(),
   )
-  if _is_finished(name, folder, record):  # Nothing is written then.
+  if _is_finished(stage, name, folder, record):  # Nothing is written then.
     return
   with _alone(folder):
     # Another process may have trained it meanwhile.
-    if _is_finished(name, folder, record):
+    if _is_finished(stage, name, folder, record):
       return
-    if (done := stage_folder.handover(folder)) is not None:
+    done = stage_folder.handover(folder)
+    if done is not None and (folder / done["checkpoint"]).is_dir():
+      print(f"{name}: goes on, as TRAIN_BUDGET is larger than before")
+    elif done is not None:
       print(
         f"{name}: finished before, but {done['checkpoint']} is missing in "
         f"{folder}; training again"
@@ -118,7 +124,7 @@ def run_stage(
 
 
 def _is_finished(
-  name: str, folder: pathlib.Path, record: Mapping[str, Any]
+  stage: Stage, name: str, folder: pathlib.Path, record: Mapping[str, Any]
 ) -> bool:
   """Whether a stage is finished; refuses a folder of another run.
 
@@ -130,6 +136,9 @@ def _is_finished(
   if done is not None or checkpointing.newest(folder) is not None:
     lineage.refuse_changes(stage_folder.lineage_of(folder), record, folder)
   if done is None or not (folder / done["checkpoint"]).is_dir():
+    return False
+  ended, wanted = done.get("budget_seconds"), stage.budget_seconds
+  if ended is not None and wanted is not None and wanted > ended:
     return False
   print(f"{name}: finished before; {done['checkpoint']} of {folder}")
   return True
@@ -209,6 +218,9 @@ class _Loop:
       stage.validation.patience, stage.checkpoints.rank
     )
     self.profiler = profiling.Profiler(stage.profile, folder)
+    self.budget = None
+    if stage.budget_seconds is not None:
+      self.budget = Budget(stage.budget_seconds)
 
   def start(self, source: ParameterSource | None) -> None:
     """Starts from the stage's own checkpoint, the source, or scratch."""
@@ -254,6 +266,8 @@ class _Loop:
       self.early_stopping.resume(
         store.read_json(checkpoint, checkpointing.EARLY_STOPPING)
       )
+    if self.budget is not None:
+      self.budget.resume(store.read_json(checkpoint, checkpointing.BUDGET))
     if not self.saved:
       self.meter.resume(store.read_json(checkpoint, checkpointing.UNREPORTED))
       opened.close()
@@ -287,8 +301,8 @@ class _Loop:
     self.state = self.state._replace(params=params, average=average)
 
   def run(self) -> None:
-    """Trains until TRAIN_STEPS or until validations stop improving."""
-    if self.early_stopping.is_over:
+    """Trains until its steps, its time or its improvements are over."""
+    if self.early_stopping.is_over or (self.complete and self._time_is_over()):
       return  # Killed between its last checkpoint and the handover.
     stage = self.stage
     self.timeline.now("first step")
@@ -343,10 +357,25 @@ class _Loop:
       if (trace := self.profiler.after(self.step, metrics)) is not None:
         self.log.say(f"profile of steps to {self.step}: {trace}")
       self.log.advance()
+      if self.budget is not None and self.budget.measures:
+        self._measure(self.budget, metrics)
       if self.guard.preempted():
         raise Preempted
       if self._after_step():
         return
+
+  def _measure(self, budget: Budget, metrics: Any) -> None:
+    """Times the first steps, and plans the validations by them."""
+    jax.block_until_ready(metrics)
+    seconds = distributed.agreed(budget.step() or 0.0)
+    if not seconds:
+      return
+    budget.begin(int(distributed.agreed(budget.plan(seconds))))
+    passes = min(self.feed.stats.passes_per_epoch.values())
+    steps_per_pass = self.feed.stats.steps_per_epoch / passes
+    self.log.say(
+      f"{self.name}: {budgets.estimate(seconds, budget, steps_per_pass)}"
+    )
 
   def _after_start(self) -> None:
     """Validates step 0: the initial parameters may be the best ones."""
@@ -377,8 +406,18 @@ class _Loop:
         self._report()
       if saves:
         self._save()
-    if not validates:
-      return False
+    over = validates and self._validate_step(counts)
+    if self.budget is not None and self._is_part_of_budget():
+      self.budget.part_over()
+      over = over or self._time_is_over()
+    return over
+
+  def _validate_step(self, counts: bool) -> bool:
+    """Validates a step; returns whether the stage has stopped improving.
+
+    Args:
+      counts: Whether it is one of the validations that early stopping counts.
+    """
     if self.saved:  # On disk, whatever happens in the validation.
       with self.meter.paused(), self.timeline.during(goodput.CHECKPOINTS):
         self.checkpoints.wait()
@@ -401,10 +440,10 @@ class _Loop:
     best = self.checkpoints.best_step()
     if jax.process_index() == 0:
       shutil.rmtree(self.folder / checkpointing.PREEMPTED, ignore_errors=True)
-      lineage.write_json(
-        self.folder / stage_folder.HANDOVER,
-        {"checkpoint": f"checkpoint_{best}", "steps": self.step},
-      )
+      record = {"checkpoint": f"checkpoint_{best}", "steps": self.step}
+      if self.budget is not None and self.budget.is_over:
+        record["budget_seconds"] = self.budget.seconds
+      lineage.write_json(self.folder / stage_folder.HANDOVER, record)
       self._note("finished")
       print(
         f"{self.name}: finished; checkpoint_{best} is handed over "
@@ -417,12 +456,22 @@ class _Loop:
   def _validates(self) -> bool:
     return self.validator.users > 0 and self._due(self.stage.validation.period)
 
+  def _time_is_over(self) -> bool:
+    over = self.budget is not None and self.budget.is_over
+    return bool(distributed.agreed(over))
+
+  def _is_part_of_budget(self) -> bool:
+    period = None if self.budget is None else self.budget.period
+    return period is not None and self.step % period == 0
+
   def _chooses(self) -> bool:
     """Whether every checkpoint needs the metrics of a validation."""
     return self.stage.checkpoints.best_metric != ""
 
-  def _due(self, period: int) -> bool:
-    return self.step % period == 0 or self.step == self.stage.steps
+  def _due(self, period: int | None) -> bool:
+    if self.step == self.stage.steps or self._is_part_of_budget():
+      return True
+    return period is not None and self.step % period == 0
 
   def _report(self) -> None:
     values = self.meter.read()
@@ -475,6 +524,7 @@ class _Loop:
     return checkpointing.newest(self.folder, before=last + 1)
 
   def _validate(self) -> dict[str, float]:
+    began = time.perf_counter()
     try:
       with (
         self.meter.paused(),
@@ -488,6 +538,8 @@ class _Loop:
     except Exception as error:
       self._save_on_failure(error)
       raise
+    if self.budget is not None:
+      self.budget.took(time.perf_counter() - began)
     self.log.write(self.step, "validation", values)
     return values
 
@@ -537,6 +589,7 @@ class _Loop:
       "lineage": {**self.record, "cards": cards},
       "vocabulary": self.vocabulary,
       "early_stopping": self.early_stopping.state(),
+      "budget": None if self.budget is None else self.budget.state(),
     }
 
   def _write_records(self) -> None:
@@ -548,13 +601,23 @@ class _Loop:
     run_folder.write_config(self.folder, config.text())
     atomic.write_text(self.folder / "model-info.txt", self.table + "\n")
 
+  def _end(self) -> str:
+    """When the stage ends, human-readable."""
+    ends = []
+    if self.stage.steps is not None:
+      ends.append(f"to step {self.stage.steps}")
+    if self.budget is not None:
+      left = budgets.worded(max(self.budget.seconds - self.budget.used(), 0))
+      ends.append(f"for {left}")
+    return " or ".join(ends)
+
   def _introduce(self, origin: str) -> None:
     stats = self.feed.stats
     users = ", ".join(
       f"{name} {count:,}" for name, count in stats.users_per_epoch.items()
     )
     print(
-      f"{self.name}: {origin}, to step {self.stage.steps}, in {self.folder}\n"
+      f"{self.name}: {origin}, {self._end()}, in {self.folder}\n"
       f"  users per epoch: {users}; {stats.steps_per_epoch} steps, rows "
       f"{stats.fill:.0%} full, {stats.targets_per_row:.1f} targets per row\n"
       f"{self.table}"

@@ -17,7 +17,10 @@ _UNDECAYED = ("scale", "bias")
 
 @gin.configurable
 def warmup_cosine(
-  peak: float, steps: int, warmup_steps: int = 100, final_fraction: float = 0.1
+  peak: float,
+  steps: int | None,
+  warmup_steps: int = 100,
+  final_fraction: float = 0.1,
 ) -> optax.Schedule:
   """Linear warm-up, then a cosine down to a fraction of the peak.
 
@@ -28,6 +31,7 @@ def warmup_cosine(
       that a run shortened for a test still learns.
     final_fraction: Learning rate at the end, as a fraction of the peak.
   """
+  steps = _end("warmup_cosine", steps)
   warmup_steps = min(warmup_steps, max(1, steps // 2))
   return optax.warmup_cosine_decay_schedule(
     init_value=0.0,
@@ -40,9 +44,13 @@ def warmup_cosine(
 
 @gin.configurable
 def warmup_linear(
-  peak: float, steps: int, warmup_steps: int = 100, final_fraction: float = 0.0
+  peak: float,
+  steps: int | None,
+  warmup_steps: int = 100,
+  final_fraction: float = 0.0,
 ) -> optax.Schedule:
   """Linear warm-up and decay; arguments as those of `warmup_cosine`."""
+  steps = _end("warmup_linear", steps)
   warmup_steps = min(warmup_steps, max(1, steps // 2))
   decay_steps = max(1, steps - warmup_steps)
   return optax.join_schedules(
@@ -52,6 +60,17 @@ def warmup_linear(
     ],
     [warmup_steps],
   )
+
+
+@gin.configurable
+def warmup_constant(peak: float, warmup_steps: int = 100) -> optax.Schedule:
+  """Linear warm-up, then the same rate for as long as the training takes.
+
+  Args:
+    peak: Learning rate after the warm-up.
+    warmup_steps: Number of updates of the warm-up.
+  """
+  return optax.linear_schedule(0.0, peak, warmup_steps)
 
 
 @gin.configurable
@@ -167,6 +186,16 @@ def adafactor(
   )
 
 
+def _end(schedule: str, steps: int | None) -> int:
+  """The number of steps of a schedule that decays."""
+  if steps is None:
+    raise InputError(
+      f"{schedule}.steps = None: a learning rate that decays needs an end. Set "
+      "TRAIN_STEPS, or bind adamw.learning_rate = @warmup_constant()."
+    )
+  return steps
+
+
 def _after_clip(
   clip_norm: float | None, optimizer: optax.GradientTransformation
 ) -> optax.GradientTransformation:
@@ -189,6 +218,7 @@ CONFIGURABLES = (
   adafactor,
   warmup_cosine,
   warmup_linear,
+  warmup_constant,
   rsqrt,
   constant,
 )

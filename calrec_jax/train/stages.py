@@ -32,12 +32,21 @@ from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.dataset import Dataset
 from calrec_jax.data.feed.feed import Feed
 from calrec_jax.data.vocabulary.trained import TrainedSentencePiece
-from calrec_jax.errors import InputError, at_least, check, nearest, refuse
+from calrec_jax.errors import (
+  InputError,
+  at_least,
+  check,
+  nearest,
+  optional,
+  refuse,
+  within,
+)
 from calrec_jax.models.families import ModelConfig, family_of
 from calrec_jax.models.sasrec import SASRecConfig
 from calrec_jax.models.tuning import EVERYTHING, Tuning
 from calrec_jax.runtime.partitioning import MeshShape
 from calrec_jax.storage import identity
+from calrec_jax.train import budget as budgets
 from calrec_jax.train import optimizers, profiling
 from calrec_jax.train.averaging import Averaging
 from calrec_jax.train.checkpointing import CheckpointPolicy
@@ -57,7 +66,7 @@ class Stage:
     model_dir: MODEL_DIR, the folder of the run; the stage writes into its
       subfolder named after it.
     task: MIXTURE_OR_TASK_NAME of the dataset.
-    steps: TRAIN_STEPS, the number of updates.
+    steps: TRAIN_STEPS, the number of updates; None trains for the budget.
     dataset: Domains, mixtures and vocabulary.
     decoder: Shape of the model: a `DecoderConfig` or a `SASRecConfig`.
     objective: Losses: an `Objective` or, for SASRec, a `NextItem`.
@@ -78,6 +87,10 @@ class Stage:
     use_cached: USE_CACHED_TASKS; True refuses to build a missing token cache.
     seed: RANDOM_SEED of initial parameters and dropout.
     log_period: Steps between rows of the metrics log.
+    budget: TRAIN_BUDGET, how long the stage trains, such as "30 min"; None
+      trains for `steps`. With both, whichever ends first.
+    budget_share: Fraction of the budget that is this stage's, where several
+      share one.
     profile: Steps that JAX's profiler records; by default none.
     averaging: Mean of the parameters that is validated and handed over; None
       takes those of the last step.
@@ -85,7 +98,7 @@ class Stage:
 
   model_dir: str = _REQUIRED
   task: str = _REQUIRED
-  steps: int = _REQUIRED
+  steps: int | None = _REQUIRED
   dataset: Dataset = _REQUIRED
   decoder: ModelConfig = _REQUIRED
   objective: Any = _REQUIRED
@@ -102,6 +115,8 @@ class Stage:
   log_period: int = 20
   profile: ProfileWindow = profiling.NOTHING
   averaging: Averaging | None = None
+  budget: str | None = None
+  budget_share: float = 1.0
 
   def __post_init__(self):
     """Refuses settings that do not fit together."""
@@ -123,8 +138,13 @@ class Stage:
         "(docs/launch.md)."
       )
     check(
-      self, steps=at_least(1), microbatches=at_least(1), log_period=at_least(1)
+      self,
+      steps=optional(at_least(1)),
+      microbatches=at_least(1),
+      log_period=at_least(1),
+      budget_share=within("(0, 1]"),
     )
+    self._check_end()
     family = family_of(self.decoder)
     if not isinstance(self.objective, family.objective):
       raise InputError(
@@ -134,6 +154,30 @@ class Stage:
     self._check_validation()
     if isinstance(self.decoder, SASRecConfig):
       self._check_item_feed(self.decoder.max_items)
+
+  @property
+  def budget_seconds(self) -> float | None:
+    """Seconds that the stage may take; None for no limit."""
+    if self.budget is None:
+      return None
+    return budgets.seconds_of(self.budget) * self.budget_share
+
+  def _check_end(self) -> None:
+    if self.budget_seconds is not None:
+      return
+    if self.steps is None:
+      raise InputError(
+        "The stage has no end: set TRAIN_STEPS to a number of updates, or "
+        "TRAIN_BUDGET to a duration such as '30 min'."
+      )
+    for name, part in (
+      ("Validation", self.validation), ("CheckpointPolicy", self.checkpoints)
+    ):  # fmt: skip
+      if part.period is None:
+        raise InputError(
+          f"{name}.period = None follows from TRAIN_BUDGET, which is not set: "
+          "set it, or bind the period to a number of steps."
+        )
 
   def _check_validation(self) -> None:
     policy = self.checkpoints

@@ -50,7 +50,8 @@ class Validation:
   """Settings of validation.
 
   Attributes:
-    period: Steps between validations; the last step is always validated.
+    period: Steps between validations; the last step is always validated. None
+      leaves it to TRAIN_BUDGET: some ten in all.
     users: Number of users of each domain, sampled once with `seed`; None is
       all.
     metrics: Names of ranking metrics, see
@@ -65,10 +66,10 @@ class Validation:
     patience: Number of consecutive validations without improvement of
       CheckpointPolicy.best_metric after which the stage ends. Every improvement
       is saved, and the next stage starts from the best. None trains up to
-      TRAIN_STEPS.
+      TRAIN_STEPS, or for TRAIN_BUDGET.
   """
 
-  period: int = 500
+  period: int | None = 500
   users: int | None = 512
   metrics: Sequence[str] = ("recall@1", "recall@10", "ndcg@10")
   rule: str = candidates.DEFAULT
@@ -80,7 +81,7 @@ class Validation:
     """Refuses values that would fail only at the first validation."""
     check(
       self,
-      period=at_least(1),
+      period=optional(at_least(1)),
       users=optional(at_least(1)),
       seed=integer(0),
       rule=one_of(*RULES),
