@@ -108,8 +108,9 @@ def last_stage(run: pathlib.Path) -> pathlib.Path | None:
 
   Returns:
     The finished stage that no other one started from, of several the one that
-    finished last. Without a finished stage, the only one with checkpoints; None
-    if there is none, or several.
+    finished last, but no member that is only fused with others. Without a
+    finished stage, the only one with checkpoints; None if there is none, or
+    several.
   """
   if not run.is_dir():
     return None
@@ -139,8 +140,9 @@ def last_stage(run: pathlib.Path) -> pathlib.Path | None:
     if identity.digest(read_json(child / record["checkpoint"], "lineage"))
     not in parents
   ]
+  chained = [child for child in last if not finished[child].get("member")]
   return max(
-    last or finished,
+    chained or last or finished,
     key=lambda child: (child / stage_folder.HANDOVER).stat().st_mtime_ns,
   )
 

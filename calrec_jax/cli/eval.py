@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       "command": shlex.join(["calrec", "eval", *configuration.arguments()]),
       "recipe": ", ".join(configuration.files),
     }
-    run_evaluation(name, stages.names(), described, shard)
+    run_evaluation(name, stages.chain_of(name), described, shard)
   return 0
 
 

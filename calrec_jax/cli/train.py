@@ -14,8 +14,9 @@ from calrec_jax.train import loop, stages
 _EPILOG = f"""\
 A recipe names its stages in the macro STAGES. They are trained one after the
 other, each in MODEL_DIR/<stage>; a stage starts from the best checkpoint of the
-one before. After an interruption, rerun the same command: it resumes
-bit-exactly. Missing datasets and token caches are built first.
+one before. Models that are only fused with the last one are named in MEMBERS;
+they are trained first, each from scratch. After an interruption, rerun the same
+command: it resumes bit-exactly. Missing datasets and token caches are built first.
 
   calrec train --gin_file=recipes/quickstart.gin
   calrec train --gin_file=recipes/quickstart.gin --gin.target/TRAIN_STEPS=50
@@ -41,10 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     distributed.join()  # First: gin files may already touch a device.
   configuration = arguments.configuration
   configuration.apply()
-  chain = stages.names()
-  if arguments.stage is None:
-    stages.refuse_shared_start(chain)
   names = stages.chosen(arguments.stage)
+  if arguments.stage is None:
+    stages.refuse_shared_start(names)
+    names = (*stages.members(), *names)
   with distributed.failures_explained(), preemption.watch() as guard:
     try:
       for name in names:
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
           if arguments.dry_run:
             print(f"# Stage {name}\n{config.text()}")
           else:
-            loop.run_stage(stages.Stage(), name, chain, guard)
+            loop.run_stage(stages.Stage(), name, stages.chain_of(name), guard)
     except preemption.Preempted as preempted:
       print(
         f"calrec train: {preempted}; rerun the same command to resume.",

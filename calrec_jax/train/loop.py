@@ -441,6 +441,8 @@ class _Loop:
     if jax.process_index() == 0:
       shutil.rmtree(self.folder / checkpointing.PREEMPTED, ignore_errors=True)
       record = {"checkpoint": f"checkpoint_{best}", "steps": self.step}
+      if self.name in stages.members():
+        record["member"] = True
       if self.budget is not None and self.budget.is_over:
         record["budget_seconds"] = self.budget.seconds
       lineage.write_json(self.folder / stage_folder.HANDOVER, record)

@@ -238,17 +238,31 @@ def names() -> tuple[str, ...]:
   return tuple(config.macro("STAGES", ())) or (stage_folder.SINGLE_STAGE,)
 
 
+def members() -> tuple[str, ...]:
+  """Names of the stages that are trained beside the chain, each from scratch.
+
+  They give a fusion other models, such as SASRec.
+  """
+  return tuple(config.macro("MEMBERS", ()))
+
+
 def chosen(wanted: str | None) -> tuple[str, ...]:
   """Names of the stages to run: that of `--stage`, else the whole chain."""
   chain = names()
   if wanted is None:
     return chain
-  if wanted not in chain:
+  known = (*members(), *chain)
+  if wanted not in known:
     raise config.ConfigurationError(
-      f"--stage={wanted}: the recipe chains {', '.join(chain)}."
-      f"{nearest(wanted, chain)}"
+      f"--stage={wanted}: the recipe has {', '.join(known)}."
+      f"{nearest(wanted, known)}"
     )
   return (wanted,)
+
+
+def chain_of(name: str) -> tuple[str, ...]:
+  """The chain that a stage is part of; a member's is the member alone."""
+  return (name,) if name in members() else names()
 
 
 def refuse_shared_start(chain: tuple[str, ...]) -> None:

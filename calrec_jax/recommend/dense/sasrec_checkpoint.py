@@ -27,6 +27,7 @@ from calrec_jax.recommend.dense.sasrec import SASRecRecommender, SASRecSearch
 from calrec_jax.runtime import partitioning
 from calrec_jax.storage import lineage
 
+MEMBER = "sasrec"  # Its stage where it is trained beside a language model.
 # Splits whose events must be the same, or a test target may have been trained.
 _SPLITS = ("train", "validation", "test")
 
@@ -43,7 +44,8 @@ def trained_sasrec(
     cache: Token cache of the domain.
     mesh: Devices that the parameters are placed on.
     checkpoint: A `checkpoint_<step>` folder, a stage's, or the MODEL_DIR of a
-      recipe without STAGES. In a recipe of another model, bind it.
+      recipe with the member `sasrec` or without STAGES. In a recipe of another
+      model, bind it.
 
   Raises:
     InputError: without a checkpoint.
@@ -51,13 +53,16 @@ def trained_sasrec(
   """
   if checkpoint is None:
     raise InputError(
-      "The recommender 'sasrec' needs a trained SASRec. Train one with "
-      "recipes/sasrec_folders.gin or recipes/sasrec_own_log.gin, and bind "
-      "trained_sasrec.checkpoint to its MODEL_DIR."
+      "The recommender 'sasrec' needs a trained SASRec. recipes/own_log.gin "
+      "trains one; or train it with recipes/sasrec_folders.gin or "
+      "recipes/sasrec_own_log.gin, and bind trained_sasrec.checkpoint to its "
+      "MODEL_DIR."
     )
   path = pathlib.Path(checkpoint).expanduser()
-  if (path / stage_folder.SINGLE_STAGE).is_dir():
-    path = path / stage_folder.SINGLE_STAGE
+  for stage in (MEMBER, stage_folder.SINGLE_STAGE):
+    if (path / stage).is_dir():
+      path = path / stage
+      break
   folder = store.find(path)
   record = store.read_json(folder, "lineage")
   config, domain = _described(folder, record, cache)
