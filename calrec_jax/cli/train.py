@@ -16,7 +16,8 @@ A recipe names its stages in the macro STAGES. They are trained one after the
 other, each in MODEL_DIR/<stage>; a stage starts from the best checkpoint of the
 one before. Models that are only fused with the last one are named in MEMBERS;
 they are trained first, each from scratch. After an interruption, rerun the same
-command: it resumes bit-exactly. Missing datasets and token caches are built first.
+command: it resumes bit-exactly. Missing datasets and token caches are built
+first.
 
   calrec train --gin_file=recipes/quickstart.gin
   calrec train --gin_file=recipes/quickstart.gin --gin.target/TRAIN_STEPS=50

@@ -64,7 +64,7 @@ class Configuration:
   files: tuple[str, ...] = ()
   bindings: tuple[str, ...] = ()
   search_paths: tuple[str, ...] = ()
-  macros: tuple[str, ...] = ("STAGES",)
+  macros: tuple[str, ...] = ("STAGES", "MEMBERS")
   stages: tuple[str, ...] = ()
 
   def apply(self, stage: str | None = None) -> None:
@@ -369,15 +369,18 @@ def _unquoted(fault: str, value: str, before: str) -> str:
 
 
 def _names_of_stages() -> tuple[str, ...]:
-  names = macro("STAGES", ())
-  if not isinstance(names, list | tuple) or not all(
-    isinstance(name, str) for name in names
-  ):
-    raise ConfigurationError(
-      f"STAGES = {names!r}: must be names of stages, such as "
-      '("joint", "target"); of one stage ("train",).'
-    )
-  return tuple(names)
+  found: list[str] = []
+  for listed in ("STAGES", "MEMBERS"):
+    names = macro(listed, ())
+    if not isinstance(names, list | tuple) or not all(
+      isinstance(name, str) for name in names
+    ):
+      raise ConfigurationError(
+        f"{listed} = {names!r}: must be names of stages, such as "
+        '("joint", "target"); of one stage ("train",).'
+      )
+    found += names
+  return tuple(found)
 
 
 def _bound_by(value: Any) -> tuple[str | None, Any]:

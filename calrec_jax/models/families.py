@@ -70,11 +70,19 @@ def texts_for(
 
   Args:
     config: Shape of the model.
-    caches: Token caches of texts, each with the item tokens of its domain.
+    caches: Token caches of texts, each with the item tokens of its domain; of
+      others nothing is read.
   """
   if not config.text_tokens:
     return None
-  return item_ids.item_texts(caches, config.table_rows, config.text_tokens)
+  if config.vocabulary_size is None:
+    raise ValueError("SASRecConfig.vocabulary_size is None.")
+  return item_ids.item_texts(
+    caches,
+    rows=config.table_rows,
+    length=config.text_tokens,
+    vocabulary_size=config.vocabulary_size,
+  )
 
 
 def family_of(config: ModelConfig) -> Family:

@@ -67,6 +67,8 @@ class SASRecConfig:
       code, which pads on the left), "from_start" from the oldest item read.
     text_tokens: Number of tokens of an item's text, the first ones, whose
       embeddings are added to that of its id; 0 reads ids alone, as the authors.
+    vocabulary_size: Number of tokens of the text vocabulary; None takes it from
+      the token caches.
     norm_eps: Epsilon of the layer norms.
     dtype: Dtype of activations and matrix products.
     param_dtype: Dtype of parameters.
@@ -80,6 +82,7 @@ class SASRecConfig:
   dropout: float = 0.5
   positions: str = "from_end"
   text_tokens: int = 0
+  vocabulary_size: int | None = None
   norm_eps: float = 1e-8
   dtype: str = "float32"
   param_dtype: str = "float32"
@@ -94,6 +97,7 @@ class SASRecConfig:
       heads=at_least(1),
       dropout=within("[0, 1)"),
       text_tokens=at_least(0),
+      vocabulary_size=optional(at_least(1)),
       positions=one_of(*POSITIONS),
       dtype=one_of(*DTYPES),
       param_dtype=one_of(*DTYPES),

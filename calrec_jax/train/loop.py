@@ -25,6 +25,8 @@ from calrec_jax.checkpoint import (
   store,
 )
 from calrec_jax.checkpoint.initial_parameters import ParameterSource
+from calrec_jax.data.cache import item_ids
+from calrec_jax.data.cache.item_ids import ItemCache
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.feed.feed import OpenFeed
 from calrec_jax.errors import DivergedError
@@ -599,6 +601,8 @@ class _Loop:
     lineage.copy_files(
       self.feed.caches[0].vocabulary().files, self.folder / "vocabulary"
     )
+    if all(isinstance(cache, ItemCache) for cache in self.feed.caches):
+      item_ids.write_items(self.feed.caches, self.folder / item_ids.ITEMS_FILE)
     lineage.write_json(self.folder / "lineage.json", self.record)
     run_folder.write_config(self.folder, config.text())
     atomic.write_text(self.folder / "model-info.txt", self.table + "\n")

@@ -27,7 +27,7 @@ from calrec_jax.checkpoint import (
   store,
 )
 from calrec_jax.data import building
-from calrec_jax.data.cache.item_ids import by_item_ids
+from calrec_jax.data.cache.item_ids import ItemCache, by_item_ids
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.dataset import Dataset
 from calrec_jax.data.feed.feed import Feed
@@ -362,9 +362,13 @@ def decoder_for(stage: Stage, caches: Sequence[TokenCache]) -> ModelConfig:
   A published model's embedding gets no rows beyond its tokens: they would enter
   every softmax.
   """
-  return stage.decoder.for_vocabulary(
+  config = stage.decoder.for_vocabulary(
     vocabulary_size(caches), exact=caches[0].vocabulary().pretrained
   )
+  texts = [cache.texts() for cache in caches if isinstance(cache, ItemCache)]
+  if isinstance(config, SASRecConfig) and config.text_tokens and texts:
+    return dataclasses.replace(config, vocabulary_size=vocabulary_size(texts))
+  return config
 
 
 def find_source(
@@ -436,7 +440,7 @@ def _settings(decoder: ModelConfig) -> dict[str, Any]:
   """A model's shape, without settings that earlier releases did not have."""
   settings = dataclasses.asdict(decoder)
   if isinstance(decoder, SASRecConfig) and not decoder.text_tokens:
-    del settings["text_tokens"]
+    del settings["text_tokens"], settings["vocabulary_size"]
   return settings
 
 

@@ -12,18 +12,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from calrec_jax.data.cache.files import CacheError
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.records import PromptTokens
+from calrec_jax.storage import atomic
 from calrec_jax.storage.identity import fingerprint
 
 FIRST_TOKEN = 1
 KIND = "items"
+ITEMS_FILE = "items.json"  # In the folder of a stage.
 # Items need no text around them and no end marker.
 _NO_PROMPT = PromptTokens(begin=None, end=0, prefix=(), first=(), next=())
 
@@ -197,8 +201,12 @@ def by_item_ids(caches: Sequence[TokenCache]) -> list[ItemCache]:
 
 def item_digest(cache: TokenCache) -> str:
   """sha256 of a catalogue's item ids, in order."""
+  return _digest_of(cache.catalogue.item_ids)
+
+
+def _digest_of(item_ids: Sequence[str]) -> str:
   digest = hashlib.sha256()
-  for item_id in cache.catalogue.item_ids:
+  for item_id in item_ids:
     digest.update(f"{item_id}\0".encode())
   return digest.hexdigest()
 
@@ -211,8 +219,37 @@ def texts_digest(cache: TokenCache) -> str:
   return digest.hexdigest()
 
 
+def write_items(caches: Sequence[ItemCache], path: pathlib.Path) -> None:
+  """Writes which items the tokens mean, for a log that will have others."""
+  ids = {cache.name: cache.texts().catalogue.item_ids for cache in caches}
+  atomic.write_text(path, json.dumps(ids))
+
+
+def read_items(path: pathlib.Path, domain: ItemDomain) -> list[str]:
+  """The ids of a domain's items, by row.
+
+  Raises:
+    CacheError: if they are not there, or not those of the domain.
+  """
+  try:
+    found = json.loads(path.read_text("utf-8"))[domain.name]
+    right = _digest_of(found) == domain.sha256
+  except (OSError, ValueError, KeyError, TypeError):
+    right, found = False, []
+  if not right:
+    raise CacheError(
+      f"{path} does not hold the items that {domain.name} was trained on. Copy "
+      "the folder again, or train again."
+    )
+  return found
+
+
 def item_texts(
-  caches: Sequence[tuple[TokenCache, ItemDomain]], rows: int, length: int
+  caches: Sequence[tuple[TokenCache, ItemDomain]],
+  *,
+  rows: int,
+  length: int,
+  vocabulary_size: int,
 ) -> ItemTexts:
   """What a model of item ids reads of the items' texts.
 
@@ -221,6 +258,7 @@ def item_texts(
       items of domains that are missing have no text.
     rows: Number of item tokens, V.
     length: Most tokens of a text that are read, W.
+    vocabulary_size: Number of tokens of the text vocabulary.
   """
   tokens = np.full((rows, length), -1, np.int32)
   for cache, domain in caches:
@@ -230,7 +268,4 @@ def item_texts(
     at = np.minimum(offsets[:-1, None] + np.arange(length), len(values) - 1)
     own = slice(domain.first_token, domain.first_token + domain.items)
     tokens[own] = np.where(places, values[at], -1)
-  size = max(
-    max(cache.largest_token + 1, cache.vocabulary().size) for cache, _ in caches
-  )
-  return ItemTexts(tokens, size)
+  return ItemTexts(tokens, vocabulary_size)

@@ -152,6 +152,8 @@ class Domain:
     fields: Fields of an item's text, in order: (label, column) or (label,
       column, max_words) or (label, column, max_words, max_tokens); None takes
       those of the source that have columns.
+    field_words: Maximum number of words of each field that sets no lower one;
+      None leaves it to the fields.
     duplicates: Rule for events of the same user, item and time: "drop" retains
       the first and counts the others, "keep" retains all.
     dedup: Rule for consecutive purchases of a user: "consecutive_id" retains
@@ -171,6 +173,7 @@ class Domain:
   name: str = _REQUIRED
   source: Source = _REQUIRED
   fields: tuple[Any, ...] | None = None
+  field_words: int | None = None
   duplicates: str = "drop"
   dedup: str = "consecutive_id"
   min_count: int = 5
@@ -196,6 +199,7 @@ class Domain:
       dedup=one_of(*events_lib.DEDUPS),
       split=one_of(*splits.METHODS),
       min_count=at_least(1),
+      field_words=optional(at_least(1)),
       max_history=optional(at_least(1)),
     )
     if self.fields is not None:
@@ -211,14 +215,21 @@ class Domain:
 
   def chosen_fields(self) -> tuple[text_lib.Field, ...]:
     """The fields that the texts may have."""
-    return self.fields or self.source.default_fields
+    fields = self.fields or self.source.default_fields
+    if (most := self.field_words) is None:
+      return fields
+    return tuple(
+      dataclasses.replace(field, max_words=min(field.max_words or most, most))
+      for field in fields
+    )
 
   def fingerprint(self) -> str:
     """Hash of everything the documents depend on, including the files."""
     options = {
       field.name: getattr(self, field.name)
       for field in dataclasses.fields(self)
-      if field.name not in ("source", "strict")
+      # The words are part of the chosen fields.
+      if field.name not in ("source", "strict", "field_words")
     }
     if self.duplicates == "drop":  # As if earlier releases had had the setting.
       del options["duplicates"]

@@ -1,9 +1,10 @@
 """Trained models of item ids, from their checkpoints, for one domain.
 
 A checkpoint records its model and the items of its tokens. It may come from
-another recipe than the one that is evaluated; catalogue, users and splits must
-be the same. Tested by
-`tests/end_to_end/test_sasrec_recipe.py`.
+another recipe than the one that is evaluated; users and splits of the same log
+must be the same. Of a log that has changed, a model that reads words serves new
+items, too. Tested by `tests/end_to_end/test_sasrec_recipe.py` and
+`tests/unit/recommend/dense/test_new_items.py`.
 """
 
 import os
@@ -13,6 +14,7 @@ from typing import Any
 
 import gin
 import jax
+import numpy as np
 
 from calrec_jax.checkpoint import stage_folder, store
 from calrec_jax.checkpoint.store import CheckpointError
@@ -23,6 +25,7 @@ from calrec_jax.errors import InputError
 from calrec_jax.models.families import abstract_params, texts_for
 from calrec_jax.models.sasrec import SASRec, SASRecConfig
 from calrec_jax.recommend import provenance
+from calrec_jax.recommend.dense import new_items
 from calrec_jax.recommend.dense.sasrec import SASRecRecommender, SASRecSearch
 from calrec_jax.runtime import partitioning
 from calrec_jax.storage import lineage
@@ -49,7 +52,8 @@ def trained_sasrec(
 
   Raises:
     InputError: without a checkpoint.
-    CheckpointError: if it holds another model, other items or other users.
+    CheckpointError: if it holds another model, items that it cannot know, or
+      another split of the same log.
   """
   if checkpoint is None:
     raise InputError(
@@ -66,11 +70,24 @@ def trained_sasrec(
   folder = store.find(path)
   record = store.read_json(folder, "lineage")
   config, domain = _described(folder, record, cache)
-  model = SASRec(config, texts_for(config, [(cache, domain)]))
-  placed = partitioning.place(abstract_params(model), mesh)
+  known = None  # Row of each item in training, where the items have changed.
+  if _has_changed(domain, config, cache):
+    known = _known_rows(folder, domain, config, record, cache)
+  else:
+    _refuse_another_split(folder, domain, record, cache)
+  # The texts are another log's, but the shapes are those of training.
+  texts = texts_for(config, [] if known is not None else [(cache, domain)])
+  model = SASRec(config, texts)
+  params = store.restore_params(
+    folder, *partitioning.place(abstract_params(model), mesh)
+  )
+  if known is not None:
+    model, domain, params = new_items.with_items_of(
+      cache, known, model, domain, params
+    )
   return SASRecRecommender(
     model,
-    store.restore_params(folder, *placed),
+    params,
     domain,
     settings=SASRecSearch(),
     mesh=mesh,
@@ -82,40 +99,100 @@ def trained_sasrec(
 def _described(
   folder: pathlib.Path, record: Mapping[str, Any], cache: TokenCache
 ) -> tuple[SASRecConfig, ItemDomain]:
-  """The model, and the domain among its tokens, checked against the cache."""
+  """The model, and the domain among its tokens: of these items or this name."""
   shape = record["training"].get(SASRecConfig.__name__)
   if shape is None:
     raise CheckpointError(
       f"{folder} holds no SASRec (trained_sasrec.checkpoint)."
     )
-  vocabulary = store.read_json(folder, "vocabulary")
   digest = item_ids.item_digest(cache)
+  vocabulary = store.read_json(folder, "vocabulary")
   domains = [ItemDomain(**domain) for domain in vocabulary["domains"]]
-  found = [domain for domain in domains if domain.sha256 == digest]
-  if not found:
+  same = [domain for domain in domains if domain.sha256 == digest]
+  named = [domain for domain in domains if domain.name == cache.name]
+  if not same + named:
     known = ", ".join(f"{at.name} ({at.items} items)" for at in domains)
     raise CheckpointError(
       f"{folder} was trained on {known}, not on the {cache.num_items} items of "
-      f"{cache.name}. It has a row for each item that it was trained on, so "
-      "that it knows none of a log that has grown: train it anew on this one "
-      "(the same data and Domain settings), or leave 'sasrec' out; models of "
-      "texts serve new items as they are."
+      f"{cache.name}. Train it on them, or leave 'sasrec' out."
     )
-  [domain, *_] = found
-  shape = SASRecConfig.from_record(shape)
-  if shape.text_tokens and domain.texts_sha256 != item_ids.texts_digest(cache):
+  return SASRecConfig.from_record(shape), (same + named)[0]
+
+
+def _has_changed(
+  domain: ItemDomain, config: SASRecConfig, cache: TokenCache
+) -> bool:
+  """Whether items, or the words that are read, are not those of training."""
+  if domain.sha256 != item_ids.item_digest(cache):
+    return True
+  return bool(config.text_tokens) and (
+    domain.texts_sha256 != item_ids.texts_digest(cache)
+  )
+
+
+def _known_rows(
+  folder: pathlib.Path,
+  domain: ItemDomain,
+  config: SASRecConfig,
+  record: Mapping[str, Any],
+  cache: TokenCache,
+) -> np.ndarray:
+  """Row in training of each item of a log that has changed, -1 for new ones."""
+  if not config.text_tokens:
     raise CheckpointError(
-      f"{folder} was trained on other texts of {cache.name}, or with another "
-      "vocabulary (SASRecConfig.text_tokens). Train it with the same "
-      "Domain.fields and Dataset.vocabulary."
+      f"{folder} was trained on the {domain.items} items of {domain.name}, not "
+      f"on the {cache.num_items} items of {cache.name}. It has a row for each "
+      "item that it was trained on, so that it knows none that are new: train "
+      "it anew on this log (the same data and Domain settings), let it read "
+      "words (SASRecConfig.text_tokens), or leave 'sasrec' out."
     )
-  outputs = record["cards"][domain.name]["outputs"]
-  own = cache.card["outputs"]
+  trained = record["cards"][domain.name]
+  if _vocabulary(trained) != _vocabulary(cache.card):
+    raise CheckpointError(
+      f"{folder} reads words by another vocabulary than that of {cache.name}. "
+      "Name the run by --run, so that its own vocabulary is used, or train "
+      "with the same Dataset.vocabulary."
+    )
+  if _files(trained) == _files(cache.card):
+    raise CheckpointError(
+      f"{folder} was trained on the same files with other Domain settings, so "
+      "that it may have seen test targets. Train it with the same Domain "
+      "settings."
+    )
+  rows = {
+    item_id: row
+    for row, item_id in enumerate(
+      item_ids.read_items(folder.parent / item_ids.ITEMS_FILE, domain)
+    )
+  }
+  found = (rows.get(item_id, -1) for item_id in cache.catalogue.item_ids)
+  return np.fromiter(found, np.int64, cache.num_items)
+
+
+def _vocabulary(card: Mapping[str, Any]) -> str | None:
+  return (card.get("vocabulary") or {}).get("sha256")
+
+
+def _files(card: Mapping[str, Any]) -> list[str]:
+  return sorted(each["sha256"] for each in card.get("inputs", ()))
+
+
+def _refuse_another_split(
+  folder: pathlib.Path,
+  domain: ItemDomain,
+  record: Mapping[str, Any],
+  cache: TokenCache,
+) -> None:
+  """Refuses a split by which test targets may have been trained on.
+
+  Of another log, one of another day, the evaluation warns if it is earlier.
+  """
+  trained = record["cards"][domain.name]
+  outputs, own = trained["outputs"], cache.card["outputs"]
   differing = [s for s in _SPLITS if outputs.get(s) != own.get(s)]
-  if differing:
+  if differing and _files(trained) == _files(cache.card):
     raise CheckpointError(
       f"{folder} was trained with another split of {cache.name}: "
       f"{', '.join(differing)} differ, so that it may have seen test targets. "
       "Train it with the same Domain settings."
     )
-  return shape, domain

@@ -3,14 +3,13 @@
 import dataclasses
 import json
 import pickle
-import types
 
 import numpy as np
 import pytest
 
 from calrec_jax.checkpoint import initial_parameters
 from calrec_jax.data.cache import item_ids
-from calrec_jax.data.cache.token_cache import TokenCache
+from calrec_jax.data.cache.files import CacheError
 from calrec_jax.data.feed.feed import Feed
 from tests.fixtures import synthetic_caches
 
@@ -139,13 +138,12 @@ def test_views_travel_to_worker_processes(views):
   np.testing.assert_array_equal(again.item_tokens[0], views[1].item_tokens[0])
 
 
-def test_texts_of_items_are_cut_and_padded(caches, views, monkeypatch):
-  vocabulary = types.SimpleNamespace(size=50)
-  monkeypatch.setattr(TokenCache, "vocabulary", lambda _: vocabulary)
+def test_texts_of_items_are_cut_and_padded(caches, views):
   pairs = [(view.texts(), view.domain) for view in views]
-  texts = item_ids.item_texts(pairs, rows=16, length=3)
-  again = item_ids.item_texts(pairs, rows=16, length=3)
-  longer = item_ids.item_texts(pairs, rows=16, length=4)
+  sizes = {"rows": 16, "vocabulary_size": 50}
+  texts = item_ids.item_texts(pairs, length=3, **sizes)
+  again = item_ids.item_texts(pairs, length=3, **sizes)
+  longer = item_ids.item_texts(pairs, length=4, **sizes)
   assert texts == again
   assert hash(texts) == hash(again)
   assert texts != longer
@@ -156,4 +154,18 @@ def test_texts_of_items_are_cut_and_padded(caches, views, monkeypatch):
       text = values[offsets[row] : offsets[row + 1]].tolist()[:3]
       found = texts.tokens[view.domain.first_token + row].tolist()
       assert found == text + [-1] * (3 - len(text))
-  assert texts.vocabulary_size >= max(50, 1 + texts.tokens.max())
+  nothing = item_ids.item_texts([], length=3, **sizes)
+  assert nothing.tokens.shape == texts.tokens.shape
+
+
+def test_written_items_are_verified(views, tmp_path):
+  path = tmp_path / item_ids.ITEMS_FILE
+  item_ids.write_items(views, path)
+  for view in views:
+    ids = item_ids.read_items(path, view.domain)
+    assert ids == list(view.texts().catalogue.item_ids)
+  with pytest.raises(CacheError, match="does not hold the items"):
+    item_ids.read_items(path, views[0].domain._replace(sha256="0"))
+  path.write_text("[]")
+  with pytest.raises(CacheError, match="does not hold the items"):
+    item_ids.read_items(path, views[0].domain)
