@@ -19,6 +19,7 @@ from jaxtyping import Float
 from calrec_jax.data.log_sample import LogSample, Size
 from calrec_jax.data.records import History
 from calrec_jax.errors import InputError
+from calrec_jax.evaluate.table import verdict
 from calrec_jax.metrics import ranking_metrics
 from calrec_jax.metrics.intervals import Bootstrap, Interval
 from calrec_jax.recommend.baselines.bm25 import CatalogueIndex
@@ -35,6 +36,7 @@ SIGNALS: Mapping[str, tuple[str, ...]] = {
   "order": ("sequential_rules",),
   "words": ("bm25_last_item", "bm25_history"),
 }
+_NEW = "not_seen"
 _HORIZON = ranking_metrics.horizon_of(METRICS)
 _DEPTH = 2 * _HORIZON  # Makes misses exact under ties.
 _BATCH_SCORES = 1 << 24  # Users times items in one call, 64 MiB of scores.
@@ -42,29 +44,28 @@ _BATCH_USERS = 256
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Promise:
-  """What recommenders without a model reach on users of a log.
+class Measured:
+  """What recommenders without a model reach on some users.
 
   Attributes:
-    sample: Users and what was counted.
-    rule: Candidate rule.
     values: float64[U, M], `METRICS` of each user, by recommender.
-    missing: Why a recommender was not measured, by its name.
     bootstrap: Bootstrap of the intervals.
   """
 
-  sample: LogSample
-  rule: str
   values: Mapping[str, Float[np.ndarray, "U M"]]
-  missing: Mapping[str, str]
   bootstrap: Bootstrap
+
+  @property
+  def users(self) -> int:
+    """Number of users."""
+    return len(self.values[REFERENCE])
 
   def means(self, name: str) -> list[Interval]:
     """Each metric of a recommender."""
     return self.bootstrap.means(self.values[name])
 
   def ndcg(self, name: str) -> float:
-    """NDCG@10 of a recommender."""
+    """NDCG@10 of a recommender, without its interval."""
     return float(np.mean(self.values[name][:, 0]))
 
   def verdict(self, name: str, other: str = REFERENCE) -> str:
@@ -72,30 +73,50 @@ class Promise:
     [gap] = self.bootstrap.differences(
       self.values[name][:, :1], self.values[other][:, :1]
     )
-    return "+" if gap.low > 0 else "-" if gap.high < 0 else "~"
+    return verdict(gap._asdict())
 
   def best(self, signal: str) -> str | None:
     """The recommender of a signal with the highest NDCG@10, if any ran."""
     names = [name for name in SIGNALS[signal] if name in self.values]
     return max(names, key=self.ndcg, default=None)
 
+  def found_alone(self, name: str) -> float:
+    """Fraction of targets in a recommender's ten, and in none of the others.
+
+    Others of the same signal do not count.
+    """
+    [alike] = [names for names in SIGNALS.values() if name in names]
+    others = [v[:, 1] > 0 for key, v in self.values.items() if key not in alike]
+    alone = (self.values[name][:, 1] > 0) & ~np.any(others, axis=0)
+    return float(np.mean(alone))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Promise:
+  """What a log promises.
+
+  A text is most like itself, and what follows an item may be the same again, so
+  that words and order also find what users have already. What they know beyond
+  repeats shows where the target is new and the user's own items are left out.
+
+  Attributes:
+    sample: Users and what was counted.
+    rule: Candidate rule.
+    everybody: All sampled users under this rule.
+    new: Those whose target is not in their history, under the rule `not_seen`.
+    missing: Why a recommender was not measured, by its name.
+  """
+
+  sample: LogSample
+  rule: str
+  everybody: Measured
+  new: Measured
+  missing: Mapping[str, str]
+
+  @property
   def repeated(self) -> float:
     """Fraction of the targets that are in the user's history."""
-    return float(
-      np.mean([np.any(h.items == h.target) for h in self.sample.histories])
-    )
-
-  def found_alone(self, signal: str) -> float:
-    """Fraction of targets in the ten of a signal's best, and in no other's."""
-    own = self.best(signal)
-    assert own is not None
-    others = [
-      self.values[name][:, 1] > 0
-      for name in self.values
-      if name not in SIGNALS[signal]
-    ]
-    alone = (self.values[own][:, 1] > 0) & ~np.any(others, axis=0)
-    return float(np.mean(alone))
+    return 1 - self.new.users / self.everybody.users
 
 
 def obstacle(sample: LogSample) -> str | None:
@@ -126,15 +147,18 @@ def measure(
     InputError: for an unknown rule.
   """
   recommenders, missing = _recommenders(sample)
+  is_new = ~np.array([np.any(h.items == h.target) for h in sample.histories])
+  everybody, new = {}, {}
+  for each in recommenders:
+    values = _user_values(each, sample.histories, (rule, _NEW), progress)
+    everybody[each.name], new[each.name] = values[rule], values[_NEW][is_new]
+  bootstrap = bootstrap or Bootstrap()
   return Promise(
     sample=sample,
     rule=rule,
-    values={
-      each.name: _user_values(each, sample.histories, rule, progress)
-      for each in recommenders
-    },
+    everybody=Measured(everybody, bootstrap),
+    new=Measured(new, bootstrap),
     missing=missing,
-    bootstrap=bootstrap or Bootstrap(),
   )
 
 
@@ -167,12 +191,12 @@ def _recommenders(
 def _user_values(
   recommender: Recommender,
   histories: Sequence[History],
-  rule: str,
+  rules: Sequence[str],
   progress: bool,
-) -> Float[np.ndarray, "U M"]:
-  """`METRICS` of each user."""
+) -> dict[str, Float[np.ndarray, "U M"]]:
+  """`METRICS` of each user, by candidate rule."""
   at_once = max(1, min(_BATCH_USERS, _BATCH_SCORES // recommender.num_items))
-  ranks = []
+  ranks: dict[str, list[np.ndarray]] = {rule: [] for rule in rules}
   with tqdm.tqdm(
     total=len(histories),
     desc=recommender.name,
@@ -182,11 +206,17 @@ def _user_values(
   ) as bar:
     for start in range(0, len(histories), at_once):
       users = histories[start : start + at_once]
-      ranking = recommender.recommend(
-        [user.items for user in users], depth=_DEPTH, rules=(rule,)
-      )[rule]
       targets = np.array([user.target for user in users])
-      ranks.append(ranking_metrics.expected_ranks(ranking, targets, _HORIZON))
+      rankings = recommender.recommend(
+        [user.items for user in users], depth=_DEPTH, rules=tuple(ranks)
+      )
+      for rule, ranking in rankings.items():
+        found = ranking_metrics.expected_ranks(ranking, targets, _HORIZON)
+        ranks[rule].append(found)
       bar.update(len(users))
-  found = np.concatenate(ranks)
-  return ranking_metrics.user_values(METRICS, found, found)
+  return {
+    rule: ranking_metrics.user_values(METRICS, found, found)
+    for rule, found in zip(
+      ranks, map(np.concatenate, ranks.values()), strict=True
+    )
+  }

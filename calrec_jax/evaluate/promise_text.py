@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import textwrap
 from collections.abc import Iterator
 
@@ -11,6 +10,7 @@ from calrec_jax.evaluate.promise import (
   REFERENCE,
   SIGNALS,
   SPLIT,
+  Measured,
   Promise,
 )
 from calrec_jax.evaluate.table import (
@@ -23,9 +23,10 @@ from calrec_jax.evaluate.table import (
 
 _WIDTH = 88  # Characters of a line of sentences.
 _INDENT = "  "
-_SMALL = 1 / 4  # Fraction of the best NDCG below which a signal tells little.
+_FEW = 200  # Users that tell little apart.
+_REPEATED = 0.01  # Fraction of repeated targets that makes new ones a subject.
+_SMALL = 1 / 4  # Fraction of the best NDCG below which a signal adds little.
 _WHAT = {
-  "repeats": "users buy again what they have bought",
   "order": "what others bought next",
   "words": "texts say what goes together",
 }
@@ -35,170 +36,161 @@ def format_promise(promise: Promise) -> str:
   """The table, how it was measured, and what it says, indented like a card."""
   rows = []
   signal_of = {name: key for key, names in SIGNALS.items() for name in names}
-  for name in promise.values:
+  for name in promise.everybody.values:
     label = f"{name} ({signal_of[name]})" if name in signal_of else name
-    means = (mean._asdict() for mean in promise.means(name))
-    rows.append([label, *map(interval, means)])
-  table = grid(["", *map(metric_label, METRICS)], rows)
-  blocks = [textwrap.fill(_title(promise), _WIDTH), table, *_notes(promise)]
-  sentences = textwrap.fill(
-    " ".join(read(promise)), _WIDTH, break_on_hyphens=False
-  )
-  return textwrap.indent("\n".join([*blocks, sentences]), _INDENT)
+    means = promise.everybody.means(name)
+    if _repeats_matter(promise):
+      means += promise.new.means(name)[:1]
+    rows.append([label, *(interval(mean._asdict()) for mean in means)])
+  header = ["", *map(metric_label, METRICS)]
+  if _repeats_matter(promise):
+    header.append(f"{metric_label(METRICS[0])}, new")
+  paragraphs = [_title(promise), *_notes(promise)]
+  said = " ".join(read(promise))
+  blocks = [*map(_filled, paragraphs), grid(header, rows), _filled(said)]
+  return textwrap.indent("\n".join(blocks), _INDENT)
 
 
 def read(promise: Promise) -> list[str]:
   """What the numbers say, as sentences."""
-  signals = _signals(promise)
-  above = [signal for signal in signals if signal.verdict == "+"]
-  if above:
-    leaders = [above[0]]
-    leaders += [
-      each
-      for each in above[1:]
-      if promise.verdict(above[0].recommender, each.recommender) == "~"
-    ]
-    first = _most(promise, leaders)
-  else:
-    leaders = []
-    first = (
-      f"Nothing here tells more than popularity ({_points(promise, REFERENCE)})"
-      ": neither repeats nor order nor words."
-    )
-  rest = [signal for signal in signals if signal not in leaders]
-  return [
-    first,
-    *(_sentence(promise, signal, leaders) for signal in rest if leaders),
-    *_advice(signals, leaders),
-    *_doubt(promise),
-  ]
+  sentences = [_on_repeats(promise)]
+  if not _repeats_matter(promise):
+    # The least of the three comes last.
+    sentences = [*_beyond_repeats(promise.everybody, "here"), *sentences]
+  elif promise.new.users:
+    sentences += _beyond_repeats(promise.new, "of new items")
+  return [*sentences, *_doubt(promise)]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Signal:
-  """One of `SIGNALS` as measured.
-
-  Attributes:
-    name: Name of the signal.
-    recommender: Its best recommender.
-    ndcg: NDCG@10 of that.
-    verdict: `+` where that is above popularity, see `Promise.verdict`.
-  """
-
-  name: str
-  recommender: str
-  ndcg: float
-  verdict: str
+def _repeats_matter(promise: Promise) -> bool:
+  """Whether users with new targets are worth a look of their own."""
+  return promise.rule != "not_seen" and promise.repeated >= _REPEATED
 
 
-def _signals(promise: Promise) -> list[_Signal]:
-  """The signals that were measured, the best first."""
-  found = []
-  for name in SIGNALS:
-    best = promise.best(name)
-    if best is not None:
-      ndcg, verdict = promise.ndcg(best), promise.verdict(best)
-      found.append(_Signal(name, best, ndcg, verdict))
-  return sorted(found, key=lambda signal: -signal.ndcg)
-
-
-def _most(promise: Promise, leaders: list[_Signal]) -> str:
-  """The sentence on the signal, or several alike, that tells most."""
-  names = _joined([signal.name for signal in leaders]).capitalize()
-  values = _joined([number(signal.ndcg) for signal in leaders])
-  tell = "tells" if leaders[0].name == "order" else "tell"
-  tell = "tell" if len(leaders) > 1 else tell
-  what = _joined([_WHAT[signal.name] for signal in leaders])
+def _on_repeats(promise: Promise) -> str:
+  if promise.rule == "not_seen":
+    return "Repeats are no candidates (CANDIDATES = 'not_seen')."
+  if not promise.repeated:
+    return "Repeats tell nothing: no target was in its user's history."
+  found = promise.everybody
+  best = found.best("repeats")
+  assert best is not None
+  had = f"{promise.repeated:.1%} of the targets were in the user's history."
+  if found.verdict(best) != "+":
+    return f"Repeats tell little ({number(found.ndcg(best))}): {had}"
+  others = (found.best(signal) for signal in _WHAT)
+  beaten = any(o and found.verdict(o, best) == "+" for o in others)
   return (
-    f"{names} {tell} most here ({values} against "
-    f"{_points(promise, REFERENCE)} of popularity): {what}."
+    f"Repeats tell {'much' if beaten else 'most'} ({_against(found, best)}): "
+    f"{had}"
   )
 
 
-def _sentence(promise: Promise, signal: _Signal, leaders: list[_Signal]) -> str:
-  """The sentence on a signal that is not the best one."""
-  tells = signal.verdict == "+"
-  much = tells and signal.ndcg >= _SMALL * leaders[0].ndcg
-  value = number(signal.ndcg)
-  if signal.name == "words":
-    alone = f"{promise.found_alone('words'):.1%} of the targets"
-    if not tells:
-      return f"Words promise little ({value}, no more than popularity)."
-    add = "add" if much else "add a little"
-    return f"Words {add} ({value}): only they find {alone}."
-  if signal.name == "order":
-    if not tells:
-      return f"Order tells little ({value}, no more than popularity)."
-    some = "something" if much else "a little"
-    return f"Order tells {some} too ({value}): {_WHAT['order']}."
-  if promise.rule == "not_seen":
-    return "Repeats are no candidates (CANDIDATES = 'not_seen')."
-  share = promise.repeated()
-  had = f"{share:.1%} of the targets were in the history"
-  if not share:
-    return "Repeats tell nothing: no target was in its history."
+def _beyond_repeats(found: Measured, where: str) -> list[str]:
+  """What order and words say, and which kind of model can learn from it.
+
+  Args:
+    found: Users.
+    where: Words for them, "here" or "of new items".
+  """
+  best = {s: name for s in _WHAT if (name := found.best(s)) is not None}
+  telling = [s for s in best if found.verdict(best[s]) == "+"]
+  telling.sort(key=lambda signal: -found.ndcg(best[signal]))
+  if not telling:
+    points = ", ".join(f"{s} {number(found.ndcg(best[s]))}" for s in best)
+    return [
+      f"Nothing tells more than popularity {where} "
+      f"({number(found.ndcg(REFERENCE))}; {points}).",
+      "Models of words and of item ids both have little to learn from.",
+    ]
+  first, *more = telling
+  if more and found.verdict(best[first], best[more[0]]) == "~":
+    return [
+      f"Order and words tell about as much {where} "
+      f"({_against(found, best['order'], best['words'])}): "
+      f"{_WHAT['order']}, and {_WHAT['words']}.",
+      "Models of words and of item ids both have much to learn from.",
+    ]
+  tell = {"order": "Order tells", "words": "Words tell"}[first]
+  return [
+    f"{tell} most {where} ({_against(found, best[first])}): {_WHAT[first]}.",
+    *(
+      _second(found, signal, best[signal], signal in more, best[first])
+      for signal in best
+      if signal != first
+    ),
+    _advice(first, bool(more)),
+  ]
+
+
+def _second(
+  found: Measured, signal: str, name: str, tells: bool, first: str
+) -> str:
+  """The sentence on order or words where the other one tells most."""
+  value = number(found.ndcg(name))
   if not tells:
-    return f"Repeats tell little ({value}): {had}."
-  some = "something" if much else "a little"
-  return f"Repeats tell {some} too ({value}): {had}."
+    promise = {"order": "Order promises", "words": "Words promise"}[signal]
+    return f"{promise} little ({value}, no more than popularity)."
+  add = {"order": "Order adds", "words": "Words add"}[signal]
+  if found.ndcg(name) < _SMALL * found.ndcg(first):
+    add += " a little"
+  alone = f"{found.found_alone(name):.1%}"
+  return f"{add} ({value}): {alone} of the targets are in no other list."
 
 
-def _advice(signals: list[_Signal], leaders: list[_Signal]) -> Iterator[str]:
-  """Which kind of model has something to learn."""
-  tells = {signal.name: signal.verdict == "+" for signal in signals}
-  leading = {signal.name for signal in leaders}
-  if not tells.get("words"):
-    yield (
-      "A model of item ids will matter more than one of words."
-      if tells.get("order")
-      else "Neither a model of words nor one of item ids has much to go by."
-    )
-  elif not tells.get("order"):
-    yield "A model of words will matter more than one of item ids."
-  elif leading == {"words"}:
-    yield "A model of words will matter most, and one of item ids helps."
-  elif leading == {"order"}:
-    yield "A model of item ids will matter most, and one of words helps."
-  else:
-    yield "Models of words and of item ids both have something to learn."
+def _advice(first: str, both: bool) -> str:
+  """Which kind of model can learn most."""
+  kinds = {"order": "one of item ids", "words": "one of words"}
+  second = kinds["words" if first == "order" else "order"]
+  most = kinds[first].replace("one", "A model")
+  if both:
+    return f"{most} will matter most, and {second} helps."
+  return f"{most} will matter more than {second}."
+
+
+def _against(found: Measured, *names: str) -> str:
+  """`.0724 and .0411 against .0002 of popularity`."""
+  values = " and ".join(number(found.ndcg(name)) for name in names)
+  return f"{values} against {number(found.ndcg(REFERENCE))} of popularity"
 
 
 def _doubt(promise: Promise) -> Iterator[str]:
   """Says so if there are too few users to tell anything apart."""
-  users = len(promise.sample.histories)
-  if users < 200:
-    yield f"But {users} users tell little apart."
+  if promise.everybody.users < _FEW:
+    yield f"But {promise.everybody.users} users tell little apart."
+  elif _repeats_matter(promise) and promise.new.users < _FEW:
+    yield f"But {promise.new.users} users with new items tell little apart."
 
 
 def _title(promise: Promise) -> str:
-  sample = promise.sample
-  users = f"{len(sample.histories):,}"
-  if len(sample.histories) < sample.users:
+  sample, users = promise.sample, f"{promise.everybody.users:,}"
+  if promise.everybody.users < sample.users:
     users += f" of {sample.users:,}"
-  confidence = f"{promise.bootstrap.confidence:.0%}"
+  confidence = f"{promise.everybody.bootstrap.confidence:.0%}"
   return (
-    f"what this log promises without training: {users} {SPLIT} users, "
-    f"candidates: {RULE_TEXTS[promise.rule]}, [{confidence} interval]"
+    f"what this log promises before any training: {users} {SPLIT} users, "
+    f"candidates: {RULE_TEXTS[promise.rule]}, [{confidence} intervals]"
   )
 
 
 def _notes(promise: Promise) -> Iterator[str]:
   sample = promise.sample
+  if _repeats_matter(promise):
+    yield (
+      f"new: the {promise.new.users:,} users whose target is not in their "
+      "history, whose items are then no candidates"
+    )
   counted = len(sample.events.offsets) - 1
   if counted < sample.train_users:
     yield (
-      f"sequential_rules counts {counted:,} of {sample.train_users:,} users, "
-      f"sampled: {len(sample.events.items):,} of their events."
+      f"sequential_rules count a sample of {counted:,} of "
+      f"{sample.train_users:,} users, {len(sample.events.items):,} events"
     )
   for name, why in promise.missing.items():
     yield f"{name} is not measured: {why}"
 
 
-def _points(promise: Promise, name: str) -> str:
-  return number(promise.ndcg(name))
-
-
-def _joined(parts: list[str]) -> str:
-  return " and ".join(
-    [", ".join(parts[:-1]), parts[-1]] if parts[1:] else parts
+def _filled(paragraph: str) -> str:
+  return textwrap.fill(
+    paragraph, _WIDTH, break_on_hyphens=False, break_long_words=False
   )
