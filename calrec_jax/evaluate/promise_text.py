@@ -56,9 +56,11 @@ def read(promise: Promise) -> list[str]:
   sentences = [_on_repeats(promise)]
   if not _repeats_matter(promise):
     # The least of the three comes last.
-    sentences = [*_beyond_repeats(promise.everybody, "here"), *sentences]
+    sentences = [*_beyond_repeats(promise.everybody), *sentences]
   elif promise.new.users:
-    sentences += _beyond_repeats(promise.new, "of new items")
+    first, *more = _beyond_repeats(promise.new)
+    first = f"Where they were not, {first[0].lower()}{first[1:]}"
+    sentences += [first, *more]
   return [*sentences, *_doubt(promise)]
 
 
@@ -86,34 +88,29 @@ def _on_repeats(promise: Promise) -> str:
   )
 
 
-def _beyond_repeats(found: Measured, where: str) -> list[str]:
-  """What order and words say, and which kind of model can learn from it.
-
-  Args:
-    found: Users.
-    where: Words for them, "here" or "of new items".
-  """
+def _beyond_repeats(found: Measured) -> list[str]:
+  """What order and words say, and which kind of model can learn from it."""
   best = {s: name for s in _WHAT if (name := found.best(s)) is not None}
   telling = [s for s in best if found.verdict(best[s]) == "+"]
   telling.sort(key=lambda signal: -found.ndcg(best[signal]))
   if not telling:
     points = ", ".join(f"{s} {number(found.ndcg(best[s]))}" for s in best)
     return [
-      f"Nothing tells more than popularity {where} "
+      "Neither order nor words tell more than popularity "
       f"({number(found.ndcg(REFERENCE))}; {points}).",
       "Models of words and of item ids both have little to learn from.",
     ]
   first, *more = telling
   if more and found.verdict(best[first], best[more[0]]) == "~":
     return [
-      f"Order and words tell about as much {where} "
+      f"Order and words tell about as much "
       f"({_against(found, best['order'], best['words'])}): "
       f"{_WHAT['order']}, and {_WHAT['words']}.",
       "Models of words and of item ids both have much to learn from.",
     ]
   tell = {"order": "Order tells", "words": "Words tell"}[first]
   return [
-    f"{tell} most {where} ({_against(found, best[first])}): {_WHAT[first]}.",
+    f"{tell} most ({_against(found, best[first])}): {_WHAT[first]}.",
     *(
       _second(found, signal, best[signal], signal in more, best[first])
       for signal in best
@@ -130,12 +127,16 @@ def _second(
   value = number(found.ndcg(name))
   if not tells:
     promise = {"order": "Order promises", "words": "Words promise"}[signal]
-    return f"{promise} little ({value}, no more than popularity)."
-  add = {"order": "Order adds", "words": "Words add"}[signal]
+    less = "less" if found.verdict(name) == "-" else "no more"
+    return f"{promise} little ({value}, {less} than popularity)."
+  add, they = {
+    "order": ("Order adds", "it alone finds"),
+    "words": ("Words add", "they alone find"),
+  }[signal]
   if found.ndcg(name) < _SMALL * found.ndcg(first):
     add += " a little"
   alone = f"{found.found_alone(name):.1%}"
-  return f"{add} ({value}): {alone} of the targets are in no other list."
+  return f"{add} ({value}): {they} {alone} of the targets in ten items."
 
 
 def _advice(first: str, both: bool) -> str:
@@ -177,8 +178,8 @@ def _notes(promise: Promise) -> Iterator[str]:
   sample = promise.sample
   if _repeats_matter(promise):
     yield (
-      f"new: the {promise.new.users:,} users whose target is not in their "
-      "history, whose items are then no candidates"
+      f"new: only the {promise.new.users:,} users whose target is not in their "
+      "history; their own items are no candidates"
     )
   counted = len(sample.events.offsets) - 1
   if counted < sample.train_users:
