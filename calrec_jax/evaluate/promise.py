@@ -10,6 +10,7 @@ it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -146,7 +147,7 @@ def measure(
   Raises:
     InputError: for an unknown rule.
   """
-  recommenders, missing = _recommenders(sample)
+  recommenders, missing = _recommenders(sample, progress)
   is_new = ~np.array([np.any(h.items == h.target) for h in sample.histories])
   everybody, new = {}, {}
   for each in recommenders:
@@ -163,28 +164,27 @@ def measure(
 
 
 def _recommenders(
-  sample: LogSample,
+  sample: LogSample, progress: bool
 ) -> tuple[list[Recommender], dict[str, str]]:
   """The recommenders of all signals, and why some are missing."""
   made, missing = [], {}
-  index, why = None, ""
-  try:
-    index = CatalogueIndex(sample.texts)
-  except InputError as error:  # No text has a word.
-    why = str(error)
-  for name in (REFERENCE, *(n for names in SIGNALS.values() for n in names)):
-    if index is None and name in SIGNALS["words"]:
-      missing[name] = why
-      continue
-    made.append(
-      untrained(
+  index = functools.cache(lambda: CatalogueIndex(sample.texts))
+  names = [REFERENCE, *(n for names in SIGNALS.values() for n in names)]
+  for name in tqdm.tqdm(
+    names, desc="count and index", leave=False, disable=not progress
+  ):
+    try:
+      each = untrained(
         name,
         sample.texts,
         counts=lambda: sample.counts,
         events=lambda: sample.events,
-        index=lambda: index,  # pyright: ignore
+        index=index,
       )
-    )
+    except InputError as error:  # No text has a word.
+      missing[name] = str(error)
+    else:
+      made.append(each)
   return made, missing
 
 

@@ -39,11 +39,11 @@ def format_promise(promise: Promise) -> str:
   for name in promise.everybody.values:
     label = f"{name} ({signal_of[name]})" if name in signal_of else name
     means = promise.everybody.means(name)
-    if _repeats_matter(promise):
+    if _new_are_apart(promise):
       means += promise.new.means(name)[:1]
     rows.append([label, *(interval(mean._asdict()) for mean in means)])
   header = ["", *map(metric_label, METRICS)]
-  if _repeats_matter(promise):
+  if _new_are_apart(promise):
     header.append(f"{metric_label(METRICS[0])}, new")
   paragraphs = [_title(promise), *_notes(promise)]
   said = " ".join(read(promise))
@@ -57,7 +57,7 @@ def read(promise: Promise) -> list[str]:
   if not _repeats_matter(promise):
     # The least of the three comes last.
     sentences = [*_beyond_repeats(promise.everybody), *sentences]
-  elif promise.new.users:
+  elif _new_are_apart(promise):
     first, *more = _beyond_repeats(promise.new)
     first = f"Where they were not, {first[0].lower()}{first[1:]}"
     sentences += [first, *more]
@@ -65,8 +65,13 @@ def read(promise: Promise) -> list[str]:
 
 
 def _repeats_matter(promise: Promise) -> bool:
-  """Whether users with new targets are worth a look of their own."""
+  """Whether they hide what order and words know of new items."""
   return promise.rule != "not_seen" and promise.repeated >= _REPEATED
+
+
+def _new_are_apart(promise: Promise) -> bool:
+  """Whether users with new targets get a column and sentences."""
+  return _repeats_matter(promise) and promise.new.users > 0
 
 
 def _on_repeats(promise: Promise) -> str:
@@ -159,7 +164,7 @@ def _doubt(promise: Promise) -> Iterator[str]:
   """Says so if there are too few users to tell anything apart."""
   if promise.everybody.users < _FEW:
     yield f"But {promise.everybody.users} users tell little apart."
-  elif _repeats_matter(promise) and promise.new.users < _FEW:
+  elif _new_are_apart(promise) and promise.new.users < _FEW:
     yield f"But {promise.new.users} users with new items tell little apart."
 
 
@@ -176,7 +181,7 @@ def _title(promise: Promise) -> str:
 
 def _notes(promise: Promise) -> Iterator[str]:
   sample = promise.sample
-  if _repeats_matter(promise):
+  if _new_are_apart(promise):
     yield (
       f"new: only the {promise.new.users:,} users whose target is not in their "
       "history; their own items are no candidates"
