@@ -24,6 +24,8 @@ from calrec_jax.data.feed import tokenization
 from calrec_jax.data.logs import progress
 from calrec_jax.data.logs.guessing import guess
 from calrec_jax.errors import InputError
+from calrec_jax.evaluate import promise, promise_text
+from calrec_jax.recommend import candidates
 from calrec_jax.storage import atomic
 
 NAME_MACRO = "MIXTURE_OR_TASK_NAME"
@@ -60,8 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   configuration = named_datasets.configure(
     arguments.configuration, arguments.datasets, arguments.manual_dir
   )
+  read = [NAME_MACRO]
+  if arguments.action == "card":
+    read.append(candidates.MACRO)
   configuration = dataclasses.replace(
-    configuration, macros=(*configuration.macros, NAME_MACRO)
+    configuration, macros=(*configuration.macros, *read)
   )
   configuration.apply()
   if arguments.dry_run:
@@ -161,10 +166,6 @@ def _names(dataset: dataset_lib.Dataset) -> tuple[str, ...]:
 
 def _print_card(work: building.Building, domain: domain_lib.Domain) -> None:
   """A card, and what the log promises without any training."""
-  # They take a second to import, and the other actions do without them.
-  from calrec_jax.evaluate import promise, promise_text
-  from calrec_jax.recommend import candidates
-
   rule = config.macro(candidates.MACRO, candidates.DEFAULT)
   sample, obstacle = None, None
   try:

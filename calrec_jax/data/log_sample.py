@@ -140,9 +140,10 @@ def _histories(
     part.stops.tolist(),
     strict=True,
   ):
-    items, kinds, targets = (
+    items = events.items[start:stop]
+    kinds, targets = (
       None if column is None else column[start:stop]
-      for column in (events.items, events.kinds, events.targets)
+      for column in (events.kinds, events.targets)
     )
     histories.append(
       records.History(

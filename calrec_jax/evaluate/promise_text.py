@@ -108,7 +108,7 @@ def _beyond_repeats(found: Measured) -> list[str]:
   first, *more = telling
   if more and found.verdict(best[first], best[more[0]]) == "~":
     return [
-      f"Order and words tell about as much "
+      "Order and words tell most, about equally "
       f"({_against(found, best['order'], best['words'])}): "
       f"{_WHAT['order']}, and {_WHAT['words']}.",
       "Models of words and of item ids both have much to learn from.",

@@ -99,8 +99,10 @@ def test_a_card_says_what_the_log_promises(folder, tmp_path, capfd):
   assert promised(capfd, *words) == without_cache
   of_all = promised(capfd, *words, "--gin.CANDIDATES='all'")
   assert "candidates: all items" in one_line(of_all)
-  damaged = next(tmp_path.glob("caches/*/manifest.json"))
-  damaged.write_text("{}")
+  records = next(tmp_path.glob("caches/*/validation.arrayrecord"))
+  content = records.read_bytes()
+  records.write_bytes(content[:70_000].translate(bytes(range(255, -1, -1)))
+                      + content[70_000:])  # fmt: skip
   assert calrec(["data", "card", *words]) == 0
   assert "nothing is measured on this log: " in capfd.readouterr().out
 
