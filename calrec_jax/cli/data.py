@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import pathlib
+import sys
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,21 +15,25 @@ from calrec_jax import config
 from calrec_jax.cli import named_datasets, verb
 from calrec_jax.data import building
 from calrec_jax.data import dataset as dataset_lib
-from calrec_jax.data.cache.files import DocumentRecord
+from calrec_jax.data.cache.files import CacheError, DocumentRecord
 from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.domain import card as card_lib
+from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import splits
 from calrec_jax.data.feed import tokenization
 from calrec_jax.data.logs import progress
 from calrec_jax.data.logs.guessing import guess
 from calrec_jax.errors import InputError
+from calrec_jax.evaluate import promise, promise_text
+from calrec_jax.recommend import candidates
 from calrec_jax.storage import atomic
 
 NAME_MACRO = "MIXTURE_OR_TASK_NAME"
 
 _EPILOG = """\
 cache   reads and checks the logs, writes the token caches that training reads
-card    prints what a dataset holds and what is wrong with it
+card    prints what a dataset holds, what is wrong with it, and how much
+        repeats, order and words promise on it
 guess   looks at files and writes a gin file for them: columns, times, filters
 show    prints one user's prompt as text, and the item that followed
 build   writes TFDS datasets, for trainers that read SeqIO tasks
@@ -56,8 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   configuration = named_datasets.configure(
     arguments.configuration, arguments.datasets, arguments.manual_dir
   )
+  read = [NAME_MACRO]
+  if arguments.action == "card":
+    read.append(candidates.MACRO)
   configuration = dataclasses.replace(
-    configuration, macros=(*configuration.macros, NAME_MACRO)
+    configuration, macros=(*configuration.macros, *read)
   )
   configuration.apply()
   if arguments.dry_run:
@@ -73,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.action == "card":
       work = building.Building(dataset, progress=show_progress)
       for domain in dataset.select(*names):
-        print(card_lib.render(work.card(domain)), end="\n\n")
+        _print_card(work, domain)
       return 0
     folders = building.build(dataset, *names, progress=show_progress)
     if arguments.action == "cache":
@@ -153,6 +162,30 @@ def _names(dataset: dataset_lib.Dataset) -> tuple[str, ...]:
   ]
   names = [name for name in chosen or [plain] if name]
   return dataset.names() if set(map(str, names)) <= {"all"} else tuple(names)
+
+
+def _print_card(work: building.Building, domain: domain_lib.Domain) -> None:
+  """A card, and what the log promises without any training."""
+  rule = config.macro(candidates.MACRO, candidates.DEFAULT)
+  sample, obstacle = None, None
+  try:
+    sample = work.sample(domain, promise.SPLIT, promise.SIZE)
+    obstacle = promise.obstacle(sample)
+  except CacheError as error:  # The card of a damaged cache can be read.
+    obstacle = str(error)
+  print(card_lib.render(work.card(domain)), end="\n\n")
+  if sample is None or obstacle is not None:
+    print(f"  nothing is measured on this log: {obstacle}", end="\n\n")
+    return
+  began = time.perf_counter()
+  measured = promise.measure(sample, rule=rule, progress=work.progress)
+  print(promise_text.format_promise(measured), end="\n\n")
+  if work.progress:
+    seconds = time.perf_counter() - began
+    print(
+      f"{domain.name}: measured without training ({seconds:.1f} s)",
+      file=sys.stderr,
+    )
 
 
 def _build_tfds(

@@ -20,6 +20,7 @@ import numpy as np
 import tqdm
 
 from calrec_jax.data import dataset as dataset_lib
+from calrec_jax.data import log_sample
 from calrec_jax.data.cache import everybody as everybody_lib
 from calrec_jax.data.cache import files, writer
 from calrec_jax.data.cache.token_cache import TokenCache
@@ -130,6 +131,15 @@ class Building:
       made = _card(domain, prepared, tokens, vocabulary, checking)
     self._forget(domain)
     return made
+
+  def sample(
+    self, domain: domain_lib.Domain, split: str, size: log_sample.Size
+  ) -> log_sample.LogSample:
+    """Users of a domain and what is known for them, without a new cache."""
+    if not self.dataset.missing(domain.name):
+      cache = TokenCache.open(self.dataset.cache_dir(domain))
+      return log_sample.of_cache(cache, split, size)
+    return log_sample.of_prepared(self.prepare(domain), split, size)
 
   def _forget(self, domain: domain_lib.Domain) -> None:
     for cut in (True, False):  # The next domain needs the memory.

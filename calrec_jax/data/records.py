@@ -153,6 +153,47 @@ def event_items(items: np.ndarray) -> np.ndarray:
   return EventItems(rows, items.kinds, items.settled)
 
 
+def document_items(
+  items: np.ndarray,
+  kinds: np.ndarray | None,
+  targets: np.ndarray | None,
+  known: EventKinds | None,
+) -> np.ndarray:
+  """The items of a document, `EventItems` where its events have kinds.
+
+  Args:
+    items: int32[n], catalogue rows, oldest first.
+    kinds: int8[n], kind of each event, or None.
+    targets: bool[n], which events may be targets, or None if all may.
+    known: Kinds of the domain, or None if it has one only.
+  """
+  if targets is None and kinds is None:
+    return items
+  settled = np.ones(len(items), bool) if targets is None else targets
+  # One kind of target may follow another of the same item.
+  one_kind = known is None or len(known.targets) == 1
+  return EventItems(items, kinds, settled & one_kind)
+
+
+def sample_rows(
+  count: int, limit: int | None = None, seed: int | None = None
+) -> Int[np.ndarray, " n"]:
+  """Rows of a sample without repeats, ascending.
+
+  Args:
+    count: Number of rows to choose from.
+    limit: Size of the sample; None takes all rows.
+    seed: Seed of the sample; None takes the first rows.
+  """
+  if limit is None or limit >= count:
+    return np.arange(count)
+  if seed is None:
+    return np.arange(limit)
+  # Raw bits rather than `Generator.choice`: NumPy guarantees only these.
+  order = np.argsort(np.random.PCG64(seed).random_raw(count), kind="stable")
+  return np.sort(order[:limit])
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Catalogue:
   """The items of one domain, by row.

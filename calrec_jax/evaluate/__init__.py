@@ -3,6 +3,7 @@
 `evaluator` runs recommenders over a split, `sharded` does it with many
 processes, `slices` groups users, `results` writes `metrics.json` and
 `per_user.parquet`, `compare` compares runs, `table` prints, `report` draws.
+`promise` measures before any training, for the card of a log.
 `calrec_jax.metrics` defines the metrics, `docs/evaluation.md` the rules.
 """
 

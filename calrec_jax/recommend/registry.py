@@ -17,9 +17,8 @@ from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.data.records import Purchases
 from calrec_jax.errors import InputError, nearest
 from calrec_jax.recommend import provenance
-from calrec_jax.recommend.baselines import baselines
 from calrec_jax.recommend.baselines.bm25 import CatalogueIndex
-from calrec_jax.recommend.baselines.sequential_rules import RuleRanking
+from calrec_jax.recommend.baselines.untrained import BASELINES, untrained
 from calrec_jax.recommend.constrain import constrained, rerank
 from calrec_jax.recommend.dense import dense, sasrec_checkpoint
 from calrec_jax.recommend.dense.sasrec import SASRecRecommender
@@ -36,14 +35,6 @@ from calrec_jax.storage.blocks import Shard
 
 MODEL_RECOMMENDERS = ("generate", "constrained", "dense", "fused", "reranked")
 ITEM_MODELS = ("sasrec",)
-BASELINES = (
-  "popularity",
-  "last_item",
-  "own_most_frequent",
-  "bm25_history",
-  "bm25_last_item",
-  "sequential_rules",
-)
 RECOMMENDERS = (*MODEL_RECOMMENDERS, *ITEM_MODELS, *BASELINES)
 # Those that depend on the split whose purchases are counted.
 _COUNTING = ("popularity", "sequential_rules", "dense", "constrained")
@@ -106,9 +97,17 @@ class RecommenderFactory:
 
   def _new(self, name: str, counted: str) -> Recommender:
     catalogue = self._cache.catalogue
-    size, texts = len(catalogue), catalogue.texts
+    size = len(catalogue)
     read = functools.partial(self._purchases, counted)
     train = counted == "train"  # Its purchases are counted in the catalogue.
+    if name in BASELINES:
+      return untrained(
+        name,
+        catalogue.texts,
+        counts=lambda: catalogue.train_counts if train else read().counts(size),
+        events=lambda: self._events(counted),
+        index=lambda: self._index,
+      )
     makers: dict[str, Callable[[], Recommender]] = {
       "generate": lambda: generate.GenerateAndGround(
         self._domain_model, self._cache.vocabulary(), index=self._index
@@ -127,16 +126,6 @@ class RecommenderFactory:
         ]
       ),
       "sasrec": lambda: self._sasrec,
-      "popularity": lambda: baselines.Popularity(
-        catalogue.train_counts if train else read().counts(size)
-      ),
-      "last_item": lambda: baselines.LastItem(size),
-      "own_most_frequent": lambda: baselines.OwnMostFrequent(size),
-      "bm25_history": lambda: baselines.BM25History(texts, self._index),
-      "bm25_last_item": lambda: baselines.BM25History(
-        texts, self._index, last_items=1
-      ),
-      "sequential_rules": lambda: RuleRanking(*self._events(counted), size),
     }
     return makers[name]()
 

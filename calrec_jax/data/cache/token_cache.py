@@ -181,13 +181,9 @@ class TokenCache:
 
   def items_of(self, document: DocumentRecord) -> np.ndarray:
     """A document's items, `records.EventItems` where events have kinds."""
-    items, kinds, targets = document.items, document.kinds, document.targets
-    if targets is None and kinds is None:
-      return items
-    settled = np.ones(len(items), bool) if targets is None else targets
-    # One kind of target may follow another of the same item.
-    one_kind = self.kinds is None or len(self.kinds.targets) == 1
-    return records.EventItems(items, kinds, settled & one_kind)
+    return records.document_items(
+      document.items, document.kinds, document.targets, self.kinds
+    )
 
   def plain_history(
     self, items: np.ndarray, kinds: Sequence[str] | None = None
@@ -267,14 +263,7 @@ class TokenCache:
     self, split: str, limit: int | None = None, seed: int | None = None
   ) -> np.ndarray:
     """Indices of the users that `histories` returns, ascending, int64."""
-    users = self.num_documents(split)
-    if limit is None or limit >= users:
-      return np.arange(users)
-    if seed is None:
-      return np.arange(limit)
-    # Raw bits rather than `Generator.choice`: NumPy guarantees only these.
-    order = np.argsort(np.random.PCG64(seed).random_raw(users), kind="stable")
-    return np.sort(order[:limit])
+    return records.sample_rows(self.num_documents(split), limit, seed)
 
   @functools.cached_property
   def item_tokens(self) -> tuple[np.ndarray, np.ndarray]:

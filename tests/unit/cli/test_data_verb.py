@@ -69,6 +69,69 @@ def test_without_progress_nothing_but_results_is_printed(folder, capfd):
   assert len(captured.out.splitlines()) == 1
 
 
+def promised(capfd, *words):
+  """What a card says of words, repeats and order; without the card itself."""
+  assert calrec(["data", "card", *words]) == 0
+  said = capfd.readouterr()
+  assert said.err == ""
+  return said.out.partition("  what this log promises")[2]
+
+
+def one_line(text):
+  return " ".join(text.split())
+
+
+def test_a_card_says_what_the_log_promises(folder, tmp_path, capfd):
+  words = flags(folder, f"--gin.Dataset.data_dir='{tmp_path}'")
+  without_cache = promised(capfd, *words)
+  for part in (
+    "before any training: 12 validation users, candidates: all but the last",
+    # Everybody has bought everything: what is new cannot be measured.
+    "100.0% of the targets were in the user's history. But 12 users tell",
+  ):
+    assert part in one_line(without_cache)
+  assert "new" not in without_cache
+  for name in ("popularity", "sequential_rules (order)", "bm25_history (words"):
+    assert f"\n  {name}" in without_cache
+  assert not list(tmp_path.glob("caches/*"))
+  assert main(["cache", *words]) == 0
+  capfd.readouterr()
+  assert promised(capfd, *words) == without_cache
+  of_all = promised(capfd, *words, "--gin.CANDIDATES='all'")
+  assert "candidates: all items" in one_line(of_all)
+  records = next(tmp_path.glob("caches/*/validation.arrayrecord"))
+  content = records.read_bytes()
+  records.write_bytes(content[:70_000].translate(bytes(range(255, -1, -1)))
+                      + content[70_000:])  # fmt: skip
+  assert calrec(["data", "card", *words]) == 0
+  assert "nothing is measured on this log: " in capfd.readouterr().out
+
+
+def test_progress_is_shown_apart_from_the_results(folder, capfd):
+  words = [word for word in flags(folder) if word != "--quiet"]
+  assert main(["card", *words]) == 0
+  said = capfd.readouterr()
+  assert re.search(r"log: measured without training \(\d+\.\d s\)", said.err)
+  assert "measured without training" not in said.out
+
+
+def test_a_card_says_why_nothing_is_measured(tmp_path, capfd):
+  rows = [f"c{user},{item},2024-01-0{day}" for user in range(6)
+          for day, item in ((1, "tea"), (2, "soap"))]  # fmt: skip
+  log = tmp_path / "purchases.csv"
+  log.write_text("\n".join(["customer,product,day", *rows]) + "\n")
+  few = flags(tmp_path, "--gin.Domain.min_count=1")
+  assert main(["card", *few]) == 0
+  assert (
+    "  nothing is measured on this log: no user has enough events for a "
+    "validation target\n"
+  ) in capfd.readouterr().out
+  log.write_text(log.read_text().replace("soap", "tea"))
+  assert main(["card", *few, "--gin.Domain.dedup='none'"]) == 0
+  said = capfd.readouterr().out
+  assert "nothing is measured on this log: the catalogue has one item" in said
+
+
 def test_the_vocabulary_of_a_pretrained_model(folder, tmp_path, capfd):
   path = vocabulary_toys.write_sentencepiece_gguf(
     tmp_path / "model.gguf", vocabulary_toys.sentencepiece_model()
