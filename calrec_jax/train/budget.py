@@ -128,7 +128,7 @@ class Budget:
   @property
   def is_over(self) -> bool:
     """Whether another part would exceed the budget by more than its half."""
-    return self.used() + (self._part or 0.0) / 2 > self.seconds
+    return self.used() + (self._part or 0.0) / 2 >= self.seconds
 
   def state(self) -> dict[str, Any]:
     """The state for a checkpoint, as JSON."""
