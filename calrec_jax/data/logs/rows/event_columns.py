@@ -130,21 +130,30 @@ class EventColumns:
     }
     self._negative: list[np.ndarray] = []
 
-  def ids(self, rows: row_blocks.Rows) -> tuple[pa.Array, pa.Array]:
+  def ids(self, rows: row_blocks.Rows) -> tuple[id_codes.Ids, id_codes.Ids]:
     """The ids of a block's users and items; any thread may read them."""
     columns = self._columns
-    users, items = (
-      values.ids(_column(rows.table, name), columns.missing)
-      for name in (columns.user, columns.item)
+    return (
+      self._ids(_column(rows.table, columns.user)),
+      self._ids(_column(rows.table, columns.item)),
     )
-    rules = columns.id_rules
-    return id_rules.normalise(users, rules), id_rules.normalise(items, rules)
+
+  def _ids(self, column: pa.Array) -> id_codes.Ids:
+    missing = self._columns.missing
+    numbers = values.whole_numbers(column, missing)
+    if numbers is not None:  # No rule changes these.
+      return numbers
+    ids = id_rules.normalise(
+      values.ids(column, missing), self._columns.id_rules
+    )
+    numbers = id_codes.whole_numbers(ids)
+    return ids if numbers is None else numbers
 
   def add(
     self,
     file: str,
     rows: row_blocks.Rows,
-    ids: tuple[pa.Array, pa.Array] | None = None,
+    ids: tuple[id_codes.Ids, id_codes.Ids] | None = None,
   ) -> None:
     """Adds a block; values of a column that it lacks are missing.
 
