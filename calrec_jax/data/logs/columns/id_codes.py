@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 _PENDING = 4 << 20  # Ids held until a thread numbers them.
 _THREADS = concurrent.futures.ThreadPoolExecutor(2, "id_codes")
 # A table by number may have this many places per id.
-_SPARSE, _SMALL = 8, 1 << 24
+_SPARSE, _SMALL, _LARGE = 8, 1 << 20, 1 << 24
 _SLICE = 8192  # Values converted to Python objects at a time.
 
 # Ids of a block: as whole numbers, -1 where missing, or as text with nulls.
@@ -67,13 +67,11 @@ class IdCodes:
 
   def finish(self) -> tuple[np.ndarray, pa.LargeStringArray]:
     """Returns int32[n], the code of every added id, and the ids by code."""
+    self.start()
+    self._wait()
     ids = self._ids
     if self._table is not None:
       ids = pa.array(_joined(self._fresh))
-    else:
-      self.start()
-      self._wait()
-      ids = self._ids
     return _joined(self._codes), ids.cast(pa.large_string())
 
   def start(self) -> None:
@@ -103,7 +101,7 @@ class IdCodes:
     assert self._table is not None
     self._num_added += len(numbers)
     size = int(numbers.max(initial=0)) + 2
-    if size > _SPARSE * self._num_added + _SMALL:
+    if size > _SPARSE * self._num_added + _LARGE:
       return False
     if size > len(self._table):
       longer = np.full(max(size, 2 * len(self._table)), -1, np.int32)
@@ -113,7 +111,7 @@ class IdCodes:
 
   def _by_table(self, table: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """int32[n], the codes of numbers, some of which may be new."""
-    codes = table[numbers]
+    codes = table.take(numbers)
     at = np.flatnonzero(codes < 0)
     new = numbers[at]
     if len(at) and int(new.min()) < 0:
@@ -141,12 +139,32 @@ def whole_numbers(ids: pa.Array) -> np.ndarray | None:
   except pa.ArrowInvalid:
     return None
   # Arrow also reads leading zeros, "-0" and hexadecimal numbers.
-  numbers = pc.fill_null(numbers, -1).to_numpy()
+  if ids.null_count:
+    numbers = pc.fill_null(numbers, -1)
+  numbers = numbers.to_numpy()
   zeros = pc.sum(pc.equal(ids, "0")).as_py() or 0
   begin = pc.sum(pc.starts_with(ids, "0")).as_py() or 0
   if not zeros == begin == np.count_nonzero(numbers == 0):
     return None
   return numbers if np.count_nonzero(numbers < 0) == ids.null_count else None
+
+
+def first_rows(ids: pa.Array) -> np.ndarray:
+  """int[n], the first row with the id of each row.
+
+  Args:
+    ids: Ids as text or whole numbers, none of them null.
+  """
+  numbers, order = None, np.arange(len(ids), dtype=np.int32)
+  if pa.types.is_integer(ids.type):
+    numbers = ids.to_numpy()
+  size = 0 if numbers is None else int(numbers.max(initial=0)) + 1
+  if numbers is None or size > _SPARSE * len(ids) + _SMALL:
+    encoded = ids.dictionary_encode()
+    numbers, size = encoded.indices.to_numpy(), len(encoded.dictionary)
+  first = np.empty(size, np.int32)
+  first[numbers[::-1]] = order[::-1]
+  return first.take(numbers)
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:

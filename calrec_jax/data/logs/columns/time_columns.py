@@ -50,6 +50,10 @@ class Read:
     """Number of readable times."""
     return int(np.count_nonzero(self.readable))
 
+  def present(self) -> np.ndarray:
+    """The readable times."""
+    return self.times if self.readable.all() else self.times[self.readable]
+
   def over(self, other: Read) -> Read:
     """These times, and those of `other` where they are unreadable."""
     return Read(
@@ -84,9 +88,14 @@ class Block:
 
   def texts(self, order: str) -> Read:
     """The texts, by the order that their dates have."""
-    sure = self.sure or Read.nothing(self.size)
+    return self.texts_if_any(order) or Read.nothing(self.size)
+
+  def texts_if_any(self, order: str) -> Read | None:
+    """As `texts`, but None if the block holds no text."""
     found = self.by_order.get(order)
-    return sure if found is None else found.over(sure)
+    if found is None or self.sure is None:
+      return found or self.sure
+    return found.over(self.sure)
 
 
 def read(

@@ -153,9 +153,11 @@ class TimeReader:
     if exact.count() > way.read.count():
       how = "times of the file's own type"
       way = way._replace(how=how, binding="", by_time=True, notes=[])
-    found, notes = exact.over(way.read), [*way.notes]
+    found, notes = way.read, [*way.notes]
+    if exact.count():
+      found = exact.over(found)
     if way.by_time and not any(note.severity == "wrong" for note in notes):
-      notes += time_notes.on_values(found.times[found.readable], self._name)
+      notes += time_notes.on_values(found.present(), self._name)
       notes += self._unreadable_notes(found, way)
     return Times(
       found.times, found.readable, way.how, way.binding, way.by_time, notes
@@ -203,11 +205,13 @@ class TimeReader:
     self, part: Callable[[time_columns.Block], time_columns.Read | None]
   ) -> time_columns.Read:
     """One kind of times of all blocks."""
+    found = list(map(part, self._blocks))
+    if not any(found):
+      return time_columns.Read.nothing(sum(b.size for b in self._blocks))
     reads = [
-      part(block) or time_columns.Read.nothing(block.size)
-      for block in self._blocks
+      read or time_columns.Read.nothing(block.size)
+      for read, block in zip(found, self._blocks, strict=True)
     ]
-    reads.append(time_columns.Read.nothing(0))
     return time_columns.Read(
       np.concatenate([read.times for read in reads]),
       np.concatenate([read.readable for read in reads]),
@@ -218,7 +222,7 @@ class TimeReader:
     present = {order for block in self._blocks for order in block.by_order}
     if len(present) < 2:
       order = next(iter(present), self._orders[0])
-      return order, self._joined(lambda block: block.texts(order))
+      return order, self._joined(lambda block: block.texts_if_any(order))
     noon = any(block.noon for block in self._blocks)
     preferred = sorted(present, key=lambda o: (noon != (o == FORMATS[1]), o))
     reads = {

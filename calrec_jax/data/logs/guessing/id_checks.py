@@ -50,7 +50,8 @@ def note(
   """
   counts = np.bincount(codes, minlength=len(ids))
   there = np.flatnonzero(counts)
-  ids, counts = ids.take(pa.array(there)), counts[there]
+  if len(there) < len(ids):
+    ids, counts = ids.take(pa.array(there)), counts[there]
   if len(ids):
     _note_missing(column, ids, counts, missing, problems)
     _note_shortened(column, ids, problems)
@@ -166,7 +167,8 @@ def _may_apply(rule: str, ids: pa.Array) -> bool:
   """Whether a rule may change some id; quick, since most ids are numbers."""
   ascii_ = pc.string_is_ascii(ids)
   if rule == "leading_zeros":
-    found = pc.starts_with(ids, "0")
+    found = pc.starts_with(ids, "0")  # One zero alone is the number.
+    found = pc.and_(found, pc.greater(pc.binary_length(ids), 1))
   elif rule == "decimals":
     found = pc.match_substring(ids, ".0")
   elif rule == "accents":

@@ -8,6 +8,7 @@ bytes an event, however long the rows are.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -298,16 +299,14 @@ class EventColumns:
       unknown = good & (items >= self._num_known)
       rows.count(self._problems, "unknown_item", unknown)
       good &= ~unknown
-    chosen = np.flatnonzero(good)
+    chosen: Any = slice(None) if good.all() else np.flatnonzero(good)
     self._note_ids(columns.user, users[chosen], user_ids)
     if self._num_known is None:
       self._note_ids(columns.item, items[chosen], item_ids)
     if columns.order:
-      chosen = chosen[
-        np.argsort(event_rows.joined(self._order)[chosen], kind="stable")
-      ]
-    idle = np.zeros(len(user_ids), bool)
-    idle[users[users >= 0]] = True
+      order = event_rows.joined(self._order)[chosen]
+      chosen = np.flatnonzero(good)[np.argsort(order, kind="stable")]
+    idle = np.ones(len(user_ids), bool)
     users, retained = _renumbered(users[chosen])
     idle[retained] = False
     events = events_lib.Events(
@@ -482,8 +481,8 @@ def _renumbered(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
   Rows that were dropped may leave codes that no row has any more.
   """
-  first = np.full(int(codes.max(initial=-1)) + 1, -1, np.int64)
-  first[codes[::-1]] = np.arange(len(codes))[::-1]
+  first = np.full(int(codes.max(initial=-1)) + 1, -1, np.int32)
+  first[codes[::-1]] = np.arange(len(codes), dtype=np.int32)[::-1]
   old = np.flatnonzero(first >= 0)
   old = old[np.argsort(first[old], kind="stable")]
   new = np.empty(len(first), np.int32)

@@ -178,8 +178,8 @@ class ItemRows:
   def finish(self) -> events_lib.Items:
     """The distinct items, in the order of their first rows."""
     table = _concatenated(self._tables)
-    codes, item_ids = _codes(table)  # By first appearance.
-    count = len(item_ids)
+    codes, starts = _codes(table)
+    count = len(starts)
     lines = _array(table, _LINE).to_numpy()
     differs = np.zeros(len(table), bool)
     chosen: dict[str, id_codes.Column] = {}
@@ -191,7 +191,7 @@ class ItemRows:
         values_ = raw.take(first)
         id_checks.note_words(column, values_, self._missing, self._problems)
         chosen[column] = id_codes.Column(values_)
-    starts = _first_rows(codes, np.arange(len(codes)), count)
+    item_ids = _array(table, _ID).take(pa.array(starts)).cast(pa.large_string())
     conflicting = np.flatnonzero(differs)
     if not self._own_files:  # An item counts once, however often it is bought.
       once = _first_rows(codes, conflicting, count)
@@ -245,10 +245,10 @@ def _compact(table: pa.Table) -> pa.Table:
   Of each item its first row, the first value of each field, and the first row
   that says something else.
   """
-  codes, ids = _codes(table)
-  count = len(ids)
+  codes, starts = _codes(table)
+  count = len(starts)
   keep = np.zeros(len(table), bool)
-  keep[_first_rows(codes, np.arange(len(table)), count)] = True
+  keep[starts] = True
   for name in table.column_names:
     if name not in (_ID, _FILE, _LINE):
       first, other = _first_values(_array(table, name), codes, count)
@@ -264,10 +264,8 @@ def _without_repeats(table: pa.Table) -> pa.Table:
   columns = [_array(table, name) for name in fields]
   if not all(_is_simple(column.type) for column in columns):
     return table
-  codes, ids = _codes(table)
-  order = np.arange(len(table))
-  first = _first_rows(codes, order, len(ids))[codes]
-  keep, firsts = first == order, pa.array(first)
+  first = id_codes.first_rows(_array(table, _ID))
+  keep, firsts = first == np.arange(len(first)), pa.array(first)
   for column in columns:
     equal = pc.fill_null(pc.equal(column, column.take(firsts)), False)
     keep |= ~equal.to_numpy(zero_copy_only=False)
@@ -279,11 +277,11 @@ def _is_simple(kind: pa.DataType) -> bool:
   return arrow_columns.is_text(kind) or arrow_columns.is_number(kind)
 
 
-def _codes(table: pa.Table) -> tuple[np.ndarray, pa.Array]:
-  """int32[n], the item of each row by first appearance, and the ids."""
-  ids, codes = _array(table, _ID), id_codes.IdCodes()
-  codes.add(ids.to_numpy() if pa.types.is_integer(ids.type) else ids)
-  return codes.finish()
+def _codes(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+  """int[n], the item of each row by first appearance, and its first row."""
+  first = id_codes.first_rows(_array(table, _ID))
+  new = first == np.arange(len(first))
+  return (np.cumsum(new) - 1)[first], np.flatnonzero(new)
 
 
 def _first_rows(codes: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
