@@ -216,14 +216,14 @@ class LogFiles:
     blocks = self._blocks(problems, list(names.values()))
 
     def read(block: tables.Block) -> tuple[tables.Block, Any, Any]:
-      ids = events.ids(block.rows)
+      found = events.read(block.rows)
       if rows is None:
-        return block, ids, None
-      return block, ids, rows.read(block.rows, block.available, ids[1])
+        return block, found, None
+      return block, found, rows.read(block.rows, block.available, found.items)
 
     # Threads read some blocks ahead.
-    for block, ids, of_items in ahead.in_order(read, blocks):
-      events.add(block.file, block.rows, ids)
+    for block, found, of_items in ahead.in_order(read, blocks):
+      events.add(block.file, block.rows, found)
       if rows is not None:
         rows.add(block.file, block.rows, block.available, of_items)
     found = events.finish()

@@ -138,13 +138,14 @@ def whole_numbers(ids: pa.Array) -> np.ndarray | None:
     numbers = ids.cast(pa.int64())
   except pa.ArrowInvalid:
     return None
-  # Arrow also reads leading zeros, "-0" and hexadecimal numbers.
   if ids.null_count:
     numbers = pc.fill_null(numbers, -1)
   numbers = numbers.to_numpy()
-  zeros = pc.sum(pc.equal(ids, "0")).as_py() or 0
-  begin = pc.sum(pc.starts_with(ids, "0")).as_py() or 0
-  if not zeros == begin == np.count_nonzero(numbers == 0):
+  # Arrow also reads leading zeros, "-0" and hexadecimal numbers.
+  begin = ids.filter(pc.starts_with(ids, "0"))
+  if len(begin) != np.count_nonzero(numbers == 0) or begin != pa.array(
+    ["0"] * len(begin), begin.type
+  ):
     return None
   return numbers if np.count_nonzero(numbers < 0) == ids.null_count else None
 

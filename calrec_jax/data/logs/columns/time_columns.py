@@ -139,6 +139,12 @@ def read(
   return block
 
 
+def read_whole(texts: pa.Array, unit: str | None) -> Block | None:
+  """Reads a block of texts if all are numbers, or all are ISO 8601."""
+  block = Block(len(texts), missing=texts.null_count)
+  return block if _read_whole(block, texts, unit) else None
+
+
 def _read_texts(
   block: Block,
   texts: pa.Array,

@@ -46,16 +46,12 @@ def read(numbers: np.ndarray, unit: str) -> tuple[np.ndarray, np.ndarray]:
   """
   if unit == "date":
     return _dates(numbers)
-  parts = [
-    _read(numbers[start : start + _PIECE], unit)
-    for start in range(0, len(numbers), _PIECE)
-  ]
-  if len(parts) == 1:
-    return parts[0]
-  return (
-    np.concatenate([np.empty(0, np.int64), *(times for times, _ in parts)]),
-    np.concatenate([np.empty(0, bool), *(good for _, good in parts)]),
-  )
+  times = np.empty(len(numbers), np.int64)
+  readable = np.empty(len(numbers), bool)
+  for start in range(0, len(numbers), _PIECE):
+    part = slice(start, start + _PIECE)
+    times[part], readable[part] = _read(numbers[part], unit)
+  return times, readable
 
 
 def _read(numbers: np.ndarray, unit: str) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +129,7 @@ def read_each(
 
 def guess(numbers: np.ndarray) -> str:
   """The unit in which most numbers are plausible, or "order"."""
-  numbers = numbers[:: 1 + len(numbers) // _SAMPLE]
+  numbers = np.ascontiguousarray(numbers[:: 1 + len(numbers) // _SAMPLE])
   with np.errstate(invalid="ignore"):
     numbers = numbers[np.abs(numbers) > 0]  # Zero often means none.
   if not len(numbers):
@@ -153,6 +149,8 @@ def _dates(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   with np.errstate(invalid="ignore"):
     readable = (numbers >= 1e7) & (numbers < 1e14)
     readable &= numbers == np.floor(numbers)
+  if not readable.any():
+    return np.zeros(len(numbers), np.int64), readable
   digits = np.where(readable, numbers, 0).astype(np.int64)
   digits = np.where(digits < 10**8, digits * 10**6, digits)
   minutes = (digits >= 10**11) & (digits < 10**12)

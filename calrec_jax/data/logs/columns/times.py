@@ -117,12 +117,23 @@ class TimeReader:
     self._unreadable: dict[str, str] = {}
     self._ambiguous: tuple[str, str, int] | None = None
 
-  def add(self, column: Any) -> None:
-    """Reads a block of the column: an Arrow column, or a list."""
+  def whole(self, column: pa.Array) -> time_columns.Block | None:
+    """A block, if it is read alike whatever the others are; in any thread."""
+    if self._pattern is not None or not arrow_columns.is_text(column.type):
+      return None
+    return time_columns.read_whole(column.cast(arrow_columns.TEXT), self._unit)
+
+  def add(self, column: Any, block: time_columns.Block | None = None) -> None:
+    """Reads a block of the column.
+
+    Args:
+      column: Arrow column, or a list.
+      block: What `whole` says of it, if that has been asked already.
+    """
     array = arrow_columns.array(column, _text)
     if not len(self._head):
       self._head = array.slice(0, _HEAD)
-    block = time_columns.read(
+    block = block or time_columns.read(
       array,
       unit=self._unit,
       pattern=self._pattern,
