@@ -17,6 +17,7 @@ _PENDING = 4 << 20  # Ids held until a thread numbers them.
 _THREADS = concurrent.futures.ThreadPoolExecutor(2, "id_codes")
 # A table by number may have this many places per id.
 _SPARSE, _SMALL, _LARGE = 8, 1 << 20, 1 << 24
+_FEW = 64  # Values that mostly show what the others are.
 _SLICE = 8192  # Values converted to Python objects at a time.
 
 # Ids of a block: as whole numbers, -1 where missing, or as text with nulls.
@@ -45,7 +46,9 @@ class IdCodes:
 
   def add(self, ids: Ids) -> None:
     """Adds the ids of a block, in order."""
-    numbers = ids if isinstance(ids, np.ndarray) else whole_numbers(ids)
+    numbers = ids if isinstance(ids, np.ndarray) else None
+    if numbers is None and pa.types.is_integer(self._ids.type):
+      numbers = whole_numbers(ids)
     if self._table is not None:
       if numbers is not None and self._reaches(numbers):
         self._codes.append(self._by_table(self._table, numbers))
@@ -135,6 +138,7 @@ def whole_numbers(ids: pa.Array) -> np.ndarray | None:
     ids: Ids as text.
   """
   try:
+    ids[:_FEW].cast(pa.int64())  # A failure takes long for each text.
     numbers = ids.cast(pa.int64())
   except pa.ArrowInvalid:
     return None

@@ -63,8 +63,6 @@ def whole_numbers(
   """int64[n] if a column of text holds nothing else, see `id_codes`."""
   if not arrow_columns.is_text(column.type) or _is_number(missing):
     return None
-  if len(column) > _FEW and whole_numbers(column[:_FEW], missing) is None:
-    return None
   return id_codes.whole_numbers(column)
 
 
