@@ -452,12 +452,12 @@ def _outputs(
     for start in range(0, len(part), _USERS):
       users = user_ids.take(pa.array(part.users[start : start + _USERS]))
       content.update(_lines(users))
-    content.update((part.stops - part.starts).astype("<i8", copy=False))
-    content.update(events.items[rows].astype("<i4", copy=False))
-    content.update(events.timestamps[rows].astype("<i8", copy=False))
+    content.update((part.stops - part.starts).astype("<i8").data)
+    content.update(events.items[rows].astype("<i4", copy=False).data)
+    content.update(events.timestamps[rows].astype("<i8", copy=False).data)
     for column in (events.kinds, events.targets):
       if column is not None:
-        content.update(column[rows])
+        content.update(column[rows].data)
     hashes[split] = content.hexdigest()
   return hashes
 

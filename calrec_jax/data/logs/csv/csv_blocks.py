@@ -225,14 +225,9 @@ class Reader:
     names = [name for name in layout.at if name]
     if len(names) < 2 or self._looks_like_data or not len(rows.lines):
       return np.empty(0, np.int64)
-    at = None
-    for name in names:  # With quotes or a byte order mark, or without.
-      column = rows.table[name]
-      length = pc.binary_length(
-        column if at is None else column.take(pa.array(at))
-      ).to_numpy()
-      maybe = np.isin(length - len(name.encode()), (0, 2, 3, 5))
-      at = np.flatnonzero(maybe) if at is None else at[maybe]
+    at = np.flatnonzero(_may_be(rows.table[names[0]], names[0]))
+    for name in names[1:]:
+      at = at[_may_be(rows.table[name].take(pa.array(at)), name)]
     for name in names:
       found = rows.table[name].take(pa.array(at))
       found = pc.utf8_trim(pc.utf8_lower(found), ' \t\ufeff"')
@@ -397,3 +392,12 @@ class Reader:
         yield csv_parts.Part(block)
       else:
         yield csv_parts.odd_rows(lines, layout)
+
+
+def _may_be(column: pa.ChunkedArray, name: str) -> np.ndarray:
+  """bool[n], which texts have the length of a column's name.
+
+  With quotes or a byte order mark around it, or without.
+  """
+  length = pc.binary_length(column).to_numpy()
+  return np.isin(length - len(name.encode()), (0, 2, 3, 5))

@@ -11,7 +11,7 @@ something else are counted.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -98,40 +98,37 @@ class ItemRows:
     if ids is None:
       found = values.ids(_array(rows.table, self._id_column), self._missing)
       ids = id_rules.normalise(found, self._id_rules)
+    texts: Any = ids
     if isinstance(ids, np.ndarray):
-      ids = pa.array(ids, mask=ids < 0 if np.any(ids < 0) else None)
-    missing = ids.is_null().to_numpy(zero_copy_only=False)
+      texts = pa.array(ids, mask=ids < 0 if np.any(ids < 0) else None)
+    missing = texts.is_null().to_numpy(zero_copy_only=False)
     fields = {
-      str(number): _array(rows.table, name)
-      for number, name in enumerate(self._names.values())
+      column: _array(rows.table, name)
+      for column, name in self._names.items()
       if name in rows.table.column_names
     }
     broken = [rows.lines[values.broken(raw)] for raw in fields.values()]
     # JSON has a column of nulls where a block does not have the name.
-    names = list(self._names.items())
-    present = [
-      column
-      for number, (column, name) in enumerate(names)
-      if (raw := fields.get(str(number))) is not None
-      and (
-        name in available
-        or values.tidy(raw, self._missing).null_count < len(raw)
-      )
-    ]
-    table = pa.table({_ID: ids, _LINE: pa.array(rows.lines), **fields})
+    fields = {
+      column: raw
+      for column, raw in fields.items()
+      if self._names[column] in available
+      or values.tidy(raw, self._missing).null_count < len(raw)
+    }
+    numbers = {column: str(i) for i, column in enumerate(self._names)}
+    table = pa.table(
+      {_ID: texts, _LINE: pa.array(rows.lines)}
+      | {numbers[column]: raw for column, raw in fields.items()}
+    )
     if missing.any():
       table = table.filter(pa.array(~missing))
     if not self._own_files:
       table = _without_repeats(table)
-    for number, (column, _) in enumerate(names):
-      name = str(number)
-      if column in present:
-        tidy = self._flat(values.tidy(_array(table, name), self._missing))
-        at = table.column_names.index(name)
-        table = table.set_column(at, name, tidy)
-      elif name in fields:
-        table = table.drop_columns(name)
-    return Described(table, present, broken, rows.lines[missing])
+    for number in table.column_names[2:]:
+      tidy = self._flat(values.tidy(_array(table, number), self._missing))
+      at = table.column_names.index(number)
+      table = table.set_column(at, number, tidy)
+    return Described(table, list(fields), broken, rows.lines[missing])
 
   def add(
     self,
