@@ -45,7 +45,7 @@ def build_card(
     vocabulary: Description by `Vocabulary.describe`.
     leakage_checks: Checks that have passed, from `leakage.Check.passed`.
   """
-  lengths = np.array([len(tokens) for tokens in item_tokens])
+  lengths = np.array([len(tokens) for tokens in item_tokens], np.int32)
   events = prepared.events
   kinds = _kinds(prepared)
   per_user = np.bincount(events.users)
