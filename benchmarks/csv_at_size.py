@@ -132,6 +132,7 @@ def _least(arguments: argparse.Namespace, side: str) -> dict[str, Any]:
   command.append(f"--folder={arguments.folder}")
   command += ["--titles"] if arguments.titles else []
   command += ["--iso"] if arguments.iso else []
+  command += ["--text_ids"] if arguments.text_ids else []
   runs = [
     json.loads(
       subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
@@ -189,8 +190,11 @@ def _polars(arguments: argparse.Namespace) -> Callable[[], object]:
 
 
 def _source(arguments: argparse.Namespace) -> Any:
+  import pyarrow as pa
+
   from calrec_jax.data.logs.log_files import LogFiles
 
+  pa.array([])  # PyArrow imports pandas with its first array, if it is there.
   if arguments.titles:
     return LogFiles(interactions=str(arguments.folder / "log.csv"))
   return LogFiles(

@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 
-BUDGET = 2
+BUDGET = 1
 
 
 def errors() -> list[dict]:

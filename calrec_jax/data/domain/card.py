@@ -3,6 +3,9 @@
 A card is plain JSON, stored with the token cache and everything made from it.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute creates its functions at run time.)
+
 from __future__ import annotations
 
 import dataclasses
@@ -14,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from calrec_jax.data.domain import domain as domain_lib
 from calrec_jax.data.domain import splits
@@ -41,7 +45,7 @@ def build_card(
     vocabulary: Description by `Vocabulary.describe`.
     leakage_checks: Checks that have passed, from `leakage.Check.passed`.
   """
-  lengths = np.array([len(tokens) for tokens in item_tokens])
+  lengths = np.array([len(tokens) for tokens in item_tokens], np.int32)
   events = prepared.events
   kinds = _kinds(prepared)
   per_user = np.bincount(events.users)
@@ -359,9 +363,9 @@ def _repeat_targets(prepared: domain_lib.Prepared) -> dict[str, float]:
     rows = part.events()
     lengths = part.stops - part.starts
     again = items[rows] == np.repeat(items[part.stops - 1], lengths)
-    counts = np.bincount(np.repeat(np.arange(len(part)), lengths)[again])
+    counts = np.concatenate([[0], np.cumsum(again)])[np.cumsum(lengths)]
     # The target itself is one.
-    repeated = int(np.count_nonzero(counts > 1))
+    repeated = int(np.count_nonzero(np.diff(counts, prepend=0) > 1))
     fractions[f"{split}_targets_repeated"] = repeated / max(len(part), 1)
     if prepared.events.targets is not None:
       fractions[f"{split}_targets_just_seen"] = _just_seen(prepared, part)
@@ -447,17 +451,23 @@ def _outputs(
     rows = part.events()
     for start in range(0, len(part), _USERS):
       users = user_ids.take(pa.array(part.users[start : start + _USERS]))
-      content.update(
-        "".join(f"{user}\n" for user in users.to_pylist()).encode()
-      )
-    content.update((part.stops - part.starts).astype("<i8").tobytes())
-    content.update(events.items[rows].astype("<i4").tobytes())
-    content.update(events.timestamps[rows].astype("<i8").tobytes())
+      content.update(_lines(users))
+    content.update((part.stops - part.starts).astype("<i8").data)
+    content.update(events.items[rows].astype("<i4", copy=False).data)
+    content.update(events.timestamps[rows].astype("<i8", copy=False).data)
     for column in (events.kinds, events.targets):
       if column is not None:
-        content.update(column[rows].tobytes())
+        content.update(column[rows].data)
     hashes[split] = content.hexdigest()
   return hashes
+
+
+def _lines(texts: pa.LargeStringArray) -> bytes:
+  """Texts, each with a line break after it."""
+  nothing, mark = (pa.scalar(text, texts.type) for text in ("", "\n"))
+  lines = pc.binary_join_element_wise(texts, nothing, mark)
+  _, ends, data = lines.buffers()
+  return bytes(data)[: np.frombuffer(ends, np.int64)[len(lines)]]
 
 
 def _rounded(fractions: Mapping[str, float]) -> dict[str, float]:

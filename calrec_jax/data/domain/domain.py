@@ -130,8 +130,9 @@ class Prepared:
 
   def train_items(self) -> np.ndarray:
     """Catalogue rows with at least one training event."""
-    rows = self.documents["train"].events()
-    return np.flatnonzero(np.bincount(self.events.items[rows]))
+    found = np.zeros(len(self.item_ids), bool)
+    found[self.events.items[self.documents["train"].events()]] = True
+    return np.flatnonzero(found)
 
 
 @gin.configurable
@@ -306,9 +307,7 @@ class Domain:
     fractions["twin_texts"] = 1 - len(np.unique(keys[retained])) / len(rows)
     documents, boundaries = self._split(events)
     for split, part in documents.items():
-      steps.append(
-        _count(split, events.take(part.events())) | {"documents": len(part)}
-      )
+      steps.append(_count_of_split(split, part, events))
     return Prepared(
       name=self.name,
       item_ids=[items.item_ids[row] for row in rows],
@@ -442,6 +441,8 @@ def _with_text(
 ) -> events_lib.Events:
   """The events whose items have a text."""
   has_text = np.array([bool(text) for text in texts], bool)
+  if has_text.all():
+    return events
   good = has_text[events.items]
   if not good.all():
     item = int(events.items[np.flatnonzero(~good)[0]])
@@ -525,10 +526,25 @@ def _fraction(mask: np.ndarray) -> float:
 def _count(step: str, events: events_lib.Events) -> dict[str, Any]:
   count = {
     "step": step,
-    "users": int(np.count_nonzero(np.bincount(events.users))),
-    "items": int(np.count_nonzero(np.bincount(events.items))),
+    "users": events_lib.distinct(events.users),
+    "items": events_lib.distinct(events.items),
     "events": len(events),
   }
   if events.targets is not None:
     count["targets"] = int(np.sum(events.targets))
   return count
+
+
+def _count_of_split(
+  split: str, part: splits.Documents, events: events_lib.Events
+) -> dict[str, Any]:
+  rows = part.events()
+  count = {
+    "step": split,
+    "users": events_lib.distinct(part.users[part.stops > part.starts]),
+    "items": events_lib.distinct(events.items[rows]),
+    "events": len(rows),
+  }
+  if events.targets is not None:
+    count["targets"] = int(np.sum(events.targets[rows]))
+  return count | {"documents": len(part)}

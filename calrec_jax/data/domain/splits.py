@@ -228,7 +228,10 @@ def _targets(
   Returns:
     int64[T + 1], the rows and the number of all events; int64[E + 1].
   """
-  mask = events.target_mask()
+  if events.targets is None:
+    every = np.arange(len(events) + 1)
+    return every, every
+  mask = events.targets
   rows = np.append(np.flatnonzero(mask), len(events))
   return rows, np.concatenate([[0], np.cumsum(mask)])
 

@@ -224,13 +224,18 @@ class LogFiles:
       known = pa.array(described.item_ids, pa.large_string())
     events = event_columns.EventColumns(self._columns(), problems, known)
     blocks = self._blocks(problems, list(names.values()))
-    # Threads read the ids of some blocks ahead.
-    for block, ids in ahead.in_order(
-      lambda block: (block, events.ids(block.rows)), blocks
-    ):
-      events.add(block.file, block.rows, ids)
+
+    def read(block: tables.Block) -> tuple[tables.Block, Any, Any]:
+      found = events.read(block.rows)
+      if rows is None:
+        return block, found, None
+      return block, found, rows.read(block.rows, block.available, found.items)
+
+    # Threads read some blocks ahead.
+    for block, found, of_items in ahead.in_order(read, blocks):
+      events.add(block.file, block.rows, found)
       if rows is not None:
-        rows.add(block.file, block.rows, block.available, ids[1])
+        rows.add(block.file, block.rows, block.available, of_items)
     found = events.finish()
     self._require_rows("interactions", found.num_rows)
     # Without a catalogue both number items by their first appearance.

@@ -49,6 +49,10 @@ class Read:
     """Number of readable times."""
     return int(np.count_nonzero(self.readable))
 
+  def present(self) -> np.ndarray:
+    """The readable times."""
+    return self.times if self.readable.all() else self.times[self.readable]
+
   def over(self, other: Read) -> Read:
     """These times, and those of `other` where they are unreadable."""
     return Read(
@@ -83,9 +87,14 @@ class Block:
 
   def texts(self, order: str) -> Read:
     """The texts, by the order that their dates have."""
-    sure = self.sure or Read.nothing(self.size)
+    return self.texts_if_any(order) or Read.nothing(self.size)
+
+  def texts_if_any(self, order: str) -> Read | None:
+    """As `texts`, but None if the block holds no text."""
     found = self.by_order.get(order)
-    return sure if found is None else found.over(sure)
+    if found is None or self.sure is None:
+      return found or self.sure
+    return found.over(self.sure)
 
 
 def read(
@@ -127,6 +136,12 @@ def read(
     elif unit != "iso":
       block.numbers = _floats(column)
   return block
+
+
+def read_whole(texts: pa.Array, unit: str | None) -> Block | None:
+  """Reads a block of texts if all are numbers, or all are ISO 8601."""
+  block = Block(len(texts), missing=texts.null_count)
+  return block if _read_whole(block, texts, unit) else None
 
 
 def _read_texts(

@@ -98,9 +98,11 @@ def on_guess(numbers: np.ndarray, unit: str, remedy: str = "") -> list[Note]:
         "621355968000000000 and divide by 10000 to get milliseconds",
       )
     ]
+  if unit not in ("excel", "order"):
+    return []
   with np.errstate(invalid="ignore"):
     first = numbers[np.abs(numbers) > 0][:1]
-  if unit not in ("excel", "order") or not len(first):
+  if not len(first):
     return []
   other = "s" if unit == "order" else "order"
   return [

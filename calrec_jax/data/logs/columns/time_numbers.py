@@ -23,6 +23,7 @@ NAMES = {
   "order": "positions",
 }
 DAY = 86_400_000
+_PIECE = 1 << 16  # Numbers that are read together, within a core's cache.
 _SAMPLE = 1 << 19  # Numbers that decide on a unit, evenly spaced.
 # Milliseconds, exactly, of a unit: a factor and a divisor.
 _SCALES = {"s": (1000, 1), "ms": (1, 1), "us": (1, 1e3), "ns": (1, 1e6)}
@@ -45,6 +46,16 @@ def read(numbers: np.ndarray, unit: str) -> tuple[np.ndarray, np.ndarray]:
   """
   if unit == "date":
     return _dates(numbers)
+  times = np.empty(len(numbers), np.int64)
+  readable = np.empty(len(numbers), bool)
+  for start in range(0, len(numbers), _PIECE):
+    part = slice(start, start + _PIECE)
+    times[part], readable[part] = _read(numbers[part], unit)
+  return times, readable
+
+
+def _read(numbers: np.ndarray, unit: str) -> tuple[np.ndarray, np.ndarray]:
+  """A piece of numbers, see `read`."""
   with np.errstate(invalid="ignore", over="ignore"):
     if unit == "excel":
       readable = (numbers >= 1) & (numbers < _EXCEL_LAST + 1)
@@ -55,8 +66,10 @@ def read(numbers: np.ndarray, unit: str) -> tuple[np.ndarray, np.ndarray]:
       if unit == "order":
         readable &= numbers == np.floor(numbers)
       factor, divisor = _SCALES.get(unit, (1, 1))
-  numbers = np.where(readable, numbers, 0)
-  return np.round(numbers * factor / divisor).astype(np.int64), readable
+  scaled = np.where(readable, numbers, 0) * factor
+  if divisor != 1:
+    scaled /= divisor
+  return np.rint(scaled, out=scaled).astype(np.int64), readable
 
 
 def plausible(numbers: np.ndarray, unit: str) -> int:
@@ -69,8 +82,12 @@ def read_plausible(
 ) -> tuple[np.ndarray, np.ndarray]:
   """As `read`, but only times from 1990 to a year from now are readable."""
   times, readable = read(numbers, unit)
+  return times, readable & _are_plausible(times)
+
+
+def _are_plausible(times: np.ndarray) -> np.ndarray:
   first, last = limits()
-  return times, readable & (times >= first) & (times <= last)
+  return (times >= first) & (times <= last)
 
 
 def limits() -> tuple[float, float]:
@@ -99,9 +116,8 @@ def read_each(
   others = np.zeros(len(numbers), bool)
   if unit not in _SCALES:
     return times, readable, unit, others
-  doubtful = np.flatnonzero(
-    ~read_plausible(numbers, unit)[1] & ~np.isnan(numbers)
-  )
+  doubtful = np.flatnonzero(~(readable & _are_plausible(times)))
+  doubtful = doubtful[~np.isnan(numbers[doubtful])]
   other = unit
   for name in _SCALES:
     found, good = read_plausible(numbers[doubtful], name)
@@ -113,7 +129,7 @@ def read_each(
 
 def guess(numbers: np.ndarray) -> str:
   """The unit in which most numbers are plausible, or "order"."""
-  numbers = numbers[:: 1 + len(numbers) // _SAMPLE]
+  numbers = np.ascontiguousarray(numbers[:: 1 + len(numbers) // _SAMPLE])
   with np.errstate(invalid="ignore"):
     numbers = numbers[np.abs(numbers) > 0]  # Zero often means none.
   if not len(numbers):
@@ -133,6 +149,8 @@ def _dates(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   with np.errstate(invalid="ignore"):
     readable = (numbers >= 1e7) & (numbers < 1e14)
     readable &= numbers == np.floor(numbers)
+  if not readable.any():
+    return np.zeros(len(numbers), np.int64), readable
   digits = np.where(readable, numbers, 0).astype(np.int64)
   digits = np.where(digits < 10**8, digits * 10**6, digits)
   minutes = (digits >= 10**11) & (digits < 10**12)

@@ -117,12 +117,23 @@ class TimeReader:
     self._unreadable: dict[str, str] = {}
     self._ambiguous: tuple[str, str, int] | None = None
 
-  def add(self, column: Any) -> None:
-    """Reads a block of the column: an Arrow column, or a list."""
+  def whole(self, column: pa.Array) -> time_columns.Block | None:
+    """A block, if it is read alike whatever the others are; in any thread."""
+    if self._pattern is not None or not arrow_columns.is_text(column.type):
+      return None
+    return time_columns.read_whole(column.cast(arrow_columns.TEXT), self._unit)
+
+  def add(self, column: Any, block: time_columns.Block | None = None) -> None:
+    """Reads a block of the column.
+
+    Args:
+      column: Arrow column, or a list.
+      block: What `whole` says of it, if that has been asked already.
+    """
     array = arrow_columns.array(column, _text)
     if not len(self._head):
       self._head = array.slice(0, _HEAD)
-    block = time_columns.read(
+    block = block or time_columns.read(
       array,
       unit=self._unit,
       pattern=self._pattern,
@@ -153,9 +164,11 @@ class TimeReader:
     if exact.count() > way.read.count():
       how = "times of the file's own type"
       way = way._replace(how=how, binding="", by_time=True, notes=[])
-    found, notes = exact.over(way.read), [*way.notes]
+    found, notes = way.read, [*way.notes]
+    if exact.count():
+      found = exact.over(found)
     if way.by_time and not any(note.severity == "wrong" for note in notes):
-      notes += time_notes.on_values(found.times[found.readable], self._name)
+      notes += time_notes.on_values(found.present(), self._name)
       notes += self._unreadable_notes(found, way)
     return Times(
       found.times, found.readable, way.how, way.binding, way.by_time, notes
@@ -203,11 +216,13 @@ class TimeReader:
     self, part: Callable[[time_columns.Block], time_columns.Read | None]
   ) -> time_columns.Read:
     """One kind of times of all blocks."""
+    found = list(map(part, self._blocks))
+    if not any(found):
+      return time_columns.Read.nothing(sum(b.size for b in self._blocks))
     reads = [
-      part(block) or time_columns.Read.nothing(block.size)
-      for block in self._blocks
+      read or time_columns.Read.nothing(block.size)
+      for read, block in zip(found, self._blocks, strict=True)
     ]
-    reads.append(time_columns.Read.nothing(0))
     return time_columns.Read(
       np.concatenate([read.times for read in reads]),
       np.concatenate([read.readable for read in reads]),
@@ -218,7 +233,7 @@ class TimeReader:
     present = {order for block in self._blocks for order in block.by_order}
     if len(present) < 2:
       order = next(iter(present), self._orders[0])
-      return order, self._joined(lambda block: block.texts(order))
+      return order, self._joined(lambda block: block.texts_if_any(order))
     noon = any(block.noon for block in self._blocks)
     preferred = sorted(present, key=lambda o: (noon != (o == FORMATS[1]), o))
     reads = {

@@ -57,9 +57,23 @@ def ids(column: Any, missing: Sequence[str] = MISSING) -> pa.LargeStringArray:
   return pa.nulls(len(array), _TEXT)
 
 
+def whole_numbers(
+  column: pa.Array, missing: Sequence[str] = MISSING
+) -> np.ndarray | None:
+  """int64[n] if a column of text holds nothing else, see `id_codes`."""
+  if not arrow_columns.is_text(column.type) or _is_number(missing):
+    return None
+  return id_codes.whole_numbers(column)
+
+
+def _is_number(missing: Sequence[str]) -> bool:
+  """Whether a word that means missing is a whole number."""
+  return any(word.lstrip("+-").isdecimal() for word in missing)
+
+
 def _are_numbers(texts: pa.Array, missing: Sequence[str]) -> bool:
   """Whether all texts are whole numbers, and no such word means missing."""
-  if any(word.lstrip("+-").isdecimal() for word in missing):
+  if _is_number(missing):
     return False
   try:
     for part in (texts.slice(0, _FEW), texts):

@@ -14,7 +14,6 @@ inside a row, or as bad.
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
@@ -189,12 +188,14 @@ class Reader:
       self.dialect,
       self._header_line,
     )
-    work, broken = (
-      functools.partial(csv_parts.parse, layout=layout),
-      list[int](),
-    )
-    for parsed in ahead.in_order(work, self._parts(layout)):
-      rows = self._without_headers(parsed.rows, layout)
+
+    def work(part: csv_parts.Part) -> tuple[csv_parts.Parsed, np.ndarray]:
+      parsed = csv_parts.parse(part, layout)
+      return parsed, self._headers(parsed.rows, layout)
+
+    broken: list[int] = []
+    for parsed, headers in ahead.in_order(work, self._parts(layout)):
+      rows = self._without(parsed.rows, headers)
       self.blank_lines += parsed.blank
       self.quoted_lines += parsed.inside
       self.rows_read += len(rows.lines)
@@ -214,30 +215,32 @@ class Reader:
         "a field between tabs is read as text",
       )
 
-  def _without_headers(
+  def _headers(
     self, rows: row_blocks.Rows, layout: csv_parts.Layout
-  ) -> row_blocks.Rows:
-    """Rows without those that hold the names, however these are written.
+  ) -> np.ndarray:
+    """int64[n], the rows that hold the names, however these are written.
 
     Files that were joined may differ in case, quotes and byte order marks.
     """
     names = [name for name in layout.at if name]
     if len(names) < 2 or self._looks_like_data or not len(rows.lines):
-      return rows
-    maybe = np.ones(len(rows.lines), bool)
-    for name in names:  # With quotes or a byte order mark, or without.
-      length = pc.binary_length(rows.table[name]).to_numpy()
-      maybe &= np.isin(length - len(name.encode()), (0, 2, 3, 5))
-    at = np.flatnonzero(maybe)
+      return np.empty(0, np.int64)
+    at = np.flatnonzero(_may_be(rows.table[names[0]], names[0]))
+    for name in names[1:]:
+      at = at[_may_be(rows.table[name].take(pa.array(at)), name)]
     for name in names:
       found = rows.table[name].take(pa.array(at))
       found = pc.utf8_trim(pc.utf8_lower(found), ' \t\ufeff"')
       at = at[pc.equal(found, name.lower()).to_numpy()]
+    return at
+
+  def _without(self, rows: row_blocks.Rows, at: np.ndarray) -> row_blocks.Rows:
+    """Rows without those that hold the names, which are counted."""
+    if not len(at):
+      return rows
     is_header = np.zeros(len(rows.lines), bool)
     is_header[at] = True
     repeated = rows.lines[is_header]
-    if not len(repeated):
-      return rows
     self._problems.add_rows("repeated_header", self._path, repeated)
     return rows._replace(
       table=rows.table.filter(pa.array(~is_header)),
@@ -389,3 +392,12 @@ class Reader:
         yield csv_parts.Part(block)
       else:
         yield csv_parts.odd_rows(lines, layout)
+
+
+def _may_be(column: pa.ChunkedArray, name: str) -> np.ndarray:
+  """bool[n], which texts have the length of a column's name.
+
+  With quotes or a byte order mark around it, or without.
+  """
+  length = pc.binary_length(column).to_numpy()
+  return np.isin(length - len(name.encode()), (0, 2, 3, 5))

@@ -120,8 +120,9 @@ class Block:
   @functools.cached_property
   def simple_breaks(self) -> bool:
     """Whether each carriage return is part of a line break with a new line."""
-    returns = self.data.count(b"\r")
-    return not returns or returns == self.data.count(b"\r\n")
+    if b"\r" not in self.data:
+      return True
+    return self.data.count(b"\r") == self.data.count(b"\r\n")
 
   @functools.cached_property
   def _ends(self) -> np.ndarray:

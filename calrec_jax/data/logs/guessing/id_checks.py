@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from calrec_jax.data.logs import problems as problems_lib
-from calrec_jax.data.logs.columns import arrow_columns, id_rules
+from calrec_jax.data.logs.columns import arrow_columns, id_codes, id_rules
 from calrec_jax.data.logs.guessing import log_checks
 
 # Words that are never ids, and those that may be one.
@@ -48,13 +48,14 @@ def note(
     missing: Words that mean a missing value already.
     problems: Receives the notes.
   """
-  counts = np.bincount(codes, minlength=len(ids))
-  there = np.flatnonzero(counts)
-  ids, counts = ids.take(pa.array(there)), counts[there]
-  if len(ids):
-    _note_missing(column, ids, counts, missing, problems)
-    _note_shortened(column, ids, problems)
-    _note_spelling(column, ids, problems)
+  there = np.zeros(len(ids), bool)
+  there[codes] = True
+  if len(codes):
+    _note_missing(column, codes, ids, missing, problems)
+    ids = ids.filter(pa.array(there))
+    if id_codes.whole_numbers(ids) is None:  # Those have one spelling only.
+      _note_shortened(column, ids, problems)
+      _note_spelling(column, ids, problems)
 
 
 def note_floats(
@@ -120,30 +121,39 @@ def _missing_too(missing: Sequence[str], words: Sequence[str]) -> str:
 
 def _note_missing(
   column: str,
+  codes: np.ndarray,
   ids: pa.Array,
-  counts: np.ndarray,
   missing: Sequence[str],
   problems: problems_lib.Problems,
 ) -> None:
-  sure = arrow_columns.to_numpy(_are_words(ids, _NONE))
-  if sure.any():
-    words = ids.filter(pa.array(sure)).to_pylist()
+  def found(words: set[str]) -> dict[str, int]:
+    rows = np.flatnonzero(arrow_columns.to_numpy(_are_words(ids, words)))
+    counts = {
+      ids[row].as_py(): int(np.count_nonzero(codes == row))
+      for row in rows.tolist()
+    }
+    return {word: count for word, count in counts.items() if count}
+
+  if sure := found(_NONE):
+    words = list(sure)
     problems.note(
       "suspect",
       f"{_listed(words)} in the column {column!r} may stand for no value; the "
-      f"{int(counts[sure].sum()):,} events count as those of one id",
+      f"{sum(sure.values()):,} events count as those of one id",
       _missing_too(missing, words),
     )
-  maybe = arrow_columns.to_numpy(_are_words(ids, _MAYBE_NONE))
-  maybe &= counts > _MANY * counts.sum()
-  maybe &= (counts >= 2 * np.median(counts)) & (len(ids) > 2)
-  for row in np.flatnonzero(maybe).tolist():
-    word = ids[row].as_py()
+  for word, count in found(_MAYBE_NONE).items():
+    if count <= _MANY * len(codes):
+      continue
+    counts = np.bincount(codes)
+    counts = counts[counts > 0]
+    if count < 2 * np.median(counts) or len(counts) < 3:
+      continue
     condition = f"{log_checks.quoted(column)} != {log_checks.text(word)}"
     problems.note(
       "suspect",
       f"{word!r} in the column {column!r} may stand for no value; its "
-      f"{int(counts[row]):,} events count as those of one id",
+      f"{count:,} events count as those of one id",
       f"LogFiles.where = {condition!r}",
     )
 

@@ -8,6 +8,7 @@ bytes an event, however long the rows are.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from calrec_jax.data.logs.columns import (
   id_codes,
   id_rules,
   numbers,
+  time_columns,
   time_notes,
   values,
 )
@@ -70,6 +72,20 @@ class Columns:
   def conditions(self) -> list[where_lib.Where]:
     """The conditions that are set."""
     return [each for each in (self.where, self.targets) if each is not None]
+
+
+class Found(NamedTuple):
+  """What any thread may read of a block.
+
+  Attributes:
+    users: Ids of the users.
+    items: Ids of the items.
+    times: The times, if it takes no other block to read them.
+  """
+
+  users: id_codes.Ids
+  items: id_codes.Ids
+  times: time_columns.Block | None
 
 
 class EventColumns:
@@ -130,28 +146,38 @@ class EventColumns:
     }
     self._negative: list[np.ndarray] = []
 
-  def ids(self, rows: row_blocks.Rows) -> tuple[pa.Array, pa.Array]:
-    """The ids of a block's users and items; any thread may read them."""
-    columns = self._columns
-    users, items = (
-      values.ids(_column(rows.table, name), columns.missing)
-      for name in (columns.user, columns.item)
+  def read(self, rows: row_blocks.Rows) -> Found:
+    """Reads the ids of a block, and its times if it can; any thread may."""
+    columns, table = self._columns, rows.table
+    return Found(
+      self._ids(_column(table, columns.user)),
+      self._ids(_column(table, columns.item)),
+      self._times.whole(_column(table, columns.time)) if columns.time else None,
     )
-    rules = columns.id_rules
-    return id_rules.normalise(users, rules), id_rules.normalise(items, rules)
+
+  def _ids(self, column: pa.Array) -> id_codes.Ids:
+    missing = self._columns.missing
+    numbers = values.whole_numbers(column, missing)
+    if numbers is not None:  # No rule changes these.
+      return numbers
+    ids = id_rules.normalise(
+      values.ids(column, missing), self._columns.id_rules
+    )
+    numbers = id_codes.whole_numbers(ids)
+    return ids if numbers is None else numbers
 
   def add(
     self,
     file: str,
     rows: row_blocks.Rows,
-    ids: tuple[pa.Array, pa.Array] | None = None,
+    found: Found | None = None,
   ) -> None:
     """Adds a block; values of a column that it lacks are missing.
 
     Args:
       file: Path of its file, for the locations of bad rows.
       rows: The block.
-      ids: What `ids` says of it, if that has been asked already.
+      found: What `read` says of it, if that has been asked already.
     """
     columns, table = self._columns, rows.table
 
@@ -161,22 +187,21 @@ class EventColumns:
     for name in (columns.user, columns.item):
       id_checks.note_floats(name, column(name), self._problems)
     self._rows.add(file, rows)
-    users, items = self.ids(rows) if ids is None else ids
-    self._users.add(users)
-    self._items.add(items)
+    found = found or self.read(rows)
+    self._users.add(found.users)
+    self._items.add(found.items)
     if columns.kind:
       self._kinds.add(values.ids(column(columns.kind), columns.missing))
     if columns.time:
       raw = column(columns.time)
-      self._times.add(raw)
+      self._times.add(raw, found.times)
       if not len(self._first_times):
         self._first_times = raw.slice(0, _SHOWN)
     numeric = self._numeric()
     if self._amounts is not None:
       self._add_numbers(self._amounts, table)
     elif numeric:
-      found = {name: column(name) for name in numeric}
-      self._waiting.append(pa.table(found))
+      self._waiting.append(pa.table({name: column(name) for name in numeric}))
       if sum(map(len, self._waiting)) >= _DECIDING:
         self._decide()
 
@@ -289,17 +314,15 @@ class EventColumns:
       unknown = good & (items >= self._num_known)
       rows.count(self._problems, "unknown_item", unknown)
       good &= ~unknown
-    chosen = np.flatnonzero(good)
+    chosen: Any = slice(None) if good.all() else np.flatnonzero(good)
     self._note_ids(columns.user, users[chosen], user_ids)
     if self._num_known is None:
       self._note_ids(columns.item, items[chosen], item_ids)
     if columns.order:
-      chosen = chosen[
-        np.argsort(event_rows.joined(self._order)[chosen], kind="stable")
-      ]
-    idle = np.zeros(len(user_ids), bool)
-    idle[users[users >= 0]] = True
-    users, retained = _renumbered(users[chosen])
+      order = event_rows.joined(self._order)[chosen]
+      chosen = np.flatnonzero(good)[np.argsort(order, kind="stable")]
+    idle = np.ones(len(user_ids), bool)
+    users, retained = _renumbered(users[chosen], len(user_ids))
     idle[retained] = False
     events = events_lib.Events(
       users=users,
@@ -468,14 +491,20 @@ class EventColumns:
       )
 
 
-def _renumbered(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _renumbered(codes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
   """Codes by first appearance in this order, int32, and the old code of each.
 
   Rows that were dropped may leave codes that no row has any more.
+
+  Args:
+    codes: int32[E], codes below `count`.
+    count: Number of codes.
   """
-  first = np.full(int(codes.max(initial=-1)) + 1, -1, np.int64)
-  first[codes[::-1]] = np.arange(len(codes))[::-1]
+  first = np.full(count, -1, np.int32)
+  first[codes[::-1]] = np.arange(len(codes), dtype=np.int32)[::-1]
   old = np.flatnonzero(first >= 0)
+  if len(old) == count and np.all(np.diff(first) > 0):  # They are already.
+    return codes, old
   old = old[np.argsort(first[old], kind="stable")]
   new = np.empty(len(first), np.int32)
   new[old] = np.arange(len(old), dtype=np.int32)

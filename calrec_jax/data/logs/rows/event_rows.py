@@ -56,17 +56,15 @@ class Ids:
   def __init__(self) -> None:
     self._codes = id_codes.IdCodes()
     self._reserved = 0
-    self._missing: list[np.ndarray] = []
 
   def reserve(self, ids: pa.Array) -> None:
     """Gives distinct ids the first codes."""
     self._codes.add(ids)
     self._reserved = len(ids)
 
-  def add(self, ids: pa.Array) -> None:
-    """Adds the ids of a block; null if missing."""
-    self._missing.append(ids.is_null().to_numpy(zero_copy_only=False))
-    self._codes.add(ids.drop_null())
+  def add(self, ids: id_codes.Ids) -> None:
+    """Adds the ids of a block."""
+    self._codes.add(ids)
 
   def start(self) -> None:
     """Lets a thread number the ids; `finish` waits for it."""
@@ -74,11 +72,8 @@ class Ids:
 
   def finish(self) -> tuple[np.ndarray, pa.LargeStringArray]:
     """int32[n] codes, and the ids by code."""
-    found, ids = self._codes.finish()
-    missing = joined(self._missing)
-    codes = np.full(len(missing), -1, np.int32)
-    codes[~missing] = found[self._reserved :]
-    return codes, ids
+    codes, ids = self._codes.finish()
+    return codes[self._reserved :], ids
 
 
 def joined(parts: list[np.ndarray]) -> np.ndarray:

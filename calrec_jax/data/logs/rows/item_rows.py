@@ -11,7 +11,7 @@ something else are counted.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,9 +28,25 @@ from calrec_jax.data.logs.columns import (
 from calrec_jax.data.logs.files import row_blocks
 from calrec_jax.data.logs.guessing import id_checks
 
-_ID, _ROW, _FILE, _LINE = "id", "row", "file", "line"
+_ID, _FILE, _LINE = "id", "file", "line"
 # Names of the fields' columns are numbers, so that none is one of these.
 _COMPACT_ROWS = 1 << 20
+
+
+class Described(NamedTuple):
+  """What a block says of items.
+
+  Attributes:
+    table: The rows that may matter: ids, lines, and fields by number.
+    present: Names of the fields that it has.
+    broken: Lines whose bytes are no text, of each field.
+    missing: int64[m], lines without an id.
+  """
+
+  table: pa.Table
+  present: list[str]
+  broken: list[np.ndarray]
+  missing: np.ndarray
 
 
 class ItemRows:
@@ -62,16 +78,64 @@ class ItemRows:
     self._missing, self._id_rules = missing, id_rules
     self._files: list[str] = []
     self._tables: list[pa.Table] = []
-    self._waiting = self._num_rows = self._next_row = 0
+    self._waiting = self._num_rows = 0
     self._present: dict[str, None] = {}
     self._available: dict[str, None] = {}
+
+  def read(
+    self,
+    rows: row_blocks.Rows,
+    available: tuple[str, ...],
+    ids: id_codes.Ids | None = None,
+  ) -> Described:
+    """Reads a block; any thread may.
+
+    Args:
+      rows: The block, with the columns of the names that it has.
+      available: Names of all columns of its file.
+      ids: Ids of its items, if they have been read already.
+    """
+    if ids is None:
+      found = values.ids(_array(rows.table, self._id_column), self._missing)
+      ids = id_rules.normalise(found, self._id_rules)
+    texts: Any = ids
+    if isinstance(ids, np.ndarray):
+      texts = pa.array(ids, mask=ids < 0 if np.any(ids < 0) else None)
+    missing = texts.is_null().to_numpy(zero_copy_only=False)
+    fields = {
+      column: _array(rows.table, name)
+      for column, name in self._names.items()
+      if name in rows.table.column_names
+    }
+    broken = [rows.lines[values.broken(raw)] for raw in fields.values()]
+    # JSON has a column of nulls where a block does not have the name.
+    fields = {
+      column: raw
+      for column, raw in fields.items()
+      if self._names[column] in available
+      or values.tidy(raw, self._missing).null_count < len(raw)
+    }
+    numbers = {column: str(i) for i, column in enumerate(self._names)}
+    table = pa.table(
+      {_ID: texts, _LINE: pa.array(rows.lines)}
+      | {numbers[column]: raw for column, raw in fields.items()}
+    )
+    if missing.any():
+      table = table.filter(pa.array(~missing))
+    if not self._own_files:
+      table = _without_repeats(table)
+    for number in table.column_names[2:]:
+      tidy = self._flat(values.tidy(_array(table, number), self._missing))
+      at = table.column_names.index(number)
+      table = table.set_column(at, number, tidy)
+    return Described(table, list(fields), broken, rows.lines[missing])
 
   def add(
     self,
     file: str,
     rows: row_blocks.Rows,
     available: tuple[str, ...],
-    ids: Any = None,
+    found: Described | None = None,
   ) -> None:
     """Adds a block.
 
@@ -79,41 +143,21 @@ class ItemRows:
       file: Path of its file.
       rows: The block, with the columns of the names that it has.
       available: Names of all columns of its file.
-      ids: Ids of its items, if they have been read already.
+      found: What `read` says of it, if that has been asked already.
     """
-    table = rows.table
+    found = found or self.read(rows, available)
     self._available |= dict.fromkeys(available)
     if file not in self._files:
       self._files.append(file)
-    count = len(rows.lines)
-    if ids is None:
-      found = values.ids(_array(table, self._id_column), self._missing)
-      ids = id_rules.normalise(found, self._id_rules)
-    columns: dict[str, pa.Array] = {
-      _ID: ids.cast(pa.large_string()),
-      _ROW: pa.array(np.arange(self._next_row, self._next_row + count)),
-      _FILE: pa.array(np.full(count, self._files.index(file), np.int32)),
-      _LINE: pa.array(rows.lines),
-    }
-    for number, (column, name) in enumerate(self._names.items()):
-      if name not in table.column_names:
-        continue
-      raw = _array(table, name)
-      broken = rows.lines[values.broken(raw)]
-      self._problems.add_rows("broken_encoding", file, broken)
-      values_ = self._flat(values.tidy(raw, self._missing))
-      # JSON has a column of nulls where a block does not have the name.
-      if name in available or values_.null_count < count:
-        self._present[column] = None
-        columns[str(number)] = values_
-    self._num_rows += rows.num_rows
-    self._next_row += count
-    known = pa.table(columns).filter(ids.is_valid())
+    for lines in found.broken:
+      self._problems.add_rows("broken_encoding", file, lines)
     if self._own_files:
-      missing = ids.is_null().to_numpy(zero_copy_only=False)
-      self._problems.add_rows("missing_item", file, rows.lines[missing])
-    self._tables.append(known)
-    self._waiting += len(known)
+      self._problems.add_rows("missing_item", file, found.missing)
+    self._present |= dict.fromkeys(found.present)
+    self._num_rows += rows.num_rows
+    number = np.full(len(found.table), self._files.index(file), np.int32)
+    self._tables.append(found.table.append_column(_FILE, pa.array(number)))
+    self._waiting += len(found.table)
     if not self._own_files and self._waiting > _COMPACT_ROWS:
       self._tables = [_compact(_concatenated(self._tables))]
       self._waiting = -len(self._tables[0])  # Wait for as many new rows.
@@ -131,9 +175,8 @@ class ItemRows:
   def finish(self) -> events_lib.Items:
     """The distinct items, in the order of their first rows."""
     table = _concatenated(self._tables)
-    encoded = _array(table, _ID).dictionary_encode()  # By first appearance.
-    codes = encoded.indices.to_numpy()
-    count = len(encoded.dictionary)
+    codes, starts = _codes(table)
+    count = len(starts)
     lines = _array(table, _LINE).to_numpy()
     differs = np.zeros(len(table), bool)
     chosen: dict[str, id_codes.Column] = {}
@@ -145,7 +188,7 @@ class ItemRows:
         values_ = raw.take(first)
         id_checks.note_words(column, values_, self._missing, self._problems)
         chosen[column] = id_codes.Column(values_)
-    starts = _first_rows(codes, np.arange(len(codes)), count)
+    item_ids = _array(table, _ID).take(pa.array(starts)).cast(pa.large_string())
     conflicting = np.flatnonzero(differs)
     if not self._own_files:  # An item counts once, however often it is bought.
       once = _first_rows(codes, conflicting, count)
@@ -156,7 +199,7 @@ class ItemRows:
       first_place = problems_lib.location(file, int(lines[row]))
       self._problems.add("conflicting_item", first_place, len(conflicting))
     return events_lib.Items(
-      item_ids=encoded.dictionary.to_pylist(),
+      item_ids=item_ids.to_pylist(),
       columns=dict(chosen),
       file=self._files[0] if self._files else "",
       lines=lines[starts],
@@ -199,11 +242,12 @@ def _compact(table: pa.Table) -> pa.Table:
   Of each item its first row, the first value of each field, and the first row
   that says something else.
   """
-  codes, count = _codes(table)
+  codes, starts = _codes(table)
+  count = len(starts)
   keep = np.zeros(len(table), bool)
-  keep[_first_rows(codes, np.arange(len(table)), count)] = True
+  keep[starts] = True
   for name in table.column_names:
-    if name not in (_ID, _ROW, _FILE, _LINE):
+    if name not in (_ID, _FILE, _LINE):
       first, other = _first_values(_array(table, name), codes, count)
       keep[first.drop_null().to_numpy()] = True
       conflicts = _first_rows(codes, np.flatnonzero(other), count)
@@ -211,12 +255,30 @@ def _compact(table: pa.Table) -> pa.Table:
   return table.filter(pa.array(keep)).combine_chunks()
 
 
-def _codes(table: pa.Table) -> tuple[np.ndarray, int]:
-  """int32[n], the item of each row by first appearance, and their number."""
-  codes = id_codes.IdCodes()
-  codes.add(table[_ID])
-  found, ids = codes.finish()
-  return found, len(ids)
+def _without_repeats(table: pa.Table) -> pa.Table:
+  """The rows of a block without those that repeat their item's first row."""
+  fields = [n for n in table.column_names if n not in (_ID, _FILE, _LINE)]
+  columns = [_array(table, name) for name in fields]
+  if not all(_is_simple(column.type) for column in columns):
+    return table
+  first = id_codes.first_rows(_array(table, _ID))
+  keep, firsts = first == np.arange(len(first)), pa.array(first)
+  for column in columns:
+    equal = pc.fill_null(pc.equal(column, column.take(firsts)), False)
+    keep |= ~equal.to_numpy(zero_copy_only=False)
+  return table.filter(pa.array(keep))
+
+
+def _is_simple(kind: pa.DataType) -> bool:
+  """Whether values of a type can be compared as they are."""
+  return arrow_columns.is_text(kind) or arrow_columns.is_number(kind)
+
+
+def _codes(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+  """int[n], the item of each row by first appearance, and its first row."""
+  first = id_codes.first_rows(_array(table, _ID))
+  new = first == np.arange(len(first))
+  return (np.cumsum(new) - 1)[first], np.flatnonzero(new)
 
 
 def _first_rows(codes: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
@@ -244,9 +306,8 @@ def _concatenated(tables: list[pa.Table]) -> pa.Table:
     return pa.table(
       {
         _ID: pa.array([], pa.large_string()),
-        _ROW: pa.array([], pa.int64()),
-        _FILE: pa.array([], pa.int32()),
         _LINE: pa.array([], pa.int64()),
+        _FILE: pa.array([], pa.int32()),
       }
     )
   return arrow_columns.concatenated(tables)

@@ -1,6 +1,7 @@
 """Cards as text: what is said first, what was left out, and many files."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -118,3 +119,9 @@ def test_duplicates_are_counted_and_the_first_one_is_kept(
     assert found.problems.count("duplicate_event") == len(events) - len(
       expected
     )
+
+
+def test_ids_are_hashed_as_lines():
+  ids = pa.array(["x", "a", "", "\u00e9\nb"], pa.large_string())
+  assert card_lib._lines(ids[1:]) == "a\n\n\u00e9\nb\n".encode()
+  assert card_lib._lines(ids[:0]) == b""

@@ -48,6 +48,20 @@ def test_sorting_is_stable_within_a_user():
   assert rows(events_lib.sort(log)) == expected
 
 
+@pytest.mark.parametrize("by_time", [False, True])
+@given(
+  log=st.lists(
+    st.tuples(st.integers(0, 4), st.integers(0, 9), st.integers(0, 3)),
+    max_size=20,
+  )
+)
+def test_sorting_is_that_of_python(by_time, log):
+  if by_time:
+    log = sorted(log, key=lambda row: row[2])
+  events = events_lib.sort(make(*([row[i] for row in log] for i in range(3))))
+  assert rows(events) == sorted(log, key=lambda row: (row[0], row[2]))
+
+
 def test_ties_keep_the_order_of_the_file():
   log = make([0, 0, 0, 0], [3, 1, 2, 1], [5, 5, 4, 5])
   assert events_lib.sort(log).items.tolist() == [2, 3, 1, 1]

@@ -46,3 +46,25 @@ def test_many_numbers_and_then_a_text():
   known = list(dict.fromkeys([*first, "500", "x"]))
   assert ids == known
   assert numbers[-3:] == [known.index(one) for one in first[:3]]
+
+
+@given(blocks=st.lists(st.lists(NUMBERS | ODD | st.none(), max_size=8)))
+def test_missing_ids_have_no_code(blocks):
+  numbers, ids = codes(blocks)
+  flat = [one for block in blocks for one in block]
+  known = list(dict.fromkeys(one for one in flat if one is not None))
+  assert ids == known
+  assert numbers == [-1 if one is None else known.index(one) for one in flat]
+
+
+def test_numbers_beyond_the_table():
+  far = str(10**15)
+  numbers, ids = codes([["3", "1", "3"], [far, "1"], [None, far, "3"]])
+  assert (numbers, ids) == ([0, 1, 0, 2, 1, -1, 2, 0], ["3", "1", far])
+
+
+@given(ids=st.lists(st.integers(0, 5) | st.just(10**15), max_size=12))
+@pytest.mark.parametrize("kind", [pa.int64(), pa.large_string()])
+def test_first_rows(kind, ids):
+  found = id_codes.first_rows(pa.array(ids, pa.int64()).cast(kind))
+  assert found.tolist() == [ids.index(one) for one in ids]

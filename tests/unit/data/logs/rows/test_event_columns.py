@@ -366,3 +366,10 @@ def test_blocks_of_any_size_give_the_events_of_a_loop(rows, options, data):
   assert [*dict.fromkeys(events.users.tolist())] == [
     *range(len(events.user_ids))
   ]
+
+
+def test_users_whose_first_rows_are_dropped_do_not_shift_the_others():
+  events, _ = one(("u", "a", "soon"), ("v", "a", 3), ("w", "b", 4))
+  assert triples(events) == [("v", 0, 3), ("w", 1, 4)]
+  assert list(events.user_ids) == ["v", "w"]
+  assert list(events.idle_users) == ["u"]
