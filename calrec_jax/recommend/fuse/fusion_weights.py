@@ -7,9 +7,10 @@ the difference, user by user. So good members stay equal, and what does not help
 gets a weight of 0.
 
 Where several members mislead in the same way no single change helps. So the
-search starts a second time, from the best member alone, and its end is taken
-where it is better beyond chance, or where that member alone is better than the
-first end: no fusion is worse than its best member.
+search starts a second time, from the best member alone. Its end is taken where
+it, or that member alone, is better than the first end beyond chance: a fusion
+is never worse than its best member by more than a standard error. It is not
+taken for a better mean: of few users the best member is the luckiest.
 
 The users' next purchases must not have been trained on. Tested by
 `tests/unit/recommend/fuse/test_fusion_weights.py`.
@@ -49,8 +50,7 @@ def choose(joined: Joined) -> tuple[float, ...]:
   best = max(alone, key=lambda point: point.gains.mean())
   found = _climb(joined, _at(joined, np.ones(num_members)))
   other = _climb(joined, best)
-  behind = found.gains.mean() < best.gains.mean()
-  if behind or _improvement(other.gains, found.gains):
+  if any(_improvement(end.gains, found.gains) for end in (best, other)):
     found = other
   return tuple(found.weights.tolist())
 
