@@ -83,11 +83,11 @@ def _brought(entry: Record) -> list[str]:
   most = max(_joined(entry), key=lambda member: member["brings"]["value"])
   best = max(entry["members"], key=lambda member: member["alone"]["value"])
   without = value - most["brings"]["value"]
+  called = best["name"] if best == most else _called(best)
   return [
-    f"On {chosen_by['users']:,} {chosen_by['split']} users {metric} is "
-    f"{number(value)}. Without {_called(most)} it falls most, to "
-    f"{number(without)}. The best member alone, {_called(best)}, reaches "
-    f"{number(best['alone']['value'])}; the fusion minus it is "
+    f"On these users {metric} is {number(value)}. Without {_called(most)} it "
+    f"falls most, to {number(without)}. The best member alone, {called}, "
+    f"reaches {number(best['alone']['value'])}; the fusion minus it is "
     f"{_judged(best['ahead'])}."
   ]
 

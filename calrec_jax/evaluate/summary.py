@@ -121,8 +121,8 @@ def _with_details(run: Run, numbers: dict[str, Any]) -> dict[str, Any]:
   """The numbers of a recommender, and what it says of itself."""
   if taken := sorted(run.details.keys() & numbers.keys()):
     raise ValueError(
-      f"recommender {run.name!r}: details() gives {taken}, which are numbers of "
-      "the evaluation; name them otherwise"
+      f"recommender {run.name!r}: details() gives {taken}, which the "
+      "evaluation itself fills; name them otherwise"
     )
   return {**numbers, **run.details}
 

@@ -48,8 +48,8 @@ def format_table(results: Results) -> str:
   if len(protocol["candidate_rules"]) > 1:
     blocks.append(grid(*_rules(protocol, entries)))
   for name in members.fusions(results):
-    said = " ".join(members.sentences(results, name))
-    blocks.append(textwrap.fill(said, _COLUMNS, break_on_hyphens=False))
+    said = members.sentences(results, name)
+    blocks.append("\n".join(map(_filled, said)))
   notes = "\n".join([_notes(protocol), *tie_notes(entries)])
   return "\n\n".join([*blocks, notes])
 
@@ -87,6 +87,12 @@ def by_quality(results: Results) -> Record:
     return -entry[1]["metrics"][compared]["value"], entry[0]
 
   return dict(sorted(results.recommenders.items(), key=quality))
+
+
+def _filled(sentence: str) -> str:
+  return textwrap.fill(
+    sentence, _COLUMNS, subsequent_indent="  ", break_on_hyphens=False
+  )
 
 
 def _title(results: Results) -> str:

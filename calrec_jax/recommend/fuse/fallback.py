@@ -22,7 +22,8 @@ from calrec_jax.recommend.protocol import Recommender
 class WithFallback(Recommender):
   """Fills up the lists of a recommender from others, but not its curve.
 
-  Name, details, validity, explanations and curve are those of the first recommender.
+  Name, details, validity, explanations and curve are those of the first
+  recommender.
   """
 
   def __init__(self, members: Sequence[Recommender]):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -97,7 +98,7 @@ class Joined:
     """Ranges of users with about `_CHUNK` items each."""
     part = self.starts // _CHUNK
     firsts = np.flatnonzero(np.diff(part, prepend=-1)).tolist()
-    return list(zip(firsts, [*firsts[1:], len(part)], strict=True))
+    return list(itertools.pairwise([*firsts, len(part)]))
 
 
 def join(
