@@ -82,14 +82,19 @@ def _brought(entry: Record) -> list[str]:
   value = chosen_by["value"]["value"]
   most = max(_joined(entry), key=lambda member: member["brings"]["value"])
   best = max(entry["members"], key=lambda member: member["alone"]["value"])
-  without = value - most["brings"]["value"]
-  called = best["name"] if best == most else _called(best)
-  return [
-    f"On these users {metric} is {number(value)}. Without {_called(most)} it "
-    f"falls most, to {number(without)}. The best member alone, {called}, "
-    f"reaches {number(best['alone']['value'])}; the fusion minus it is "
+  lost = most["brings"]["value"]
+  said = f"On these users {metric} is {number(value)}. "
+  if lost > 0:
+    said += f"Without {_called(most)} it falls most, to {number(value - lost)}."
+  else:
+    said += "It is as high without any one of the members."
+  called = best["name"] if best == most and lost > 0 else _called(best)
+  said += (
+    f" The best member alone, {called}, reaches "
+    f"{number(best['alone']['value'])}; the fusion minus it is "
     f"{_judged(best['ahead'])}."
-  ]
+  )
+  return [said]
 
 
 def _text_models(entry: Record) -> list[str]:

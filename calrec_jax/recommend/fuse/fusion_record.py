@@ -173,7 +173,9 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
     record = json.loads(path.read_text("utf-8"))
     weights = list(map(float, record["weights"]))
     record = {**record, "weights": weights, "users": int(record["users"])}
-    _chosen_by(record)
+    measured = _chosen_by(record).measured
+    if measured and len(measured.alone) != len(weights):
+      return None
   except (OSError, ValueError, KeyError, TypeError):
     return None
   return record

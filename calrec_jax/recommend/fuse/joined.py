@@ -1,8 +1,8 @@
 """The lists of a fusion's members for users whose next purchase is known.
 
-Only what decides NDCG@10 is held: of users whose next item a member lists, the
-items that may come before it. So hundreds of weights are tried while a model
-ranks for a few users. Tested against the fusion itself in
+Only what decides NDCG@10 is held: of users whose next item may be among the
+first ten, the items that may come before it. So hundreds of weights are tried
+while a model ranks for a few users. Tested against the fusion itself in
 `tests/unit/recommend/fuse/test_joined.py`.
 """
 
@@ -23,18 +23,17 @@ from calrec_jax.recommend.protocol import Recommender
 
 _CUTOFF = 10
 _BATCH_USERS = 256
-# How far below the next item, in every list, an item can never tie with it in
-# float32, as a fraction of the greatest contribution.
-_BELOW = 1e-4
+# Items this near may tie in float32; a fraction of the greatest contribution.
+_NEAR = 1e-4
 _CHUNK = 1 << 14  # Items whose scores are computed at once, in the cache.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Joined:
-  """The lists of M members for U users, of whom F have their next item listed.
+  """The lists of M members for U users; with any weights F may gain something.
 
-  The N items that may come before it lie one user after the other, each user's
-  behind the next item itself.
+  The N items that may come before their next items lie one user after the
+  other, each user's behind the next item itself.
 
   Attributes:
     num_users: Number of users, U.
@@ -118,9 +117,12 @@ def join(
   users, parts = [], [np.zeros((len(members), 0))]
   for user, (items, given) in enumerate(_users(members, histories, settings)):
     position = np.searchsorted(items, targets[user])
-    if position < len(items) and items[position] == targets[user]:
+    if position == len(items) or items[position] != targets[user]:
+      continue
+    rivals = _rivals(given, int(position))
+    if rivals is not None:
       users.append(user)
-      parts.append(_rivals(given, int(position)))
+      parts.append(rivals)
   sizes = [part.shape[1] for part in parts[1:]]
   given = np.concatenate(parts, axis=1)
   return Joined(
@@ -132,16 +134,20 @@ def join(
   )
 
 
-def _rivals(given: np.ndarray, position: int) -> np.ndarray:
+def _rivals(given: np.ndarray, position: int) -> np.ndarray | None:
   """Contributions of the item at a position, then of those it may lose to.
 
-  An item that is clearly below it in every list that names it is below it
-  whatever the weights are.
+  Whatever the weights are, an item clearly below it in every list that names
+  that item is below it, and one clearly above it in every list that names the
+  item at the position is above it. None where ten are above it.
   """
   target = given[:, position : position + 1]
-  margin = _BELOW * np.nanmax(given)
-  with np.errstate(invalid="ignore"):
-    below = given < target - margin  # False where either is not listed.
+  margin = _NEAR * np.nanmax(given)
+  with np.errstate(invalid="ignore"):  # Not listed is neither below nor above.
+    below = given < target - margin
+    above = given > target + margin
+  if (above | np.isnan(target)).all(axis=0).sum() >= _CUTOFF:
+    return None
   rival = (~below & ~np.isnan(given)).any(axis=0)
   rival[position] = False
   return np.concatenate([target, given[:, rival]], axis=1)

@@ -164,7 +164,7 @@ def test_what_an_earlier_search_chose_gives_way(tmp_path):
   assert of_stage(tmp_path).weights == found.weights
 
 
-@pytest.mark.parametrize("part", [None, 3, [{"alone": 1}], "none"])
+@pytest.mark.parametrize("part", [None, 3, [{"alone": 1}], "none", []])
 def test_a_record_of_no_such_measures_is_written_again(tmp_path, part):
   found = chosen(tmp_path, members())
   [record] = (tmp_path / "fusion").iterdir()

@@ -62,6 +62,25 @@ def test_only_items_that_may_come_first_are_held(users):
   assert lists.contributions.shape == (3, len(lists.users))
 
 
+@pytest.mark.parametrize(("above", "held"), [(9, USERS), (10, 0)])
+def test_users_who_can_gain_nothing_are_not_held(users, above, held):
+  """One member knows the next item, behind that many; the other does not."""
+  histories, targets = users
+  histories = [history[:1] for history in histories]  # None ends in its target.
+  knows, other = (Drawn(name, targets, 0.0, 1) for name in "ab")
+  rows = np.arange(USERS)[:, None]
+  better = (targets[:, None] + 1 + np.arange(above)) % 40
+  better += better == rows % 40
+  knows.scores[:] = np.random.default_rng(0).random(knows.scores.shape)
+  knows.scores[rows, better] = 20 + np.arange(above)
+  knows.scores[rows[:, 0], targets] = 10
+  other.scores[rows[:, 0], targets] = -1
+  lists = joined.join(
+    [knows, other], histories, targets, fuse.Fusion(places=39)
+  )
+  assert len(lists.users) == held
+
+
 def test_users_whose_next_item_nobody_lists_gain_nothing(users):
   histories, targets = users
   wrong = [Drawn(name, targets, 0.0, 7) for name in "ab"]
