@@ -7,10 +7,9 @@ the difference, user by user. So good members stay equal, and what does not help
 gets a weight of 0.
 
 Where several members mislead in the same way no single change helps. So the
-search starts a second time, from the best member alone. Its end is taken where
-it, or that member alone, is better than the first end beyond chance: a fusion
-is never worse than its best member by more than a standard error. It is not
-taken for a better mean: of few users the best member is the luckiest.
+search starts a second time, from the best member alone, and the better of the
+two ends is taken: no fusion is worse than its best member. Of few users, whose
+best member is partly the luckiest, the second end must be better beyond chance.
 
 The users' next purchases must not have been trained on. Tested by
 `tests/unit/recommend/fuse/test_fusion_weights.py`.
@@ -30,6 +29,9 @@ from calrec_jax.recommend.fuse.joined import Joined
 
 VERSION = 2  # Raise it when the same lists give other weights.
 VALUES = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+# Weights chosen by some users of two shops, measured on the others: of 50 users
+# the better end cost up to .004 of NDCG@10, from 200 on it gained up to .002.
+_FEW_USERS = 200
 
 
 class _Point(NamedTuple):
@@ -50,9 +52,12 @@ def choose(joined: Joined) -> tuple[float, ...]:
   best = max(alone, key=lambda point: point.gains.mean())
   found = _climb(joined, _at(joined, np.ones(num_members)))
   other = _climb(joined, best)
-  if any(_improvement(end.gains, found.gains) for end in (best, other)):
-    found = other
-  return tuple(found.weights.tolist())
+  if joined.num_users >= _FEW_USERS:
+    better = other.gains.mean() > found.gains.mean()
+  else:
+    ends = best, other
+    better = any(_improvement(end.gains, found.gains) for end in ends)
+  return tuple((other if better else found).weights.tolist())
 
 
 def measure(joined: Joined, weights: Sequence[float]) -> Measured:
