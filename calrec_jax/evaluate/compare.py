@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from calrec_jax.errors import InputError
-from calrec_jax.evaluate import table
+from calrec_jax.evaluate import table, wording
 from calrec_jax.evaluate.results import (
   METRICS_FILE,
   Results,
@@ -146,7 +146,7 @@ def format_comparison(comparison: dict[str, Any]) -> str:
   protocol = comparison["protocol"]
 
   def spread(runs: Sequence[float]) -> str:
-    return f"{table.number(min(runs))}-{table.number(max(runs))}"
+    return f"{wording.number(min(runs))}-{wording.number(max(runs))}"
 
   several = [side for side in "ab" if len(comparison[side]) > 1]
   blocks = [
@@ -161,10 +161,10 @@ def format_comparison(comparison: dict[str, Any]) -> str:
   for pair in comparison["pairs"]:
     rows = [
       [
-        table.metric_label(name),
-        *(table.number(entry[side]) for side in "ab"),
+        wording.metric_label(name),
+        *(wording.number(entry[side]) for side in "ab"),
         *(spread(entry[f"{side}_runs"]) for side in several),
-        f"{table.interval(entry, signed=True)} {table.verdict(entry)}",
+        f"{wording.interval(entry, signed=True)} {wording.verdict(entry)}",
       ]
       for name, entry in pair["metrics"].items()
     ]

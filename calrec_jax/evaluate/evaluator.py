@@ -239,7 +239,7 @@ def run_recommender(
     block = answer_users(
       recommender, histories, catalogue, protocol, pool, done=bar.update
     )
-  return Run(name, recommender.describe(), block)
+  return Run.of(recommender, block)
 
 
 def answer_users(

@@ -191,11 +191,20 @@ class Run:
     name: Name of the recommender.
     description: What it says of itself.
     block: Its answers.
+    details: What else it says of itself, see `Recommender.details`.
   """
 
   name: str
   description: str
   block: Block
+  details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @classmethod
+  def of(cls, recommender: Recommender, block: Block) -> "Run":
+    """The run of a recommender whose answers are all there."""
+    return cls(
+      recommender.name, recommender.describe(), block, recommender.details()
+    )
 
   @property
   def ranks(self) -> dict[str, np.ndarray]:

@@ -140,7 +140,7 @@ class ShardedEvaluation:
           for block in range(len(self._blocks))
         ]
       )
-      found.append(Run(recommender.name, recommender.describe(), block))
+      found.append(Run.of(recommender, block))
     return evaluator.summarise(
       found,
       self._pool,

@@ -72,20 +72,23 @@ def recommenders(
     return {"to": reference, "metrics": named(settings.metrics, paired)}
 
   return {
-    run.name: {
-      "description": run.description,
-      "metrics": _metrics(run, settings.rule, settings, num_items),
-      "difference": difference(run.name),
-      "candidates": {
-        rule: {"metrics": _metrics(run, rule, settings, num_items)}
-        for rule in settings.rules
+    run.name: _with_details(
+      run,
+      {
+        "description": run.description,
+        "metrics": _metrics(run, settings.rule, settings, num_items),
+        "difference": difference(run.name),
+        "candidates": {
+          rule: {"metrics": _metrics(run, rule, settings, num_items)}
+          for rule in settings.rules
+        },
+        "slices": _slices(values[run.name], slicings, settings),
+        "ties": _ties(run, settings),
+        **_curve(run, settings),
+        "validity": run.mean_validity(),
+        "cost": run.cost(),
       },
-      "slices": _slices(values[run.name], slicings, settings),
-      "ties": _ties(run, settings),
-      **_curve(run, settings),
-      "validity": run.mean_validity(),
-      "cost": run.cost(),
-    }
+    )
     for run in runs
   }
 
@@ -112,6 +115,16 @@ def bootstrap_of(results: Results) -> Bootstrap:
   stored = results.protocol["intervals"]
   keys = ("confidence", "resamples", "seed")
   return Bootstrap(**{key: stored[key] for key in keys})
+
+
+def _with_details(run: Run, numbers: dict[str, Any]) -> dict[str, Any]:
+  """The numbers of a recommender, and what it says of itself."""
+  if taken := sorted(run.details.keys() & numbers.keys()):
+    raise ValueError(
+      f"recommender {run.name!r}: details() gives {taken}, which the "
+      "evaluation itself fills; name them otherwise"
+    )
+  return {**numbers, **run.details}
 
 
 def _values(run: Run, rule: str, settings: Any) -> np.ndarray:

@@ -1,18 +1,27 @@
 """The results as a table for the terminal."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from calrec_jax.evaluate import members
 from calrec_jax.evaluate.results import Results
+from calrec_jax.evaluate.wording import (
+  interval,
+  metric_label,
+  number,
+  rate,
+  verdict,
+)
 
 Record = Mapping[str, Any]
 Grid = tuple[list[str], list[list[str]]]
 
 _ALSO = ("recall@10",)
 _POINTS = ("recall@1", "recall@50", "mrr", "recall@10_text")
+_COLUMNS = 100  # Width of a line of words.
 # Fraction of users whose hit a tie decides that is worth a note.
 NOTABLE_TIES = 0.05
-_NAMES = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR"}
 RULE_TEXTS = {
   "all": "all items",
   "not_last": "all but the last item",
@@ -25,7 +34,7 @@ def format_table(results: Results) -> str:
 
   Values are fractions. Brackets hold the bootstrap interval. The sign after a
   difference says whether its interval leaves out zero: `+` better, `-` worse,
-  `~` undecided.
+  `~` undecided. What the members of a fusion brought follows in words.
 
   Returns:
     Lines of text without colour, for a terminal of 100 columns.
@@ -38,6 +47,9 @@ def format_table(results: Results) -> str:
   ]
   if len(protocol["candidate_rules"]) > 1:
     blocks.append(grid(*_rules(protocol, entries)))
+  for name in members.fusions(results):
+    said = members.sentences(results, name)
+    blocks.append("\n".join(map(_filled, said)))
   notes = "\n".join([_notes(protocol), *tie_notes(entries)])
   return "\n\n".join([*blocks, notes])
 
@@ -77,44 +89,10 @@ def by_quality(results: Results) -> Record:
   return dict(sorted(results.recommenders.items(), key=quality))
 
 
-def metric_label(name: str) -> str:
-  """`ndcg@10` as `NDCG@10`; a metric of the text says so."""
-  plain, of_text = name.removesuffix("_text"), name.endswith("_text")
-  kind, _, cutoff = plain.partition("@")
-  label = _NAMES.get(kind, kind.capitalize()) + (f"@{cutoff}" if cutoff else "")
-  return f"{label} (text)" if of_text else label
-
-
-def verdict(difference: Record) -> str:
-  """`+`, `-` or `~`: does the interval of a difference leave out zero."""
-  low, high = difference["low"], difference["high"]
-  if low is None or low <= 0 <= high:
-    return "~"
-  return "+" if low > 0 else "-"
-
-
-def number(value: float | None, signed: bool = False) -> str:
-  """Four decimals, `.0788`: one user more or less of ten thousand."""
-  if value is None:
-    return "-"
-  text = f"{value:+.4f}" if signed else f"{value:.4f}"
-  return text.replace("0.", ".", 1) if abs(value) < 0.99995 else text
-
-
-def interval(entry: Record, signed: bool = False) -> str:
-  """`.0788 [.0712, .0866]`."""
-  value = number(entry["value"], signed)
-  if entry["low"] is None:
-    return value
-  low, high = number(entry["low"], signed), number(entry["high"], signed)
-  return f"{value} [{low}, {high}]"
-
-
-def rate(users_per_second: float) -> str:
-  """Users per second with three digits at most."""
-  if users_per_second >= 100:
-    return f"{users_per_second:,.0f}"
-  return f"{users_per_second:.3g}"
+def _filled(sentence: str) -> str:
+  return textwrap.fill(
+    sentence, _COLUMNS, subsequent_indent="  ", break_on_hyphens=False
+  )
 
 
 def _title(results: Results) -> str:

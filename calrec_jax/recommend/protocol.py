@@ -238,6 +238,15 @@ class Recommender(abc.ABC):
     """
     return None
 
+  def details(self) -> Mapping[str, Any]:
+    """What else the results of an evaluation say of the recommender.
+
+    Returns:
+      JSON-ready, such as the members of a fusion; a key must not be one of the
+      numbers in `metrics.json`. Nothing that changes from call to call.
+    """
+    return {}
+
   def identity(self) -> dict[str, Any]:
     """What the recommender itself adds to the identity of saved answers."""
     return {

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from calrec_jax.evaluate import table
+from calrec_jax.evaluate import members, wording
 
 # The label of a field in an item's text.
 _LABEL = re.compile(r"(?:^|(?<=\. ))([A-Z][A-Za-z ]{0,19}): ")
@@ -38,13 +38,14 @@ def phrase(key: str) -> str:
 
 FILTERS = {
   "fields": _LABEL.split,
-  "interval": table.interval,
-  "metric_label": table.metric_label,
-  "number": table.number,
+  "gloss": members.gloss,
+  "interval": wording.interval,
+  "metric_label": wording.metric_label,
+  "number": wording.number,
   "percent": percent,
   "phrase": phrase,
   "plain": plain,
   "probability": probability,
-  "rate": table.rate,
-  "verdict": table.verdict,
+  "rate": wording.rate,
+  "verdict": wording.verdict,
 }

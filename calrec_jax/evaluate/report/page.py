@@ -12,6 +12,7 @@ from typing import Any
 
 import jinja2
 
+from calrec_jax.evaluate import members
 from calrec_jax.evaluate.report import figures, formats, views
 from calrec_jax.evaluate.results import Results
 from calrec_jax.evaluate.summary import compare
@@ -77,6 +78,10 @@ def write_report(
     notes=tie_notes(recommenders),
     headline=views.headline(recommenders, protocol),
     tables=views.tables(recommenders, protocol),
+    fusions={
+      name: {**entry, "said": members.sentences(results, name)}
+      for name, entry in members.fusions(results).items()
+    },
     slices=views.slices(recommenders, protocol),
     training=views.training(curves or {}),
     card=card,

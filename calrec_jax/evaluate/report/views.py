@@ -12,7 +12,8 @@ from typing import Any
 
 from calrec_jax.evaluate.report import figures
 from calrec_jax.evaluate.report.formats import phrase
-from calrec_jax.evaluate.table import RULE_TEXTS, metric_label
+from calrec_jax.evaluate.table import RULE_TEXTS
+from calrec_jax.evaluate.wording import metric_label
 
 _SLICINGS = {
   "history_length": "History length",

@@ -22,7 +22,8 @@ from calrec_jax.recommend.protocol import Recommender
 class WithFallback(Recommender):
   """Fills up the lists of a recommender from others, but not its curve.
 
-  Name, validity, explanations and curve are those of the first recommender.
+  Name, details, validity, explanations and curve are those of the first
+  recommender.
   """
 
   def __init__(self, members: Sequence[Recommender]):
@@ -54,6 +55,10 @@ class WithFallback(Recommender):
   def validity(self) -> Mapping[str, float | np.ndarray | None]:
     """See `Recommender`; of the first member."""
     return self._first.validity()
+
+  def details(self) -> Mapping[str, Any]:
+    """See `Recommender`; of the first member."""
+    return self._first.details()
 
   def explain(self, position: int) -> list[dict[str, Any]] | None:
     """See `Recommender`; of the first member."""

@@ -20,7 +20,7 @@ Tested against a loop in `tests/unit/recommend/test_fuse.py`.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import gin
 import numpy as np
@@ -28,6 +28,7 @@ import numpy as np
 from calrec_jax.errors import InputError, at_least, check, one_of, refuse
 from calrec_jax.metrics.ranking import Ranking
 from calrec_jax.recommend import candidates, protocol
+from calrec_jax.recommend.fuse.chosen import Chosen
 from calrec_jax.recommend.protocol import Recommender
 
 
@@ -89,19 +90,6 @@ class Fusion:
     return tuple(self.weights)
 
 
-class Chosen(NamedTuple):
-  """Weights that were chosen and not given.
-
-  Attributes:
-    weights: Weight of each member; 0 leaves it out.
-    how: Origin of the weights, human-readable, as in "chosen by 2,048
-      validation users".
-  """
-
-  weights: tuple[float, ...]
-  how: str
-
-
 class Fused(Recommender):
   """Joins the rankings of other recommenders."""
 
@@ -134,9 +122,9 @@ class Fused(Recommender):
         f"Fusion.weights names {self.settings.weights!r}, but the weights that "
         "were chosen there are not given."
       )
-    weights, self._how = self.settings.numbers, ""
+    weights, self._chosen = self.settings.numbers, None
     if weights is None and chosen is not None:
-      weights, self._how = chosen.weights, f"; weights {chosen.how}"
+      weights, self._chosen = chosen.weights, chosen
     weights = weights or (1.0,) * len(members)
     if len(weights) != len(members):
       raise InputError(
@@ -145,6 +133,10 @@ class Fused(Recommender):
       )
     joined = [pair for pair in zip(members, weights, strict=True) if pair[1]]
     self.num_items = members[0].num_items
+    self._named = [
+      {"name": member.name, "weight": float(weight)}
+      for member, weight in zip(members, weights, strict=True)
+    ]
     self._members = [member for member, _ in joined]
     self._weights = [weight for _, weight in joined]
 
@@ -154,7 +146,9 @@ class Fused(Recommender):
       member.name if weight == 1 else f"{weight:g} x {member.name}"
       for member, weight in zip(self._members, self._weights, strict=True)
     ]
-    joined = " + ".join(names) + self._how
+    joined = " + ".join(names)
+    if self._chosen is not None:
+      joined += f"; weights {self._chosen.how}"
     if self.settings.by == "scores":
       return f"scores, each from the end to the head of its list, of {joined}"
     return f"reciprocal ranks (k={self.settings.k:g}) of {joined}"
@@ -162,6 +156,30 @@ class Fused(Recommender):
   def fingerprint(self) -> dict[str, Any]:
     """The identities of the members."""
     return protocol.identities(self._members)
+
+  def details(self) -> dict[str, Any]:
+    """The members, and what they bring where that was measured."""
+    if self._chosen is None:
+      how = "given" if self.settings.numbers else "equal"
+      return {"weights": how, "members": self._named}
+    found = {"weights": self._chosen.how, "members": self._named}
+    measured = self._chosen.measured
+    if measured is None:
+      return found
+    members = [
+      {**named, **of_member}
+      for named, of_member in zip(
+        self._named, measured.of_members(), strict=True
+      )
+    ]
+    chosen_by = {
+      "split": "validation",
+      "users": measured.users,
+      "candidates": self.settings.rule,
+      "metric": "ndcg@10",
+      "value": measured.value._asdict(),
+    }
+    return {**found, "members": members, "chosen_by": chosen_by}
 
   def _rank(self, request: protocol.Request) -> dict[str, Ranking]:
     depth = max(request.depth, self.settings.places)

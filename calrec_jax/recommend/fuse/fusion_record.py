@@ -22,7 +22,9 @@ from calrec_jax.data.cache.token_cache import TokenCache
 from calrec_jax.errors import InputError
 from calrec_jax.recommend import candidates
 from calrec_jax.recommend.fuse import fusion_weights
-from calrec_jax.recommend.fuse.fuse import Chosen, Fusion
+from calrec_jax.recommend.fuse.chosen import Chosen, Measured
+from calrec_jax.recommend.fuse.fuse import Fusion
+from calrec_jax.recommend.fuse.joined import join
 from calrec_jax.recommend.protocol import Recommender
 from calrec_jax.storage import identity, lineage
 
@@ -66,17 +68,20 @@ def chosen(
   users = [user for user in users if len(user.items)]
   if not users:
     return Chosen((1.0,) * len(members), "equal weights: no validation users")
-  weights, value = fusion_weights.choose(
+  joined = join(
     members,
     [user.items for user in users],
     np.array([user.target for user in users]),
     settings,
   )
+  weights = fusion_weights.choose(joined)
+  measured = fusion_weights.measure(joined, weights)
   record = {
     "weights": weights,
     "members": [member.name for member in members],
     "users": len(users),
-    "ndcg@10": value,
+    "fusion": measured.value._asdict(),
+    "measured": measured.of_members(),
     "made_by": made_by,
   }
   try:
@@ -118,7 +123,13 @@ def of_stage(
       f"{', '.join(members)} on {domain!r}, joined as here. `calrec eval` of "
       "that stage with the same Fusion.members chooses them."
     )
-  chosen = {name: _chosen_by(record) for name, record in found.items()}
+  # An earlier release may have chosen others, by a search that ends elsewhere.
+  newest = max(map(_choice, found.values()))
+  chosen = {
+    name: _chosen_by(record)
+    for name, record in found.items()
+    if _choice(record) == newest
+  }
   if len({one.weights for one in chosen.values()}) > 1:
     listed = ", ".join(f"{name} {one.weights}" for name, one in chosen.items())
     raise InputError(
@@ -141,9 +152,19 @@ def _joins(
   )
 
 
+def _choice(record: Mapping[str, Any]) -> int:
+  """The version of the code that chose the weights."""
+  return record["made_by"].get("choice", 0)
+
+
 def _chosen_by(record: Mapping[str, Any]) -> Chosen:
-  weights, users = tuple(record["weights"]), record["users"]
-  return Chosen(weights, f"chosen by {users:,} validation users")
+  users = record["users"]
+  return Chosen(
+    tuple(record["weights"]),
+    f"chosen by {users:,} validation users",
+    # Earlier releases did not measure the members.
+    Measured.read(record) if "measured" in record else None,
+  )
 
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:
@@ -151,6 +172,10 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
   try:
     record = json.loads(path.read_text("utf-8"))
     weights = list(map(float, record["weights"]))
-    return {**record, "weights": weights, "users": int(record["users"])}
+    record = {**record, "weights": weights, "users": int(record["users"])}
+    measured = _chosen_by(record).measured
+    if measured and len(measured.alone) != len(weights):
+      return None
   except (OSError, ValueError, KeyError, TypeError):
     return None
+  return record

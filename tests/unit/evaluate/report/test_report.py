@@ -1,5 +1,6 @@
 """The report: complete, self-contained, escaped, and content with less."""
 
+import html
 import html.parser
 import pathlib
 import re
@@ -10,6 +11,7 @@ from calrec_jax.evaluate import (
   Bootstrap,
   Protocol,
   evaluate,
+  members,
   read_results,
   write_report,
   write_results,
@@ -258,7 +260,66 @@ def test_every_bucket_is_drawn_with_every_recommender(page, found):
   assert drawn == len(captions) > 4
 
 
+def members_of(path):
+  """The words of the section on a fusion's members."""
+  page = path.read_text("utf-8")
+  part = page.split('<section id="members">')[1].split("</section>")[0]
+  return " ".join(re.sub(r"<[^>]+>", " ", part).split())
+
+
+@pytest.mark.parametrize("dense", [1.0, 0.0])
+def test_what_each_member_brought_is_told(tmp_path, dense):
+  items = toys.catalogue()
+  results = evaluate(
+    [toys.joining(items, dense=dense), toys.popularity(items)],
+    toys.histories(),
+    items,
+    protocol=Protocol(bootstrap=Bootstrap(resamples=20)),
+    progress=False,
+  )
+  write_results(tmp_path, results)
+  again = read_results(tmp_path)
+  path = write_report(tmp_path / "report.html", again)
+  read(path)
+  words = members_of(path)
+  assert words.startswith("What each member brought fused joins popularity 1.5")
+  for sentence in members.sentences(again, "fused"):
+    assert html.escape(sentence) in words
+  rows = [" ".join(row) for row in members_rows(path)]
+  assert rows[0].startswith("popularity what is bought most 1.5 .0600 [")
+  assert rows[0].endswith("+.0081 [+.0070, +.0090] better")
+  if dense:
+    assert rows[1].endswith("+.0012 [-.0001, +.0025] undecided")
+  else:
+    assert rows[1].startswith("dense the text model left out .0300")
+    assert rows[1].endswith("better")  # Of the fusion without it.
+    assert "do not use the text model" in words
+  assert rows[2].startswith("own &lt;i&gt; left out .0100")
+  assert "2,048 validation users who chose the weights" in words
+
+
+def members_rows(path):
+  """The words of each cell of the table of members."""
+  page = path.read_text("utf-8")
+  part = page.split('<section id="members">')[1].split("</section>")[0]
+  for row in re.findall(r"<tr><th scope=\"row\">(.*?)</tr>", part, re.DOTALL):
+    cells = re.split(r"</t[hd]>", row)
+    words = (" ".join(re.sub(r"<[^>]+>", " ", cell).split()) for cell in cells)
+    yield [word for word in words if word]
+
+
+def test_members_that_were_not_measured_have_names_and_weights(tmp_path):
+  items = toys.catalogue()
+  own = [{"name": "near", "weight": 2.0}, {"name": "far", "weight": 1.0}]
+  fusion = toys.Joining("fused", lambda _: range(len(items)), own)
+  results = evaluate([fusion], toys.histories(), items, progress=False)
+  path = write_report(tmp_path / "report.html", results)
+  assert list(members_rows(path)) == [["near", "2"], ["far", "1"]]
+  assert "alone" not in members_of(path)
+
+
 def test_a_curve_is_drawn_where_there_is_one(page, tmp_path):
+  assert 'id="members"' not in page.read_text("utf-8")
   assert 'id="curves"' not in page.read_text("utf-8")
   items = toys.catalogue()
   results = evaluate(

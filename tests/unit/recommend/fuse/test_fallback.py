@@ -106,6 +106,8 @@ def test_it_tells_what_the_first_one_tells():
   assert model.explain(3) is None
   first.explain = lambda place: [{"text": str(place)}]
   assert model.explain(3) == [{"text": "3"}]
+  first.details = lambda: {"members": ["c", "d"]}
+  assert model.details() == {"members": ["c", "d"]}
   other.fingerprint = lambda: {"weights": "abc"}
   other.version = 3
   made_of = model.fingerprint()

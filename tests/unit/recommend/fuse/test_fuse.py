@@ -1,10 +1,14 @@
 """Fusion by ranks and by scores against a loop, and its fairness to ties."""
 
+import json
+
 import numpy as np
 import pytest
 
+from calrec_jax.metrics.intervals import Interval
 from calrec_jax.recommend import candidates, protocol
 from calrec_jax.recommend.fuse import fuse
+from calrec_jax.recommend.fuse.chosen import Measured
 
 ITEMS = 12
 
@@ -140,3 +144,45 @@ def test_members_and_weights_have_to_fit():
     fuse.Fused([one, one], settings=fuse.Fusion(weights=(1.0,)))
   with pytest.raises(ValueError, match=r"'runs/other'.*not given"):
     fuse.Fused([one, one], settings=fuse.Fusion(weights="runs/other"))
+
+
+def test_a_fusion_names_its_members_and_where_their_weights_are_from():
+  members = [Scored(name, range(ITEMS)) for name in "ab"]
+
+  def details(chosen=None, **settings):
+    settings = fuse.Fusion(**settings)
+    return fuse.Fused(members, settings=settings, chosen=chosen).details()
+
+  equal = [{"name": "a", "weight": 1.0}, {"name": "b", "weight": 1.0}]
+  assert details() == {"weights": "equal", "members": equal}
+  given = details(weights=(2.0, 0.5))
+  assert given["weights"] == "given"
+  assert [member["weight"] for member in given["members"]] == [2.0, 0.5]
+  unmeasured = details(fuse.Chosen((1.0, 0.0), "chosen by 9 users"))
+  assert unmeasured["weights"] == "chosen by 9 users"
+  assert unmeasured["members"][1] == {"name": "b", "weight": 0.0}
+  assert "chosen_by" not in unmeasured
+
+
+def test_a_fusion_says_what_was_measured_of_its_members():
+  low, mean = Interval(0.2, 0.1, 0.3), Interval(0.5, 0.4, 0.6)
+  measured = Measured(
+    9, mean, (mean, low), (Interval(0.0, 0.0, 0.0), low), (low, None)
+  )
+  fused = fuse.Fused(
+    [Scored(name, range(ITEMS)) for name in "ab"],
+    chosen=fuse.Chosen((2.0, 0.0), "chosen by 9 users", measured),
+  )
+  found = json.loads(json.dumps(fused.details()))
+  assert found["chosen_by"] == {
+    "split": "validation",
+    "users": 9,
+    "candidates": "not_last",
+    "metric": "ndcg@10",
+    "value": {"value": 0.5, "low": 0.4, "high": 0.6},
+  }
+  first, second = found["members"]
+  assert (first["name"], first["weight"]) == ("a", 2.0)
+  assert first["brings"] == {"value": 0.2, "low": 0.1, "high": 0.3}
+  assert (second["name"], second["weight"], second["brings"]) == ("b", 0, None)
+  assert second["alone"] == second["ahead"] == first["brings"]

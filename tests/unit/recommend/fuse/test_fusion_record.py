@@ -1,5 +1,7 @@
 """Chosen weights on disk: chosen once, and used for no other fusion."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -119,6 +121,57 @@ def test_without_validation_users_weights_are_equal(tmp_path):
   assert found.weights == (1.0, 1.0)
   assert "no validation users" in found.how
   assert not (tmp_path / "fusion").exists()
+
+
+def test_what_members_bring_is_saved_with_the_weights(tmp_path):
+  found = chosen(tmp_path, members()).measured
+  assert found.users == USERS
+  assert found.value.value == found.alone[0].value == 1.0
+  assert found.brings[0].value == 1.0
+  [record] = (tmp_path / "fusion").iterdir()
+  saved = json.loads(record.read_text())
+  assert saved["fusion"] == found.value._asdict()
+  assert saved["measured"] == found.of_members()
+
+
+def as_earlier(record, **made_by):
+  """A record as the release before members were measured wrote it."""
+  saved = json.loads(record.read_text())
+  del saved["measured"]
+  saved["ndcg@10"] = saved.pop("fusion")["value"]
+  saved["made_by"] |= {"choice": 1, **made_by}
+  record.with_name("shop-0123456789abcdef.json").write_text(json.dumps(saved))
+  record.unlink()
+
+
+def test_an_earlier_record_is_still_a_stage_s_choice(tmp_path):
+  found = chosen(tmp_path, members())
+  [record] = (tmp_path / "fusion").iterdir()
+  as_earlier(record)
+  taken = of_stage(tmp_path)
+  assert taken.weights == found.weights
+  assert taken.measured is None
+
+
+def test_what_an_earlier_search_chose_gives_way(tmp_path):
+  chosen(tmp_path, members(4))
+  [record] = (tmp_path / "fusion").iterdir()
+  as_earlier(record)
+  given = members()
+  found = chosen(tmp_path, given)
+  assert given[0].calls == 1
+  assert found.weights != (1.0, 1.0)
+  assert of_stage(tmp_path).weights == found.weights
+
+
+@pytest.mark.parametrize("part", [None, 3, [{"alone": 1}], "none", []])
+def test_a_record_of_no_such_measures_is_written_again(tmp_path, part):
+  found = chosen(tmp_path, members())
+  [record] = (tmp_path / "fusion").iterdir()
+  whole = record.read_text()
+  record.write_text(json.dumps({**json.loads(whole), "measured": part}))
+  assert chosen(tmp_path, members()) == found
+  assert record.read_text() == whole
 
 
 def test_users_without_a_history_are_not_queried(tmp_path):
