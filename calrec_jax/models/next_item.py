@@ -37,6 +37,8 @@ class NextItem(RowObjective):
   Attributes:
     negatives: Number of negative items, sampled uniformly with replacement in
       every step; None takes all items. Validation always takes all.
+    full_up_to: Number of items up to which all are taken, whatever `negatives`
+      says: then a sample saves little time.
     shared_by: Number of consecutive positions that share a sample. Fewer make
       the gradient less noisy, more make the step faster.
     corrected: Whether a sampled item counts as `num_items / negatives` items,
@@ -49,6 +51,7 @@ class NextItem(RowObjective):
   """
 
   negatives: int | None = None
+  full_up_to: int = 0
   shared_by: int = 8
   corrected: bool = True
   loss_chunk_tokens: int = 8
@@ -57,6 +60,7 @@ class NextItem(RowObjective):
     check(
       self,
       negatives=optional(at_least(1)),
+      full_up_to=at_least(0),
       shared_by=at_least(1),
       loss_chunk_tokens=at_least(1),
     )
@@ -83,7 +87,9 @@ class NextItem(RowObjective):
       how often it has the highest logit; both among the sampled items where
       items are sampled.
     """
-    if self.negatives is None or dropout_rng is None:
+    num_items = model.config.num_items or 1
+    few = num_items <= self.full_up_to
+    if self.negatives is None or dropout_rng is None or few:
       table = model.apply({"params": params}, method="output_weights")
       table = jnp.asarray(table, jnp.float32)
       nats, hits = full_softmax(
@@ -96,7 +102,6 @@ class NextItem(RowObjective):
       )
     else:
       rows, length = batch.tokens.shape
-      num_items = model.config.num_items or 1
       sampled = sample_items(
         jax.random.fold_in(dropout_rng, 1),
         (rows, -(-length // self.shared_by), self.negatives),

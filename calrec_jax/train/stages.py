@@ -42,6 +42,7 @@ from calrec_jax.errors import (
   within,
 )
 from calrec_jax.models.families import ModelConfig, family_of
+from calrec_jax.models.next_item import NextItem
 from calrec_jax.models.sasrec import SASRecConfig
 from calrec_jax.models.tuning import EVERYTHING, Tuning
 from calrec_jax.runtime.partitioning import MeshShape
@@ -410,7 +411,7 @@ def describe_training(
     "steps": stage.steps,
     "seed": stage.seed,
     _kind(decoder): _settings(decoder),
-    _kind(stage.objective): dataclasses.asdict(stage.objective),
+    _kind(stage.objective): _settings(stage.objective),
     "Tuning": dataclasses.asdict(stage.tuning),
     "feed": feed_settings,
     "optimizer": optimizer_bindings(),
@@ -436,11 +437,18 @@ def describe_training(
   return identity.plain(described)
 
 
-def _settings(decoder: ModelConfig) -> dict[str, Any]:
-  """A model's shape, without settings that earlier releases did not have."""
-  settings = dataclasses.asdict(decoder)
-  if isinstance(decoder, SASRecConfig) and not decoder.text_tokens:
-    del settings["text_tokens"], settings["vocabulary_size"]
+# Settings that earlier releases did not have, with the values that change
+# nothing: their runs still resume.
+_ADDED_LATER = {"text_tokens": 0, "vocabulary_size": None, "full_up_to": 0}
+
+
+def _settings(part: Any) -> dict[str, Any]:
+  """The settings of a model or an objective, as a lineage records them."""
+  settings = dataclasses.asdict(part)
+  if isinstance(part, (SASRecConfig, NextItem)):
+    for name, value in _ADDED_LATER.items():
+      if name in settings and settings[name] == value:
+        del settings[name]
   return settings
 
 

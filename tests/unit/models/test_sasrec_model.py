@@ -135,3 +135,20 @@ def test_the_table_has_a_row_for_every_item():
   assert not bool(sasrec.is_item(config)[0])
   with pytest.raises(ValueError, match=r"SASRecConfig\.num_items = 130"):
     config.for_vocabulary(132)
+
+
+def test_few_items_are_not_sampled():
+  module, params = sasrec_toys.model()
+  batch = sasrec_toys.pack([[HISTORY]])
+  every, some, few = (
+    NextItem(**settings)(module, params, batch, dropout_rng=jax.random.key(0))[
+      0
+    ]
+    for settings in (
+      {},
+      {"negatives": 2},
+      {"negatives": 2, "full_up_to": sasrec_toys.ITEMS},
+    )
+  )
+  assert every == few
+  assert every != some
