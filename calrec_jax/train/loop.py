@@ -622,9 +622,14 @@ class _Loop:
     users = ", ".join(
       f"{name} {count:,}" for name, count in stats.users_per_epoch.items()
     )
+    newest = ""
+    if self.feed.feed.newest is not None:
+      count = sum(stats.targets.values())
+      newest = f"; the newest {count:,} events are targets (Feed.newest)"
     print(
       f"{self.name}: {origin}, {self._end()}, in {self.folder}\n"
       f"  users per epoch: {users}; {stats.steps_per_epoch} steps, rows "
-      f"{stats.fill:.0%} full, {stats.targets_per_row:.1f} targets per row\n"
+      f"{stats.fill:.0%} full, {stats.targets_per_row:.1f} targets per row"
+      f"{newest}\n"
       f"{self.table}"
     )

@@ -24,6 +24,7 @@ from calrec_jax.data.domain import splits
 from calrec_jax.data.feed import assembly, plan, tokenization, windows
 from calrec_jax.data.feed import since as since_lib
 from calrec_jax.data.feed.batch import Batch
+from calrec_jax.data.feed.newest import newest_targets
 from calrec_jax.data.feed.since import Since
 from calrec_jax.data.feed.windows import Histories
 from calrec_jax.errors import (
@@ -44,7 +45,12 @@ _REQUIRED: Any = gin.REQUIRED
 _NOT_IN_FINGERPRINT = ("workers", "shard_index", "shard_count")
 # Settings added later, with the values that change nothing: these are omitted
 # from fingerprints, so that older runs still resume.
-_ADDED_LATER = {"split": "train", "item_segments": True, "since": None}
+_ADDED_LATER = {
+  "split": "train",
+  "item_segments": True,
+  "since": None,
+  "newest": None,
+}
 _PREFETCH_BATCHES = 4
 _PREFETCH_THREADS = 2
 
@@ -71,6 +77,8 @@ class Feed:
     since: Day from which on events are targets, as ISO 8601 text or unix
       milliseconds; earlier ones are history. "checkpoint" is what the stage's
       initial checkpoint was not trained on yet. None is all.
+    newest: Maximum number of targets of a domain, the newest by time; earlier
+      events are history. None is all.
     item_segments: Whether each target also has a segment of its own, for the
       item tower. False if the objective has no towers.
     seed: Seed of the order of users, the windows and the order of rows.
@@ -91,6 +99,7 @@ class Feed:
   targets: Literal["all", "last"] = "all"
   split: Literal["train", "validation"] = "train"
   since: str | int | Since | None = None
+  newest: int | None = None
   item_segments: bool = True
   seed: int = 0
   mixing_exponent: float = 0.3
@@ -113,6 +122,7 @@ class Feed:
       shard_count=integer(1),
       shard_index=integer(0, below=self.shard_count),
       max_history=optional(integer(1)),
+      newest=optional(integer(1)),
       targets=one_of("all", "last"),
       split=one_of("train", "validation"),
       mixing_exponent=within("[0, 1]"),
@@ -179,6 +189,7 @@ class FeedStats:
     passes_per_epoch: Passes over the users of each domain per epoch.
     users_without_target: Users of each domain with a single event, or without
       one that may be a target, who give no training document.
+    targets: Events of each domain that may be targets.
     documents: Number of documents in the first epoch.
     fill: Fraction of the tokens that are not padding.
     targets_per_row: Mean number of targets per row, empty rows included.
@@ -189,6 +200,7 @@ class FeedStats:
   users_per_epoch: Mapping[str, int]
   passes_per_epoch: Mapping[str, float]
   users_without_target: Mapping[str, int]
+  targets: Mapping[str, int]
   documents: int
   fill: float
   targets_per_row: float
@@ -322,6 +334,7 @@ class OpenFeed:
         cache.name: cache.num_documents(self.feed.documents) - count
         for cache, count in zip(self.caches, users, strict=True)
       },
+      targets=dict(zip(names, self._plan.num_targets, strict=True)),
       documents=len(documents.user),
       fill=int(documents.tokens.sum()) / (rows * self.feed.row_tokens),
       targets_per_row=targets / rows,
@@ -332,7 +345,8 @@ class OpenFeed:
   def _plan(self) -> plan.Plan:
     feed = self.feed
     histories = [
-      _histories(cache, feed.documents, feed.since) for cache in self.caches
+      _histories(cache, feed.documents, feed.since, feed.newest)
+      for cache in self.caches
     ]
     for cache, found in zip(self.caches, histories, strict=True):
       if found.num_targets().any():
@@ -440,7 +454,10 @@ class OpenFeed:
 
 
 def _histories(
-  cache: TokenCache, split: str, new: str | int | Since | None = None
+  cache: TokenCache,
+  split: str,
+  new: str | int | Since | None = None,
+  newest: int | None = None,
 ) -> Histories:
   """Tokens, possible targets and kinds of every event of a split."""
   lengths, offsets = cache.event_lengths(split)
@@ -449,6 +466,8 @@ def _histories(
   )
   if isinstance(new, Since):
     targets = new.new_events(cache, split, targets)
+  if newest is not None:
+    targets = newest_targets(cache, split, targets, newest)
   return Histories(lengths, offsets, targets, kinds)
 
 

@@ -111,6 +111,7 @@ class Plan:
   Attributes:
     quotas: Users that an epoch takes from each domain.
     num_users: Users of each domain that have a target.
+    num_targets: Events of each domain that may be targets.
   """
 
   def __init__(
@@ -122,7 +123,9 @@ class Plan:
     self._histories = tuple(histories)
     self._costs = tuple(costs)
     self._settings = settings
-    self._users = [np.flatnonzero(at.num_targets()) for at in histories]
+    counts = [at.num_targets() for at in histories]
+    self.num_targets = tuple(int(count.sum()) for count in counts)
+    self._users = [np.flatnonzero(count) for count in counts]
     self.num_users = tuple(len(users) for users in self._users)
     if not all(self.num_users):
       empty = self.num_users.index(0)
