@@ -153,8 +153,8 @@ class Domain:
     fields: Fields of an item's text, in order: (label, column) or (label,
       column, max_words) or (label, column, max_words, max_tokens); None takes
       those of the source that have columns.
-    field_words: Maximum number of words of each field that sets no lower one;
-      None leaves it to the fields.
+    item_words: Maximum number of words of an item's text, labels included; None
+      leaves it to the fields.
     duplicates: Rule for events of the same user, item and time: "drop" retains
       the first and counts the others, "keep" retains all.
     dedup: Rule for consecutive purchases of a user: "consecutive_id" retains
@@ -174,7 +174,7 @@ class Domain:
   name: str = _REQUIRED
   source: Source = _REQUIRED
   fields: tuple[Any, ...] | None = None
-  field_words: int | None = None
+  item_words: int | None = None
   duplicates: str = "drop"
   dedup: str = "consecutive_id"
   min_count: int = 5
@@ -200,7 +200,7 @@ class Domain:
       dedup=one_of(*events_lib.DEDUPS),
       split=one_of(*splits.METHODS),
       min_count=at_least(1),
-      field_words=optional(at_least(1)),
+      item_words=optional(at_least(1)),
       max_history=optional(at_least(1)),
     )
     if self.fields is not None:
@@ -216,22 +216,17 @@ class Domain:
 
   def chosen_fields(self) -> tuple[text_lib.Field, ...]:
     """The fields that the texts may have."""
-    fields = self.fields or self.source.default_fields
-    if (most := self.field_words) is None:
-      return fields
-    return tuple(
-      dataclasses.replace(field, max_words=min(field.max_words or most, most))
-      for field in fields
-    )
+    return self.fields or self.source.default_fields
 
   def fingerprint(self) -> str:
     """Hash of everything the documents depend on, including the files."""
     options = {
       field.name: getattr(self, field.name)
       for field in dataclasses.fields(self)
-      # The words are part of the chosen fields.
-      if field.name not in ("source", "strict", "field_words")
+      if field.name not in ("source", "strict")
     }
+    if self.item_words is None:  # As in earlier releases.
+      del options["item_words"]
     if self.duplicates == "drop":  # As if earlier releases had had the setting.
       del options["duplicates"]
     options["fields"] = [
@@ -260,7 +255,7 @@ class Domain:
     steps = [
       {"step": "parse", "item_rows": items.num_rows, "events": events.num_rows}
     ]
-    texts, missing = _texts(fields, items, tokenizer, problems)
+    texts, missing = _texts(fields, items, tokenizer, problems, self.item_words)
     events = _with_text(events, texts, items, problems)
     events = events_lib.sort(events)
     if self.duplicates == "drop":
@@ -403,6 +398,7 @@ def _texts(
   items: events_lib.Items,
   tokenizer: text_lib.Tokenizer | None,
   problems: problems_lib.Problems,
+  max_words: int | None,
 ) -> tuple[list[str], dict[str, np.ndarray]]:
   """Text of each item, empty without any value; bool[N] missing, by label."""
   columns = []
@@ -421,7 +417,7 @@ def _texts(
     unreadable = items.lines[column.unreadable]
     problems.add_rows("unreadable_price", items.file, unreadable)
   texts = [
-    text_lib.item_text(fields, values) if any(values) else ""
+    text_lib.item_text(fields, values, max_words) if any(values) else ""
     for values in zip(*columns, strict=True)
   ]
   empty = np.array([not text for text in texts], bool)

@@ -107,8 +107,7 @@ def price_text(value: Any, decimal: str = ".") -> str | None:
 def cut(text: str, field: Field, tokenizer: Tokenizer | None = None) -> str:
   """A text truncated to its field's limits on words and tokens."""
   if field.max_words is not None:
-    words = text.split(" ", field.max_words)
-    text = long_words.cut(" ".join(words[: field.max_words]), field.max_words)
+    text = _first_words(text, field.max_words)
   if field.max_tokens is not None and tokenizer is not None:
     ids = tokenizer.encode(" " + text)  # As it follows its label.
     if len(ids) > field.max_tokens:
@@ -117,16 +116,29 @@ def cut(text: str, field: Field, tokenizer: Tokenizer | None = None) -> str:
   return text
 
 
-def item_text(fields: Sequence[Field], values: Sequence[str]) -> str:
+def _first_words(text: str, count: int) -> str:
+  words = text.split(" ", count)
+  return long_words.cut(" ".join(words[:count]), count)
+
+
+def item_text(
+  fields: Sequence[Field], values: Sequence[str], max_words: int | None = None
+) -> str:
   """The text of one item from its cleaned field values, in their order.
 
   A value that ends with a full stop, such as `Inc.`, gets no second one.
+
+  Args:
+    fields: Fields of the text.
+    values: Value of each; empty if missing.
+    max_words: Maximum number of words of the text; None cuts nothing.
   """
   sentences = []
   for field, value in zip(fields, values, strict=True):
     stop = "" if value.endswith(".") else "."
     sentences.append(f"{field.label}: {value or UNKNOWN}{stop}")
-  return " ".join(sentences)
+  text = " ".join(sentences)
+  return text if max_words is None else _first_words(text, max_words)
 
 
 class ColumnTexts(NamedTuple):

@@ -55,6 +55,14 @@ def test_item_text_writes_unknown_and_one_full_stop():
   )
 
 
+def test_a_text_is_cut_by_words_across_its_fields():
+  fields = [text.Field(label, label.lower()) for label in ("Title", "Brand")]
+  values = ["Ice, 22 LB", "Acme"]
+  assert text.item_text(fields, values, 3) == "Title: Ice, 22"
+  assert text.item_text(fields, values, 5) == "Title: Ice, 22 LB. Brand:"
+  assert text.item_text(fields, values, 9) == text.item_text(fields, values)
+
+
 def test_cut_by_words_then_by_tokens():
   field = text.Field("Title", "title", max_words=4, max_tokens=2)
   assert text.cut("a b c d e f", field) == "a b c d"
