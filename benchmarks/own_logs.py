@@ -41,10 +41,18 @@ include "recipes/own_log.gin"
 INTERACTIONS = "{root}/{domain}/interactions.csv.gz"
 ITEMS = "{root}/{domain}/items.jsonl.gz"
 """
+# recipes/own_log.gin with other data.
 _DEPARTMENT = """
-include "recipes/own_log.gin"
+include "models/micro.gin"
+include "mesh/cpu.gin"
 include "data/completejourney.gin"
+include "runs/train.gin"
+include "runs/eval.gin"
+include "runs/own.gin"
+STAGES = ("train",)
+train/Stage.budget_share = 0.75
 DEPARTMENTS = ("{domain}",)
+VOCABULARY_SIZE = 4096
 """
 _COMMON = """
 MIXTURE_OR_TASK_NAME = "{domain}"

@@ -47,6 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   if arguments.stage is None:
     stages.refuse_shared_start(names)
     names = (*stages.members(), *names)
+  if not arguments.dry_run:
+    for name in names:  # A mistake in the last one is found before the first.
+      with configuration.stage(name), config.explained():
+        stages.Stage()
   with distributed.failures_explained(), preemption.watch() as guard:
     try:
       for name in names:

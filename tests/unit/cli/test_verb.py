@@ -41,7 +41,7 @@ def test_a_wrong_setting_is_one_line(capsys):
   flags = ["--gin_file=recipes/quickstart.gin", "--gin.MODEL_DIR='here'"]
   assert main(["train", *flags, "--gin.Validation.period=0"]) == 1
   assert capsys.readouterr().err == (
-    "calrec train: Validation.period = 0: must be at least 1.\n"
+    "calrec train: Validation.period = 0: must be at least 1, or None.\n"
   )
   gin.clear_config()
 

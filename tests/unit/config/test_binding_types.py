@@ -70,7 +70,7 @@ def test_a_value_of_a_wrong_type_is_refused_or_means_something(names):
 @pytest.mark.parametrize(
   ("binding", "said"),
   [
-    ("TRAIN_STEPS='10'", "TRAIN_STEPS = '10': must be a whole number (Stage"),
+    ("TRAIN_STEPS='10'", "TRAIN_STEPS = '10': must be a whole number or None"),
     ("TRAIN_STEPS='10'", "Write TRAIN_STEPS = 10"),
     ("TRAIN_STEPS=10.0", "Write TRAIN_STEPS = 10"),
     ("Domain.min_count='5'", "Domain.min_count = '5': must be a whole number"),

@@ -26,7 +26,7 @@ def test_names_of_references_and_values_of_macros():
     "Stage.optimizer": "@adamw()",
     "adamw.learning_rate": "@warmup_cosine()",
     "warmup_cosine.peak": 0.25,
-    "warmup_cosine.steps": 300,
+    "warmup_cosine.steps": 200,
   }
 
 
