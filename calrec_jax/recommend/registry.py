@@ -35,6 +35,8 @@ from calrec_jax.storage.blocks import Shard
 
 MODEL_RECOMMENDERS = ("generate", "constrained", "dense", "fused", "reranked")
 ITEM_MODELS = ("sasrec",)
+# Those that let the model write, or judge what it would write.
+_WRITING = ("generate", "constrained", "reranked")
 RECOMMENDERS = (*MODEL_RECOMMENDERS, *ITEM_MODELS, *BASELINES)
 # Those that depend on the split whose purchases are counted.
 _COUNTING = ("popularity", "sequential_rules", "dense", "constrained")
@@ -127,6 +129,14 @@ class RecommenderFactory:
       ),
       "sasrec": lambda: self._sasrec,
     }
+    if name in _WRITING and not lineage.has_language_loss(
+      self._trained.lineage
+    ):
+      raise InputError(
+        f"{name!r} needs a model that writes texts, but this one was trained "
+        "without the language model's loss (Objective.alpha + Objective.beta = "
+        "1). Recommend by 'fused' or 'dense', or train with smaller weights."
+      )
     return makers[name]()
 
   def _events(self, counted: str) -> Purchases:

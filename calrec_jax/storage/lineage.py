@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import pathlib
 import platform
 import shutil
@@ -72,6 +73,13 @@ def temperature(record: Mapping[str, Any]) -> float | None:
   """Temperature of the two towers; None if they were not trained here."""
   objective = record.get("training", {}).get("Objective", {})
   return objective.get("temperature")
+
+
+def has_language_loss(record: Mapping[str, Any]) -> bool:
+  """Whether a model was trained to write texts, as far as is known."""
+  objective = record.get("training", {}).get("Objective", {})
+  weights = objective.get("alpha", 0.0), objective.get("beta", 0.0)
+  return not math.isclose(sum(weights), 1.0)
 
 
 def refuse_changes(
