@@ -152,8 +152,9 @@ def estimate(step_seconds: float, budget: Budget, steps_per_pass: float) -> str:
   steps = max(left / step_seconds, 1)
   passes = steps / steps_per_pass
   one = worded(step_seconds * steps_per_pass)
+  shown = f"{passes:,.0f}" if passes >= 10 else f"{passes:.2g}"
   line = (
-    f"{step_seconds:.2g} s a step: about {steps:,.0f} steps or {passes:,.2g} "
+    f"{step_seconds:.2g} s a step: about {steps:,.0f} steps or {shown} "
     f"passes over the data in {worded(left)}; a pass takes {one}; validated "
     f"every {budget.period:,} steps"
   )

@@ -117,6 +117,13 @@ def test_the_estimate_says_passes_and_what_one_takes():
   )
 
 
+def test_many_passes_are_whole_numbers():
+  budget = Budget(600.0, Clock())
+  budget.begin(100)
+  line = budgets.estimate(0.5, budget, steps_per_pass=5)
+  assert "or 240 passes over" in line
+
+
 def test_the_estimate_of_a_log_that_is_too_large_says_what_it_wants():
   clock = Clock()
   budget = Budget(600.0, clock)
