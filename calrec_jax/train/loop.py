@@ -74,7 +74,7 @@ def run_stage(
   timeline = goodput.Timeline()
   folder = stages.folder(stage, name)
   compile_cache.keep(pathlib.Path(stage.dataset.folder))
-  parent = stages.parent_path(stage, name, stage_names)
+  parent = stages.vocabulary_parent(stage, name, stage_names)
   stage = stages.with_vocabulary_of(stage, parent)
   with distributed.first_before_others("caches are built"):
     caches = stages.documents_of(stage, stages.open_caches(stage))

@@ -329,6 +329,20 @@ def parent_path(
   return folder(stage, stage_names[position - 1])
 
 
+def vocabulary_parent(
+  stage: Stage, name: str, stage_names: tuple[str, ...]
+) -> str | os.PathLike[str] | None:
+  """What a stage takes its vocabulary from; None makes its own.
+
+  A member starts from scratch, but reads the same texts as the chain, whose
+  first stage may start from a model.
+  """
+  if name in members():
+    start = config.macro(_START, None)
+    return config.macro(f"{names()[0]}/{_START}", start)
+  return parent_path(stage, name, stage_names)
+
+
 def open_caches(stage: Stage, progress: bool = True) -> list[TokenCache]:
   """The stage's token caches, built if they are missing."""
   missing = stage.dataset.missing(stage.task)

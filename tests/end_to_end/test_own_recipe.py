@@ -116,3 +116,11 @@ def test_a_larger_budget_goes_on_and_the_same_changes_nothing(trained, capsys):
   assert any(
     ends(trained)[stage]["steps"] > before[stage]["steps"] for stage in before
   )
+
+
+def test_the_day_after_goes_on_with_the_same_vocabulary(trained, capsys):
+  flags = ["--gin_file=mine.gin", "--gin_file=stages/continue.gin"]
+  flags += ["--gin.INITIAL_CHECKPOINT_PATH='model'", "--gin.MODEL_DIR='later'"]
+  assert main(["train", *flags, "--gin.INTERACTIONS='tomorrow.csv'"]) == 0
+  assert main(["eval", "--run=later", "--gin.Evaluation.users=20"]) == 0
+  assert "fused" in capsys.readouterr().out
