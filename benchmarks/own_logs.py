@@ -50,7 +50,7 @@ include "runs/train.gin"
 include "runs/eval.gin"
 include "runs/own.gin"
 STAGES = ("train",)
-train/Stage.budget_share = 0.75
+train/Stage.budget_share = 0.6
 DEPARTMENTS = ("{domain}",)
 VOCABULARY_SIZE = 4096
 """
