@@ -139,13 +139,13 @@ def run(
   stage = "sasrec" if side == "ids" else "train"
   path = folder / stage / "eval" / domain / "metrics.json"
   cost = folder / "cost.json"
-  if not path.exists():
+  if not (path.exists() and cost.exists()):
     flags = [f"--gin_file={recipe.name}"]
     only = ["--stage=sasrec"] if side == "ids" else []
     minutes = _calrec(arguments.work, "train", *flags, *only)
+    cost.write_text(json.dumps({"cpu_minutes": minutes}))
     output = f"--gin.EVAL_OUTPUT_DIR='{domain}/{side}/{stage}/eval'"
     _calrec(arguments.work, "eval", *flags, *only, output)
-    cost.write_text(json.dumps({"cpu_minutes": minutes}))
   return {
     "metrics": json.loads(path.read_text())["recommenders"],
     **json.loads(cost.read_text()),

@@ -126,8 +126,10 @@ def last_stage(run: pathlib.Path) -> pathlib.Path | None:
     for child, record in records.items()
     if record and (child / record["checkpoint"]).is_dir()
   }
-  if not finished:
-    return begun[0] if len(begun) == 1 else None
+  if all(record.get("member") for record in finished.values()):
+    # What they are fused with is not finished, or there is nothing else.
+    others = [child for child in begun if child not in finished]
+    return others[0] if len(others) == 1 else None
   parents = {
     ((stage_folder.lineage_of(child) or {}).get("parent") or {}).get(
       "lineage_sha256"

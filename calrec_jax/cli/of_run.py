@@ -65,6 +65,9 @@ def open_run(arguments: argparse.Namespace) -> None:
     bindings += _paths_from(run.folder)
     if run.folder != pathlib.Path.cwd():
       source += f", with paths relative to {run.folder}"
+  if config.macro("MODEL_DIR", None) is not None:
+    # Last: members of a fusion lie in this folder, not where it was trained.
+    bindings.append(f"MODEL_DIR={str(run.model_dir)!r}")
   arguments.stage = run.stage
   arguments.configuration = dataclasses.replace(
     given,

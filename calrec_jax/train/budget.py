@@ -24,7 +24,7 @@ _FEWEST_PARTS = 3
 _VALIDATION_SHARE = 0.15
 _MEASURED_SECONDS = 5.0
 _MEASURED_STEPS = 8
-_UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
+_UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
 
 
@@ -38,6 +38,7 @@ def seconds_of(text: str) -> float:
   unit = match and re.sub(r"(seconds?|secs)$", "s", match[2])
   unit = unit and re.sub(r"(minutes?|mins)$", "min", unit)
   unit = unit and re.sub(r"(hours?|hrs?)$", "h", unit)
+  unit = unit and re.sub(r"days?$", "d", unit)
   if not match or unit not in _UNITS or float(match[1]) <= 0:
     raise InputError(
       f"{MACRO} = {text!r} is no duration above zero: write '90 s', '30 min' "
@@ -54,7 +55,7 @@ def worded(seconds: float) -> str:
     return f"{seconds / 60:.0f} min"
   if seconds < 72 * 3600:
     return f"{seconds / 3600:.1f} h"
-  return f"{seconds / 86400:,.0f} days"
+  return f"{seconds / 86400:.0f} days"
 
 
 class Budget:
@@ -140,13 +141,19 @@ class Budget:
     self._before = state["seconds"]
 
 
-def estimate(step_seconds: float, budget: Budget, steps_per_pass: float) -> str:
+def estimate(
+  step_seconds: float,
+  budget: Budget,
+  steps_per_pass: float,
+  share: float = 1.0,
+) -> str:
   """What a budget buys, as one line.
 
   Args:
     step_seconds: Seconds of a step.
     budget: The stage's clock, which has a plan.
     steps_per_pass: Steps in which everything is trained on once.
+    share: Fraction of TRAIN_BUDGET that is the stage's.
   """
   left = max(budget.seconds - budget.used(), 0.0)
   steps = max(left / step_seconds, 1)
@@ -160,7 +167,7 @@ def estimate(step_seconds: float, budget: Budget, steps_per_pass: float) -> str:
   )
   if passes < 0.5:
     line += (
-      f". {MACRO} = {worded(step_seconds * steps_per_pass)!r} would be one "
-      "pass; a GPU or TPU (mesh/gpu.gin) is many times faster"
+      f". {MACRO} = {worded(step_seconds * steps_per_pass / share)!r} would be "
+      "one pass; a GPU or TPU (mesh/gpu.gin) is many times faster"
     )
   return line

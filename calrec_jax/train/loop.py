@@ -100,11 +100,12 @@ def run_stage(
     training=stages.describe_training(stage, decoder_config, feed.settings()),
     configuration=config.text(),
   )
-  if _is_finished(stage, name, folder, record):  # Nothing is written then.
+  goes_on = stage.budget_seconds if _is_last(stage, name, stage_names) else None
+  if _is_finished(goes_on, name, folder, record):  # Nothing is written then.
     return
   with _alone(folder):
     # Another process may have trained it meanwhile.
-    if _is_finished(stage, name, folder, record):
+    if _is_finished(goes_on, name, folder, record):
       return
     done = stage_folder.handover(folder)
     if done is not None and (folder / done["checkpoint"]).is_dir():
@@ -125,10 +126,29 @@ def run_stage(
         loop.finish()
 
 
+def _is_last(stage: Stage, name: str, stage_names: tuple[str, ...]) -> bool:
+  """Whether no other stage has started from this one."""
+  later = stage_names[stage_names.index(name) + 1 :]
+  return all(
+    stage_folder.lineage_of(stages.folder(stage, other)) is None
+    for other in later
+  )
+
+
 def _is_finished(
-  stage: Stage, name: str, folder: pathlib.Path, record: Mapping[str, Any]
+  goes_on: float | None,
+  name: str,
+  folder: pathlib.Path,
+  record: Mapping[str, Any],
 ) -> bool:
   """Whether a stage is finished; refuses a folder of another run.
+
+  Args:
+    goes_on: Seconds of a budget up to which a stage that the clock has ended
+      goes on; None leaves it ended.
+    name: Name of the stage.
+    folder: Its folder.
+    record: Lineage of the stage.
 
   Raises:
     LineageError: If the folder's run is not this one, finished or not: Orbax
@@ -139,8 +159,8 @@ def _is_finished(
     lineage.refuse_changes(stage_folder.lineage_of(folder), record, folder)
   if done is None or not (folder / done["checkpoint"]).is_dir():
     return False
-  ended, wanted = done.get("budget_seconds"), stage.budget_seconds
-  if ended is not None and wanted is not None and wanted > ended:
+  ended = done.get("budget_seconds")
+  if ended is not None and goes_on is not None and goes_on > ended:
     return False
   print(f"{name}: finished before; {done['checkpoint']} of {folder}")
   return True
@@ -268,7 +288,8 @@ class _Loop:
       self.early_stopping.resume(
         store.read_json(checkpoint, checkpointing.EARLY_STOPPING)
       )
-    if self.budget is not None:
+    # A run that began without a budget has used nothing of it.
+    if self.budget is not None and (checkpoint / checkpointing.BUDGET).is_dir():
       self.budget.resume(store.read_json(checkpoint, checkpointing.BUDGET))
     if not self.saved:
       self.meter.resume(store.read_json(checkpoint, checkpointing.UNREPORTED))
@@ -288,7 +309,9 @@ class _Loop:
   def _take_params(self, source: ParameterSource) -> None:
     # Only LoRA's new parameters are needed; two copies of a large model would
     # not fit.
-    for leaf in jax.tree.leaves(loras.without_lora(self.state.params)):
+    for leaf in jax.tree.leaves(
+      (loras.without_lora(self.state.params), self.state.average)
+    ):
       leaf.delete()
     params = source.params(
       self.decoder_config,
@@ -375,9 +398,9 @@ class _Loop:
     budget.begin(int(distributed.agreed(budget.plan(seconds))))
     passes = min(self.feed.stats.passes_per_epoch.values())
     steps_per_pass = self.feed.stats.steps_per_epoch / passes
-    self.log.say(
-      f"{self.name}: {budgets.estimate(seconds, budget, steps_per_pass)}"
-    )
+    share = self.stage.budget_share
+    line = budgets.estimate(seconds, budget, steps_per_pass, share)
+    self.log.say(f"{self.name}: {line}")
 
   def _after_start(self) -> None:
     """Validates step 0: the initial parameters may be the best ones."""
@@ -601,8 +624,13 @@ class _Loop:
     lineage.copy_files(
       self.feed.caches[0].vocabulary().files, self.folder / "vocabulary"
     )
-    if all(isinstance(cache, ItemCache) for cache in self.feed.caches):
-      item_ids.write_items(self.feed.caches, self.folder / item_ids.ITEMS_FILE)
+    caches = [each for each in self.feed.caches if isinstance(each, ItemCache)]
+    if caches:
+      item_ids.write_items(caches, self.folder / item_ids.ITEMS_FILE)
+    if getattr(self.decoder_config, "text_tokens", 0):
+      lineage.copy_files(
+        caches[0].texts().vocabulary().files, self.folder / "vocabulary"
+      )
     lineage.write_json(self.folder / "lineage.json", self.record)
     run_folder.write_config(self.folder, config.text())
     atomic.write_text(self.folder / "model-info.txt", self.table + "\n")
@@ -623,8 +651,8 @@ class _Loop:
       f"{name} {count:,}" for name, count in stats.users_per_epoch.items()
     )
     newest = ""
-    if self.feed.feed.newest is not None:
-      count = sum(stats.targets.values())
+    count = sum(stats.targets.values())
+    if self.feed.feed.newest is not None and count >= self.feed.feed.newest:
       newest = f"; the newest {count:,} events are targets (Feed.newest)"
     print(
       f"{self.name}: {origin}, {self._end()}, in {self.folder}\n"

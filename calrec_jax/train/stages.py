@@ -338,8 +338,10 @@ def vocabulary_parent(
   first stage may start from a model.
   """
   if name in members():
-    start = config.macro(_START, None)
-    return config.macro(f"{names()[0]}/{_START}", start)
+    for link in reversed(names()):
+      if (start := config.macro(f"{link}/{_START}", None)) is not None:
+        return start
+    return config.macro(_START, None)
   return parent_path(stage, name, stage_names)
 
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import pathlib
+import shutil
 
 import pytest
 
@@ -116,6 +118,26 @@ def test_a_larger_budget_goes_on_and_the_same_changes_nothing(trained, capsys):
   assert any(
     ends(trained)[stage]["steps"] > before[stage]["steps"] for stage in before
   )
+
+
+def test_a_run_that_was_moved_has_its_own_members(trained, capsys):
+  shutil.copytree(trained, "moved")
+  shutil.rmtree("moved/sasrec")  # It must not be that of the run's old place.
+  assert main(["infer", "--run=moved", "--user=u0"]) == 1
+  printed = capsys.readouterr().err
+  assert "moved/train/checkpoint_" in printed
+  assert "calrec train --stage=sasrec" in printed
+
+
+def test_a_budget_may_be_set_for_a_run_that_began_without(trained, capsys):
+  flags = ["--gin_file=mine.gin", "--gin.MODEL_DIR='steps'", "--stage=sasrec"]
+  no_clock = ["--gin.TRAIN_BUDGET=None", "--gin.Validation.period=5"]
+  no_clock += ["--gin.sasrec/TRAIN_STEPS=20", "--gin.CheckpointPolicy.period=5"]
+  assert main(["train", *flags, *no_clock]) == 0
+  pathlib.Path("steps/sasrec/handover.json").unlink()
+  later = [*no_clock, "--gin.TRAIN_BUDGET='5 s'"]
+  assert main(["train", *flags, *later]) == 0
+  assert "resumes from step 20" in capsys.readouterr().out
 
 
 def test_the_day_after_goes_on_with_the_same_vocabulary(trained, capsys):

@@ -9,6 +9,7 @@ items, too. Tested by `tests/end_to_end/test_sasrec_recipe.py` and
 
 import os
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,6 +69,8 @@ def trained_sasrec(
       path = path / stage
       break
   folder = store.find(path)
+  if stage_folder.handover(folder.parent) is None:
+    print(f"sasrec: {folder} is not trained to its end", file=sys.stderr)
   record = store.read_json(folder, "lineage")
   config, domain = _described(folder, record, cache)
   known = None  # Row of each item in training, where the items have changed.
@@ -103,7 +106,9 @@ def _described(
   shape = record["training"].get(SASRecConfig.__name__)
   if shape is None:
     raise CheckpointError(
-      f"{folder} holds no SASRec (trained_sasrec.checkpoint)."
+      f"{folder} holds no SASRec (trained_sasrec.checkpoint). Train it by "
+      f"`calrec train --stage={MEMBER}` with the same gin files and flags, or "
+      "leave 'sasrec' out of Fusion.members and Evaluation.recommenders."
     )
   digest = item_ids.item_digest(cache)
   vocabulary = store.read_json(folder, "vocabulary")

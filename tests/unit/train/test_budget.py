@@ -94,6 +94,7 @@ def test_a_larger_budget_goes_on():
     ("1 minute", 60),
     ("2 h", 7200),
     ("1.5 hours", 5400),
+    ("4 days", 345_600),
   ],
 )
 def test_durations(text, seconds):
@@ -115,6 +116,15 @@ def test_the_estimate_says_passes_and_what_one_takes():
     "0.5 s a step: about 1,200 steps or 5 passes over the data in 10 min; a "
     "pass takes 2 min; validated every 100 steps"
   )
+
+
+def test_the_estimate_names_the_budget_of_all_stages_that_share_it():
+  clock = Clock()
+  budget = Budget(60.0, clock)
+  budget.begin(100)
+  line = budgets.estimate(1.0, budget, steps_per_pass=3000, share=0.5)
+  named = line.split("TRAIN_BUDGET = '")[1].split("'")[0]
+  assert budgets.seconds_of(named) == pytest.approx(6000, rel=0.05)
 
 
 def test_many_passes_are_whole_numbers():
