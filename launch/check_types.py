@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 
-BUDGET = 1
+BUDGET = 2
 
 
 def errors() -> list[dict]:

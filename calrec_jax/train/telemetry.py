@@ -35,7 +35,7 @@ class StageLog:
     folder: pathlib.Path,
     name: str,
     step: int,
-    steps: int,
+    steps: int | None,
     complete: bool = True,
     validated: bool = True,
   ):
@@ -45,7 +45,7 @@ class StageLog:
       folder: Folder of the stage.
       name: Name of the stage.
       step: Number of completed steps.
-      steps: Number of steps of the whole stage.
+      steps: Number of steps of the whole stage; None if a clock ends it.
       complete: Whether the row of training at `step` itself was written.
       validated: Whether the row of its validation was, if there is one.
     """

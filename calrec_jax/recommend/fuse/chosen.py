@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from calrec_jax.metrics.intervals import Interval
@@ -42,7 +43,7 @@ class Measured(NamedTuple):
     ]
 
   @classmethod
-  def read(cls, record: dict[str, Any]) -> Measured:
+  def read(cls, record: Mapping[str, Any]) -> Measured:
     """Reads back the `users`, `value` and `measured` of a record.
 
     Raises:
