@@ -59,15 +59,17 @@ def open_run(arguments: argparse.Namespace) -> None:
   given = arguments.configuration
   own = config.Configuration(files=(str(run.config),))
   own.apply()
-  bindings = [f"Stage.model_dir={str(run.model_dir)!r}"]
+  bindings = []
   source = f"{run.config}"
   if run.folder is not None:
     bindings += _paths_from(run.folder)
     if run.folder != pathlib.Path.cwd():
       source += f", with paths relative to {run.folder}"
-  if config.macro("MODEL_DIR", None) is not None:
-    # Last: members of a fusion lie in this folder, not where it was trained.
-    bindings.append(f"MODEL_DIR={str(run.model_dir)!r}")
+  # After the paths of training: members of a fusion lie in the run's folder,
+  # wherever that is by now.
+  macro = config.macro("MODEL_DIR", None) is not None
+  setting = "MODEL_DIR" if macro else "Stage.model_dir"
+  bindings.append(f"{setting}={str(run.model_dir)!r}")
   arguments.stage = run.stage
   arguments.configuration = dataclasses.replace(
     given,

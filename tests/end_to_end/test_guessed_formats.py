@@ -26,7 +26,7 @@ def configure(path):
   config.Configuration(
     files=(str(path),),
     bindings=("Domain.min_count=1",),
-    macros=("MIXTURE_OR_TASK_NAME", "STAGES"),
+    macros=("MIXTURE_OR_TASK_NAME", "STAGES", "MEMBERS"),
   ).apply()
   [domain] = dataset_lib.Dataset().domains
   return domain
