@@ -103,7 +103,12 @@ def test_stops_early_and_hands_the_best_over(trained):
   }
   assert store.steps(trained) == sorted({handed, last})
   recorded = store.read_json(trained / f"checkpoint_{last}", "early_stopping")
-  assert recorded == {"best": -losses[best], "best_step": best, "waited": 4}
+  assert recorded == {
+    "best": -losses[best],
+    "best_step": best,
+    "waited": 4,
+    "counted_step": last,
+  }
 
 
 def test_a_killed_run_stops_at_the_same_step_with_the_same_bits(
