@@ -182,21 +182,24 @@ def by_item_ids(caches: Sequence[TokenCache]) -> list[ItemCache]:
   """The caches of a mixture, read by item ids with one vocabulary."""
   domains, first = [], FIRST_TOKEN
   for cache in caches:
-    domains.append(
-      ItemDomain(
-        cache.name,
-        cache.num_items,
-        first,
-        sha256=item_digest(cache),
-        texts_sha256=texts_digest(cache),
-      )
-    )
+    domains.append(domain_of(cache, first))
     first += cache.num_items
   vocabulary = ItemVocabulary(tuple(domains))
   return [
     ItemCache(cache.path, cache._manifest, domain, vocabulary)
     for cache, domain in zip(caches, domains, strict=True)
   ]
+
+
+def domain_of(cache: TokenCache, first_token: int = FIRST_TOKEN) -> ItemDomain:
+  """The items of a cache as tokens from a first one on."""
+  return ItemDomain(
+    cache.name,
+    cache.num_items,
+    first_token,
+    sha256=item_digest(cache),
+    texts_sha256=texts_digest(cache),
+  )
 
 
 def item_digest(cache: TokenCache) -> str:

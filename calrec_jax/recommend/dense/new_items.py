@@ -48,13 +48,7 @@ def with_items_of(
       "which knows them by their words",
       file=sys.stderr,
     )
-  items = ItemDomain(
-    cache.name,
-    cache.num_items,
-    FIRST_TOKEN,
-    sha256=item_ids.item_digest(cache),
-    texts_sha256=item_ids.texts_digest(cache),
-  )
+  items = item_ids.domain_of(cache)
   config = dataclasses.replace(model.config, num_items=cache.num_items)
   trained = np.asarray(params["item_embedding"])
   own = trained[domain.first_token : domain.first_token + domain.items]

@@ -72,9 +72,10 @@ def trained_sasrec(
   if stage_folder.handover(folder.parent) is None:
     print(f"sasrec: {folder} is not trained to its end", file=sys.stderr)
   record = store.read_json(folder, "lineage")
-  config, domain = _described(folder, record, cache)
+  items = item_ids.domain_of(cache)
+  config, domain = _described(folder, record, items)
   known = None  # Row of each item in training, where the items have changed.
-  if _has_changed(domain, config, cache):
+  if _has_changed(domain, config, items):
     known = _known_rows(folder, domain, config, record, cache)
   else:
     _refuse_another_split(folder, domain, record, cache)
@@ -100,7 +101,7 @@ def trained_sasrec(
 
 
 def _described(
-  folder: pathlib.Path, record: Mapping[str, Any], cache: TokenCache
+  folder: pathlib.Path, record: Mapping[str, Any], items: ItemDomain
 ) -> tuple[SASRecConfig, ItemDomain]:
   """The model, and the domain among its tokens: of these items or this name."""
   shape = record["training"].get(SASRecConfig.__name__)
@@ -110,28 +111,27 @@ def _described(
       f"`calrec train --stage={MEMBER}` with the same gin files and flags, or "
       "leave 'sasrec' out of Fusion.members and Evaluation.recommenders."
     )
-  digest = item_ids.item_digest(cache)
   vocabulary = store.read_json(folder, "vocabulary")
   domains = [ItemDomain(**domain) for domain in vocabulary["domains"]]
-  same = [domain for domain in domains if domain.sha256 == digest]
-  named = [domain for domain in domains if domain.name == cache.name]
+  same = [domain for domain in domains if domain.sha256 == items.sha256]
+  named = [domain for domain in domains if domain.name == items.name]
   if not same + named:
     known = ", ".join(f"{at.name} ({at.items} items)" for at in domains)
     raise CheckpointError(
-      f"{folder} was trained on {known}, not on the {cache.num_items} items of "
-      f"{cache.name}. Train it on them, or leave 'sasrec' out."
+      f"{folder} was trained on {known}, not on the {items.items} items of "
+      f"{items.name}. Train it on them, or leave 'sasrec' out."
     )
   return SASRecConfig.from_record(shape), (same + named)[0]
 
 
 def _has_changed(
-  domain: ItemDomain, config: SASRecConfig, cache: TokenCache
+  domain: ItemDomain, config: SASRecConfig, items: ItemDomain
 ) -> bool:
   """Whether items, or the words that are read, are not those of training."""
-  if domain.sha256 != item_ids.item_digest(cache):
+  if domain.sha256 != items.sha256:
     return True
   return bool(config.text_tokens) and (
-    domain.texts_sha256 != item_ids.texts_digest(cache)
+    domain.texts_sha256 != items.texts_sha256
   )
 
 
